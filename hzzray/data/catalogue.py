@@ -1,0 +1,192 @@
+"""Releases and their samples: what exists, what it is normalised to, where its files lie.
+
+The two ATLAS releases and the toy one are package data (``releases/*.yaml``). A user adds a release, or samples to one,
+in a YAML file of the same form, named by ``--catalogue`` or ``HZZRAY_CATALOGUE``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hzzray.data.schema import Schema
+from hzzray.errors import UsageError
+from hzzray.physics.histogram import Axis
+
+Role = Literal["data", "background", "signal"]
+
+
+class Frozen(BaseModel):
+    """A validated value that never changes and refuses what it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Group(Frozen):
+    """Samples that are stacked as one: the legend's entry."""
+
+    name: str
+    role: Role
+    colour: str
+
+
+class Sample(Frozen):
+    """One dataset: a file of collisions, or one of simulation with what it is normalised to.
+
+    ``xsec`` is in pb. Simulation without ``xsec`` carries its normalisation in the file (``Schema.divisor``).
+    ``entries`` is what the release states. A sample with ``default: false`` is read only when it is asked for by name.
+    """
+
+    name: str
+    group: str
+    path: str
+    dsid: int | None = None
+    entries: int | None = Field(default=None, ge=0)
+    xsec: float | None = Field(default=None, gt=0)
+    sumw: float | None = None
+    red_eff: float = Field(default=1.0, gt=0)
+    default: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.xsec is None) != (self.sumw is None):
+            raise ValueError(f"sample {self.name}: xsec and sumw go together")
+        if Path(self.path).is_absolute() or ".." in Path(self.path).parts:
+            raise ValueError(f"sample {self.name}: path must stay inside the source, not {self.path}")
+        return self
+
+
+class Release(Frozen):
+    """A release: its schema, groups, samples and the defaults that its notebook uses.
+
+    ``window`` (GeV) is where the significance is counted; ``sources`` are the folders of the web that hold its files.
+    """
+
+    name: str
+    title: str
+    sqrt_s: str
+    luminosity: float = Field(gt=0, description="fb⁻¹ of the whole data")
+    selection: str
+    axis: Axis
+    window: tuple[float, float]
+    schema_: Schema = Field(alias="schema")
+    sources: tuple[str, ...] = ()
+    groups: tuple[Group, ...]
+    samples: tuple[Sample, ...]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        groups = {group.name for group in self.groups}
+        for sample in self.samples:
+            if sample.group not in groups:
+                raise ValueError(f"sample {sample.name} is in group {sample.group!r}, which the release lacks")
+            if self.role(sample) != "data" and sample.xsec is None and self.schema_.divisor is None:
+                raise ValueError(f"sample {sample.name} needs xsec and sumw: the files carry no normalisation")
+        twice = [name for name, n in Counter(sample.name for sample in self.samples).items() if n > 1]
+        if twice:
+            raise ValueError(f"sample {twice[0]} is there twice")
+        return self
+
+    def role(self, sample: Sample) -> Role:
+        """Tell whether a sample is data, background or signal."""
+        return next(group.role for group in self.groups if group.name == sample.group)
+
+    def sample(self, name: str) -> Sample:
+        """Find a sample; raises UsageError with the names there are."""
+        for sample in self.samples:
+            if sample.name == name:
+                return sample
+        known = ", ".join(sample.name for sample in self.samples)
+        raise UsageError(f"release {self.name} has no sample {name!r}; it has {known}")
+
+    def only(self, names: tuple[str, ...]) -> Release:
+        """Return the release restricted to some samples, in the release's order; raises UsageError on unknown ones."""
+        for name in names:
+            self.sample(name)
+        kept = tuple(sample for sample in self.samples if sample.name in names)
+        return self.model_copy(update={"samples": kept})
+
+    def normalisation(self, sample: Sample, luminosity: float) -> float:
+        """Weight common to a sample's events, at a luminosity in fb⁻¹: lumi·1000·xsec/(sumw·red_eff); data: 1."""
+        if self.role(sample) == "data":
+            return 1.0
+        if sample.xsec is None or sample.sumw is None:
+            return luminosity * 1000.0
+        return luminosity * 1000.0 * sample.xsec / (sample.sumw * sample.red_eff)
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Lay a release that ``extends`` another over it: samples and groups by name, the rest by key."""
+    merged = {**base, **extra}
+    for key in ("groups", "samples"):
+        rows = {row["name"]: row for row in base.get(key, [])}
+        rows.update({row["name"]: {**rows.get(row["name"], {}), **row} for row in extra.get(key, [])})
+        merged[key] = list(rows.values())
+    return merged
+
+
+def _load(text: str, origin: str, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict) or not all(isinstance(body, dict) for body in document.values()):
+        raise UsageError(f"{origin}: expected a mapping of release names to releases")
+    found: dict[str, dict[str, Any]] = {}
+    for name, body in document.items():
+        parent = body.pop("extends", None)
+        everything = {**known, **found}
+        if parent is not None and str(parent) not in everything:
+            raise UsageError(f"{origin}: release {name} extends {parent}, which is unknown")
+        merged = _merge(everything[str(parent)], body) if parent is not None else dict(body)
+        found[str(name)] = {**merged, "name": str(name)}
+    return found
+
+
+def _release(body: dict[str, Any], origin: str) -> Release:
+    try:
+        return Release.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{origin}: release {body['name']}: {where}: {first['msg']}".replace(": : ", ": ")) from error
+
+
+@cache
+def _builtin() -> dict[str, dict[str, Any]]:
+    known: dict[str, dict[str, Any]] = {}
+    for file in sorted(resources.files("hzzray.data").joinpath("releases").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".yaml"):
+            known |= _load(file.read_text(encoding="utf-8"), file.name, known)
+    return known
+
+
+def releases(extra: Path | None = None) -> dict[str, Release]:
+    """Read all releases, the user's file over the package's; raises UsageError naming the file and the field."""
+    bodies = _builtin()
+    origin = dict.fromkeys(bodies, "hzzray's own catalogue")
+    if extra is not None:
+        try:
+            text = extra.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"catalogue {extra}: {error.strerror}") from error
+        own = _load(text, str(extra), bodies)
+        bodies = bodies | own
+        origin |= dict.fromkeys(own, str(extra))
+    return {name: _release(body, origin[name]) for name, body in bodies.items()}
+
+
+def release(name: str, extra: Path | None = None) -> Release:
+    """Find a release by name; raises UsageError with the names there are."""
+    known = releases(extra)
+    if name not in known:
+        raise UsageError(f"no release {name!r}; there are {', '.join(known)}")
+    return known[name]

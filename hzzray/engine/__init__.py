@@ -1,0 +1,1 @@
+"""Workers, reducer and ledger: what runs a plan, on Ray or without."""

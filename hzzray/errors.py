@@ -1,0 +1,17 @@
+"""The errors that a user can meet. Each names what is at fault; the command line prints it without a traceback."""
+
+
+class HzzrayError(Exception):
+    """Base of all errors that are reported in one line."""
+
+
+class UsageError(HzzrayError):
+    """A wrong argument, name or option (exit code 2)."""
+
+
+class DataError(HzzrayError):
+    """A file that can't be read as what it should be: missing, corrupt, of another release. Retrying won't help."""
+
+
+class TransientError(HzzrayError):
+    """A fault that may pass by itself (a network error, a server's 5xx). Retrying may help."""

@@ -1,0 +1,105 @@
+"""What travels: the run's spec, its tasks, their failures. Frozen, validated, JSON on the wire, named by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hzzray.data.catalogue import Release
+from hzzray.physics.histogram import Axis
+from hzzray.physics.selection import Selection
+
+#: Version of the messages' form; another one is refused.
+WIRE_VERSION: Literal[1] = 1
+
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Message(BaseModel):
+    """A frozen value with a canonical JSON form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def canonical(self) -> bytes:
+        """JSON with sorted keys and no spaces: equal values give equal bytes."""
+        body = self.model_dump(mode="json", by_alias=True, exclude_computed_fields=True)
+        return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+class RunSpec(Message):
+    """What a run computes: nothing of where or how. Self-contained, so that any worker anywhere can take it up.
+
+    ``release`` holds just the samples of this run. ``luminosity`` is in fb⁻¹. ``fraction`` in (0, 1] is the leading part
+    of each file's entries that is read; simulated yields are not scaled up for it.
+    """
+
+    version: Literal[1] = WIRE_VERSION
+    release: Release
+    selection: Selection
+    luminosity: float = Field(gt=0, allow_inf_nan=False)
+    fraction: float = Field(gt=0, le=1)
+    axis: Axis
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        lacking = self.release.schema_.missing(self.selection)
+        if lacking:
+            raise ValueError(
+                f"selection {self.selection.name} asks for {' and '.join(lacking)}, "
+                f"which release {self.release.name} has no branch for"
+            )
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form: the name of this computation."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+    def entries_to_read(self, entries: int) -> int:
+        """How many leading entries of a file the fraction stands for; at least one where there is any."""
+        return min(entries, max(1, int(entries * self.fraction)))
+
+
+class Task(Message):
+    """A range of entries of one file. ``file`` is a path or URL; the id depends on content, never on place or time."""
+
+    version: Literal[1] = WIRE_VERSION
+    run_id: RunId
+    spec: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sample: str
+    file: str
+    uuid: str
+    tree: str
+    start: int = Field(ge=0)
+    stop: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.stop < self.start:
+            raise ValueError(f"stop {self.stop} is before start {self.start}")
+        return self
+
+    @cached_property
+    def task_id(self) -> str:
+        """Hash of spec digest, file uuid, tree, start and stop; 32 hexadecimal digits."""
+        identity = f"{self.spec}\0{self.uuid}\0{self.tree}\0{self.start}\0{self.stop}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+    @property
+    def entries(self) -> int:
+        """Entries in the range."""
+        return self.stop - self.start
+
+
+class Failure(Message):
+    """A task that could not be done, and why. ``permanent`` ones are not worth another try as things are."""
+
+    task: Task
+    reason: str
+    permanent: bool
+    attempts: int = Field(default=1, ge=1)
+
