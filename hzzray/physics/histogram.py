@@ -70,7 +70,7 @@ class ExactSums:
         return cls(np.zeros((*shape, LIMBS), np.int64))
 
     def settled(self) -> ExactSums:
-        """Return the canonical form: every limb but the last in [0, 2**32). Needed after 2**31 additions at most."""
+        """Return the canonical form: every limb but the last in [0, 2**32). Needed after 2**30 additions at most."""
         limbs = self.limbs.copy()
         for i in range(LIMBS - 1):
             limbs[..., i + 1] += limbs[..., i] >> LIMB_BITS

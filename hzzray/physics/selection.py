@@ -75,7 +75,10 @@ class Selection:
 
     @property
     def cuts(self) -> tuple[str, ...]:
-        """Names of the cutflow's rows, in order; the first two hold for every selection."""
+        """Names of the cutflow's rows, in order; the first two hold for every selection.
+
+        ``four leptons`` asks for finite numbers too and, for ``best``, counts leptons in acceptance only.
+        """
         asked = [
             ("trigger", self.trigger),
             ("trigger-matched", self.matched),

@@ -1,0 +1,244 @@
+"""Where a file's baskets lie: read once through uproot, then kept on disk under the file's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hzzray.data.storage import ByteSource, SeekableBytes
+from hzzray.errors import DataError, TransientError
+
+_CACHE_VERSION = 1
+_HEADER = 128  # bytes at a file's start that hold its identity
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Branch:
+    """Where one branch's values lie.
+
+    ``dtype`` is numpy's name of the values as stored (big-endian), empty where they have another shape than a number or
+    a list of numbers an entry. ``jagged`` ones have ``header`` bytes before each entry's values. Basket i holds entries
+    ``starts[i]`` to ``starts[i + 1]`` (int64, shape (baskets + 1,)) in ``sizes[i]`` bytes at ``seeks[i]`` (int64), or
+    where ``seeks[i]`` is 0 in ``embedded[i]``, in the form of a decompressed basket, with values up to its border.
+    """
+
+    dtype: str
+    jagged: bool
+    header: int
+    starts: NDArray[np.int64]
+    seeks: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    embedded: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+
+    def baskets(self, start: int, stop: int) -> range:
+        """Numbers of the baskets that hold entries start to stop."""
+        if stop <= start:
+            return range(0)
+        first = int(np.searchsorted(self.starts, start, "right")) - 1
+        last = int(np.searchsorted(self.starts, stop, "left"))
+        return range(first, last)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layout:
+    """One tree of one file: identity, number of entries, and the branches that were asked about and exist."""
+
+    uuid: str
+    tree: str
+    entries: int
+    branches: dict[str, Branch]
+    others: tuple[str, ...]
+
+    def require(self, names: Iterable[str], where: str) -> None:
+        """Raise DataError that names the branches which the file lacks."""
+        lacking = [name for name in names if name not in self.branches]
+        if lacking:
+            plural = "es" if len(lacking) > 1 else ""
+            found = ", ".join([*self.branches, *self.others][:6])
+            raise DataError(
+                f"{where}: tree {self.tree} has no branch{plural} {', '.join(lacking)} "
+                f"(it has {found}…): is this file of another release?"
+            )
+
+    def clusters(self, names: Iterable[str]) -> NDArray[np.int64]:
+        """Entries at which no basket of these branches is split, from 0 to the number of entries."""
+        common: NDArray[np.int64] | None = None
+        for name in names:
+            starts = self.branches[name].starts
+            common = starts if common is None else np.intersect1d(common, starts, assume_unique=True)
+        ends = np.array([0, self.entries], np.int64)
+        return ends if common is None else np.union1d(common, ends)
+
+
+def identify(source: ByteSource) -> tuple[str, str]:
+    """Read a ROOT file's header; returns (uuid, a hash that tells versions of the file apart).
+
+    Raises DataError when it isn't a ROOT file, or is shorter or longer than its own header says.
+    """
+    if source.size < _HEADER:
+        raise DataError(f"{source.name}: not a ROOT file: it has {source.size} bytes")
+    (head,) = source.read([(0, _HEADER)])
+    if head[:4] != b"root":
+        raise DataError(f"{source.name}: not a ROOT file")
+    (version,) = struct.unpack_from(">i", head, 4)
+    big = version >= 1_000_000
+    end = struct.unpack_from(">q" if big else ">i", head, 12)[0]
+    if end > source.size:
+        raise DataError(f"{source.name}: truncated: {source.size} bytes, {end} by its header")
+    # Between fEND and the UUID: free list, name size, units, compression, info record, the UUID's own version.
+    hexed = (head[59:75] if big else head[47:63]).hex()
+    uuid = f"{hexed[:8]}-{hexed[8:12]}-{hexed[12:16]}-{hexed[16:20]}-{hexed[20:]}"
+    return uuid, hashlib.sha256(head + struct.pack(">q", source.size)).hexdigest()
+
+
+def read_layout(source: ByteSource, tree: str, names: tuple[str, ...], cache: Path | None) -> Layout:
+    """Find where a file's branches lie; raises DataError for a missing tree or a file that can't be understood."""
+    uuid, version = identify(source)
+    kept = None
+    if cache is not None:
+        key = hashlib.sha256(f"{_CACHE_VERSION}\0{version}\0{tree}\0{names}".encode()).hexdigest()[:40]
+        kept = cache / f"{key}.json"
+        layout = _load(kept, uuid)
+        if layout is not None:
+            return layout
+    layout = _parse(source, uuid, tree, names)
+    if kept is not None and not any(branch.embedded for branch in layout.branches.values()):
+        _store(kept, layout)
+    return layout
+
+
+def open_tree(source: ByteSource, tree: str) -> Any:  # noqa: ANN401 (uproot has no types)
+    """Open a tree with uproot; raises DataError naming what the file has instead."""
+    import uproot  # noqa: PLC0415 (a second to import; a warm cache needs none of it)
+
+    try:
+        file = uproot.open(SeekableBytes(source))
+        keys = {key.split(";")[0]: kind for key, kind in file.classnames().items()}
+        if keys.get(tree) != "TTree":
+            trees = [key for key, kind in keys.items() if kind == "TTree"]
+            found = f"it has {', '.join(trees)}" if trees else "it has no tree"
+            raise DataError(f"{source.name}: no tree {tree} ({found}): is this file of another release?")
+        return file[tree]
+    except (DataError, TransientError):
+        raise
+    except Exception as error:
+        raise DataError(f"{source.name}: corrupt: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line, with its type."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _parse(source: ByteSource, uuid: str, tree: str, names: tuple[str, ...]) -> Layout:
+    opened = open_tree(source, tree)
+    try:
+        there = {branch.name: branch for branch in opened.branches}
+        found = {name: _branch(there[name]) for name in names if name in there}
+        others = tuple(name for name in there if name not in found)
+        return Layout(uuid, tree, int(opened.num_entries), found, others)
+    except Exception as error:  # uproot meets damage with whatever its parser stumbles over
+        raise DataError(f"{source.name}: corrupt: {first_line(error)}") from error
+
+
+def _branch(branch: Any) -> Branch:  # noqa: ANN401
+    from uproot.interpretation.jagged import AsJagged  # noqa: PLC0415
+    from uproot.interpretation.numerical import AsDtype  # noqa: PLC0415
+
+    shape = branch.interpretation
+    jagged = isinstance(shape, AsJagged)
+    content = shape.content if jagged else shape
+    plain = isinstance(content, AsDtype) and content.from_dtype.shape == () and content.from_dtype.names is None
+    number = branch.num_baskets
+    stored = number - len(branch.embedded_baskets)
+    seeks = np.zeros(number, np.int64)
+    sizes = np.zeros(number, np.int64)
+    seeks[:stored] = branch.member("fBasketSeek")[:stored]
+    sizes[:stored] = branch.member("fBasketBytes")[:stored]
+    embedded = {i: _embedded(branch.basket(i)) for i in range(stored, number)} if plain else {}
+    return Branch(
+        content.from_dtype.str if plain else "",
+        jagged,
+        int(shape.header_bytes) if jagged else 0,
+        np.asarray(branch.entry_offsets, np.int64),
+        seeks,
+        sizes,
+        embedded,
+    )
+
+
+def _embedded(basket: Any) -> tuple[bytes, int]:  # noqa: ANN401
+    """Lay out a basket that is part of the tree's own record as one that was decompressed: values, count, offsets."""
+    data = np.asarray(basket.data).tobytes()
+    if basket.byte_offsets is None:
+        return data, len(data)
+    offsets = np.concatenate([[len(basket.byte_offsets)], basket.byte_offsets]).astype(">i4")
+    return data + offsets.tobytes(), len(data)
+
+
+def _load(path: Path, uuid: str) -> Layout | None:
+    try:
+        body = json.loads(path.read_bytes())
+        if body["uuid"] != uuid:
+            return None
+        branches = {
+            name: Branch(
+                row["dtype"],
+                row["jagged"],
+                row["header"],
+                *(np.array(row[key], np.int64) for key in ("starts", "seeks", "sizes")),
+            )
+            for name, row in body["branches"].items()
+        }
+        return Layout(uuid, body["tree"], body["entries"], branches, tuple(body["others"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent or damaged: it is read again from the file itself
+
+
+def _store(path: Path, layout: Layout) -> None:
+    body = {
+        "uuid": layout.uuid,
+        "tree": layout.tree,
+        "entries": layout.entries,
+        "others": layout.others,
+        "branches": {
+            name: {
+                "dtype": branch.dtype,
+                "jagged": branch.jagged,
+                "header": branch.header,
+                "starts": branch.starts.tolist(),
+                "seeks": branch.seeks.tolist(),
+                "sizes": branch.sizes.tolist(),
+            }
+            for name, branch in layout.branches.items()
+        },
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "w") as file:
+            json.dump(body, file, separators=(",", ":"))
+        Path(part).replace(path)
+    except OSError:
+        return  # a cache that can't be written costs time, nothing else
+
+
+def cache_folder() -> Path | None:
+    """Where layouts are kept: ``HZZRAY_CACHE`` (empty for nowhere), else the user's cache folder."""
+    import platformdirs  # noqa: PLC0415
+
+    chosen = os.environ.get("HZZRAY_CACHE")
+    if chosen == "":
+        return None
+    return Path(chosen) if chosen else platformdirs.user_cache_path("hzzray")

@@ -1,0 +1,271 @@
+"""A file and a range of entries in, the analysis' columns out: only the branches that the selection needs.
+
+Branches of the shapes that the releases have go from their baskets' bytes straight to the columns. Any other shape goes
+through uproot and awkward, several times slower and to the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hzzray.data.baskets import UNEQUAL, Body, copy_offsets, copy_values, scalars, unpack
+from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
+from hzzray.data.schema import Schema
+from hzzray.data.storage import Range, open_bytes
+from hzzray.errors import DataError
+from hzzray.physics.kernels import Columns
+from hzzray.physics.selection import Selection
+
+#: Entries that are turned into columns at once: few enough for the cache, enough to make calls cheap.
+STEP = 32_768
+
+#: The same for a remote file, where a request costs more than a cache miss.
+REMOTE_STEP = 262_144
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A branch being read: its layout and the last basket that was decompressed, which the next step may need too."""
+
+    name: str
+    branch: Branch
+    number: int = -1
+    body: Body | None = None
+
+
+class Reader:
+    """Reads the columns of one selection from one file. Buffers are reused: a step's columns live until the next.
+
+    ``read_s`` and ``bytes_read`` count what input took so far. Raises DataError, naming file and branch, for a file that
+    is not what it should be, TransientError for faults of the network or the disk.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        schema: Schema,
+        selection: Selection,
+        *,
+        simulation: bool,
+        cache: Path | None = None,
+        slow: bool = False,
+    ) -> None:
+        self._schema = schema
+        self._selection = selection
+        self._simulation = simulation
+        self._slow = slow
+        self._step = REMOTE_STEP if "://" in location else STEP
+        self._tree: Any = None
+        self.read_s = 0.0
+        names = schema.branches(selection, simulation=simulation)
+        begun = time.perf_counter()
+        self._source = open_bytes(location)
+        try:
+            known = schema.branches(selection, simulation=True)
+            self.layout: Layout = read_layout(self._source, schema.tree, known, cache)
+            self.layout.require(names, self._source.name)
+        except BaseException:
+            self._source.close()
+            raise
+        self.read_s += time.perf_counter() - begun
+        self._cursors = {name: _Cursor(name, self.layout.branches[name]) for name in names}
+        self._offsets = np.zeros(self._step + 1, np.int64)
+        self._leptons: dict[str, NDArray[np.uint32] | NDArray[np.uint8]] = {}
+        self._events: dict[str, NDArray[np.float64]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The branches that are read."""
+        return tuple(self._cursors)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes transferred so far."""
+        return self._source.bytes_read
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._source.close()
+
+    def __enter__(self) -> Reader:
+        """Use as a context manager closes the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def steps(self, start: int, stop: int) -> Iterator[Columns]:
+        """Read entries start to stop as a series of columns, each of at most a step's entries."""
+        if not 0 <= start <= stop <= self.layout.entries:
+            raise DataError(f"{self._source.name}: entries {start} to {stop} of {self.layout.entries} were asked for")
+        for first in range(start, stop, self._step):
+            yield self._columns(first, min(first + self._step, stop))
+
+    def _columns(self, start: int, stop: int) -> Columns:
+        schema, selection = self._schema, self._selection
+        raw = self._fetch(start, stop)
+        offsets = self._offsets[: stop - start + 1]
+        # The first branch settles how many leptons each event has; the others must agree with it.
+        pt = self._jagged(schema.pt, np.float32, raw, start, stop)
+        eta, phi, energy = (
+            self._jagged(name, np.float32, raw, start, stop) for name in (schema.eta, schema.phi, schema.energy)
+        )
+        charge, kind = (self._jagged(name, np.int32, raw, start, stop) for name in (schema.charge, schema.type))
+
+        def flags(names: tuple[str, ...], *, used: bool) -> NDArray[np.uint8]:
+            if not used:
+                return np.empty(0, np.uint8)
+            columns = [self._jagged(name, np.uint8, raw, start, stop) for name in names]
+            return columns[0] if len(columns) == 1 else np.bitwise_and.reduce(columns)
+
+        def values(names: tuple[str, ...], *, used: bool) -> NDArray[np.float64]:
+            rows = self._buffer(names if used else (), stop - start)
+            for row, name in zip(rows, names, strict=False):
+                self._scalar(name, raw, start, stop, row)
+            return rows
+
+        divisor = values((schema.divisor,) if schema.divisor else (), used=self._simulation)
+        return Columns(
+            offsets,
+            pt,
+            eta,
+            phi,
+            energy,
+            charge,
+            kind,
+            values(schema.triggers, used=selection.trigger).any(axis=0).view(np.uint8),
+            flags((schema.matched or "",), used=selection.matched),
+            flags(schema.electron_id, used=selection.identified),
+            flags(schema.muon_id, used=selection.identified),
+            values(schema.factors, used=self._simulation),
+            divisor[0] if len(divisor) else np.empty(0),
+        )
+
+    def _buffer(self, names: tuple[str, ...], events: int) -> NDArray[np.float64]:
+        """Rows of float64, one a branch, reused from step to step; shape (branches, events)."""
+        key = ",".join(names)
+        if key not in self._events or self._events[key].shape[1] != events:
+            self._events[key] = np.empty((len(names), events))
+        return self._events[key]
+
+    def _scalar(
+        self, name: str, raw: dict[tuple[str, int], bytes], start: int, stop: int, out: NDArray[np.float64]
+    ) -> None:
+        """Read one value an entry into ``out``, float64, shape (stop - start,)."""
+        if not self._is_fast(name):
+            out[:] = self._through_uproot(name, start, stop)
+            return
+        dtype = self._cursors[name].branch.dtype
+        for body, first, last in self._bodies(name, raw, start, stop):
+            with self._blame(name):
+                out[first - start : last - start] = scalars(body, dtype, first, last)
+
+    def _jagged(
+        self, name: str, dtype: type[Any], raw: dict[tuple[str, int], bytes], start: int, stop: int
+    ) -> NDArray[Any]:
+        """Read one value a lepton, flat, shape (leptons,), as ``dtype``."""
+        leads = name == self._schema.pt
+        offsets = self._offsets
+        if not self._is_fast(name):
+            return self._jagged_through_uproot(name, dtype, start, stop)
+        branch = self._cursors[name].branch
+        store = np.uint8 if dtype is np.uint8 else np.uint32
+        out = self._leptons.get(name, np.empty(0, store))
+        for body, first, last in self._bodies(name, raw, start, stop):
+            with self._blame(name):
+                if leads:
+                    copy_offsets(body, branch.header, first, last, offsets, first - start)
+                needed = int(offsets[last - start])
+                if needed > len(out):
+                    out = np.resize(out, max(needed, len(out) * 3 // 2, 4 * self._step))
+                copy_values(body, branch.header, first, last, offsets, first - start, out)
+        self._leptons[name] = out
+        return out[: offsets[stop - start]].view(dtype)
+
+    def _jagged_through_uproot(self, name: str, dtype: type[Any], start: int, stop: int) -> NDArray[Any]:
+        import awkward as ak  # noqa: PLC0415 (the slow path alone needs it)
+
+        array = self._through_uproot(name, start, stop)
+        if array.ndim != 2:
+            raise DataError(f"{self._source.name}: branch {name} has {array.ndim - 1} values a lepton, not one list an entry")
+        counts = ak.to_numpy(ak.num(array))
+        if name == self._schema.pt:
+            np.cumsum(counts, out=self._offsets[1 : stop - start + 1])
+        elif not np.array_equal(counts, np.diff(self._offsets[: stop - start + 1])):
+            entry = start + int(np.flatnonzero(counts != np.diff(self._offsets[: stop - start + 1]))[0])
+            raise DataError(f"{self._source.name}: branch {name}: entry {entry} {UNEQUAL}")
+        return ak.to_numpy(ak.flatten(array)).astype(dtype)
+
+    def _through_uproot(self, name: str, start: int, stop: int) -> Any:  # noqa: ANN401 (an awkward array)
+        begun = time.perf_counter()
+        if self._tree is None:
+            self._tree = open_tree(self._source, self.layout.tree)
+        try:
+            return self._tree[name].array(entry_start=start, entry_stop=stop)
+        except Exception as error:  # uproot meets damage with whatever its parser stumbles over
+            raise DataError(f"{self._source.name}: branch {name}: corrupt: {first_line(error)}") from error
+        finally:
+            self.read_s += time.perf_counter() - begun
+
+    @contextmanager
+    def _blame(self, name: str) -> Iterator[None]:
+        """Name file and branch in what a damaged basket raises."""
+        try:
+            yield
+        except ValueError as error:
+            raise DataError(f"{self._source.name}: branch {name}: corrupt: {error}") from error
+
+    def _fetch(self, start: int, stop: int) -> dict[tuple[str, int], bytes]:
+        """Read the raw baskets that a step needs and nobody holds yet, all branches at once."""
+        wanted: dict[tuple[str, int], Range] = {}
+        for name, cursor in self._cursors.items():
+            if self._is_fast(name):
+                branch = cursor.branch
+                for i in branch.baskets(start, stop):
+                    if i != cursor.number and i not in branch.embedded:
+                        wanted[name, i] = int(branch.seeks[i]), int(branch.sizes[i])
+        begun = time.perf_counter()
+        parts = self._source.read(list(wanted.values()))
+        self.read_s += time.perf_counter() - begun
+        return dict(zip(wanted, parts, strict=True))
+
+    def _is_fast(self, name: str) -> bool:
+        """Tell whether a branch has a shape that the columns can be copied from."""
+        if self._slow:
+            return False
+        branch = self._cursors[name].branch
+        if not branch.jagged:
+            return branch.dtype != ""
+        flag = name == self._schema.matched or name in self._schema.electron_id + self._schema.muon_id
+        if flag:
+            return branch.dtype[1:] in ("b1", "i1", "u1")
+        floating = name not in (self._schema.charge, self._schema.type)
+        return branch.dtype in ((">f4",) if floating else (">i4", ">u4"))
+
+    def _bodies(
+        self, name: str, raw: dict[tuple[str, int], bytes], start: int, stop: int
+    ) -> Iterator[tuple[Body, int, int]]:
+        """Decompress the baskets of a branch that hold entries start to stop, each with the entries wanted of it."""
+        cursor = self._cursors[name]
+        branch = cursor.branch
+        for i in branch.baskets(start, stop):
+            begin, end = int(branch.starts[i]), int(branch.starts[i + 1])
+            if i != cursor.number or cursor.body is None:
+                with self._blame(f"{name}, basket {i}"):
+                    if i in branch.embedded:
+                        data, border = branch.embedded[i]
+                        cursor.body = Body(data, border, 0, begin, end - begin)
+                    else:
+                        cursor.body = unpack(raw[name, i], begin, end - begin)
+                    if branch.jagged and not cursor.body.has_offsets:
+                        raise ValueError("it has no entry offsets")
+                cursor.number = i
+            yield cursor.body, max(begin, start), min(end, stop)

@@ -1,0 +1,228 @@
+"""Bytes of a file by range, wherever it lies: a local folder, ``http(s)://`` or ``root://``."""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import tenacity
+
+from hzzray.errors import DataError, HzzrayError, TransientError, UsageError
+
+#: Seconds to connect and to wait for more bytes, before a remote read counts as failed.
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 60.0
+ATTEMPTS = 4
+
+# A gap between two ranges is read along when it is at most this part of what is wanted around it:
+# fewer requests, and never more than a tenth read in vain.
+_GAP = 0.1
+
+Range = tuple[int, int]
+"""Where bytes start, and how many."""
+
+
+class ByteSource(Protocol):
+    """A file that is read by ranges. ``bytes_read`` counts what was transferred, gaps included."""
+
+    name: str
+    size: int
+    bytes_read: int
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Read ranges, in the order given; raises DataError when bytes are missing, TransientError on I/O faults."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def is_remote(location: str) -> bool:
+    """Tell a URL from a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location) is not None
+
+
+def join(source: str, path: str) -> str:
+    """Where a sample's file lies inside a source."""
+    return f"{source.rstrip('/')}/{path}" if is_remote(source) else str(Path(source) / path)
+
+
+def redact(location: str) -> str:
+    """Hide user name and password of a URL, for messages."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", location)
+
+
+class LocalBytes:
+    """A file of this machine."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self.bytes_read = 0
+        try:
+            self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 (closed by close)
+            self.size = os.fstat(self._file.fileno()).st_size
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file") from error
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from error
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Read ranges; raises DataError where the file ends before, TransientError where the disk fails."""
+        out = []
+        for start, length in ranges:
+            try:
+                data = os.pread(self._file.fileno(), length, start)
+            except OSError as error:
+                raise TransientError(f"{self.name}: {error.strerror}") from error
+            if len(data) != length:
+                raise DataError(f"{self.name}: truncated: it ends at byte {self.size}, {start + length} are needed")
+            out.append(data)
+            self.bytes_read += length
+        return out
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class RemoteBytes:
+    """A file behind a URL, through fsspec. Faults that may pass are tried again, with back-off and jitter."""
+
+    def __init__(self, url: str) -> None:
+        self.name = redact(url)
+        self.bytes_read = 0
+        self._url = url
+        self._fs = _filesystem(url)
+        info: dict[str, Any] = self._try(lambda: self._fs.info(url))
+        if not info.get("size"):
+            raise DataError(f"{self.name}: the server doesn't tell the file's size")
+        self.size = int(info["size"])
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Read ranges, neighbours together; raises DataError where bytes are missing, TransientError on faults."""
+        spans = _coalesced(ranges)
+        starts = [start for start, _ in spans]
+        ends = [start + length for start, length in spans]
+        if ends and max(ends) > self.size:
+            raise DataError(f"{self.name}: truncated: it ends at byte {self.size}, {max(ends)} are needed")
+        parts: list[bytes] = self._try(
+            lambda: self._fs.cat_ranges([self._url] * len(spans), starts, ends, on_error="raise")
+        )
+        for (start, length), part in zip(spans, parts, strict=True):
+            if len(part) > length:
+                raise DataError(f"{self.name}: the server ignores byte ranges; fetch the files first (hzzray fetch)")
+            if len(part) < length:
+                raise TransientError(f"{self.name}: {len(part)} bytes came at {start} where {length} were asked for")
+            self.bytes_read += length
+        out = []
+        for start, length in ranges:
+            i = bisect_right(starts, start) - 1
+            out.append(parts[i][start - starts[i] : start - starts[i] + length])
+        return out
+
+    def close(self) -> None:
+        """Nothing is held open between reads."""
+
+    def _try(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever the call returns)
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_exponential_jitter(initial=0.2, max=5.0),
+            retry=tenacity.retry_if_exception_type(TransientError),
+            reraise=True,
+        )
+        return retrying(self._once, call)
+
+    def _once(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
+        try:
+            return call()
+        except FileNotFoundError as error:
+            raise DataError(f"{self.name}: no such file") from error
+        except HzzrayError:
+            raise
+        except (OSError, ValueError, TimeoutError) as error:
+            status = getattr(error, "status", None)
+            reason = " ".join(redact(str(error) or type(error).__name__).split())
+            if status is not None and 400 <= status < 500 and status not in (408, 429):
+                raise DataError(f"{self.name}: {reason}") from error
+            raise TransientError(f"{self.name}: {reason}") from error
+
+
+def _coalesced(ranges: Sequence[Range]) -> list[Range]:
+    """Join ranges whose gap is small next to what is wanted."""
+    spans: list[list[int]] = []
+    for start, length in sorted(set(ranges)):
+        if spans and start - (spans[-1][0] + spans[-1][1]) <= _GAP * min(length, spans[-1][1]):
+            spans[-1][1] = max(spans[-1][1], start + length - spans[-1][0])
+        else:
+            spans.append([start, length])
+    return [(start, length) for start, length in spans]
+
+
+def _filesystem(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)
+    """Get the fsspec file system of a URL's protocol, with timeouts; raises UsageError for one that isn't served."""
+    import fsspec  # noqa: PLC0415 (fsspec and aiohttp cost half a second, and only remote runs need them)
+
+    protocol = url.split("://", 1)[0].lower()
+    if protocol in ("http", "https"):
+        import aiohttp  # noqa: PLC0415
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+        return fsspec.filesystem(protocol, client_kwargs={"timeout": timeout, "trust_env": True}, block_size=0)
+    if protocol == "root":
+        try:
+            import fsspec_xrootd  # noqa: F401, PLC0415
+        except ImportError as error:
+            raise UsageError(f"{redact(url)}: root:// needs an extra: pip install 'hzzray[xrootd]'") from error
+        host = url.split("://", 1)[1].split("/", 1)[0]
+        return fsspec.filesystem("root", hostid=host, timeout=int(READ_TIMEOUT))
+    raise UsageError(f"{redact(url)}: sources are folders, http(s):// or root://, not {protocol}://")
+
+
+def open_bytes(location: str) -> ByteSource:
+    """Open a path or URL; raises DataError where there is no such file, UsageError for an unknown protocol."""
+    return RemoteBytes(location) if is_remote(location) else LocalBytes(location)
+
+
+class SeekableBytes:
+    """A byte source as the file object that uproot reads metadata from, in blocks so that requests are few."""
+
+    _BLOCK = 8192
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._at = 0
+        self._blocks: dict[int, bytes] = {}
+
+    def seek(self, at: int, whence: int = os.SEEK_SET) -> int:
+        """Move as a file does."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
+        self._at = base + at
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next read starts."""
+        return self._at
+
+    def read(self, length: int = -1) -> bytes:
+        """Read as a file does: fewer bytes at its end."""
+        stop = self._source.size if length < 0 else min(self._at + length, self._source.size)
+        start, self._at = self._at, max(self._at, stop)
+        if stop <= start:
+            return b""
+        blocks = range(start // self._BLOCK, (stop - 1) // self._BLOCK + 1)
+        absent = [i for i in blocks if i not in self._blocks]
+        if absent:
+            first, last = absent[0] * self._BLOCK, min((absent[-1] + 1) * self._BLOCK, self._source.size)
+            (data,) = self._source.read([(first, last - first)])
+            for i in range(absent[0], absent[-1] + 1):
+                self._blocks[i] = data[i * self._BLOCK - first : (i + 1) * self._BLOCK - first]
+        joined = b"".join(self._blocks[i] for i in blocks)
+        return joined[start - blocks[0] * self._BLOCK : stop - blocks[0] * self._BLOCK]
+
+    @property
+    def closed(self) -> bool:
+        """Never: the source is closed by its owner."""
+        return False
