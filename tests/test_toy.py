@@ -1,0 +1,381 @@
+"""The simulated files: format, statistics, reproducibility."""
+
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+from hzzray.data.catalogue import Release, releases
+from hzzray.data.toy import allot, write_toys
+from hzzray.data.toy_physics import PROCESSES, Z_MASS, boost, higgs, momentum_in_decay, two_body
+from hzzray.errors import UsageError
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+EVENTS = {"toy": 20_000, "2025": 20_000}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Both formats, once: release and folder by name."""
+    out = {}
+    for name, events in EVENTS.items():
+        folder = tmp_path_factory.mktemp(name)
+        release = releases()[name]
+        write_toys(folder, release, events=events, seed=3)
+        out[name] = (release, folder)
+    return out
+
+
+def defaults(release: Release, role: str | None = None):
+    return [s for s in release.samples if s.default and role in (None, release.role(s))]
+
+
+def simulated(release: Release):
+    return [s for s in defaults(release) if release.role(s) != "data"]
+
+
+def read(folder, release, sample):
+    with uproot.open(folder / sample.path) as file:
+        return file[release.schema_.tree].arrays()
+
+
+def mass(events, schema):
+    pt, eta, phi, energy = (
+        ak.to_numpy(events[name][:, :4]).astype(float)
+        for name in (schema.pt, schema.eta, schema.phi, schema.energy)
+    )
+    px, py, pz = pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)
+    total = [component.sum(axis=1) for component in (energy, px, py, pz)]
+    return np.sqrt(total[0] ** 2 - total[1] ** 2 - total[2] ** 2 - total[3] ** 2) * schema.gev
+
+
+def notebook(events, schema):
+    types = ak.to_numpy(events[schema.type][:, :4]).sum(axis=1)
+    charge = ak.to_numpy(events[schema.charge][:, :4]).sum(axis=1)
+    return np.isin(types, [44, 48, 52]) & (charge == 0)
+
+
+def weights(events, release, sample):
+    schema = release.schema_
+    product = np.prod([np.asarray(events[name], float) for name in schema.factors], axis=0)
+    if schema.divisor:
+        product = product / np.asarray(events[schema.divisor])
+    return product * release.normalisation(sample, release.luminosity)
+
+
+# Format
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_every_default_sample_has_a_file_with_the_release_s_tree_and_branches(written, name):
+    release, folder = written[name]
+    schema = release.schema_
+    asked = {
+        *schema.kinematics,
+        *schema.triggers,
+        schema.matched,
+        *schema.electron_id,
+        *schema.muon_id,
+        *schema.factors,
+        *([schema.divisor] if schema.divisor else []),
+    }
+    for sample in defaults(release):
+        with uproot.open(folder / sample.path) as file:
+            tree = file[schema.tree]
+            assert asked <= set(tree.keys())
+            assert file.file.compression == uproot.ZLIB(1)
+            lepton_branches = [branch for branch in tree.branches if branch.name.startswith("lep_")]
+            counters = {branch.count_branch.name for branch in lepton_branches if branch.name != "lep_n"}
+            assert counters == {"lep_n"}
+    written_files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert written_files == {sample.path for sample in defaults(release)}
+
+
+@pytest.mark.parametrize(
+    ("name", "sample", "real"),
+    [
+        ("2020", "Zee", "atlas2020-13tev/MC/mc_361106.Zee.4lep.root"),
+        ("2020", "data_A", "atlas2020-13tev/Data/data_A.4lep.root"),
+        (
+            "2025",
+            "data15_periodD",
+            "atlas2025-13tev-beta/ODEO_FEB2025_v0_exactly4lep_data15_periodD.exactly4lep.root",
+        ),
+    ],
+)
+def test_dtypes_are_those_of_real_files(tmp_path, name, sample, real):
+    real = SHARED / "data" / real
+    if not real.exists():
+        pytest.skip(f"no real file {real.name} in the shared folder")
+    release = releases()[name]
+    write_toys(tmp_path, release, events=100)
+    tree = release.schema_.tree
+    with uproot.open(tmp_path / release.sample(sample).path) as toy, uproot.open(real) as original:
+        assert set(toy[tree].keys()) <= set(original[tree].keys())
+        for branch in set(toy[tree].keys()) - {"lep_n"}:  # uproot makes every counter an int32
+            own, its = (str(file[tree][branch].array().type.content) for file in (toy, original))
+            assert own == its, branch
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_leptons_are_sorted_in_the_release_s_unit_and_at_most_a_few_events_have_more_than_four(written, name):
+    release, folder = written[name]
+    schema = release.schema_
+    pt = ak.concatenate([read(folder, release, s)[schema.pt] for s in defaults(release)]) * schema.gev
+    assert ak.all(pt[:, 1:] <= pt[:, :-1])
+    assert ak.min(pt) >= 6.99
+    assert ak.all(pt[:, 0] > 20)
+    lengths = np.bincount(ak.to_numpy(ak.num(pt)))
+    assert lengths[:4].sum() == 0
+    if name == "2025":
+        assert len(lengths) == 5
+    else:
+        assert 0.01 < lengths[5:].sum() / lengths.sum() < 0.06
+        assert lengths[6] > 0
+
+
+# Statistics
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_yields_are_the_published_ones_within_statistics(written, name):
+    release, folder = written[name]
+    for sample in simulated(release):
+        events = read(folder, release, sample)
+        w = weights(events, release, sample)
+        target = PROCESSES[sample.dsid].per_fb * release.luminosity
+        # Of a fixed number of entries only the signs and scale factors vary.
+        assert abs(w.sum() - target) < 5 * np.std(w) * np.sqrt(len(w)), sample.name
+
+
+@pytest.mark.parametrize(
+    ("sample", "passing"),
+    [("Zee", 243 / 898), ("WH125_ZZ4lep", 9772 / 15379), ("ZH125_ZZ4lep", 11947 / 14485), ("llll", 0.945)],
+)
+def test_share_that_passes_charge_and_flavour_resembles_the_release(written, sample, passing):
+    release, folder = written["toy"]
+    passed = notebook(read(folder, release, release.sample(sample)), release.schema_)
+    assert abs(passed.mean() - passing) < 0.03 + 3 * np.sqrt(passing * (1 - passing) / len(passed))
+
+
+def test_yield_does_not_depend_on_the_number_of_events(written, tmp_path):
+    release, folder = written["toy"]
+    write_toys(tmp_path, release, events=3_000, seed=4)
+    sample = release.sample("ggH125_ZZ4lep")
+    many, few = (weights(read(where, release, sample), release, sample) for where in (folder, tmp_path))
+    assert len(few) < len(many) / 3
+    assert few.sum() == pytest.approx(many.sum(), rel=0.03)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_the_higgs_peaks_at_its_mass_with_a_width_of_a_few_gev(written, name):
+    release, folder = written[name]
+    sample = next(s for s in release.samples if s.dsid == 345060)
+    m = mass(read(folder, release, sample), release.schema_)
+    counts, edges = np.histogram(m, np.arange(110, 140, 0.5))
+    top = counts > 0.5 * counts.max()
+    centre = np.average((edges[:-1] + 0.25)[top], weights=counts[top])
+    assert abs(centre - 125) < 1
+    low, high = np.quantile(m, [0.16, 0.84])
+    assert 2 < high - low < 8
+
+
+def test_continuum_has_the_z_peak_and_rises_where_two_z_bosons_open(written):
+    release, folder = written["toy"]
+    m = mass(read(folder, release, release.sample("llll")), release.schema_)
+    at_z, beside, before, after = (
+        np.count_nonzero((m > low) & (m < low + 10)) for low in (86, 100, 165, 195)
+    )
+    assert at_z > 5 * beside
+    assert after > 1.8 * before
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_data_is_what_the_simulation_expects(written, name):
+    release, folder = written[name]
+    edges = np.array([0, 85, 97, 115, 130, 180, 220, 300, 1e5])
+    data = sum(
+        np.histogram(mass(read(folder, release, s), release.schema_), edges)[0]
+        for s in defaults(release, "data")
+    )
+    expected, variance = np.zeros((2, len(edges) - 1))
+    for sample in simulated(release):
+        events = read(folder, release, sample)
+        w = weights(events, release, sample)
+        m = mass(events, release.schema_)
+        expected += np.histogram(m, edges, weights=w)[0]
+        variance += np.histogram(m, edges, weights=w**2)[0]
+    pulls = (data - expected) / np.sqrt(expected + variance)
+    assert np.abs(pulls).max() < 4
+    assert (pulls**2).sum() < 30
+
+
+def test_data_does_not_depend_on_the_number_of_events(written, tmp_path):
+    release, folder = written["toy"]
+    write_toys(tmp_path, release, events=500, seed=3)
+    for sample in defaults(release, "data"):
+        assert ak.array_equal(read(folder, release, sample), read(tmp_path, release, sample))
+
+
+def test_data_carries_no_weights(written):
+    for release, folder in written.values():
+        sample = defaults(release, "data")[0]
+        events = read(folder, release, sample)
+        assert set(np.unique(events["mcWeight"])) == {0.0 if release.schema_.divisor is None else 1.0}
+
+
+def test_some_weights_of_z_and_top_are_negative_few_of_the_signal(written):
+    release, folder = written["toy"]
+    negative = {
+        name: np.mean(read(folder, release, release.sample(name)).mcWeight < 0)
+        for name in ("Zee", "ttbar_lep", "ggH125_ZZ4lep")
+    }
+    assert 0.05 < negative["Zee"] < 0.25
+    assert 0.03 < negative["ttbar_lep"] < 0.2
+    assert negative["ggH125_ZZ4lep"] < 0.02
+
+
+def test_identification_tells_real_leptons_from_fakes(written):
+    release, folder = written["2025"]
+    shares = []
+    for dsid in (345060, 700323):
+        events = read(folder, release, next(s for s in release.samples if s.dsid == dsid))
+        electron = events.lep_type == 11
+        good = ak.where(electron, events.lep_isLooseID, events.lep_isMediumID) & events.lep_isLooseIso
+        shares.append(np.mean(ak.all(good, axis=1)))
+        assert ak.all(events.lep_isLooseID | ~events.lep_isTightID)
+        fired = events.trigE | events.trigM
+        assert ak.all(fired == ak.any(events.lep_isTrigMatched, axis=1))
+    assert shares[0] > 0.5
+    assert shares[1] < 0.02
+
+
+# Reproducibility
+
+
+def test_same_seed_same_content_and_identity_another_seed_another(tmp_path):
+    release = releases()["toy"].only(("data_A", "Zee", "ggH125_ZZ4lep"))
+    first, again, other = (tmp_path / name for name in "abc")
+    for folder, seed in ((first, 1), (again, 1), (other, 2)):
+        write_toys(folder, release, events=1_000, seed=seed)
+    for sample in release.samples:
+        uuids = [uproot.open(folder / sample.path).file.uuid for folder in (first, again, other)]
+        assert uuids[0] == uuids[1] != uuids[2]
+        assert ak.array_equal(read(first, release, sample), read(again, release, sample))
+        assert not ak.array_equal(
+            read(first, release, sample).lep_pt[:20], read(other, release, sample).lep_pt[:20]
+        )
+
+
+@pytest.mark.parametrize("chunk", [1, 997, 25_000])
+def test_chunks_change_the_baskets_but_not_the_content(tmp_path, chunk):
+    release = releases()["toy"].only(("ggH125_ZZ4lep",))
+    events = 50 if chunk == 1 else 30_000
+    seen = []
+    whole = write_toys(tmp_path / "whole", release, events=events)
+    cut = write_toys(tmp_path / "cut", release, events=events, chunk=chunk, progress=seen.append)
+    sample = release.samples[0]
+    a, b = read(tmp_path / "whole", release, sample), read(tmp_path / "cut", release, sample)
+    assert len(b) == events == sum(seen)
+    assert max(seen) == chunk
+    assert ak.array_equal(a, b)
+    with uproot.open(whole[0]) as one, uproot.open(cut[0]) as many:
+        assert many["mini/lep_pt"].num_baskets == len(seen) == -(-events // chunk)
+        assert one.file.uuid != many.file.uuid
+
+
+# Events and their split
+
+
+def test_events_are_shared_by_entries_with_a_least_number(written):
+    release, _ = written["toy"]
+    samples = simulated(release)
+    shared = dict(zip((s.name for s in samples), allot(samples, 100_000), strict=True))
+    assert sum(shared.values()) == 100_000
+    assert min(shared.values()) >= 200
+    assert shared["llll"] / shared["ggH125_ZZ4lep"] == pytest.approx(554279 / 164716, rel=0.02)
+    assert set(allot(samples, 1)) == {1}
+
+
+def test_each_of_a_few_events_is_written(tmp_path):
+    release = releases()["toy"]
+    write_toys(tmp_path, release, events=1)
+    assert [len(read(tmp_path, release, sample)) for sample in simulated(release)] == [1] * 8
+
+
+# Errors
+
+
+@pytest.mark.parametrize("wrong", [{"events": 0}, {"chunk": 0}, {"seed": -1}])
+def test_numbers_out_of_range_are_refused(tmp_path, wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        write_toys(tmp_path, releases()["toy"], **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_can_t_be_written_is_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UsageError, match="taken"):
+        write_toys(tmp_path / "taken", releases()["toy"], events=10)
+
+
+def test_a_sample_without_a_process_is_named_before_anything_is_written(tmp_path):
+    release = releases()["toy"]
+    unknown = release.sample("llll").model_copy(update={"dsid": 1, "name": "new"})
+    with pytest.raises(UsageError, match="new"):
+        write_toys(tmp_path, release.model_copy(update={"samples": (*release.samples, unknown)}), events=10)
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_alone_has_nothing_to_be_drawn_from(tmp_path):
+    with pytest.raises(UsageError, match="no simulation"):
+        write_toys(tmp_path, releases()["toy"].only(("data_A",)))
+
+
+def test_a_writer_that_is_stopped_leaves_the_old_file_and_nothing_half(tmp_path):
+    release = releases()["toy"].only(("ggH125_ZZ4lep",))
+    (path,) = write_toys(tmp_path, release, events=100)
+    before = path.read_bytes()
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_toys(tmp_path, release, events=300, chunk=100, progress=stop)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Kinematics
+
+
+def test_a_decay_conserves_energy_momentum_and_masses():
+    rng = np.random.default_rng(0)
+    parent = np.stack([np.full(100, 300.0), *rng.uniform(-100, 100, (3, 100))])
+    m = np.sqrt(parent[0] ** 2 - (parent[1:] ** 2).sum(axis=0))
+    daughters = two_body(parent, m, 91.0, 25.0, rng)
+    np.testing.assert_allclose(sum(daughters), parent)
+    for daughter, expected in zip(daughters, (91.0, 25.0), strict=True):
+        np.testing.assert_allclose(np.sqrt(daughter[0] ** 2 - (daughter[1:] ** 2).sum(axis=0)), expected)
+
+
+def test_a_boost_from_rest_gives_the_parent():
+    parent = np.array([[130.0], [30.0], [-20.0], [5.0]])
+    m = float(np.sqrt(130**2 - 30**2 - 20**2 - 5**2))
+    np.testing.assert_allclose(boost(np.array([[m], [0], [0], [0]]), parent, m), parent)
+
+
+def test_momentum_in_decay_is_zero_where_the_daughters_are_too_heavy():
+    got = momentum_in_decay(np.array([100.0, 100.0, 100.0]), np.array([50.0, 60.0, 150.0]), 41.0)
+    assert got[0] > 0
+    assert list(got[1:]) == [0, 0]
+
+
+def test_a_higgs_decay_has_one_z_near_its_shell():
+    leptons = higgs(20_000, np.random.default_rng(0), pt=20)
+    pt, eta, phi = (array[:, :2] for array in (leptons.pt, leptons.eta, leptons.phi))
+    m12 = np.sqrt(2 * pt.prod(axis=1) * (np.cosh(np.diff(eta)[:, 0]) - np.cos(np.diff(phi)[:, 0])))
+    assert abs(np.median(m12) - Z_MASS) < 2
+    assert 0.5 < np.mean(np.abs(m12 - Z_MASS) < 4) < 0.9
