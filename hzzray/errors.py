@@ -13,5 +13,9 @@ class DataError(HzzrayError):
     """A file that can't be read as what it should be: missing, corrupt, of another release. Retrying won't help."""
 
 
+class MissingFileError(DataError):
+    """A file that isn't there."""
+
+
 class TransientError(HzzrayError):
     """A fault that may pass by itself (a network error, a server's 5xx). Retrying may help."""

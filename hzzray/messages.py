@@ -1,16 +1,17 @@
-"""What travels: the run's spec, its tasks, their failures. Frozen, validated, JSON on the wire, named by content."""
+"""What travels: the run's spec, its tasks, what came of them. Frozen, named by content, validated JSON on the wire."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray.data.catalogue import Release
-from hzzray.physics.histogram import Axis
+from hzzray.physics.histogram import Axis, Histogram
 from hzzray.physics.selection import Selection
 
 #: Version of the messages' form; another one is refused.
@@ -93,6 +94,31 @@ class Task(Message):
     def entries(self) -> int:
         """Entries in the range."""
         return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What work took: seconds of wall clock, of CPU, of waiting for input; bytes and events read."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    read_s: float = 0.0
+    bytes_read: int = 0
+    events: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Add up what two pieces of work took."""
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Partial:
+    """What a worker made of one task. Travels inside Ray only."""
+
+    task: Task
+    histogram: Histogram
+    cost: Cost
+    worker: str
 
 
 class Failure(Message):

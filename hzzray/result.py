@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from hzzray.data.catalogue import Role
-from hzzray.messages import RunSpec
+from hzzray.data.catalogue import Role, Sample
+from hzzray.data.storage import redact
+from hzzray.messages import Cost as TotalCost
+from hzzray.messages import Failure, RunSpec
+from hzzray.physics import significance as z
+from hzzray.physics.histogram import Axis, Histogram, digest
+from hzzray.physics.selection import CHANNELS
 
 Status = Literal["running", "partial", "complete"]
 
@@ -62,12 +75,17 @@ class GroupResult(Bins):
 
 
 class Significance(Row):
-    """Significances of the window counts; None where the counts define none. See ``hzzray.physics.significance``."""
+    """Significances of the window counts; None where the counts define none. See ``hzzray.physics.significance``.
+
+    ``sigma_b`` is the uncertainty of the background that the ``…_sigma`` ones take: √0.3·b, as the notebook has it.
+    ``n_background_error`` is the simulation's statistical one alone.
+    """
 
     window: tuple[float, float]
     n_signal: float
     n_background: float
     n_background_error: float
+    sigma_b: float
     n_data: int
     notebook: float | None
     s_over_sqrt_b: float | None
@@ -125,3 +143,189 @@ class Result(Row):
     failures: tuple[FailureRow, ...]
     cost: Cost
     versions: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RunState:
+    """A run as its reducer knows it: exact histograms by sample, what is planned, what failed, what it took.
+
+    ``counts`` are tasks planned, merged, failed. ``entries`` are, by sample, entries planned and entries in the files.
+    """
+
+    version: int
+    run_id: str
+    spec: RunSpec
+    environment: str
+    counts: tuple[int, int, int]
+    histograms: dict[str, Histogram]
+    entries: dict[str, tuple[int, int]]
+    failures: tuple[Failure, ...]
+    cost: TotalCost
+    wall_s: float
+
+    def with_wall(self, seconds: float) -> RunState:
+        """Return a copy that took this long."""
+        return replace(self, wall_s=seconds)
+
+    @property
+    def status(self) -> Status:
+        """Complete when all planned tasks are merged, partial when the others failed, else running."""
+        planned, merged, failed = self.counts
+        if merged == planned:
+            return "complete"
+        return "partial" if merged + failed == planned else "running"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Sums:
+    """Yields by channel and bin with flow bins, shape (channels, bins + 2)."""
+
+    n: NDArray[np.int64]
+    sumw: NDArray[np.float64]
+    sumw2: NDArray[np.float64]
+
+    def bins(self) -> dict[str, Any]:
+        """Lay out all channels together as ``Bins``."""
+        n, sumw, sumw2 = (array.sum(axis=0) for array in (self.n, self.sumw, self.sumw2))
+        return {
+            "n_out": int(n.sum()),
+            "yield": float(sumw.sum()),
+            "yield_error": float(np.sqrt(sumw2.sum())),
+            "sumw": tuple(sumw[1:-1].tolist()),
+            "sumw2": tuple(sumw2[1:-1].tolist()),
+            "underflow": float(sumw[0]),
+            "overflow": float(sumw[-1]),
+        }
+
+    def channels(self) -> dict[str, Bins]:
+        """Lay out each channel."""
+        rows = (_Sums(*(array[i : i + 1] for array in (self.n, self.sumw, self.sumw2))) for i in range(len(CHANNELS)))
+        return {name: Bins.model_validate(row.bins()) for name, row in zip(CHANNELS, rows, strict=True)}
+
+
+def _sums(histogram: Histogram, scale: float) -> _Sums:
+    return _Sums(histogram.counts, histogram.sumw.floats() * scale, histogram.sumw2.floats() * scale**2)
+
+
+def _total(parts: Iterable[_Sums], axis: Axis) -> _Sums:
+    shape = (len(CHANNELS), axis.bins + 2)
+    total = _Sums(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape))
+    for part in parts:
+        total = _Sums(total.n + part.n, total.sumw + part.sumw, total.sumw2 + part.sumw2)
+    return total
+
+
+def significance(axis: Axis, window: tuple[float, float], groups: Sequence[tuple[Role, Bins]]) -> Significance:
+    """Count signal, background and data in a window of GeV, and say what the counts mean."""
+    inside = axis.window(*window)
+
+    def count(role: Role, field: Literal["sumw", "sumw2"]) -> float:
+        return float(sum(sum(getattr(bins, field)[inside]) for its_role, bins in groups if its_role == role))
+
+    s, b = count("signal", "sumw"), count("background", "sumw")
+    n = round(count("data", "sumw"))
+    sigma_b = float(np.sqrt(0.3)) * abs(b)
+    return Significance(
+        window=window,
+        n_signal=s,
+        n_background=b,
+        n_background_error=count("background", "sumw2") ** 0.5,
+        sigma_b=sigma_b,
+        n_data=n,
+        notebook=z.notebook(s + b, b),
+        s_over_sqrt_b=z.s_over_sqrt_b(s, b),
+        s_over_sqrt_b_sigma=z.s_over_sqrt_b_sigma(s, b, sigma_b),
+        asimov=z.asimov(s, b),
+        asimov_sigma=z.asimov_sigma(s, b, sigma_b),
+        observed=z.observed(n, b),
+        observed_sigma=z.observed_sigma(n, b, sigma_b),
+    )
+
+
+def summarise(state: RunState) -> Result:
+    """Turn a run's state into its numbers."""
+    spec = state.spec
+    release = spec.release
+    running = state.status == "running"
+    parts: dict[str, _Sums] = {}
+    samples: dict[str, SampleResult] = {}
+    for sample in release.samples:
+        histogram = state.histograms[sample.name]
+        planned, _ = state.entries.get(sample.name, (0, 0))
+        simulated = release.role(sample) != "data"
+        scale = planned / histogram.entries if running and simulated and histogram.entries else 1.0
+        parts[sample.name] = _sums(histogram, scale)
+        samples[sample.name] = _sample(spec, sample, histogram, parts[sample.name], planned, scale)
+    groups = {}
+    for group in release.groups:
+        total = _total((parts[sample.name] for sample in release.samples if sample.group == group.name), spec.axis)
+        groups[group.name] = GroupResult.model_validate(
+            {"role": group.role, "colour": group.colour, "channels": total.channels(), **total.bins()}
+        )
+    planned, merged, failed = state.counts
+    in_files = sum(total for _, total in state.entries.values())
+    cost = state.cost
+    return Result(
+        run_id=state.run_id,
+        spec=spec,
+        environment=state.environment,
+        status=state.status,
+        tasks=Tasks(planned=planned, merged=merged, failed=failed),
+        digest=digest(state.histograms),
+        fraction=sum(histogram.entries for histogram in state.histograms.values()) / in_files if in_files else 0.0,
+        edges=tuple(spec.axis.edges.tolist()),
+        samples=samples,
+        groups=groups,
+        significance=significance(spec.axis, release.window, [(group.role, group) for group in groups.values()]),
+        missing=tuple(sample.name for sample in release.samples if sample.name not in state.entries),
+        failures=tuple(
+            FailureRow(
+                sample=failure.task.sample,
+                file=redact(failure.task.file),
+                start=failure.task.start,
+                stop=failure.task.stop,
+                reason=failure.reason,
+            )
+            for failure in state.failures
+        ),
+        cost=Cost(
+            wall_s=state.wall_s,
+            cpu_s=cost.cpu_s,
+            read_s=cost.read_s,
+            bytes_read=cost.bytes_read,
+            events=cost.events,
+            events_per_s=cost.events / state.wall_s if state.wall_s else 0.0,
+        ),
+        versions=versions(),
+    )
+
+
+def _sample(
+    spec: RunSpec, sample: Sample, histogram: Histogram, sums: _Sums, planned: int, scale: float
+) -> SampleResult:
+    n, yields = histogram.cutflow()
+    lepton, weight = histogram.invalid.tolist()
+    rows = zip(spec.selection.cuts, n.tolist(), (yields * scale).tolist(), strict=True)
+    return SampleResult.model_validate(
+        {
+            "group": sample.group,
+            "entries": histogram.entries,
+            "planned": planned,
+            "invalid": {"lepton": lepton, "weight": weight},
+            "cutflow": [{"cut": cut, "n": raw, "yield": weighted} for cut, raw, weighted in rows],
+            "channels": sums.channels(),
+            **sums.bins(),
+        }
+    )
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what computed a result."""
+    packages = ("hzzray", "numpy", "numba", "uproot", "ray")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def environment() -> str:
+    """Name where this runs, for comparisons: ``HZZRAY_ENVIRONMENT``, or local."""
+    return os.environ.get("HZZRAY_ENVIRONMENT", "local")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import tenacity
 
-from hzzray.errors import DataError, HzzrayError, TransientError, UsageError
+from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError, UsageError
 
 #: Seconds to connect and to wait for more bytes, before a remote read counts as failed.
 CONNECT_TIMEOUT = 10.0
@@ -50,6 +50,15 @@ def join(source: str, path: str) -> str:
     return f"{source.rstrip('/')}/{path}" if is_remote(source) else str(Path(source) / path)
 
 
+def is_inside(location: str, sources: Sequence[str]) -> bool:
+    """Tell whether a path or URL lies inside one of some sources, whatever links and dots it holds."""
+    if is_remote(location):
+        safe = ".." not in location.split("/")
+        return safe and any(is_remote(root) and location.startswith(root.rstrip("/") + "/") for root in sources)
+    path = Path(location).resolve()
+    return any(not is_remote(root) and path.is_relative_to(Path(root).resolve()) for root in sources)
+
+
 def redact(location: str) -> str:
     """Hide user name and password of a URL, for messages."""
     return re.sub(r"(?<=://)[^/@]*@", "***@", location)
@@ -65,7 +74,7 @@ class LocalBytes:
             self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 (closed by close)
             self.size = os.fstat(self._file.fileno()).st_size
         except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file") from error
+            raise MissingFileError(f"{path}: no such file") from error
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from error
 
@@ -139,7 +148,7 @@ class RemoteBytes:
         try:
             return call()
         except FileNotFoundError as error:
-            raise DataError(f"{self.name}: no such file") from error
+            raise MissingFileError(f"{self.name}: no such file") from error
         except HzzrayError:
             raise
         except (OSError, ValueError, TimeoutError) as error:

@@ -1,0 +1,55 @@
+# make run    the whole analysis on a local Ray cluster, from nothing
+# make test   every test        make check   lint, format and types        make bench   measure against the peers
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: run test check bench lock clean
+
+# The first Python that runs and is new enough.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Options of `hzzray run`, such as: make run ARGS="--release 2020 --source DIR"
+ARGS ?=
+# Options of pytest, such as: make test PYTEST="-m 'not slow'"
+PYTEST ?=
+
+run: $(VENV)/.run
+	$(BIN)/hzzray run $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+# Pinned versions for every platform and Python >= 3.11; needs uv.
+lock:
+	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --upgrade \
+	  --extra broker --extra app pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \
+	  --extra broker --extra app --extra test --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { echo "Python's venv is needed: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,261 @@
+"""The command line. Exit codes: 0 complete, 3 partial, 2 wrong arguments, 1 anything else, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hzzray import __version__
+from hzzray.data.catalogue import Release, release
+from hzzray.errors import HzzrayError, UsageError
+
+app = typer.Typer(
+    name="hzzray",
+    help="The ATLAS Open Data H→ZZ*→4ℓ analysis as an exact, distributed pipeline.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+PARTIAL = 3
+
+ReleaseName = Annotated[str, typer.Option("--release", help="2020, 2025, toy, or one of your catalogue.")]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder, http(s):// or root:// address that is laid out as the release. "
+        "Default: the release's own address; for toy the folder toy, written if absent."
+    ),
+]
+Samples = Annotated[str | None, typer.Option(help="Names, separated by commas. Default: all of the release.")]
+Catalogue = Annotated[
+    Path | None, typer.Option(envvar="HZZRAY_CATALOGUE", help="YAML file with releases or samples of your own.")
+]
+Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
+Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)
+    if wanted:
+        console.print(f"hzzray {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # noqa: ARG001 (its callback acts)
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    release_name: ReleaseName = "toy",
+    source: Source = None,
+    samples: Samples = None,
+    selection: Annotated[
+        str | None, typer.Option(help="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's.")
+    ] = None,
+    luminosity: Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")] = None,
+    fraction: Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")] = 1.0,
+    engine: Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")] = "ray",
+    actors: Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")] = None,
+    chunk: Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 2 million.")] = None,
+    runs: Runs = Path("runs"),
+    run_id: Annotated[str | None, typer.Option(help="Name of the run. One that exists is resumed.")] = None,
+    catalogue: Catalogue = None,
+) -> None:
+    """Run the analysis: read, select, merge, plot."""
+    from hzzray import run as runner  # noqa: PLC0415 (help needn't wait for numerics)
+    from hzzray.console import run_progress, summary  # noqa: PLC0415
+    from hzzray.data.plan import CHUNK  # noqa: PLC0415
+    from hzzray.engine.cluster import usable_cpus  # noqa: PLC0415
+    from hzzray.plotting import save  # noqa: PLC0415
+
+    chosen = release(release_name, catalogue)
+    spec = runner.make_spec(
+        chosen, samples=_names(samples), selection=selection, luminosity=luminosity, fraction=fraction
+    )
+    settings = runner.Settings(
+        runs=runs,
+        run_id=run_id or runner.new_run_id(),
+        sources=_sources(chosen, source),
+        engine=engine,
+        actors=actors or usable_cpus(),
+        chunk=chunk or CHUNK,
+    )
+    try:
+        with run_progress(console) as progress:
+            result = runner.execute(spec, settings, planned=lambda _: progress.start(), progress=progress)
+    except KeyboardInterrupt:
+        errors.print(f"interrupted; what is merged is kept: resume with --run-id {settings.run_id}", highlight=False)
+        raise typer.Exit(130) from None
+    plots = save(result, settings.folder)
+    summary(result, console)
+    console.print(f"plot: {plots[0]}", highlight=False, soft_wrap=True)
+    if result.status == "partial":
+        raise typer.Exit(PARTIAL)
+
+
+@app.command()
+def result(
+    run_name: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Print a run's numbers."""
+    from hzzray.console import summary  # noqa: PLC0415
+    from hzzray.output import load_json  # noqa: PLC0415
+
+    folder = _folder(run_name, runs)
+    loaded = load_json(folder)
+    if as_json:
+        typer.echo((folder / "result.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        summary(loaded, console)
+
+
+@app.command()
+def plot(
+    run_name: Run,
+    channel: Annotated[Literal["4e", "4mu", "2e2mu"] | None, typer.Option(help="One channel alone.")] = None,
+    log: Annotated[bool, typer.Option("--log", help="Logarithmic scale.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Draw a run's plot again, from its result."""
+    from hzzray.output import load_json  # noqa: PLC0415
+    from hzzray.plotting import save  # noqa: PLC0415
+
+    folder = _folder(run_name, runs)
+    for path in save(load_json(folder), output or folder, channel=channel, log=log):
+        console.print(path, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def status(run_name: Run, runs: Runs = Path("runs")) -> None:
+    """Tell how far a run is, from its ledger."""
+    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
+
+    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
+        planned, merged, failed = ledger.counts()
+        state = "complete" if merged == planned else "partial" if merged + failed == planned else "running"
+        console.print(
+            f"{ledger.run_id}: {state}: {planned} tasks planned, {merged} merged, {failed} failed", highlight=False
+        )
+
+
+@app.command()
+def failures(run_name: Run, runs: Runs = Path("runs")) -> None:
+    """List a run's failed tasks with their reasons."""
+    from hzzray.data.storage import redact  # noqa: PLC0415
+    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
+
+    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
+        rows = ledger.failures()
+    if not rows:
+        console.print("no failed tasks")
+        return
+    table = Table("sample", "file", "entries", "attempts", "reason")
+    for row in rows:
+        task = row.task
+        table.add_row(task.sample, redact(task.file), f"{task.start}–{task.stop}", f"{row.attempts}", row.reason)
+    console.print(table)
+
+
+@app.command("runs")
+def list_runs(runs: Runs = Path("runs")) -> None:
+    """List the runs of a folder."""
+    from hzzray.engine.ledger import Ledger, LedgerError  # noqa: PLC0415
+
+    table = Table("run", "release", "selection", "environment", "planned", "merged", "failed")
+    for path in sorted(runs.glob("*/ledger.db")):
+        try:
+            with Ledger.open(path) as ledger:
+                spec, counts = ledger.spec, ledger.counts()
+                names = (ledger.run_id, spec.release.name, spec.selection.name, ledger.environment)
+                table.add_row(*names, *map(str, counts))
+        except LedgerError as error:
+            table.add_row(path.parent.name, f"[red]{error}[/]")
+    console.print(table if table.row_count else f"no runs in {runs}")
+
+
+@app.command()
+def toy(
+    folder: Annotated[Path, typer.Argument(help="Where to write, laid out as the release.")] = Path("toy"),
+    release_name: Annotated[
+        str, typer.Option("--release", help="Whose format: toy (that of 2020), 2020, 2025.")
+    ] = "toy",
+    events: Annotated[int, typer.Option(min=1, help="Simulated events in all.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Same seed, same content.")] = 1,
+) -> None:
+    """Write simulated files, for machines without the data."""
+    _write_toys(release(release_name), folder, events, seed)
+
+
+@app.command()
+def fetch(
+    folder: Annotated[Path, typer.Argument(help="Where to put the files, laid out as the release.")] = Path("data"),
+    release_name: Annotated[str, typer.Option("--release", help="2020, 2025, or one of your catalogue.")] = "2020",
+    source: Annotated[str | None, typer.Option(help="Fetch from here instead of the release's address.")] = None,
+    samples: Samples = None,
+    catalogue: Catalogue = None,
+) -> None:
+    """Download a release's files; resumes, checks sizes, skips what is there."""
+    from hzzray.data import fetch as fetching  # noqa: PLC0415
+
+    chosen = release(release_name, catalogue)
+    wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)
+    fetching.main(chosen, chosen.only(wanted).samples, folder, source=source, console=console)
+
+
+def _write_toys(chosen: Release, folder: Path, events: int, seed: int) -> None:
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from hzzray.data.toy import write_toys  # noqa: PLC0415
+
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        row = bar.add_task("simulating", total=events)
+        files = write_toys(folder, chosen, events=events, seed=seed, progress=lambda n: bar.advance(row, n))
+    console.print(f"wrote {len(files)} files to {folder}", highlight=False)
+
+
+def _sources(chosen: Release, source: str | None) -> tuple[str, ...]:
+    """Where to read from: what the user says, else the release's addresses, else toys."""
+    if source is not None:
+        return (source,)
+    if chosen.name != "toy":
+        if not chosen.sources:
+            raise UsageError(f"release {chosen.name} names no address: give --source")
+        return chosen.sources
+    folder = Path("toy")
+    if not folder.exists():
+        _write_toys(chosen, folder, 200_000, 1)
+    return (str(folder),)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _folder(name: str, runs: Path) -> Path:
+    """Find a run by id or by folder."""
+    return Path(name) if (Path(name) / "ledger.db").exists() else runs / name
+
+
+def main() -> None:
+    """Run the command line: a user's mistake gets one line, not a traceback."""
+    try:
+        app()
+    except HzzrayError as error:
+        errors.print(f"hzzray: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(2 if isinstance(error, UsageError) else 1)

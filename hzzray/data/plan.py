@@ -1,0 +1,165 @@
+"""Files to tasks: ranges of about a second's work, cut where no basket is split when the file has such places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hzzray.data.layout import Layout, read_layout
+from hzzray.data.storage import is_remote, join, open_bytes
+from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
+from hzzray.messages import Failure, RunSpec, Task
+
+#: Entries of a task unless the user says otherwise: about a second on one core with the fast path.
+CHUNK = 2_000_000
+
+# How far from the wished place a cut may lie, as a part of the chunk, to hit a cluster's border.
+_SLACK = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of a run's tasks, and what could not be planned. Planned tasks are both together.
+
+    ``missing`` names samples that the source lacks. ``entries`` is, for each sample, how many will be read and how many
+    its files hold; a sample that couldn't be opened has none.
+    """
+
+    tasks: tuple[Task, ...]
+    failures: tuple[Failure, ...]
+    missing: tuple[str, ...]
+    entries: dict[str, tuple[int, int]]
+
+
+def cuts(stop: int, chunk: int, clusters: NDArray[np.int64], baskets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Cut entries 0 to stop into ranges near ``chunk`` long.
+
+    A border of ``clusters`` (entries where no basket is split) is preferred when one is near, then one of ``baskets``
+    (where those of one branch aren't), else the exact place.
+    """
+    start = 0
+    while start < stop:
+        wished = start + chunk
+        end = stop if wished >= stop else _nearest(wished, chunk, (clusters, baskets))
+        end = min(end, stop)
+        yield start, end
+        start = end
+
+
+def _nearest(wished: int, chunk: int, choices: Iterable[NDArray[np.int64]]) -> int:
+    for borders in choices:
+        near = borders[np.abs(borders - wished) <= _SLACK * chunk]
+        if len(near):
+            return int(near[np.argmin(np.abs(near - wished))])
+    return wished
+
+
+def check_source(source: str) -> None:
+    """Refuse a source that can't hold anything: no folder, or an empty one. Raises UsageError naming it."""
+    if is_remote(source):
+        return
+    folder = Path(source)
+    if not folder.exists():
+        raise UsageError(f"source {source}: no such folder")
+    if not folder.is_dir():
+        raise UsageError(f"source {source}: is a file; give the folder that holds the release's files")
+    if not any(folder.iterdir()):
+        raise UsageError(f"source {source}: the folder is empty")
+
+
+def make_plan(
+    spec: RunSpec,
+    run_id: str,
+    sources: Sequence[str],
+    *,
+    chunk: int = CHUNK,
+    cache: Path | None = None,
+) -> Plan:
+    """Open each sample's file once and cut it into tasks.
+
+    A file that is missing everywhere, or that isn't what it should be, becomes a failure with its reason; the others
+    are planned. Of several sources the first that has the file is taken. Raises UsageError when no file is there at all.
+    """
+    tasks: list[Task] = []
+    failures: list[Failure] = []
+    missing: list[str] = []
+    entries: dict[str, tuple[int, int]] = {}
+    owners: dict[str, str] = {}
+    schema = spec.release.schema_
+    for sample in spec.release.samples:
+        simulation = spec.release.role(sample) != "data"
+        names = schema.branches(spec.selection, simulation=simulation)
+        location, layout, error = _first_found([join(source, sample.path) for source in sources], spec, cache)
+        if layout is not None:
+            try:
+                layout.require(names, location)
+                if layout.uuid in owners:
+                    raise DataError(
+                        f"{location}: is the file of sample {owners[layout.uuid]} again (same uuid): counted once only"
+                    )
+            except DataError as fault:
+                error = fault
+        if error is not None or layout is None:
+            if isinstance(error, MissingFileError):
+                missing.append(sample.name)
+            failures.append(
+                Failure(
+                    task=_task(spec, run_id, sample.name, location, None, (0, 0)),
+                    reason=str(error),
+                    permanent=not isinstance(error, TransientError),
+                )
+            )
+            continue
+        owners[layout.uuid] = sample.name
+        wanted = spec.entries_to_read(layout.entries)
+        entries[sample.name] = (wanted, layout.entries)
+        clusters = layout.clusters(names)
+        baskets = layout.branches[schema.pt].starts
+        ranges = list(cuts(wanted, chunk, clusters, baskets)) or [(0, 0)]
+        tasks += [_task(spec, run_id, sample.name, location, layout, span) for span in ranges]
+    if missing and len(missing) == len(spec.release.samples):
+        looked = " or ".join(sources)
+        raise UsageError(f"no file of release {spec.release.name} in {looked}: {failures[0].reason}")
+    return Plan(tuple(tasks), tuple(failures), tuple(missing), entries)
+
+
+def _first_found(
+    locations: Sequence[str], spec: RunSpec, cache: Path | None
+) -> tuple[str, Layout | None, DataError | TransientError | None]:
+    """Read the layout from the first place that has the file; else where it was looked for first, and why not."""
+    schema = spec.release.schema_
+    names = schema.branches(spec.selection, simulation=True)
+    first: tuple[str, DataError | TransientError] | None = None
+    for location in locations:
+        try:
+            source = open_bytes(location)
+            try:
+                return location, read_layout(source, schema.tree, names, cache), None
+            finally:
+                source.close()
+        except (DataError, TransientError) as error:
+            if first is None or isinstance(first[1], MissingFileError):
+                first = location, error
+    if first is None:
+        raise UsageError("no source to read from")
+    return first[0], None, first[1]
+
+
+def _task(
+    spec: RunSpec, run_id: str, sample: str, location: str, layout: Layout | None, span: tuple[int, int]
+) -> Task:
+    """Make a task; one whose file has no layout stands for the whole file, and is named after the sample instead."""
+    return Task(
+        run_id=run_id,
+        spec=spec.digest,
+        sample=sample,
+        file=location,
+        uuid=layout.uuid if layout else f"unread:{sample}",
+        tree=layout.tree if layout else spec.release.schema_.tree,
+        start=span[0],
+        stop=span[1],
+    )

@@ -1,0 +1,78 @@
+"""Tasks to partials: a plain class, wrapped by ``ray.remote`` at the edge and called directly by the serial engine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from hzzray.data.reader import Reader
+from hzzray.data.storage import is_inside, redact
+from hzzray.errors import DataError
+from hzzray.messages import Cost, Partial, RunSpec, Task
+from hzzray.physics.histogram import Histogram
+from hzzray.physics.kernels import cuts, fill, warm_up
+from hzzray.physics.selection import CHANNELS
+
+
+class Worker:
+    """Computes tasks of one run. Reads only files inside ``sources``; keeps the last file open for its next range."""
+
+    def __init__(self, spec: RunSpec, sources: tuple[str, ...], name: str = "worker-0", cache: Path | None = None) -> None:
+        self.name = name
+        self._spec = spec
+        self._sources = sources
+        self._cache = cache
+        self._reader: Reader | None = None
+        self._location = ""
+        warm_up()
+
+    def __repr__(self) -> str:
+        """Return the name that the Ray dashboard shows."""
+        return self.name
+
+    def process(self, task: Task) -> Partial:
+        """Run the selection over a task's entries.
+
+        Raises DataError for a task that isn't this run's, leads outside the sources, or whose file is not what it was
+        when it was planned; TransientError for faults of input that may pass.
+        """
+        wall, cpu = time.perf_counter(), time.process_time()
+        spec = self._spec
+        if task.spec != spec.digest:
+            raise DataError(f"task {task.task_id} belongs to another computation ({task.spec[:12]}, not {spec.digest[:12]})")
+        sample = spec.release.sample(task.sample)
+        reader = self._open(task, simulation=spec.release.role(sample) != "data")
+        read_s, bytes_read = reader.read_s, reader.bytes_read
+        cut = cuts(spec.selection, spec.release.schema_.gev, spec.release.normalisation(sample, spec.luminosity))
+        rows = len(spec.selection.cuts)
+        histogram = Histogram.zeros(len(CHANNELS), spec.axis.bins, rows)
+        for columns in reader.steps(task.start, task.stop):
+            histogram += fill(columns, cut, spec.axis, rows)
+        cost = Cost(
+            wall_s=time.perf_counter() - wall,
+            cpu_s=time.process_time() - cpu,
+            read_s=reader.read_s - read_s,
+            bytes_read=reader.bytes_read - bytes_read,
+            events=task.entries,
+        )
+        return Partial(task, histogram, cost, self.name)
+
+    def _open(self, task: Task, *, simulation: bool) -> Reader:
+        if self._reader is None or self._location != task.file:
+            if not is_inside(task.file, self._sources):
+                raise DataError(f"{redact(task.file)}: outside the sources that this worker may read")
+            self.close()
+            self._reader = Reader(
+                task.file, self._spec.release.schema_, self._spec.selection, simulation=simulation, cache=self._cache
+            )
+            self._location = task.file
+        if self._reader.layout.uuid != task.uuid:
+            self.close()
+            raise DataError(f"{redact(task.file)}: another file since it was planned (its uuid changed)")
+        return self._reader
+
+    def close(self) -> None:
+        """Let go of the file that is open, if any."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None

@@ -1,0 +1,84 @@
+"""A run's files: ``result.json`` and ``histograms.root``. Each is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from hzzray.errors import HzzrayError, UsageError
+from hzzray.physics.histogram import Axis, to_hist
+from hzzray.result import Bins, Result
+
+
+class OutputError(HzzrayError):
+    """A file of the run that can't be written or read."""
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
+    """Write a file under another name in its folder, then move it into place; raises OutputError naming it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        os.close(handle)
+        try:
+            write(Path(part))
+            Path(part).chmod(0o644)
+            Path(part).replace(path)
+        finally:
+            Path(part).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}") from error
+    return path
+
+
+def save_json(result: Result, folder: Path) -> Path:
+    """Write ``result.json``."""
+    text = result.model_dump_json(by_alias=True, indent=1, exclude_computed_fields=True) + "\n"
+    return write_whole(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8") and None)
+
+
+def load_json(folder: Path) -> Result:
+    """Read ``result.json``; raises UsageError where there is none, OutputError where it can't be understood."""
+    path = folder / "result.json"
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder}: no such run, or one that has no result yet") from error
+    except ValidationError as error:
+        raise OutputError(f"{path}: {error.errors()[0]['msg']}") from error
+
+
+def save_root(result: Result, folder: Path) -> Path:
+    """Write ``histograms.root``: a TH1D with errors for each sample and group, all channels together and each.
+
+    Names are ``samples/NAME/all``, ``samples/NAME/4e`` and so on; likewise under ``groups``.
+    """
+    import uproot  # noqa: PLC0415 (a second to import)
+
+    axis = Axis(result.edges[0], result.edges[-1], len(result.edges) - 1)
+
+    def write(path: Path) -> None:
+        with uproot.recreate(path) as file:
+            for folder_name, rows in (("samples", result.samples), ("groups", result.groups)):
+                for name, row in rows.items():
+                    safe = re.sub(r"[^A-Za-z0-9_*+.-]+", "_", name).strip("_")
+                    for channel, bins in (("all", row), *row.channels.items()):
+                        file[f"{folder_name}/{safe}/{channel}"] = _filled(bins, axis)
+
+    return write_whole(folder / "histograms.root", write)
+
+
+def _filled(bins: Bins, axis: Axis) -> object:
+    # The variance of the flow bins is what the total has beyond the bins; ROOT's drawing never shows it.
+    beyond = max(bins.yield_error**2 - sum(bins.sumw2), 0.0)
+    flow = abs(bins.underflow) + abs(bins.overflow)
+    share = (abs(bins.underflow) / flow, abs(bins.overflow) / flow) if flow else (0.0, 0.0)
+    sumw = np.array([bins.underflow, *bins.sumw, bins.overflow])
+    sumw2 = np.array([beyond * share[0], *bins.sumw2, beyond * share[1]])
+    return to_hist(sumw, sumw2, axis)
