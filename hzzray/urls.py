@@ -23,6 +23,6 @@ def join(source: str, path: str) -> str:
     if "://" not in source:
         return str(Path(source).expanduser() / path)
     if not source.startswith(("http://", "https://")):
-        return f"{source.rstrip('/')}/{path}"
+        return f"{source.removesuffix('/')}/{path}"  # root://host//folder: two slashes mean something
     parts = urlsplit(source)
     return parts._replace(path=f"{parts.path.rstrip('/')}/{quote(path)}").geturl()

@@ -23,7 +23,6 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self
 import aiohttp
 import fsspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
-from yarl import URL
 
 from hzzray.data.catalogue import Release, Sample
 from hzzray.errors import DataError, HzzrayError, TransientError, UsageError
@@ -265,8 +264,8 @@ class _Transfers:
             for source in self.sources:
                 if source not in self.dead:
                     try:
-                        # A copy, because one Retrying can't keep the state of several loops.
-                        await self.limits.copy()(self._attempt, join(source, sample.path), part, sample.name)
+                        attempt = self.limits.wraps(self._attempt)
+                        await attempt(join(source, sample.path), part, sample.name)
                     except _UnreachableError as error:
                         self.dead[source] = str(error)
                     except HzzrayError as error:
@@ -305,7 +304,7 @@ async def _open_http(session: aiohttp.ClientSession, url: str, part: _Part) -> A
     place = redact(url)
     have = part.content(place)
     headers = {"Range": f"bytes={part.size}-", "If-Range": have.validator} if have else {}
-    async with session.get(URL(url, encoded=True), headers=headers) as response:
+    async with session.get(url, headers=headers) as response:
         if response.status == 200:
             content, offset = _Content(place, _validator(response), response.content_length), 0
         elif response.status == 206 and have and _continues(response, have, part.size):
