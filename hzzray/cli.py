@@ -13,6 +13,7 @@ from rich.table import Table
 from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
+from hzzray.urls import redact
 
 app = typer.Typer(
     name="hzzray",
@@ -157,7 +158,6 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
 @app.command()
 def failures(run_name: Run, runs: Runs = Path("runs")) -> None:
     """List a run's failed tasks with their reasons."""
-    from hzzray.data.storage import redact  # noqa: PLC0415
     from hzzray.engine.ledger import Ledger  # noqa: PLC0415
 
     with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
@@ -211,11 +211,17 @@ def fetch(
     catalogue: Catalogue = None,
 ) -> None:
     """Download a release's files; resumes, checks sizes, skips what is there."""
-    from hzzray.data import fetch as fetching  # noqa: PLC0415
+    from hzzray.data.fetch import fetch as bring  # noqa: PLC0415
+    from hzzray.transfers import bar  # noqa: PLC0415
 
     chosen = release(release_name, catalogue)
     wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)
-    fetching.main(chosen, chosen.only(wanted).samples, folder, source=source, console=console)
+    with bar(len(wanted), console) as progress:
+        report = bring(chosen, chosen.only(wanted).samples, folder, source=source, progress=progress)
+    for name, reason in report.failed.items():
+        errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
+    if report.failed:
+        raise typer.Exit(PARTIAL if report.fetched or report.skipped else 1)
 
 
 def _write_toys(chosen: Release, folder: Path, events: int, seed: int) -> None:

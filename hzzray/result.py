@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from hzzray.data.catalogue import Role, Sample
-from hzzray.data.storage import redact
 from hzzray.messages import Cost as TotalCost
 from hzzray.messages import Failure, RunSpec
 from hzzray.physics import significance as z
 from hzzray.physics.histogram import Axis, Histogram, digest
 from hzzray.physics.selection import CHANNELS
+from hzzray.urls import redact
 
 Status = Literal["running", "partial", "complete"]
 

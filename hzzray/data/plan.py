@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.data.layout import Layout, read_layout
-from hzzray.data.storage import is_remote, join, open_bytes
+from hzzray.data.storage import open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
 from hzzray.messages import Failure, RunSpec, Task
+from hzzray.urls import is_remote, join
 
 #: Entries of a task unless the user says otherwise: about a second on one core with the fast path.
 CHUNK = 2_000_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import tenacity
 
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError, UsageError
+from hzzray.urls import is_remote, redact
 
 #: Seconds to connect and to wait for more bytes, before a remote read counts as failed.
 CONNECT_TIMEOUT = 10.0
@@ -38,30 +38,6 @@ class ByteSource(Protocol):
 
     def close(self) -> None:
         """Let go of the file."""
-
-
-def is_remote(location: str) -> bool:
-    """Tell a URL from a path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location) is not None
-
-
-def join(source: str, path: str) -> str:
-    """Where a sample's file lies inside a source."""
-    return f"{source.rstrip('/')}/{path}" if is_remote(source) else str(Path(source) / path)
-
-
-def is_inside(location: str, sources: Sequence[str]) -> bool:
-    """Tell whether a path or URL lies inside one of some sources, whatever links and dots it holds."""
-    if is_remote(location):
-        safe = ".." not in location.split("/")
-        return safe and any(is_remote(root) and location.startswith(root.rstrip("/") + "/") for root in sources)
-    path = Path(location).resolve()
-    return any(not is_remote(root) and path.is_relative_to(Path(root).resolve()) for root in sources)
-
-
-def redact(location: str) -> str:
-    """Hide user name and password of a URL, for messages."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", location)
 
 
 class LocalBytes:

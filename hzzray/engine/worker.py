@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 from hzzray.data.reader import Reader
-from hzzray.data.storage import is_inside, redact
 from hzzray.errors import DataError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.kernels import cuts, fill, warm_up
 from hzzray.physics.selection import CHANNELS
+from hzzray.urls import is_inside, redact
 
 
 class Worker:

@@ -1,0 +1,523 @@
+"""Real transfers from a server on this machine that misbehaves on demand."""
+
+import io
+import itertools
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+from pathlib import Path
+
+import fsspec
+import pytest
+from rich.console import Console
+
+from hzzray.console import bar
+from hzzray.data.catalogue import Sample, release
+from hzzray.data.fetch import Step, check_root, fetch, root_length
+from hzzray.errors import DataError, UsageError
+from hzzray.urls import join, redact
+from tests.support.http_server import serve
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+SIZE = 600_000
+#: Waits of a millisecond, and no more than that of patience.
+QUICK = {"backoff": 0.001, "timeout": 5.0}
+
+
+def root_file(size=SIZE, seed=0):
+    """Bytes with a ROOT file's header over content that differs everywhere from seed to seed."""
+    block = bytes((i * 7 + seed) % 251 for i in range(251))
+    return (root_head(size) + block * (size // 251 + 1))[:size]
+
+
+def root_head(size, version=63_400):
+    """The first bytes of a ROOT file; from version 1 000 000 on its length has 8 bytes."""
+    end = struct.pack(">q" if version >= 1_000_000 else ">i", size)
+    return b"root" + struct.pack(">ii", version, 100) + end + b"\xff" * 8
+
+
+def sample(path, name=None):
+    return Sample(name=name or Path(path).stem, group="Data", path=path)
+
+
+def put(folder, path, content):
+    file = folder / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+@pytest.fixture
+def web(tmp_path):
+    (tmp_path / "web").mkdir()
+    with serve(tmp_path / "web") as server:
+        yield server
+
+
+@pytest.fixture
+def here(tmp_path):
+    return tmp_path / "here"
+
+
+def release_at(*sources):
+    return release("2020").model_copy(update={"sources": sources})
+
+
+def cut_midway(web, path, after, then=lambda: None):
+    """Let a body be cut once ``after`` of its bytes have arrived; returns the progress that watches."""
+    arrived = threading.Event()
+    web.fail(path, after=after, hold=arrived)
+
+    def watch(step):
+        if step.done >= after and not arrived.is_set():
+            then()
+            arrived.set()
+
+    return watch
+
+
+def test_files_arrive_whole_in_their_folders(web, here):
+    for path in ("Data/a.root", "MC/b.root"):
+        put(web.folder, path, root_file(seed=len(path)))
+    report = fetch(release_at(web.url), (sample("Data/a.root"), sample("MC/b.root")), here, **QUICK)
+    assert report.fetched == ("a", "b")
+    assert not report.skipped
+    assert not report.failed
+    for path in ("Data/a.root", "MC/b.root"):
+        assert (here / path).read_bytes() == (web.folder / path).read_bytes()
+    assert sorted(file.name for file in here.rglob("*") if file.is_file()) == ["a.root", "b.root"]
+
+
+def test_released_file(web, here):
+    path = "Data/data_A.4lep.root"
+    origin = SHARED / "data" / "atlas2020-13tev"
+    if not origin.is_dir():
+        pytest.skip("the released files of ../shared aren't here")
+    with serve(origin) as server:
+        report = fetch(release_at(server.url), (release("2020").sample("data_A"),), here)
+    assert report.fetched == ("data_A",)
+    assert (here / path).read_bytes() == (origin / path).read_bytes()
+
+
+def test_whole_file_is_left_alone(web, here):
+    put(web.folder, "a.root", root_file(seed=1))
+    put(here, "a.root", root_file(seed=2))
+    report = fetch(release_at(web.url), (sample("a.root"),), here, **QUICK)
+    assert report.skipped == ("a",)
+    assert web.requests.total() == 0
+
+
+def test_file_cut_short_is_fetched_again(web, here):
+    put(web.folder, "a.root", root_file())
+    put(here, "a.root", root_file()[:-1])
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == root_file()
+
+
+def test_cut_transfer_is_resumed(web, here):
+    put(web.folder, "a.root", root_file())
+    watch = cut_midway(web, "a.root", 400_000)
+    report = fetch(release_at(web.url), (sample("a.root"),), here, progress=watch, **QUICK)
+    assert report.fetched == ("a",)
+    assert (here / "a.root").read_bytes() == root_file()
+    assert [(request.range, request.status) for request in web.log] == [("", 200), ("bytes=400000-", 206)]
+    assert web.log[1].if_range.startswith('"')
+    assert web.bytes_sent["a.root"] == SIZE
+
+
+def test_later_call_resumes(web, here):
+    put(web.folder, "a.root", root_file())
+    watch = cut_midway(web, "a.root", 400_000)
+    first = fetch(release_at(web.url), (sample("a.root"),), here, progress=watch, attempts=1, **QUICK)
+    assert first.failed["a"] == f"{web.url}: the connection was cut after 400000 bytes"
+    assert not (here / "a.root").exists()
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == root_file()
+    assert web.bytes_sent["a.root"] == SIZE
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE - 1000, SIZE + 1000, 300_000])
+def test_changed_file_is_not_glued_to_the_old_one(web, here, size):
+    file = put(web.folder, "a.root", root_file())
+
+    def change():
+        file.write_bytes(root_file(size, seed=1))
+        os.utime(file, ns=(0, 10**18))
+
+    watch = cut_midway(web, "a.root", 400_000, then=change)
+    assert fetch(release_at(web.url), (sample("a.root"),), here, progress=watch, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == root_file(size, seed=1)
+
+
+def test_changed_file_behind_a_server_that_ignores_if_range(web, here, monkeypatch):
+    file = put(web.folder, "a.root", root_file())
+    watch = cut_midway(web, "a.root", 400_000)
+    fetch(release_at(web.url), (sample("a.root"),), here, progress=watch, attempts=1, **QUICK)
+    file.write_bytes(root_file(seed=1))  # of the same size: only the validator tells
+    monkeypatch.setattr("tests.support.http_server._Handler._range", lambda *_: (400_000, SIZE))
+    report = fetch(release_at(web.url), (sample("a.root"),), here, attempts=1, **QUICK)
+    assert report.failed["a"] == f"{web.url}: the file has changed while it was fetched"
+    monkeypatch.undo()
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == root_file(seed=1)
+
+
+@pytest.mark.parametrize("lack", ["ranges", "validators"])
+def test_server_that_cannot_resume_sends_the_whole_again(web, here, lack):
+    setattr(web, lack, False)
+    put(web.folder, "a.root", root_file())
+    watch = cut_midway(web, "a.root", 400_000)
+    assert fetch(release_at(web.url), (sample("a.root"),), here, progress=watch, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == root_file()
+    assert web.bytes_sent["a.root"] == 400_000 + SIZE
+    assert lack == "ranges" or not any(request.range for request in web.log)
+
+
+def test_complete_part_of_an_interrupted_call(web, here):
+    """Killed between the last byte and the renaming: the server has no more bytes to give (416)."""
+    put(web.folder, "a.root", root_file())
+    watch = cut_midway(web, "a.root", 400_000)
+    fetch(release_at(web.url), (sample("a.root"),), here, progress=watch, attempts=1, **QUICK)
+    put(here, "a.root.part", root_file())
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == root_file()
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '["elsewhere", "\\"x\\"", 1]'])
+def test_part_of_unknown_origin_is_not_trusted(web, here, note):
+    put(web.folder, "a.root", root_file())
+    put(here, "a.root.part", root_file(seed=1)[:1000])
+    put(here, "a.root.part.json", note.encode())
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == root_file()
+
+
+def test_part_of_another_source_is_not_glued(web, tmp_path, here):
+    files = put(web.folder, "a.root", root_file()), put(tmp_path / "mirror", "a.root", root_file(seed=1))
+    for file in files:
+        os.utime(file, ns=(0, 10**18))  # and so of one ETag
+    watch = cut_midway(web, "a.root", 400_000)
+    fetch(release_at(web.url), (sample("a.root"),), here, progress=watch, attempts=1, **QUICK)
+    with serve(tmp_path / "mirror") as mirror:
+        fetch(release_at(mirror.url), (sample("a.root"),), here, **QUICK)
+        assert mirror.bytes_sent.total() == SIZE
+    assert (here / "a.root").read_bytes() == root_file(seed=1)
+
+
+def test_5xx_then_success(web, here):
+    put(web.folder, "a.root", root_file())
+    web.fail("a.root", status=503, times=2)
+    assert fetch(release_at(web.url), (sample("a.root"),), here, attempts=3, **QUICK).fetched == ("a",)
+    assert web.requests["a.root"] == 3
+
+
+def test_retries_are_bounded(web, here):
+    put(web.folder, "a.root", root_file())
+    web.fail("a.root", status=503, times=9)
+    report = fetch(release_at(web.url), (sample("a.root"),), here, attempts=3, **QUICK)
+    assert report.failed == {"a": f"{web.url}: HTTP 503 Service Unavailable"}
+    assert web.requests["a.root"] == 3
+    assert not list(here.rglob("*.part*"))
+
+
+def test_silent_server_times_out(web, here):
+    put(web.folder, "a.root", root_file())
+    web.fail("a.root", after=1000, hold=threading.Event())
+    report = fetch(release_at(web.url), (sample("a.root"),), here, backoff=0.001, timeout=0.2, attempts=2)
+    assert report.fetched == ("a",)
+    assert web.requests["a.root"] == 2
+
+
+def test_404_is_final_and_the_next_source_is_asked(web, tmp_path, here):
+    put(tmp_path / "mirror", "a.root", root_file())
+    with serve(tmp_path / "mirror") as mirror:
+        assert fetch(release_at(web.url, mirror.url), (sample("a.root"),), here, **QUICK).fetched == ("a",)
+    assert web.requests["a.root"] == 1
+
+
+def test_one_failure_leaves_the_others(web, here):
+    put(web.folder, "a.root", root_file())
+    put(web.folder, "c.root", root_file())
+    samples = sample("a.root"), sample("b.root"), sample("c.root")
+    report = fetch(release_at(web.url), samples, here, **QUICK)
+    assert report.fetched == ("a", "c")
+    assert report.failed == {"b": f"{web.url}: HTTP 404 Not Found"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>Please log in to this network</html>", "is not a ROOT file (it begins with b'<htm')"),
+        (b"", "is not a ROOT file (it begins with b'')"),
+        (root_file()[:-1], f"has {SIZE - 1} bytes, but its ROOT header states {SIZE}"),
+        (root_file() + b"x", f"has {SIZE + 1} bytes, but its ROOT header states {SIZE}"),
+    ],
+)
+def test_what_is_not_a_whole_root_file_is_refused(web, here, content, reason):
+    put(web.folder, "a.root", content)
+    report = fetch(release_at(web.url), (sample("a.root"),), here, **QUICK)
+    assert report.failed == {"a": f"{web.url}: {reason}"}
+    assert web.requests["a.root"] == 1
+    assert not [file for file in here.rglob("*") if file.is_file()]
+
+
+def test_no_more_files_at_once_than_jobs(web, here):
+    samples = tuple(sample(f"{name}.root") for name in "abc")
+    for one in samples:
+        put(web.folder, one.path, root_file())
+    steps = []
+    fetch(release_at(web.url), samples, here, progress=steps.append, jobs=1, **QUICK)
+    assert [name for name, _ in itertools.groupby(step.name for step in steps)] == ["a", "b", "c"]
+
+
+def test_unreachable_host_is_one_line_and_asked_once(here, web, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "hzzray.data.fetch.join", lambda source, path: asked.append(source) or join(source, path)
+    )
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        dead = f"http://ada:secret@127.0.0.1:{closed.getsockname()[1]}/x?token=secret"
+        put(web.folder, "a.root", root_file())
+        report = fetch(
+            release_at(dead, web.url), (sample("a.root"), sample("b.root")), here, attempts=2, jobs=1, **QUICK
+        )
+    assert report.fetched == ("a",)
+    assert "Cannot connect to host 127.0.0.1" in report.failed["b"]
+    assert report.failed["b"].endswith(f"; {web.url}: HTTP 404 Not Found")
+    assert "\n" not in report.failed["b"]
+    assert "secret" not in report.failed["b"]
+    assert asked == [dead, web.url, web.url]
+
+
+def test_login_never_reaches_the_note(web, here):
+    put(web.folder, "a.root", root_file())
+    watch = cut_midway(web, "a.root", 400_000)
+    source = web.url.replace("://", "://ada:secret@")
+    fetch(release_at(source), (sample("a.root"),), here, progress=watch, attempts=1, **QUICK)
+    note = (here / "a.root.part.json").read_text()
+    assert json.loads(note)[0] == f"{web.url.replace('://', '://***@')}a.root"
+
+
+def test_names_that_a_url_cannot_hold(web, here):
+    path = "mü µ/100% a+b#1?.root"
+    put(web.folder, path, root_file())
+    assert fetch(release_at(web.url), (sample(path, "odd"),), here, **QUICK).fetched == ("odd",)
+    assert (here / path).read_bytes() == root_file()
+
+
+def test_folder_as_source(tmp_path, here):
+    put(tmp_path / "disk", "MC/a.root", root_file())
+    samples = sample("MC/a.root"), sample("MC/b.root")
+    report = fetch(release_at(), samples, here, source=str(tmp_path / "disk"), **QUICK)
+    assert report.fetched == ("a",)
+    assert report.failed == {"b": f"{tmp_path / 'disk'}: No such file or directory"}
+    assert (here / "MC/a.root").read_bytes() == root_file()
+
+
+def test_given_source_is_the_only_one(web, tmp_path, here):
+    put(web.folder, "a.root", root_file())
+    (tmp_path / "empty").mkdir()
+    with serve(tmp_path / "empty") as empty:
+        report = fetch(release_at(web.url), (sample("a.root"),), here, source=empty.url, **QUICK)
+    assert list(report.failed) == ["a"]
+    assert web.requests.total() == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (None, "release 2020 lies nowhere on the web"),
+        ("/no/such/folder", "--source /no/such/folder is no folder"),
+        ("ftp://ada:secret@host/x", r"--source ftp://\*\*\*@host/x: expected"),
+    ],
+)
+def test_impossible_source(here, source, reason):
+    with pytest.raises(UsageError, match=reason):
+        fetch(release_at(), (sample("a.root"),), here, source=source)
+
+
+def test_root_protocol_needs_an_extra(here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec_xrootd", None)
+    with pytest.raises(UsageError, match=r"pip install 'hzzray\[xrootd\]'"):
+        fetch(release_at(), (sample("a.root"),), here, source="root://host//x")
+
+
+class Torn(io.BytesIO):
+    """A file whose connection breaks once a number of its bytes have been read."""
+
+    limit = SIZE
+
+    def read(self, size=-1):
+        if self.tell() >= self.limit:
+            raise OSError("Remote file failed to read: [ERROR] Socket error")
+        return super().read(min(size, self.limit - self.tell()))
+
+
+class XRootD(fsspec.AbstractFileSystem):
+    """Stands in for fsspec-xrootd: its protocol, its facts, its errors without errno."""
+
+    protocol = "root"
+    cachable = False
+    folder: Path
+    asked: list
+    opened: list
+    torn_at: list
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return path.removeprefix("root://host//")
+
+    def info(self, path, **kwargs):
+        self.asked.append(path)
+        file = self.folder / path
+        if not file.exists():
+            raise OSError(
+                "File stat request failed: [ERROR] Server responded: [3011] No such file or directory"
+            )
+        return {"name": path, "size": file.stat().st_size, "type": "file", "mtime": int(file.stat().st_mtime)}
+
+    def open(self, path, mode="rb", **kwargs):
+        file = Torn((self.folder / path).read_bytes())
+        file.limit = self.torn_at.pop() if self.torn_at else len(file.getvalue()) + 1
+        self.opened.append((self.storage_options, file))
+        return file
+
+
+@pytest.fixture
+def xrootd(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "root", XRootD)
+    for name, value in {"folder": tmp_path / "eos", "asked": [], "opened": [], "torn_at": []}.items():
+        monkeypatch.setattr(XRootD, name, value, raising=False)
+    return XRootD
+
+
+def test_root_protocol_resumes_with_a_timeout(xrootd, here):
+    put(xrootd.folder, "MC/a.root", root_file())
+    xrootd.torn_at.append(400_000)
+    steps = []
+    report = fetch(
+        release_at("root://host//"),
+        (sample("MC/a.root"),),
+        here,
+        progress=steps.append,
+        backoff=0.001,
+        timeout=4.5,
+    )
+    assert report.fetched == ("a",)
+    assert (here / "MC/a.root").read_bytes() == root_file()
+    assert [options for options, _ in xrootd.opened] == [{"timeout": 5}] * 2
+    done = [step.done for step in steps]
+    assert done == sorted(done)
+
+
+def test_root_protocol_starts_again_for_a_changed_file(xrootd, here):
+    file = put(xrootd.folder, "a.root", root_file())
+    xrootd.torn_at.append(400_000)
+    fetch(release_at("root://host//"), (sample("a.root"),), here, attempts=1, **QUICK)
+    file.write_bytes(root_file(seed=1))
+    os.utime(file, (0, 10**9))
+    fetch(release_at("root://host//"), (sample("a.root"),), here, attempts=1, **QUICK)
+    assert (here / "a.root").read_bytes() == root_file(seed=1)
+
+
+def test_root_protocol_without_the_file(xrootd, here):
+    xrootd.folder.mkdir()
+    report = fetch(release_at("root://host//"), (sample("a.root"),), here, **QUICK)
+    assert "[3011] No such file or directory" in report.failed["a"]
+    assert xrootd.asked == ["a.root"]
+
+
+def test_two_processes_do_not_write_one_file(web, here):
+    """A second call while the first holds the part; a call in this process stands in for one of another."""
+    put(web.folder, "a.root", root_file())
+    second = []
+
+    def again(step):
+        if step.outcome is None and not second:
+            thread = threading.Thread(
+                target=lambda: second.append(fetch(release_at(web.url), (sample("a.root"),), here, **QUICK))
+            )
+            thread.start()
+            thread.join()
+
+    report = fetch(release_at(web.url), (sample("a.root"),), here, progress=again, **QUICK)
+    assert report.fetched == ("a",)
+    assert second[0].failed == {"a": f"{here / 'a.root'} is being fetched by another process"}
+    assert (here / "a.root").read_bytes() == root_file()
+
+
+def test_disk_that_cannot_be_written(web, here):
+    put(web.folder, "a.root", root_file())
+    here.write_text("a file where the folder should be")
+    report = fetch(release_at(web.url), (sample("a.root"),), here, **QUICK)
+    assert report.failed == {"a": f"{here}: File exists"}
+
+
+@pytest.mark.parametrize(("version", "size"), [(63_400, 2_000), (999_999, 2_000), (1_063_400, 5_000_000_000)])
+def test_length_in_the_header(version, size):
+    assert root_length(root_head(size, version)) == size
+
+
+@pytest.mark.parametrize("content", [b"", b"root", b"roof" + b"\0" * 60])
+def test_no_root_header(content):
+    with pytest.raises(DataError, match="is not a ROOT file"):
+        root_length(content)
+
+
+def test_released_files_are_whole():
+    files = sorted((SHARED / "data").rglob("*.root"))
+    if not files:
+        pytest.skip("the released files of ../shared aren't here")
+    for file in files:
+        check_root(file)
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "joined"),
+    [
+        ("http://h/x", "a b.root", "http://h/x/a%20b.root"),
+        ("http://h/x/?t=1", "a.root", "http://h/x/a.root?t=1"),
+        ("root://h//x", "a b.root", "root://h//x/a b.root"),
+        ("root://h//", "a b.root", "root://h//a b.root"),
+        ("/x", "a b.root", "/x/a b.root"),
+    ],
+)
+def test_join(source, path, joined):
+    assert join(source, path) == joined
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("amqp://u:p@ss@h:5672/v", "amqp://***@h:5672/v"),
+        ("no http://u:p@h/a?token=x#y, but https://h/b", "no http://***@h/a?***#y, but https://h/b"),
+        ("mail@host/x", "mail@host/x"),
+    ],
+)
+def test_redact(text, shown):
+    assert redact(text) == shown
+
+
+def test_plain_lines_without_a_terminal(web, here, capsys):
+    put(web.folder, "a.root", root_file())
+    samples = sample("a.root"), sample("b.root")
+    with bar(2) as progress:
+        fetch(release_at(web.url), samples, here, progress=progress, jobs=1, **QUICK)
+    assert capsys.readouterr().err.splitlines() == ["fetched a  600.0 kB", "failed  b"]
+
+
+def test_bars_on_a_terminal():
+    screen = io.StringIO()
+    with bar(2, Console(file=screen, force_terminal=True, width=120)) as progress:
+        progress(Step("a", 100, 100, "skipped"))
+        progress(Step("[b]", 0, 500_000))
+        progress(Step("[b]", 250_000, 500_000))
+    shown = screen.getvalue()
+    assert "skipped a  100 bytes" in shown
+    assert "1 of 2 files" in shown
+    assert "[b]" in shown
+    assert "250.0 kB/500.0 kB" in shown
