@@ -1,0 +1,353 @@
+"""The figure of a result: stacked simulation, data, their ratio. The command line and the app draw the same.
+
+Importing this loads matplotlib and mplhep: import it where a figure is drawn. No pyplot state is used, so
+nothing needs a display and several threads may draw at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import matplotlib as mpl
+import mplhep
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
+from matplotlib.colors import is_color_like
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
+from matplotlib.ticker import FixedLocator
+from mplhep.label import append_text
+from numpy.typing import NDArray
+
+from hzzray.errors import HzzrayError, UsageError
+from hzzray.physics.selection import CHANNELS
+from hzzray.physics.significance import poisson_interval
+from hzzray.result import Bins, GroupResult, Result
+
+#: The ratio panel's range; what lies above is shown by an arrow.
+RATIO_MAX = 2.0
+
+_DPI = 150
+_TEXT_SIZE = 13
+_MARGINS = {"left": 0.12, "right": 0.965, "bottom": 0.105, "top": 0.975, "hspace": 0.05}
+_GAP = 0.03  # of the panel's height, kept free below text and legend
+_CHANNEL_TEX = dict(zip(CHANNELS, (r"4e", r"4\mu", r"2e2\mu"), strict=True))
+_NAME_TEX = {
+    "ZZ*": r"$ZZ^{*}$",
+    "ttbar": r"$t\bar{t}$",
+    "mH": r"$m_{H}$",
+    "VVV": "$VVV$",
+    "V": "$V$",
+    "Z": "$Z$",
+}
+_NAME = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for name in _NAME_TEX))
+
+# The user's matplotlibrc may be set for other work: what would change this figure is put back first.
+_STYLE: dict[Any, Any] = {
+    **{
+        key: mpl.rcParamsDefault[key]
+        for key in ("text.usetex", "savefig.bbox", "savefig.facecolor", "pdf.fonttype")
+    },
+    **mplhep.style.ATLAS,
+    "axes.formatter.limits": (-4, 6),
+    "axes.labelpad": 6,
+    "axes.labelsize": 18,
+    "hatch.linewidth": 0.6,
+}
+
+#: matplotlib's settings belong to the process: one figure at a time has them.
+_lock = threading.RLock()
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with _lock, mpl.rc_context(_STYLE):
+        yield
+
+
+class _StyledFigure(Figure):
+    """A figure that is in the ATLAS style whoever draws it: fonts and ticks are looked up only then."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        with _style():
+            super().draw(renderer)
+
+    def savefig(self, fname: Any, **kwargs: Any) -> None:  # noqa: ANN401 (as matplotlib has it)
+        with _style():
+            super().savefig(fname, **kwargs)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Content:
+    """What is drawn: arrays of shape (bins,), simulation by group from the bottom of the stack up."""
+
+    edges: NDArray[np.float64]
+    simulation: list[tuple[str, str, NDArray[np.float64]]]
+    total: NDArray[np.float64]
+    error: NDArray[np.float64]
+    data: NDArray[np.float64] | None
+
+    @property
+    def width(self) -> float:
+        """Width of a bin in GeV."""
+        return float(self.edges[1] - self.edges[0])
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """Centres of the bins in GeV."""
+        return (self.edges[1:] + self.edges[:-1]) / 2
+
+    @property
+    def highest(self) -> NDArray[np.float64]:
+        """The top of what is drawn in each bin."""
+        top = self.total + self.error
+        if self.data is None:
+            return top
+        return np.maximum(top, np.where(self.data > 0, poisson_interval(self.data)[1], 0.0))
+
+
+def figure(result: Result, *, channel: str | None = None, log: bool = False) -> Figure:
+    """Draw a result: the stack by group with its statistical uncertainty, the data, and below their ratio.
+
+    Data have central 68.27 % Poisson intervals (Garwood). Bins without data events show no point, as is usual
+    at ATLAS. The band is √Σw² of the simulation. The window that the significance is counted in is shaded.
+
+    Parameters
+    ----------
+    result
+        A run's numbers, finished or not.
+    channel
+        Draw this flavour category (``4e``, ``4mu``, ``2e2mu``); all together by default.
+    log
+        Draw events on a logarithmic scale.
+
+    Returns
+    -------
+    Figure
+        It belongs to no window and to no pyplot state; drop it when done.
+
+    Raises
+    ------
+    UsageError
+        If the result has no such channel, or a group's colour is none.
+    """
+    content = _content(result, channel)
+    with _style():
+        fig = _StyledFigure(figsize=(8.0, 7.2))
+        main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1), gridspec_kw=_MARGINS)
+        for axes in (main, ratio):
+            axes.axvspan(*result.significance.window, color="0.94", linewidth=0, zorder=0)
+        handles = _draw_events(main, content)
+        _draw_ratio(ratio, content)
+        legend = main.legend(handles=handles, loc="upper right", fontsize=_TEXT_SIZE, borderaxespad=0.2)
+        _set_range(main, content, [*_write_labels(main, result, channel), legend], log=log)
+        fig.align_ylabels()
+    return fig
+
+
+def save(result: Result, folder: Path) -> tuple[Path, ...]:
+    """Write ``plot.png`` (150 dpi) and ``plot.pdf``, each whole or not at all.
+
+    Equal results give equal bytes.
+
+    Raises
+    ------
+    HzzrayError
+        If the folder can't be written to.
+    """
+    fig = figure(result)
+    metadata: dict[str, dict[str, Any]] = {
+        "plot.png": {"Title": result.run_id, "Software": None},
+        "plot.pdf": {"Title": result.run_id, "CreationDate": None},
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, about in metadata.items():
+            unfinished = folder / f".{uuid4().hex}.{name}"
+            try:
+                fig.savefig(unfinished, dpi=_DPI, metadata=about)
+                unfinished.replace(folder / name)
+            finally:
+                unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise HzzrayError(f"plots in {folder}: {error.strerror or error}") from error
+    return tuple(folder / name for name in metadata)
+
+
+def _content(result: Result, channel: str | None) -> _Content:
+    edges = np.array(result.edges)
+    simulation: list[tuple[str, str, NDArray[np.float64]]] = []
+    variance, data = np.zeros(len(edges) - 1), None
+    # Sorting is stable: within a role, groups keep the catalogue's order.
+    for name, group in sorted(result.groups.items(), key=lambda item: item[1].role == "signal"):
+        bins = _bins(result, group, channel)
+        sumw = np.array(bins.sumw)
+        if group.role == "data":
+            data = sumw if data is None else data + sumw
+            continue
+        if not is_color_like(group.colour):
+            raise UsageError(f"group {name}: {group.colour!r} is not a colour")
+        simulation.append((name, group.colour, sumw))
+        variance += bins.sumw2
+    total = np.sum([sumw for _, _, sumw in simulation], axis=0) if simulation else np.zeros_like(variance)
+    return _Content(edges, simulation, total, np.sqrt(variance), data)
+
+
+def _bins(result: Result, group: GroupResult, channel: str | None) -> Bins:
+    if channel is None:
+        return group
+    if channel not in group.channels:
+        raise UsageError(
+            f"run {result.run_id} has no channel {channel!r}; it has {', '.join(group.channels)}"
+        )
+    return group.channels[channel]
+
+
+def _draw_events(axes: Axes, content: _Content) -> list[Artist | ErrorbarContainer]:
+    """Draw stack, band and points; return what the legend lists, from its top down."""
+    handles: list[Artist | ErrorbarContainer] = []
+    below = np.zeros_like(content.total)
+    for name, colour, sumw in content.simulation:
+        layer = axes.stairs(below + sumw, content.edges, baseline=below, fill=True, label=_tex(name))
+        layer.set(facecolor=colour, edgecolor="black", linewidth=0.8)
+        handles.insert(0, layer)
+        below = below + sumw
+    if content.simulation:
+        handles.append(_draw_band(axes, content.edges, content.total, content.error))
+    if content.data is not None:
+        handles.insert(0, _draw_points(axes, content, np.ones_like(content.data)))
+    axes.set_ylabel(f"Events / {content.width:g} GeV")
+    return handles
+
+
+def _draw_ratio(axes: Axes, content: _Content) -> None:
+    predicted = content.total > 0
+    unit = np.where(predicted, content.total, np.nan)
+    _draw_band(axes, content.edges, unit / unit, content.error / unit)
+    axes.axhline(1.0, color="black", linewidth=0.8, zorder=1.5)
+    if content.data is not None:
+        _draw_points(axes, content, unit)
+        above = content.data / unit > RATIO_MAX
+        axes.plot(content.centres[above], np.full(above.sum(), 0.95 * RATIO_MAX), "k^", markersize=5)
+    axes.set(xlim=content.edges[[0, -1]], ylim=(0.0, RATIO_MAX))
+    axes.yaxis.set_major_locator(FixedLocator([0.5, 1.0, 1.5]))
+    axes.set_xlabel(r"$m_{4\ell}$ [GeV]")
+    axes.set_ylabel("Data / Pred.", loc="center", fontsize=15)
+
+
+def _draw_band(
+    axes: Axes, edges: NDArray[np.float64], middle: NDArray[np.float64], error: NDArray[np.float64]
+) -> StepPatch:
+    band = axes.stairs(middle + error, edges, baseline=middle - error, fill=True, label="Stat. uncertainty")
+    band.set(facecolor="none", edgecolor="0.25", linewidth=0, hatch="//////", zorder=2)
+    return band
+
+
+def _draw_points(axes: Axes, content: _Content, unit: NDArray[np.float64]) -> ErrorbarContainer:
+    """Draw the data in units of ``unit``, shape (bins,). No event or a unit of nan: no point."""
+    data = content.data if content.data is not None else np.zeros_like(unit)
+    shown = (data > 0) & np.isfinite(unit)
+    counts, unit = data[shown], unit[shown]
+    low, high = poisson_interval(counts)
+    bars = np.stack((counts - low, high - counts)) / unit
+    return axes.errorbar(
+        content.centres[shown],
+        counts / unit,
+        bars,
+        fmt="ko",
+        markersize=5,
+        elinewidth=1.2,
+        capsize=0,
+        label="Data",
+    )
+
+
+def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artist]:
+    """Write what the figure shows, from the upper left corner down."""
+    release, found = result.spec.release, result.significance
+    experiment, _, title = _plain(release.title).partition(" ")
+    labels = mplhep.atlas.label(
+        exp=experiment,
+        text=title,
+        data=True,
+        rlabel=rf"$\sqrt{{s}}$ = {_plain(release.sqrt_s)}, {result.spec.luminosity:g} fb$^{{-1}}$",
+        loc=4,
+        fontsize=(18, 17, _TEXT_SIZE, _TEXT_SIZE),
+        fontstyle=("italic", "normal", "normal", "normal"),
+        math_fontfamily="stixsans",  # the style's own font has no root sign
+        ax=axes,
+    )
+    texts = [text for text in labels if text is not None]
+    final_state = r"4\ell" if channel is None else _CHANNEL_TEX.get(channel, channel)
+    lines = [rf"$H \rightarrow ZZ^{{*}} \rightarrow {final_state}$, {_plain(result.spec.selection.name)}"]
+    if channel is None and found.asimov is not None:
+        low, high = found.window
+        lines.append(rf"{low:g}–{high:g} GeV: {found.asimov:.1f}$\sigma$ expected")
+    for line in lines + _state(result):
+        texts.append(append_text(line, texts[-1], loc="below", pad=1.2, fontsize=_TEXT_SIZE, ax=axes))
+    return texts
+
+
+def _state(result: Result) -> list[str]:
+    """Say what the figure lacks; nothing for a complete run over everything."""
+    lines = []
+    if result.fraction < 1:
+        # Rounded down: 100% is said of nothing less.
+        percent = math.floor(100 * result.fraction + 1e-9)
+        lines.append(f"{percent or '<1'}% of the events read")
+    lacking = [
+        f"{number} {what}{'' if number == 1 else 's'} {verb}"
+        for number, what, verb in (
+            (result.tasks.failed, "task", "failed"),
+            (len(result.missing), "sample", "missing"),
+        )
+        if number
+    ]
+    if result.status == "partial":
+        lines.append(f"partial: {', '.join(lacking)}" if lacking else "partial")
+    return lines
+
+
+def _set_range(axes: Axes, content: _Content, boxes: list[Artist], *, log: bool) -> None:
+    """Set the range of the event axis so that every bin ends below the text and the legend over it."""
+    edges, highest = content.edges, content.highest
+    if log:
+        seen = highest[highest > 0]
+        bottom = float(np.clip(seen.min(initial=1.0) / 2, 1e-4 * seen.max(initial=1.0), 0.5))
+    else:
+        layers = np.cumsum([sumw for _, _, sumw in content.simulation], axis=0)
+        bottom = 1.1 * float(np.min(layers, initial=0.0))
+    # Before the scale: else matplotlib looks for a range that suits a logarithm, and warns if there is none.
+    axes.set_ylim(bottom, bottom + 1.0)
+    axes.set_yscale("log" if log else "linear")
+    to_axis, from_axis = axes.yaxis.get_transform(), axes.yaxis.get_transform().inverted()
+    low = to_axis.transform(bottom)
+    levels = to_axis.transform(np.maximum(highest, bottom)) - low
+    needed = 1.08 * levels.max() or 1.0
+    for box in boxes:
+        extent = box.get_window_extent().transformed(axes.transAxes.inverted())
+        left, right = edges[0] + (edges[-1] - edges[0]) * np.array([extent.x0, extent.x1])
+        under = levels[(edges[1:] > left) & (edges[:-1] < right)]
+        needed = max(needed, under.max(initial=0.0) / (extent.y0 - _GAP))
+    axes.set_ylim(bottom, float(from_axis.transform(low + needed)))
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading a text as TeX."""
+    return text.replace("$", r"\$")
+
+
+def _tex(name: str) -> str:
+    """Write the particles of a group's name (``ZZ*``, ``ttbar``, ``mH``) in TeX."""
+    return _NAME.sub(lambda match: _NAME_TEX[match[0]], _plain(name).replace(",", ", "))
