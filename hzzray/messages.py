@@ -34,8 +34,8 @@ class Message(BaseModel):
 class RunSpec(Message):
     """What a run computes: nothing of where or how. Self-contained, so that any worker anywhere can take it up.
 
-    ``release`` holds just the samples of this run. ``luminosity`` is in fb⁻¹. ``fraction`` in (0, 1] is the leading part
-    of each file's entries that is read; simulated yields are not scaled up for it.
+    ``release`` holds just the samples of this run. ``luminosity`` is in fb⁻¹. ``fraction`` in (0, 1] is the leading
+    part of each file's entries that is read; simulated yields are not scaled up for it.
     """
 
     version: Literal[1] = WIRE_VERSION

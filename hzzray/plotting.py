@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import matplotlib as mpl
 import mplhep
@@ -30,7 +30,8 @@ from matplotlib.ticker import FixedLocator
 from mplhep.label import append_text
 from numpy.typing import NDArray
 
-from hzzray.errors import HzzrayError, UsageError
+from hzzray.errors import UsageError
+from hzzray.output import write_whole
 from hzzray.physics.selection import CHANNELS
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Bins, GroupResult, Result
@@ -55,10 +56,7 @@ _NAME = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for n
 
 # The user's matplotlibrc may be set for other work: what would change this figure is put back first.
 _STYLE: dict[Any, Any] = {
-    **{
-        key: mpl.rcParamsDefault[key]
-        for key in ("text.usetex", "savefig.bbox", "savefig.facecolor", "pdf.fonttype")
-    },
+    **{key: mpl.rcParamsDefault[key] for key in ("text.usetex", "savefig.bbox", "savefig.facecolor", "pdf.fonttype")},
     **mplhep.style.ATLAS,
     "axes.formatter.limits": (-4, 6),
     "axes.labelpad": 6,
@@ -156,33 +154,22 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     return fig
 
 
-def save(result: Result, folder: Path) -> tuple[Path, ...]:
-    """Write ``plot.png`` (150 dpi) and ``plot.pdf``, each whole or not at all.
+def save(result: Result, folder: Path, *, channel: str | None = None, log: bool = False) -> tuple[Path, ...]:
+    """Write ``plot.png`` (150 dpi) and ``plot.pdf``, each whole or not at all; equal results give equal bytes.
 
-    Equal results give equal bytes.
-
-    Raises
-    ------
-    HzzrayError
-        If the folder can't be written to.
+    A channel alone, or a logarithmic scale, has a file of its own: ``plot-4e-log.png``. Raises OutputError where the
+    folder can't be written to.
     """
-    fig = figure(result)
+    fig = figure(result, channel=channel, log=log)
+    name = "-".join(["plot", *([channel] if channel else []), *(["log"] if log else [])])
     metadata: dict[str, dict[str, Any]] = {
-        "plot.png": {"Title": result.run_id, "Software": None},
-        "plot.pdf": {"Title": result.run_id, "CreationDate": None},
+        "png": {"Title": result.run_id, "Software": None},
+        "pdf": {"Title": result.run_id, "CreationDate": None},
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, about in metadata.items():
-            unfinished = folder / f".{uuid4().hex}.{name}"
-            try:
-                fig.savefig(unfinished, dpi=_DPI, metadata=about)
-                unfinished.replace(folder / name)
-            finally:
-                unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise HzzrayError(f"plots in {folder}: {error.strerror or error}") from error
-    return tuple(folder / name for name in metadata)
+    return tuple(
+        write_whole(folder / f"{name}.{kind}", partial(fig.savefig, dpi=_DPI, metadata=about))
+        for kind, about in metadata.items()
+    )
 
 
 def _content(result: Result, channel: str | None) -> _Content:
@@ -208,9 +195,7 @@ def _bins(result: Result, group: GroupResult, channel: str | None) -> Bins:
     if channel is None:
         return group
     if channel not in group.channels:
-        raise UsageError(
-            f"run {result.run_id} has no channel {channel!r}; it has {', '.join(group.channels)}"
-        )
+        raise UsageError(f"run {result.run_id} has no channel {channel!r}; it has {', '.join(group.channels)}")
     return group.channels[channel]
 
 

@@ -40,7 +40,7 @@ class Cut(Row):
 
 
 class Bins(Row):
-    """Binned yields. ``sumw`` and ``sumw2`` are per bin of ``Result.edges``; what lies outside is in the flow fields."""
+    """Binned yields. ``sumw`` and ``sumw2`` are per bin of ``Result.edges``; the rest is in the flow fields."""
 
     n_out: int
     yield_: float = Field(alias="yield")
@@ -126,7 +126,7 @@ class FailureRow(Row):
 
 
 class Result(Row):
-    """A run's numbers. While it runs, simulation is scaled by total/processed of each sample; at the end by exactly 1."""
+    """A run's numbers. While it runs, simulation is scaled by total/processed of each sample; at the end by 1."""
 
     run_id: str
     spec: RunSpec
@@ -199,8 +199,10 @@ class _Sums:
 
     def channels(self) -> dict[str, Bins]:
         """Lay out each channel."""
-        rows = (_Sums(*(array[i : i + 1] for array in (self.n, self.sumw, self.sumw2))) for i in range(len(CHANNELS)))
-        return {name: Bins.model_validate(row.bins()) for name, row in zip(CHANNELS, rows, strict=True)}
+        return {
+            name: Bins.model_validate(_Sums(self.n[[i]], self.sumw[[i]], self.sumw2[[i]]).bins())
+            for i, name in enumerate(CHANNELS)
+        }
 
 
 def _sums(histogram: Histogram, scale: float) -> _Sums:

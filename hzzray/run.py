@@ -179,8 +179,10 @@ def _with_ray(
     from hzzray.engine.pool import Pool  # noqa: PLC0415 (imports Ray, which reads its settings as it is imported)
     from hzzray.source import MemorySource  # noqa: PLC0415
 
+    ledger = path.resolve()
+
     async def work() -> RunState:
-        pool = Pool(path.resolve(), spec, settings.sources, settings.actors, cache)
+        pool = Pool(ledger, spec, settings.sources, settings.actors, cache)
         return await pool.run(MemorySource(due), progress)
 
     return asyncio.run(work())

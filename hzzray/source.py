@@ -17,13 +17,13 @@ class TaskSource(Protocol):
         """Wait for the next task; None when there will be no more."""
 
     def ack(self, task: Task) -> None:
-        """The task's result is committed."""
+        """Take note that the task's result is committed."""
 
     def retry(self, task: Task) -> None:
-        """The task failed in a way that may pass: deliver it again."""
+        """Take back a task that failed in a way that may pass, to deliver it again."""
 
     def reject(self, failure: Failure) -> None:
-        """The task is given up; the failure is committed."""
+        """Take note that the task is given up, and its failure committed."""
 
 
 class MemorySource:

@@ -20,9 +20,7 @@ from hzzray.result import Tasks
 def _quiet(caplog):
     """matplotlib tells of missing fonts and glyphs in its log, not by warnings."""
     yield
-    assert [
-        record.message for record in caplog.get_records("call") if record.levelno >= logging.WARNING
-    ] == []
+    assert [record.message for record in caplog.get_records("call") if record.levelno >= logging.WARNING] == []
 
 
 def png(fig, **options) -> bytes:
@@ -116,9 +114,7 @@ def test_significance_is_that_of_all_channels():
     shown = f"{result.significance.asimov:.1f}$\\sigma$ expected"
     assert shown in texts(plotting.figure(result).axes[0])
     assert "expected" not in texts(plotting.figure(result, channel="4e").axes[0])
-    unknown = result.model_copy(
-        update={"significance": result.significance.model_copy(update={"asimov": None})}
-    )
+    unknown = result.model_copy(update={"significance": result.significance.model_copy(update={"asimov": None})})
     assert "expected" not in texts(plotting.figure(unknown).axes[0])
 
 
@@ -142,9 +138,7 @@ def test_nothing_is_covered(release, scale, log):
     result = make_result(release, status="partial", tasks=Tasks(planned=9, merged=6, failed=3), fraction=0.5)
     names = ("ttbar", "ZZ*", "Signal", "Data")
     groups = {part: row for part in names for name, row in result.groups.items() if part in name}
-    result = with_groups(
-        result, **{part: np.rint(np.array(row.sumw) * scale) for part, row in groups.items()}
-    )
+    result = with_groups(result, **{part: np.rint(np.array(row.sumw) * scale) for part, row in groups.items()})
     fig = plotting.figure(result, log=log)
     fig.draw_without_rendering()
     main = fig.axes[0]
@@ -158,9 +152,9 @@ def test_nothing_is_covered(release, scale, log):
         at = np.searchsorted(result.edges, points[:, 0]) - 1
         tops[1][at] = drawn[:, 1, 1]
     highest = np.maximum(np.max(tops, axis=0), main.get_ylim()[0])
-    edges = main.transData.transform(
-        np.column_stack((result.edges, np.full(len(result.edges), main.get_ylim()[0])))
-    )[:, 0]
+    edges = main.transData.transform(np.column_stack((result.edges, np.full(len(result.edges), main.get_ylim()[0]))))[
+        :, 0
+    ]
     heights = main.transData.transform(np.column_stack((result.edges[1:], highest)))[:, 1]
     for box in boxes:
         assert panel.x0 <= box.x0
@@ -230,9 +224,7 @@ def test_dollars_are_no_tex():
     result = make_result()
     names = {rf"{name} $\no{{$": group for name, group in result.groups.items()}
     release = result.spec.release.model_copy(update={"title": r"Cheap $\no{$ data"})
-    result = result.model_copy(
-        update={"groups": names, "spec": result.spec.model_copy(update={"release": release})}
-    )
+    result = result.model_copy(update={"groups": names, "spec": result.spec.model_copy(update={"release": release})})
     assert png(plotting.figure(result)).startswith(b"\x89PNG")
 
 

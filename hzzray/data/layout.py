@@ -124,19 +124,20 @@ def open_tree(source: ByteSource, tree: str) -> Any:  # noqa: ANN401 (uproot has
     try:
         file = uproot.open(SeekableBytes(source))
         keys = {key.split(";")[0]: kind for key, kind in file.classnames().items()}
-        if keys.get(tree) != "TTree":
-            trees = [key for key, kind in keys.items() if kind == "TTree"]
-            found = f"it has {', '.join(trees)}" if trees else "it has no tree"
-            raise DataError(f"{source.name}: no tree {tree} ({found}): is this file of another release?")
-        return file[tree]
+        opened = file[tree] if keys.get(tree) == "TTree" else None
     except (DataError, TransientError):
         raise
-    except Exception as error:
+    except Exception as error:  # uproot meets damage with whatever its parser stumbles over
         raise DataError(f"{source.name}: corrupt: {first_line(error)}") from error
+    if opened is None:
+        trees = [key for key, kind in keys.items() if kind == "TTree"]
+        found = f"it has {', '.join(trees)}" if trees else "it has no tree"
+        raise DataError(f"{source.name}: no tree {tree} ({found}): is this file of another release?")
+    return opened
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line, with its type."""
+    """Say what an error says, in one line, with its type."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
@@ -197,7 +198,9 @@ def _load(path: Path, uuid: str) -> Layout | None:
                 row["dtype"],
                 row["jagged"],
                 row["header"],
-                *(np.array(row[key], np.int64) for key in ("starts", "seeks", "sizes")),
+                np.array(row["starts"], np.int64),
+                np.array(row["seeks"], np.int64),
+                np.array(row["sizes"], np.int64),
             )
             for name, row in body["branches"].items()
         }

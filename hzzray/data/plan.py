@@ -83,7 +83,8 @@ def make_plan(
     """Open each sample's file once and cut it into tasks.
 
     A file that is missing everywhere, or that isn't what it should be, becomes a failure with its reason; the others
-    are planned. Of several sources the first that has the file is taken. Raises UsageError when no file is there at all.
+    are planned. Of several sources the first that has the file is taken. Raises UsageError when there is no file
+    at all.
     """
     tasks: list[Task] = []
     failures: list[Failure] = []
@@ -98,12 +99,10 @@ def make_plan(
         if layout is not None:
             try:
                 layout.require(names, location)
-                if layout.uuid in owners:
-                    raise DataError(
-                        f"{location}: is the file of sample {owners[layout.uuid]} again (same uuid): counted once only"
-                    )
             except DataError as fault:
                 error = fault
+            if layout.uuid in owners:
+                error = DataError(f"{location}: the file of sample {owners[layout.uuid]} again (same uuid), left out")
         if error is not None or layout is None:
             if isinstance(error, MissingFileError):
                 missing.append(sample.name)

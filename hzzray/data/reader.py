@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ REMOTE_STEP = 262_144
 
 @dataclass(slots=True)
 class _Cursor:
-    """A branch being read: its layout and the last basket that was decompressed, which the next step may need too."""
+    """A branch being read: its layout and the last basket decompressed, which the next step may need too."""
 
     name: str
     branch: Branch
@@ -78,7 +79,7 @@ class Reader:
         self.read_s += time.perf_counter() - begun
         self._cursors = {name: _Cursor(name, self.layout.branches[name]) for name in names}
         self._offsets = np.zeros(self._step + 1, np.int64)
-        self._leptons: dict[str, NDArray[np.uint32] | NDArray[np.uint8]] = {}
+        self._leptons: dict[str, NDArray[Any]] = {}
         self._events: dict[str, NDArray[np.float64]] = {}
 
     @property
@@ -95,7 +96,7 @@ class Reader:
         """Let go of the file."""
         self._source.close()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         """Use as a context manager closes the file."""
         return self
 
@@ -124,7 +125,8 @@ class Reader:
             if not used:
                 return np.empty(0, np.uint8)
             columns = [self._jagged(name, np.uint8, raw, start, stop) for name in names]
-            return columns[0] if len(columns) == 1 else np.bitwise_and.reduce(columns)
+            both: NDArray[np.uint8] = reduce(np.bitwise_and, columns)
+            return both
 
         def values(names: tuple[str, ...], *, used: bool) -> NDArray[np.float64]:
             rows = self._buffer(names if used else (), stop - start)
@@ -177,8 +179,8 @@ class Reader:
         if not self._is_fast(name):
             return self._jagged_through_uproot(name, dtype, start, stop)
         branch = self._cursors[name].branch
-        store = np.uint8 if dtype is np.uint8 else np.uint32
-        out = self._leptons.get(name, np.empty(0, store))
+        store: type[Any] = np.uint8 if dtype is np.uint8 else np.uint32
+        out: NDArray[Any] = self._leptons.get(name, np.empty(0, store))
         for body, first, last in self._bodies(name, raw, start, stop):
             with self._blame(name):
                 if leads:
@@ -204,7 +206,8 @@ class Reader:
         elif not np.array_equal(counts, np.diff(self._offsets[: stop - start + 1])):
             entry = start + int(np.flatnonzero(counts != np.diff(self._offsets[: stop - start + 1]))[0])
             raise DataError(f"{self._source.name}: branch {name}: entry {entry} {UNEQUAL}")
-        return ak.to_numpy(ak.flatten(array)).astype(dtype)
+        flat: NDArray[Any] = ak.to_numpy(ak.flatten(array)).astype(dtype)
+        return flat
 
     def _through_uproot(self, name: str, start: int, stop: int) -> Any:  # noqa: ANN401 (an awkward array)
         begun = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -158,7 +159,7 @@ def _filesystem(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)
         return fsspec.filesystem(protocol, client_kwargs={"timeout": timeout, "trust_env": True}, block_size=0)
     if protocol == "root":
         try:
-            import fsspec_xrootd  # noqa: F401, PLC0415
+            import_module("fsspec_xrootd")
         except ImportError as error:
             raise UsageError(f"{redact(url)}: root:// needs an extra: pip install 'hzzray[xrootd]'") from error
         host = url.split("://", 1)[1].split("/", 1)[0]

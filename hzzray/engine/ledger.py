@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from pydantic import ValidationError
 
@@ -67,7 +68,8 @@ class Ledger:
             database = _connect(path)
             with database:
                 database.executescript(
-                    f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; PRAGMA application_id = {_APPLICATION}; COMMIT;"
+                    f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; "
+                    f"PRAGMA application_id = {_APPLICATION}; COMMIT;"
                 )
                 database.execute(
                     "INSERT INTO run VALUES (?, ?, ?, ?, 0)",
@@ -94,7 +96,7 @@ class Ledger:
         """Close the file."""
         self._db.close()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         """Use as a context manager closes the file."""
         return self
 

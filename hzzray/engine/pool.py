@@ -1,4 +1,4 @@
-"""Tasks to actors: a lane for each place in flight takes a task, sees it processed and merged, and only then acks it."""
+"""Tasks to actors: a lane for each place in flight takes a task, sees it processed and merged, then acks it."""
 
 from __future__ import annotations
 
@@ -71,10 +71,9 @@ class Pool:
         cause = error.cause if isinstance(error, RayTaskError) else error
         attempts = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
         permanent = isinstance(cause, DataError)
-        if isinstance(cause, HzzrayError) or isinstance(cause, RayError):
-            reason = str(cause) if isinstance(cause, HzzrayError) else _died(cause)
-        else:
+        if not isinstance(cause, (HzzrayError, RayError)):
             raise error  # a bug, ours: no retry makes it right
+        reason = str(cause) if isinstance(cause, HzzrayError) else _died(cause)
         if permanent or attempts >= ATTEMPTS:
             failure = Failure(task=task, reason=reason, permanent=permanent, attempts=attempts)
             await self._reducer.fail.remote(failure)

@@ -37,7 +37,7 @@ class Reducer:
         self._version += 1
 
     def merge(self, partial: Partial) -> bool:
-        """Commit a partial, then add it; False when its task was merged before. Only then may the task be acknowledged."""
+        """Commit a partial, then add it; False when its task was merged before. After that it may be acknowledged."""
         new = self._ledger.merge(partial)
         if new:
             self._add(partial.task.sample, partial.histogram, partial.cost)
@@ -56,10 +56,8 @@ class Reducer:
         """Close the ledger."""
         self._ledger.close()
 
-    def snapshot(self, newer_than: int = -1) -> RunState | None:
-        """Return the run as it stands, or None when nothing changed since version ``newer_than``."""
-        if self._version <= newer_than:
-            return None
+    def snapshot(self) -> RunState:
+        """Return the run as it stands."""
         ledger = self._ledger
         return RunState(
             version=self._version,

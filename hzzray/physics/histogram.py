@@ -66,7 +66,7 @@ class ExactSums:
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...]) -> Self:
-        """Sums of nothing."""
+        """Make sums of nothing."""
         return cls(np.zeros((*shape, LIMBS), np.int64))
 
     def settled(self) -> ExactSums:
@@ -95,7 +95,7 @@ class ExactSums:
         return ExactSums(self.limbs[key])
 
     def floats(self) -> NDArray[np.float64]:
-        """The sums as doubles, each the nearest to the exact value; shape (…)."""
+        """Round each sum to the nearest double; shape (…)."""
         flat = self.limbs.reshape(-1, LIMBS)
         out = np.array([_nearest(row) for row in flat.tolist()], np.float64)
         return out.reshape(self.limbs.shape[:-1])
@@ -187,7 +187,7 @@ class Histogram:
         )
 
     def to_bytes(self) -> bytes:
-        """The contents as little-endian int64, in canonical form; ``from_bytes`` reads it back."""
+        """Write the contents as little-endian int64, in canonical form; ``from_bytes`` reads it back."""
         return b"".join(array.astype("<i8").tobytes() for array in self.arrays)
 
     @classmethod
@@ -221,7 +221,7 @@ def digest(histograms: dict[str, Histogram]) -> str:
     return sha.hexdigest()
 
 
-def to_hist(sumw: NDArray[np.float64], sumw2: NDArray[np.float64], axis: Axis) -> hist.Hist:
+def to_hist(sumw: NDArray[np.float64], sumw2: NDArray[np.float64], axis: Axis) -> hist.Hist[Any]:
     """Make a ``hist.Hist`` with weighted storage of one channel; inputs hold the flow bins, shape (bins + 2,)."""
     import hist  # noqa: PLC0415 (a second to import, and only results need it)
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.histogram import LIMB_BITS, LIMBS, MAX_WEIGHT, UNIT_BITS, Axis, Histogram
+from hzzray.physics.jit import entry, kernel
 from hzzray.physics.maths import sincos, sinh
 from hzzray.physics.selection import CHANNELS, MAX_LEPTONS, Selection
 
 M_Z = 91.1876  # GeV, Particle Data Group
 
 _BLOCK = 128  # events; times MAX_LEPTONS, the scratch stays below 100 kB
-
-# Helpers take arrays one by one, never the tuple: taking an array out of a tuple costs a reference count each time.
-kernel = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
 
 ELECTRON, MUON = 11, 13  # lep_type, from the PDG's numbering
 FOUR_ELECTRONS, TWO_OF_EACH, FOUR_MUONS = 44, 48, 52  # four lepton types added up
@@ -55,7 +52,7 @@ class Columns(NamedTuple):
 
 
 class Cuts(NamedTuple):
-    """A selection as numbers. ``pt_min``, ``electron_pt_min`` and ``muon_pt_min`` in the file's unit, the rest in GeV."""
+    """A selection as numbers: ``pt1`` to ``pt4`` and the leptons' ``…_pt_min`` in the file's unit, the rest in GeV."""
 
     best: bool
     trigger: bool
@@ -85,7 +82,10 @@ class Cuts(NamedTuple):
 
 def cuts(selection: Selection, gev: float, norm: float) -> Cuts:
     """Lay out a selection for the kernel; ``gev`` is GeV a file unit, ``norm`` the weight common to all events."""
-    pt = [threshold / gev for threshold in selection.pt_min] + [0.0] * (4 - len(selection.pt_min))
+    pt1, pt2, pt3, pt4 = [threshold / gev for threshold in selection.pt_min] + [0.0] * (4 - len(selection.pt_min))
+    z1_low, z1_high = selection.z1_window
+    z2_low, z2_high = selection.z2_min
+    from_low, from_high = selection.z2_min_from
     return Cuts(
         selection.leptons == "best",
         selection.trigger,
@@ -93,13 +93,19 @@ def cuts(selection: Selection, gev: float, norm: float) -> Cuts:
         selection.identified,
         selection.absolute_weights,
         len(selection.pt_min),
-        *pt,
+        pt1,
+        pt2,
+        pt3,
+        pt4,
         selection.electron_pt_min / gev,
         selection.muon_pt_min / gev,
-        *map(float, selection.z1_window),
+        float(z1_low),
+        float(z1_high),
         float(selection.z2_max),
-        *map(float, selection.z2_min),
-        *map(float, selection.z2_min_from),
+        float(z2_low),
+        float(z2_high),
+        float(from_low),
+        float(from_high),
         float(selection.dr_same) ** 2,
         float(selection.dr_other) ** 2,
         float(selection.sfos_mass_min) ** 2,
@@ -111,13 +117,13 @@ def cuts(selection: Selection, gev: float, norm: float) -> Cuts:
 @kernel
 def add_exact(sums: NDArray[np.int64], at: int, x: float) -> None:
     """Add a finite double to row ``at`` of exact sums, shape (n, LIMBS): its mantissa, cut at limb borders.
-    Carries are left open.
 
+    Carries are left open.
     Bits below the least one (2**-128) are rounded to nearest, ties to even: once for each value, in whatever order.
     """
     bits = np.float64(x).view(np.int64)
-    exponent = (bits >> 52) & 0x7FF
-    mantissa = bits & 0xFFFFFFFFFFFFF
+    exponent = int((bits >> 52) & 0x7FF)
+    mantissa = int(bits & 0xFFFFFFFFFFFFF)
     if exponent > 0:
         mantissa |= 1 << 52
     else:
@@ -126,8 +132,8 @@ def add_exact(sums: NDArray[np.int64], at: int, x: float) -> None:
     if place < 0:
         if place < -54:
             return
-        cut = mantissa & ((np.int64(1) << -place) - 1)
-        half = np.int64(1) << (-place - 1)
+        cut = mantissa & ((1 << -place) - 1)
+        half = 1 << (-place - 1)
         mantissa >>= -place
         if cut > half or (cut == half and mantissa & 1):
             mantissa += 1
@@ -214,10 +220,10 @@ def _hard_enough(pt: NDArray[np.float32], first: int, cut: Cuts) -> bool:
 
 @kernel
 def _any(flags: NDArray[np.uint8], first: int, last: int) -> bool:
+    found = False
     for i in range(first, last):
-        if flags[i]:
-            return True
-    return False
+        found |= flags[i] != 0
+    return found
 
 
 @kernel
@@ -235,22 +241,15 @@ def _stopped_early(
     """Find the row that stops an event for what is known without masses; -1 for none. It has four leptons."""
     first = offsets[event]
     row = 2
-    if cut.trigger:
-        if not trigger[event]:
+    for asked, passed in (
+        (cut.trigger, cut.trigger and trigger[event] != 0),
+        (cut.matched, cut.matched and _any(matched, first, offsets[event + 1])),
+        (cut.n_pt > 0 and not cut.best, not cut.best and _hard_enough(pt, first, cut)),
+        (cut.identified, identified >= 4),
+    ):
+        if asked and not passed:
             return row
-        row += 1
-    if cut.matched:
-        if not _any(matched, first, offsets[event + 1]):
-            return row
-        row += 1
-    if cut.n_pt and not cut.best:
-        if not _hard_enough(pt, first, cut):
-            return row
-        row += 1
-    if cut.identified:
-        if identified < 4:
-            return row
-        row += 1
+        row += asked
     if not cut.best:
         types = kind[first] + kind[first + 1] + kind[first + 2] + kind[first + 3]
         if types != FOUR_ELECTRONS and types != FOUR_MUONS and types != TWO_OF_EACH:  # noqa: PLR1714 (sets are slow)
@@ -267,7 +266,7 @@ def _m2(p: NDArray[np.float64], i: int, j: int) -> float:
     y = p[1, i] + p[1, j]
     z = p[2, i] + p[2, j]
     e = p[3, i] + p[3, j]
-    return (e * e - x * x) - (y * y + z * z)
+    return float((e * e - x * x) - (y * y + z * z))
 
 
 @kernel
@@ -277,12 +276,59 @@ def _m2_of_four(p: NDArray[np.float64], i: int, j: int, k: int, m: int) -> float
     y = (p[1, i] + p[1, j]) + (p[1, k] + p[1, m])
     z = (p[2, i] + p[2, j]) + (p[2, k] + p[2, m])
     e = (p[3, i] + p[3, j]) + (p[3, k] + p[3, m])
-    return (e * e - x * x) - (y * y + z * z)
+    return float((e * e - x * x) - (y * y + z * z))
 
 
 @kernel
 def _sfos(kind: NDArray[np.int32], charge: NDArray[np.int32], a: int, b: int) -> bool:
     return bool(kind[a] == kind[b] and charge[a] == -charge[b] and charge[a] != 0)
+
+
+@kernel
+def _pair(
+    q: tuple[int, int, int, int], kind: NDArray[np.int32], charge: NDArray[np.int32], p: NDArray[np.float64]
+) -> tuple[bool, float, float]:
+    """Pair four leptons; returns (whether two SFOS pairs are there, m12 of the pair nearest m_Z, m34 of the other)."""
+    q0, q1, q2, q3 = q
+    found = False
+    m12 = 0.0
+    m34 = 0.0
+    for a, b, d, e in ((q0, q1, q2, q3), (q0, q2, q1, q3), (q0, q3, q1, q2)):
+        if _sfos(kind, charge, a, b) and _sfos(kind, charge, d, e):
+            one = _mass(_m2(p, a, b))
+            two = _mass(_m2(p, d, e))
+            if abs(two - M_Z) < abs(one - M_Z):
+                one, two = two, one
+            if not found or abs(one - M_Z) < abs(m12 - M_Z):
+                m12 = one
+                m34 = two
+            found = True
+    return found, m12, m34
+
+
+@kernel
+def _hard_four(q: tuple[int, int, int, int], k: NDArray[np.float32], cut: Cuts) -> bool:
+    """Compare four leptons, hardest first, with the thresholds: one above the first, two above the second."""
+    above1 = above2 = above3 = above4 = 0
+    for a in q:
+        above1 += k[0, a] > cut.pt1
+        above2 += k[0, a] > cut.pt2
+        above3 += k[0, a] > cut.pt3
+        above4 += k[0, a] > cut.pt4
+    return (
+        (cut.n_pt < 1 or above1 >= 1)
+        and (cut.n_pt < 2 or above2 >= 2)
+        and (cut.n_pt < 3 or above3 >= 3)
+        and (cut.n_pt < 4 or above4 >= 4)
+    )
+
+
+@kernel
+def _far_apart(k: NDArray[np.float32], kind: NDArray[np.int32], a: int, b: int, cut: Cuts) -> bool:
+    eta = np.float64(k[1, a]) - np.float64(k[1, b])
+    phi = np.float64(k[2, a]) - np.float64(k[2, b])
+    phi -= 2.0 * np.pi * np.rint(phi / (2.0 * np.pi))
+    return bool(eta * eta + phi * phi > (cut.dr2_same if kind[a] == kind[b] else cut.dr2_other))
 
 
 @kernel
@@ -299,58 +345,29 @@ def _judge(
     ``k`` holds pt, eta and phi of the leptons as the file has them in its rows, ``p`` their px, py, pz, E in GeV.
     """
     q0, q1, q2, q3 = q
-    found = False
-    m12 = 0.0
-    m34 = 0.0
-    for a, b, d, e in ((q0, q1, q2, q3), (q0, q2, q1, q3), (q0, q3, q1, q2)):
-        if _sfos(kind, charge, a, b) and _sfos(kind, charge, d, e):
-            one = _mass(_m2(p, a, b))
-            two = _mass(_m2(p, d, e))
-            if abs(two - M_Z) < abs(one - M_Z):
-                one, two = two, one
-            if not found or abs(one - M_Z) < abs(m12 - M_Z):
-                m12 = one
-                m34 = two
-            found = True
-    if not found:
+    paired, m12, m34 = _pair(q, kind, charge, p)
+    if not paired:
         return -1, 0.0, 0.0, 0.0
     m4l = _mass(_m2_of_four(p, q0, q1, q2, q3))
-    far = abs(m12 - M_Z)
-    near = abs(m34 - M_Z)
-    passed = 0
-    if cut.n_pt:
-        above1 = above2 = above3 = above4 = 0
-        for a in q:
-            above1 += k[0, a] > cut.pt1
-            above2 += k[0, a] > cut.pt2
-            above3 += k[0, a] > cut.pt3
-            above4 += k[0, a] > cut.pt4
-        good = above1 >= 1
-        good &= cut.n_pt < 2 or above2 >= 2
-        good &= cut.n_pt < 3 or above3 >= 3
-        good &= cut.n_pt < 4 or above4 >= 4
-        if not good:
-            return passed, far, near, m4l
-        passed += 1
-    pairs = ((q0, q1), (q0, q2), (q0, q3), (q1, q2), (q1, q3), (q2, q3))
-    for a, b in pairs:
-        eta = np.float64(k[1, a]) - np.float64(k[1, b])
-        phi = np.float64(k[2, a]) - np.float64(k[2, b])
-        phi -= 2.0 * np.pi * np.rint(phi / (2.0 * np.pi))
-        if not eta * eta + phi * phi > (cut.dr2_same if kind[a] == kind[b] else cut.dr2_other):
-            return passed, far, near, m4l
-    passed += 1
-    for a, b in pairs:
-        if _sfos(kind, charge, a, b) and _m2(p, a, b) < cut.sfos_m2_min:
-            return passed, far, near, m4l
-    passed += 1
-    if not cut.z1_low < m12 < cut.z1_high:
-        return passed, far, near, m4l
-    passed += 1
+    apart = True
+    heavy = True
+    for a, b in ((q0, q1), (q0, q2), (q0, q3), (q1, q2), (q1, q3), (q2, q3)):
+        apart &= _far_apart(k, kind, a, b, cut)
+        heavy &= not _sfos(kind, charge, a, b) or _m2(p, a, b) >= cut.sfos_m2_min
     rise = min(max((m4l - cut.z2_from_low) / (cut.z2_from_high - cut.z2_from_low), 0.0), 1.0)
-    if not cut.z2_min_low + rise * (cut.z2_min_high - cut.z2_min_low) < m34 < cut.z2_high:
-        return passed, far, near, m4l
-    return passed + 1, far, near, m4l
+    z2_low = cut.z2_min_low + rise * (cut.z2_min_high - cut.z2_min_low)
+    passed = 0
+    if _hard_four(q, k, cut):
+        passed += 1 if cut.n_pt else 0
+        if apart:
+            passed += 1
+            if heavy:
+                passed += 1
+                if cut.z1_low < m12 < cut.z1_high:
+                    passed += 1
+                    if z2_low < m34 < cut.z2_high:
+                        passed += 1
+    return passed, abs(m12 - M_Z), abs(m34 - M_Z), m4l
 
 
 @kernel
@@ -393,6 +410,26 @@ def _momenta(n: int, k: NDArray[np.float32], p: NDArray[np.float64], gev: float)
         p[1, i] = pt * sine
         p[2, i] = pt * sinh(np.float64(k[1, i]))
         p[3, i] = k[3, i] * gev
+
+
+@kernel
+def _look_at(
+    i: int,
+    pt: NDArray[np.float32],
+    kind: NDArray[np.int32],
+    electron_ok: NDArray[np.uint8],
+    muon_ok: NDArray[np.uint8],
+    cut: Cuts,
+) -> tuple[bool, bool]:
+    """Tell whether a lepton is in acceptance, and whether it is identified and isolated too, as far as is asked for."""
+    electron = kind[i] == ELECTRON
+    muon = kind[i] == MUON
+    accepted = True
+    if cut.best:
+        accepted = (electron and pt[i] > cut.electron_pt_min) or (muon and pt[i] > cut.muon_pt_min)
+    if not cut.identified:
+        return accepted, accepted
+    return accepted, accepted and ((electron and electron_ok[i] != 0) or (muon and muon_ok[i] != 0))
 
 
 @kernel
@@ -442,17 +479,10 @@ def _pick(
         accepted = 0
         identified = 0
         for i in range(first, last):
-            if cut.best:
-                threshold = cut.electron_pt_min if kind[i] == ELECTRON else cut.muon_pt_min
-                if (kind[i] != ELECTRON and kind[i] != MUON) or not pt[i] > threshold:
-                    continue
-            accepted += 1
-            if cut.identified:
-                if (kind[i] == ELECTRON and electron_ok[i]) or (kind[i] == MUON and muon_ok[i]):
-                    identified += 1
-                elif cut.best:
-                    continue
-            if n - at[e] < MAX_LEPTONS:
+            in_play, good = _look_at(i, pt, kind, electron_ok, muon_ok, cut)
+            accepted += in_play
+            identified += good
+            if in_play and (good or not cut.best) and n - at[e] < MAX_LEPTONS:
                 k[0, n] = pt[i]
                 k[1, n] = eta[i]
                 k[2, n] = phi[i]
@@ -514,7 +544,7 @@ def _settle(
             add_exact(sumw2, cell, weights[e] * weights[e])
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@entry
 def _run(
     offsets: NDArray[np.int64],
     pt: NDArray[np.float32],

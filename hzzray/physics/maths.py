@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
+
+from hzzray.physics.jit import inlined
 
 _SIN = tuple((-1) ** n / math.factorial(2 * n + 1) for n in range(8))
 _COS = tuple((-1) ** n / math.factorial(2 * n) for n in range(9))
@@ -27,10 +28,8 @@ _LN2_LOW = 1.90821492927058770002e-10
 _2_PI = 2.0 / math.pi
 _LOG2_E = 1.0 / math.log(2.0)
 
-inline = nb.njit(nogil=True, inline="always", error_model="numpy")
 
-
-@inline
+@inlined
 def sincos(x: float) -> tuple[float, float]:
     """Sine and cosine of an angle in radians, for ``|x|`` below about 1e5."""
     k = (x * _2_PI + _ROUND) - _ROUND
@@ -52,7 +51,7 @@ def sincos(x: float) -> tuple[float, float]:
     return sign * sine, sign * cosine
 
 
-@inline
+@inlined
 def sinh(x: float) -> float:
     """Hyperbolic sine for ``|x|`` below 700; its error is absolute (1e-16) near zero, infinite results beyond 709."""
     k = (x * _LOG2_E + _ROUND) - _ROUND
