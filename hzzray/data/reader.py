@@ -45,8 +45,8 @@ class _Cursor:
 class Reader:
     """Reads the columns of one selection from one file. Buffers are reused: a step's columns live until the next.
 
-    ``read_s`` and ``bytes_read`` count what input took so far. Raises DataError, naming file and branch, for a file that
-    is not what it should be, TransientError for faults of the network or the disk.
+    ``read_s`` and ``bytes_read`` count what input took so far. Raises DataError, naming file and branch, for a file
+    that is not what it should be, TransientError for faults of the network or the disk.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Reader:
             energy,
             charge,
             kind,
-            values(schema.triggers, used=selection.trigger).any(axis=0).view(np.uint8),
+            values(schema.triggers, used=selection.trigger).any(axis=0).astype(np.uint8),
             flags((schema.matched or "",), used=selection.matched),
             flags(schema.electron_id, used=selection.identified),
             flags(schema.muon_id, used=selection.identified),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.histogram import LIMB_BITS, LIMBS, MAX_WEIGHT, UNIT_BITS, Axis, Histogram
-from hzzray.physics.jit import entry, kernel
+from hzzray.physics.jit import entry, inlined, kernel
 from hzzray.physics.maths import sincos, sinh
 from hzzray.physics.selection import CHANNELS, MAX_LEPTONS, Selection
 
@@ -149,7 +149,7 @@ def add_exact(sums: NDArray[np.int64], at: int, x: float) -> None:
         sums[at, limb + 2] += sign * (high >> LIMB_BITS)
 
 
-@kernel
+@inlined
 def _bin(mass: float, edges: NDArray[np.float64]) -> int:
     """Index with flow bins: 0 below, bins + 1 at or above the last edge."""
     bins = edges.size - 1
@@ -165,7 +165,7 @@ def _bin(mass: float, edges: NDArray[np.float64]) -> int:
     return i + 1
 
 
-@kernel
+@inlined
 def _mass(m2: float) -> float:
     """Root of a squared mass; negative for a spacelike one, as vector and ROOT have it."""
     return math.sqrt(m2) if m2 >= 0.0 else -math.sqrt(-m2)
@@ -192,7 +192,7 @@ def _weigh(
             weights[e] /= abs(x) if cut.absolute else x
 
 
-@kernel
+@inlined
 def _finite(
     first: int,
     last: int,
@@ -207,7 +207,7 @@ def _finite(
     return bool(zero == 0)
 
 
-@kernel
+@inlined
 def _hard_enough(pt: NDArray[np.float32], first: int, cut: Cuts) -> bool:
     """Compare the first four leptons with the thresholds, in the file's order."""
     return (
@@ -218,7 +218,7 @@ def _hard_enough(pt: NDArray[np.float32], first: int, cut: Cuts) -> bool:
     )
 
 
-@kernel
+@inlined
 def _any(flags: NDArray[np.uint8], first: int, last: int) -> bool:
     found = False
     for i in range(first, last):
@@ -226,8 +226,8 @@ def _any(flags: NDArray[np.uint8], first: int, last: int) -> bool:
     return found
 
 
-@kernel
-def _stopped_early(
+@inlined
+def _stopped_early(  # noqa: PLR0911 (each cut ends it)
     event: int,
     offsets: NDArray[np.int64],
     pt: NDArray[np.float32],
@@ -241,15 +241,22 @@ def _stopped_early(
     """Find the row that stops an event for what is known without masses; -1 for none. It has four leptons."""
     first = offsets[event]
     row = 2
-    for asked, passed in (
-        (cut.trigger, cut.trigger and trigger[event] != 0),
-        (cut.matched, cut.matched and _any(matched, first, offsets[event + 1])),
-        (cut.n_pt > 0 and not cut.best, not cut.best and _hard_enough(pt, first, cut)),
-        (cut.identified, identified >= 4),
-    ):
-        if asked and not passed:
+    if cut.trigger:
+        if not trigger[event]:
             return row
-        row += asked
+        row += 1
+    if cut.matched:
+        if not _any(matched, first, offsets[event + 1]):
+            return row
+        row += 1
+    if cut.n_pt and not cut.best:
+        if not _hard_enough(pt, first, cut):
+            return row
+        row += 1
+    if cut.identified:
+        if identified < 4:
+            return row
+        row += 1
     if not cut.best:
         types = kind[first] + kind[first + 1] + kind[first + 2] + kind[first + 3]
         if types != FOUR_ELECTRONS and types != FOUR_MUONS and types != TWO_OF_EACH:  # noqa: PLR1714 (sets are slow)
@@ -412,7 +419,7 @@ def _momenta(n: int, k: NDArray[np.float32], p: NDArray[np.float64], gev: float)
         p[3, i] = k[3, i] * gev
 
 
-@kernel
+@inlined
 def _look_at(
     i: int,
     pt: NDArray[np.float32],
@@ -449,6 +456,7 @@ def _pick(
     muon_ok: NDArray[np.uint8],
     cut: Cuts,
     weights: NDArray[np.float64],
+    chosen: NDArray[np.int64],
     k: NDArray[np.float32],
     types: NDArray[np.int32],
     charges: NDArray[np.int32],
@@ -460,6 +468,7 @@ def _pick(
 
     Event e of the block gets the scratch's leptons ``at[e]`` to ``at[e + 1]``, and the row where it stopped or -1.
     """
+    choosy = cut.best or cut.identified
     for e in range(size):
         event = start + e
         first = offsets[event]
@@ -476,24 +485,34 @@ def _pick(
         if not finite or not sound or last - first < 4:
             continue
         n = at[e]
-        accepted = 0
-        identified = 0
-        for i in range(first, last):
-            in_play, good = _look_at(i, pt, kind, electron_ok, muon_ok, cut)
-            accepted += in_play
-            identified += good
-            if in_play and (good or not cut.best) and n - at[e] < MAX_LEPTONS:
-                k[0, n] = pt[i]
-                k[1, n] = eta[i]
-                k[2, n] = phi[i]
-                k[3, n] = energy[i]
-                types[n] = kind[i]
-                charges[n] = charge[i]
-                n += 1
+        accepted = 4
+        identified = 4
+        if choosy:
+            accepted = 0
+            identified = 0
+            for i in range(first, last):
+                in_play, good = _look_at(i, pt, kind, electron_ok, muon_ok, cut)
+                accepted += in_play
+                identified += good
+                if in_play and (good or not cut.best) and n - at[e] < MAX_LEPTONS:
+                    chosen[n] = i
+                    n += 1
+        else:
+            for i in range(4):
+                chosen[n + i] = first + i
+            n += 4
         if accepted >= 4:
             rows[e] = _stopped_early(event, offsets, pt, charge, kind, trigger, matched, identified, cut)
             if rows[e] < 0:
                 at[e + 1] = n
+    for i in range(at[size]):
+        lepton = chosen[i]
+        k[0, i] = pt[lepton]
+        k[1, i] = eta[lepton]
+        k[2, i] = phi[lepton]
+        k[3, i] = energy[lepton]
+        types[i] = kind[lepton]
+        charges[i] = charge[lepton]
 
 
 @kernel
@@ -569,6 +588,7 @@ def _run(
     invalid: NDArray[np.int64],
 ) -> None:
     """Take all events through the steps, block by block; the scratch holds pt, eta, phi, E and four-momenta."""
+    chosen = np.empty(_BLOCK * MAX_LEPTONS, np.int64)
     k = np.empty((4, _BLOCK * MAX_LEPTONS), np.float32)
     p = np.empty((4, _BLOCK * MAX_LEPTONS), np.float64)
     types = np.empty(_BLOCK * MAX_LEPTONS, np.int32)
@@ -581,7 +601,7 @@ def _run(
         _weigh(start, size, factors, divisor, cut, weights)
         _pick(
             start, size, offsets, pt, eta, phi, energy, charge, kind, trigger, matched, electron_ok, muon_ok, cut,
-            weights, k, types, charges, at, rows, invalid,
+            weights, chosen, k, types, charges, at, rows, invalid,
         )  # fmt: skip
         _momenta(at[size], k, p, cut.gev)
         _settle(
