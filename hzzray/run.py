@@ -176,13 +176,13 @@ def _with_ray(
 ) -> RunState:
     import asyncio  # noqa: PLC0415
 
-    from hzzray.engine.pool import Pool  # noqa: PLC0415 (imports Ray, which reads its settings as it is imported)
+    from hzzray.engine.pool import Pool, start_reducer, start_workers  # noqa: PLC0415 (imports Ray)
     from hzzray.source import MemorySource  # noqa: PLC0415
 
     ledger = path.resolve()
 
     async def work() -> RunState:
-        pool = Pool(ledger, spec, settings.sources, settings.actors, cache)
+        pool = Pool(start_workers(spec, settings.sources, settings.actors, cache), start_reducer(ledger))
         return await pool.run(MemorySource(due), progress)
 
     return asyncio.run(work())

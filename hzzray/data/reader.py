@@ -128,7 +128,7 @@ class Reader:
             both: NDArray[np.uint8] = reduce(np.bitwise_and, columns)
             return both
 
-        def values(names: tuple[str, ...], *, used: bool) -> NDArray[np.float64]:
+        def values(names: tuple[str, ...], *, used: bool) -> NDArray[Any]:
             rows = self._buffer(names if used else (), stop - start)
             for row, name in zip(rows, names, strict=False):
                 self._scalar(name, raw, start, stop, row)
@@ -143,7 +143,7 @@ class Reader:
             energy,
             charge,
             kind,
-            values(schema.triggers, used=selection.trigger).any(axis=0).astype(np.uint8),
+            np.asarray(values(schema.triggers, used=selection.trigger).any(axis=0), np.uint8),
             flags((schema.matched or "",), used=selection.matched),
             flags(schema.electron_id, used=selection.identified),
             flags(schema.muon_id, used=selection.identified),

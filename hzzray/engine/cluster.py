@@ -11,14 +11,15 @@ from hzzray.errors import HzzrayError
 
 NAMESPACE = "hzzray"
 
-#: What every Ray process gets. One thread a worker: actors are the parallelism.
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-WORKER_ENVIRONMENT = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+# One thread a worker: actors are the parallelism.
+_THREADS = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 # Partials are small: the object store needs little, and a laptop has other uses for its memory.
 _OBJECT_STORE = 128 * 1024**2
@@ -43,9 +44,12 @@ def connect(cpus: int) -> Any:  # noqa: ANN401 (Ray's context)
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            return ray.init(address=address, **common)
+            return ray.init(address=address, runtime_env={"env_vars": _THREADS}, **common)
         # A cluster of this process alone, on 127.0.0.1: no token is needed, nor written to HOME.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Its processes inherit these; a runtime_env would start each actor's process anew, in seconds.
+        for key, value in _THREADS.items():
+            os.environ.setdefault(key, value)
         return ray.init(
             num_cpus=cpus,
             object_store_memory=min(_OBJECT_STORE, psutil.virtual_memory().available // 8),

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hzzray.engine.cluster import WORKER_ENVIRONMENT
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Failure, RunSpec, Task
 from hzzray.result import RunState
 from hzzray.source import TaskSource
+
+Handle = Any
+"""An actor's handle: Ray types its methods' arguments, not what awaits them."""
 
 #: Tasks in flight an actor: one that it computes, one that waits so that it never does.
 IN_FLIGHT = 2
@@ -29,15 +32,28 @@ _BACK_OFF_S = (0.2, 5.0)
 _PROGRESS_S = 0.25
 
 
+def start_workers(spec: RunSpec, sources: tuple[str, ...], actors: int, cache: Path | None) -> list[Handle]:
+    """Start worker actors; they are restarted when they die, with nothing lost but what they were at."""
+    worker = ray.remote(Worker).options(num_cpus=1, max_restarts=-1, max_task_retries=0)
+    return [worker.remote(spec, sources, f"worker-{i}", cache) for i in range(actors)]
+
+
+def start_reducer(path: Path) -> Handle:
+    """Start the reducer of the run whose ledger is at ``path``, on this node, where the ledger is.
+
+    It waits for the disk more than it computes, and so takes no CPU slot.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    reducer = ray.remote(Reducer).options(num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy=here)
+    return reducer.remote(path)
+
+
 class Pool:
     """Worker actors and the reducer actor of one run."""
 
-    def __init__(self, path: Path, spec: RunSpec, sources: tuple[str, ...], actors: int, cache: Path | None) -> None:
-        environment = {"env_vars": WORKER_ENVIRONMENT}
-        worker = ray.remote(Worker).options(num_cpus=1, max_restarts=-1, max_task_retries=0, runtime_env=environment)
-        self._workers = [worker.remote(spec, sources, f"worker-{i}", cache) for i in range(actors)]
-        # The reducer waits for the disk more than it computes; it shares a core with the driver.
-        self._reducer: Any = ray.remote(Reducer).options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote(path)
+    def __init__(self, workers: Sequence[Handle], reducer: Handle) -> None:
+        self._workers = workers
+        self._reducer = reducer
         self._attempts: dict[str, int] = {}
 
     async def run(self, source: TaskSource, progress: Callable[[tuple[int, int, int, int]], None]) -> RunState:
@@ -56,7 +72,7 @@ class Pool:
         state: RunState = await self._reducer.snapshot.remote()
         return state
 
-    async def _lane(self, worker: Any, source: TaskSource) -> None:  # noqa: ANN401 (an actor's handle)
+    async def _lane(self, worker: Handle, source: TaskSource) -> None:
         while (task := await source.get()) is not None:
             try:
                 await self._reducer.merge.remote(worker.process.remote(task))
