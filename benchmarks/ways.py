@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,8 @@ SCHEMA = release("2020").schema_
 AXIS = Axis(START, STOP, BINS)
 CUTS = cuts(SELECTION, GEV, 1.0)
 ROWS = len(SELECTION.cuts)
+
+_lasting = ExitStack()
 
 
 def ours(path: Path) -> Outcome:
@@ -80,11 +83,11 @@ def on_ray_spec(path: Path) -> RunSpec:
 
 @cache
 def workers(path: Path) -> list[object]:
-    """Start a Ray cluster of this machine and its worker actors."""
-    from hzzray.engine.cluster import connect, usable_cpus  # noqa: PLC0415
+    """Start a Ray cluster of this machine, for the rest of this process, and its worker actors."""
+    from hzzray.engine.cluster import cluster, usable_cpus  # noqa: PLC0415
     from hzzray.engine.pool import start_workers  # noqa: PLC0415
 
-    connect(usable_cpus())
+    _lasting.enter_context(cluster(usable_cpus()))
     return start_workers(on_ray_spec(path), (str(path.parent),), usable_cpus(), None)
 
 

@@ -17,7 +17,10 @@ from hzzray.physics.selection import Selection
 #: Version of the messages' form; another one is refused.
 WIRE_VERSION: Literal[1] = 1
 
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+#: What a run may be called: it names a folder, an actor and a routing key.
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+RunId = Annotated[str, Field(pattern=RUN_ID)]
 
 
 class Message(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from hzzray.data.layout import cache_folder
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
 from hzzray.engine.ledger import Ledger
 from hzzray.errors import UsageError
-from hzzray.messages import RunSpec, Task
+from hzzray.messages import RUN_ID, RunSpec, Task
 from hzzray.output import save_json, save_root
 from hzzray.physics.selection import PRESETS
 from hzzray.result import Result, RunState, environment, summarise
@@ -86,12 +87,18 @@ def execute(
     Raises UsageError when the spec is another.
     """
     begun = time.monotonic()
+    if not re.fullmatch(RUN_ID, settings.run_id):
+        raise UsageError(f"run id {settings.run_id!r}: letters, digits, dots, dashes and underscores only, 64 at most")
     for source in settings.sources:
         check_source(source)
     cache = cache_folder()
     path = settings.folder / "ledger.db"
-    with _ledger(path, spec, settings.run_id) as ledger:
-        plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache)
+    if path.exists():
+        _check_same(path, spec)
+    plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache)
+    if not path.exists():  # a run that can't be planned leaves nothing behind
+        Ledger.create(path, settings.run_id, spec, environment()).close()
+    with Ledger.open(path) as ledger:
         due = _record(ledger, plan)
     planned(plan)
     try:
@@ -106,23 +113,17 @@ def execute(
     return result
 
 
-def _ledger(path: Path, spec: RunSpec, run_id: str) -> Ledger:
-    """Start the run's ledger, or open that of a run of the same spec."""
-    if not path.exists():
-        return Ledger.create(path, run_id, spec, environment())
-    ledger = Ledger.open(path)
-    if ledger.spec.digest != spec.digest:
-        ledger.close()
-        differing = [
-            field
-            for field in ("release", "selection", "luminosity", "fraction", "axis")
-            if getattr(ledger.spec, field) != getattr(spec, field)
-        ]
+def _check_same(path: Path, spec: RunSpec) -> None:
+    """Refuse to go on with a run of another spec; raises UsageError that says what differs."""
+    with Ledger.open(path) as ledger:
+        began = ledger.spec
+    if began.digest != spec.digest:
+        fields = ("release", "selection", "luminosity", "fraction", "axis")
+        differing = [field for field in fields if getattr(began, field) != getattr(spec, field)]
         raise UsageError(
-            f"run {run_id} in {path.parent.parent} exists with another {' and '.join(differing)}; "
+            f"run {path.parent.name} in {path.parent.parent} exists with another {' and '.join(differing)}; "
             "take another --run-id, or the same choices to resume it"
         )
-    return ledger
 
 
 def _record(ledger: Ledger, plan: Plan) -> list[Task]:
@@ -157,13 +158,10 @@ def _work(
         from hzzray.engine.serial import run_serial  # noqa: PLC0415 (compiled kernels are loaded here, or by the actors)
 
         return run_serial(path, spec, due, settings.sources, cache=cache, progress=progress)
-    from hzzray.engine.cluster import connect, disconnect  # noqa: PLC0415
+    from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
-    connect(settings.actors)
-    try:
+    with cluster(settings.actors):
         return _with_ray(path, spec, settings, due, cache, progress)
-    finally:
-        disconnect()
 
 
 def _with_ray(

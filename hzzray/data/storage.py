@@ -9,9 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import tenacity
-
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError, UsageError
+from hzzray.retry import retrying
 from hzzray.urls import is_remote, redact
 
 #: Seconds to connect and to wait for more bytes, before a remote read counts as failed.
@@ -113,13 +112,7 @@ class RemoteBytes:
         """Nothing is held open between reads."""
 
     def _try(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever the call returns)
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=5.0),
-            retry=tenacity.retry_if_exception_type(TransientError),
-            reraise=True,
-        )
-        return retrying(self._once, call)
+        return retrying(ATTEMPTS)(self._once, call)
 
     def _once(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         try:

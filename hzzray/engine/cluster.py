@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -34,23 +36,41 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def connect(cpus: int) -> Any:  # noqa: ANN401 (Ray's context)
-    """Attach to ``RAY_ADDRESS``, or start a cluster with ``cpus`` slots; raises ClusterError saying why it can't."""
+@contextmanager
+def cluster(cpus: int) -> Iterator[None]:
+    """Use Ray for a while: the cluster of ``RAY_ADDRESS``, or one with ``cpus`` slots that ends with the block.
+
+    In a process that uses Ray already, that stays as it is. Raises ClusterError saying why there is no cluster.
+    """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
-    import ray  # noqa: PLC0415 (a second to import, and reading its settings as it does)
+    import ray  # noqa: PLC0415 (a second to import, and it reads its settings as it is)
+
+    if ray.is_initialized():
+        yield
+        return
+    _connect(cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(cpus: int) -> None:
+    import ray  # noqa: PLC0415
 
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            return ray.init(address=address, runtime_env={"env_vars": _THREADS}, **common)
+            ray.init(address=address, runtime_env={"env_vars": _THREADS}, **common)
+            return
         # A cluster of this process alone, on 127.0.0.1: no token is needed, nor written to HOME.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Its processes inherit these; a runtime_env would start each actor's process anew, in seconds.
         for key, value in _THREADS.items():
             os.environ.setdefault(key, value)
-        return ray.init(
+        ray.init(
             num_cpus=cpus,
             object_store_memory=min(_OBJECT_STORE, psutil.virtual_memory().available // 8),
             dashboard_host="127.0.0.1",
@@ -61,10 +81,3 @@ def connect(cpus: int) -> Any:  # noqa: ANN401 (Ray's context)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
         raise ClusterError(f"{where} can't be reached: {' '.join(str(error).split())}") from error
-
-
-def disconnect() -> None:
-    """Leave the cluster; one that ``connect`` started ends."""
-    import ray  # noqa: PLC0415
-
-    ray.shutdown()

@@ -118,10 +118,8 @@ class Ledger:
     def forget_failures(self) -> None:
         """Take failures back, so that their tasks are due again; those of files that were never read go for good."""
         with _explained(self.path), self._db:
-            self._db.execute(
-                "DELETE FROM tasks WHERE uuid LIKE 'unread:%' AND task_id IN (SELECT task_id FROM failures)"
-            )
             self._db.execute("DELETE FROM failures")
+            self._db.execute("DELETE FROM tasks WHERE uuid LIKE 'unread:%'")
 
     def merge(self, partial: Partial) -> bool:
         """Store a partial and its task's id in one transaction; False when the task was merged before.

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import tenacity
-
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError
-from hzzray.messages import Failure, Partial, RunSpec, Task
+from hzzray.messages import Failure, RunSpec, Task
 from hzzray.result import RunState
+from hzzray.retry import retrying
 
 #: How often a task is tried when what fails may pass.
 ATTEMPTS = 4
@@ -32,7 +31,7 @@ def run_serial(
     try:
         for task in tasks:
             try:
-                reducer.merge(_process(worker, task))
+                reducer.merge(retrying(ATTEMPTS)(worker.process, task))
             except (DataError, TransientError) as error:
                 permanent = isinstance(error, DataError)
                 attempts = 1 if permanent else ATTEMPTS
@@ -43,13 +42,3 @@ def run_serial(
         worker.close()
         reducer.close()
     return state
-
-
-@tenacity.retry(
-    stop=tenacity.stop_after_attempt(ATTEMPTS),
-    wait=tenacity.wait_exponential_jitter(initial=0.2, max=5.0),
-    retry=tenacity.retry_if_exception_type(TransientError),
-    reraise=True,
-)
-def _process(worker: Worker, task: Task) -> Partial:
-    return worker.process(task)
