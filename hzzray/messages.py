@@ -6,16 +6,18 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray.data.catalogue import Release
-from hzzray.physics.histogram import Axis, Histogram
+from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import Selection
 
 #: Version of the messages' form; another one is refused.
 WIRE_VERSION: Literal[1] = 1
+
+Status = Literal["running", "partial", "complete"]
 
 #: What a run may be called: it names a folder, an actor and a routing key.
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -98,6 +100,14 @@ class Task(Message):
         """Entries in the range."""
         return self.stop - self.start
 
+    def halves(self) -> tuple[Task, Task]:
+        """Cut the range in two that tile it; raises ValueError where there is nothing to cut."""
+        if self.entries < 2:
+            raise ValueError(f"task {self.task_id} has {self.entries} entries: it can't be cut in two")
+        middle = (self.start + self.stop) // 2
+        fields = dict(self)
+        return Task(**{**fields, "stop": middle}), Task(**{**fields, "start": middle})
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -114,14 +124,36 @@ class Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class Partial:
-    """What a worker made of one task. Travels inside Ray only."""
+    """What a worker made of one task; ``packed`` is its histogram (see Histogram.pack). Travels inside Ray only."""
 
     task: Task
-    histogram: Histogram
+    packed: bytes
     cost: Cost
     worker: str
+
+
+class Counts(NamedTuple):
+    """How far a run is: tasks planned, merged and failed, events merged, and deliveries that were merged before."""
+
+    planned: int
+    merged: int
+    failed: int
+    events: int = 0
+    duplicates: int = 0
+
+    @property
+    def due(self) -> int:
+        """Tasks that are neither merged nor failed."""
+        return self.planned - self.merged - self.failed
+
+    @property
+    def status(self) -> Status:
+        """Complete when all planned tasks are merged, partial when the others failed, else running."""
+        if self.due:
+            return "running"
+        return "partial" if self.failed else "complete"
 
 
 class Failure(Message):

@@ -16,13 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hzzray.data.catalogue import Role, Sample
 from hzzray.messages import Cost as TotalCost
-from hzzray.messages import Failure, RunSpec
+from hzzray.messages import Counts, Failure, RunSpec, Status
 from hzzray.physics import significance as z
 from hzzray.physics.histogram import Axis, Histogram, digest
 from hzzray.physics.selection import CHANNELS
 from hzzray.urls import redact
-
-Status = Literal["running", "partial", "complete"]
 
 
 class Row(BaseModel):
@@ -149,14 +147,14 @@ class Result(Row):
 class RunState:
     """A run as its reducer knows it: exact histograms by sample, what is planned, what failed, what it took.
 
-    ``counts`` are tasks planned, merged, failed. ``entries`` are, by sample, entries planned and entries in the files.
+    ``entries`` are, by sample, entries planned and entries in the files.
     """
 
     version: int
     run_id: str
     spec: RunSpec
     environment: str
-    counts: tuple[int, int, int]
+    counts: Counts
     histograms: dict[str, Histogram]
     entries: dict[str, tuple[int, int]]
     failures: tuple[Failure, ...]
@@ -166,14 +164,6 @@ class RunState:
     def with_wall(self, seconds: float) -> RunState:
         """Return a copy that took this long."""
         return replace(self, wall_s=seconds)
-
-    @property
-    def status(self) -> Status:
-        """Complete when all planned tasks are merged, partial when the others failed, else running."""
-        planned, merged, failed = self.counts
-        if merged == planned:
-            return "complete"
-        return "partial" if merged + failed == planned else "running"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -248,7 +238,8 @@ def summarise(state: RunState) -> Result:
     """Turn a run's state into its numbers."""
     spec = state.spec
     release = spec.release
-    running = state.status == "running"
+    status = state.counts.status
+    running = status == "running"
     parts: dict[str, _Sums] = {}
     samples: dict[str, SampleResult] = {}
     for sample in release.samples:
@@ -264,15 +255,15 @@ def summarise(state: RunState) -> Result:
         groups[group.name] = GroupResult.model_validate(
             {"role": group.role, "colour": group.colour, "channels": total.channels(), **total.bins()}
         )
-    planned, merged, failed = state.counts
+    counts = state.counts
     in_files = sum(total for _, total in state.entries.values())
     cost = state.cost
     return Result(
         run_id=state.run_id,
         spec=spec,
         environment=state.environment,
-        status=state.status,
-        tasks=Tasks(planned=planned, merged=merged, failed=failed),
+        status=status,
+        tasks=Tasks(planned=counts.planned, merged=counts.merged, failed=counts.failed),
         digest=digest(state.histograms),
         fraction=sum(histogram.entries for histogram in state.histograms.values()) / in_files if in_files else 0.0,
         edges=tuple(spec.axis.edges.tolist()),

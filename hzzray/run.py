@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Literal
 
@@ -16,16 +21,20 @@ from pydantic import ValidationError
 from hzzray.data.catalogue import Release
 from hzzray.data.layout import cache_folder
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
-from hzzray.engine.ledger import Ledger
-from hzzray.errors import UsageError
-from hzzray.messages import RUN_ID, RunSpec, Task
+from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.limits import Limits
+from hzzray.errors import HzzrayError, UsageError
+from hzzray.messages import RUN_ID, Counts, RunSpec
 from hzzray.output import save_json, save_root
 from hzzray.physics.selection import PRESETS
 from hzzray.result import Result, RunState, environment, summarise
+from hzzray.source import MemorySource
 
 Engine = Literal["ray", "serial"]
-Counts = tuple[int, int, int, int]
-"""Tasks planned, merged and failed; events merged."""
+
+
+class StoppedError(HzzrayError):
+    """The user ended a run before it was finished. What is merged is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class Settings:
     run_id: str
     sources: tuple[str, ...]
     engine: Engine = "ray"
-    actors: int = 1
+    limits: Limits = field(default_factory=Limits)
     chunk: int = CHUNK
 
     @property
@@ -84,7 +93,7 @@ def execute(
     """Do a run, or the rest of one, and write its files.
 
     A run folder that exists is resumed when its spec is the same: what is merged stays, what failed is tried again.
-    Raises UsageError when the spec is another.
+    Raises UsageError when the spec is another, StoppedError when the user ended it before it was finished.
     """
     begun = time.monotonic()
     if not re.fullmatch(RUN_ID, settings.run_id):
@@ -92,24 +101,25 @@ def execute(
     for source in settings.sources:
         check_source(source)
     cache = cache_folder()
-    path = settings.folder / "ledger.db"
+    path = settings.folder.resolve() / "ledger.db"
     if path.exists():
         _check_same(path, spec)
     plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache)
     if not path.exists():  # a run that can't be planned leaves nothing behind
         Ledger.create(path, settings.run_id, spec, environment()).close()
     with Ledger.open(path) as ledger:
-        due = _record(ledger, plan)
-    planned(plan)
-    try:
-        state = _work(path, spec, settings, due, cache, progress)
-    finally:
-        with Ledger.open(path) as ledger:
-            ledger.add_wall(time.monotonic() - begun)
-            wall_s = ledger.wall_s()
+        _record(ledger, plan)
+        planned(plan)
+        state, wish = _work(ledger, settings, cache, progress)
+        ledger.add_wall(time.monotonic() - begun)
+        wall_s = ledger.wall_s()
     result = summarise(state.with_wall(wall_s))
     save_json(result, settings.folder)
     save_root(result, settings.folder)
+    if result.status == "running":
+        raise StoppedError(
+            f"run {settings.run_id}: {wish}, {state.counts.due} tasks left; the same --run-id goes on with them"
+        )
     return result
 
 
@@ -126,61 +136,71 @@ def _check_same(path: Path, spec: RunSpec) -> None:
         )
 
 
-def _record(ledger: Ledger, plan: Plan) -> list[Task]:
-    """Write a plan into the ledger; returns the tasks that are due.
+def _record(ledger: Ledger, plan: Plan) -> None:
+    """Write a plan into the ledger.
 
     A file that was planned before keeps its tasks, however it would be cut today: ranges never overlap.
     """
-    ledger.forget_failures()
     known = ledger.planned_files()
     for task in plan.tasks:
         if known.get(task.sample, task.uuid) != task.uuid:
             raise UsageError(
-                f"{task.file}: another file than the one that run {ledger.run_id} began with; take another --run-id"
+                f"{task.file}: another file than the one that run {ledger.run_id} began with; take another --run-id, "
+                f"or retract what was read of it: hzzray retract {ledger.run_id} {task.sample}"
             )
+    ledger.take_over()
+    ledger.wish("run")
+    ledger.forget_failures()
     fresh = [task for task in plan.tasks if task.sample not in known]
+    moved = {task.uuid: task.file for task in plan.tasks if task.sample in known}
     unread = [failure for failure in plan.failures if failure.task.sample not in known]
     ledger.plan([*fresh, *(failure.task for failure in unread)], plan.entries)
+    ledger.relocate(moved)
     for failure in unread:
         ledger.fail(failure)
-    return ledger.due()
 
 
 def _work(
-    path: Path,
-    spec: RunSpec,
-    settings: Settings,
-    due: list[Task],
-    cache: Path | None,
-    progress: Callable[[Counts], None],
-) -> RunState:
-    if settings.engine == "serial" or not due:
+    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None]
+) -> tuple[RunState, Wish]:
+    """Do what is due; returns the run as it stands then, and what its user wished last."""
+    if settings.engine == "serial" or not ledger.counts().due:
         from hzzray.engine.serial import run_serial  # noqa: PLC0415 (compiled kernels are loaded here, or by the actors)
 
-        return run_serial(path, spec, due, settings.sources, cache=cache, progress=progress)
+        return run_serial(ledger, settings.sources, cache=cache, progress=progress)
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
-    with cluster(settings.actors):
-        return _with_ray(path, spec, settings, due, cache, progress)
+    with cluster(settings.limits.max_actors):
+        return asyncio.run(_with_ray(ledger, settings, cache, progress))
 
 
-def _with_ray(
-    path: Path,
-    spec: RunSpec,
-    settings: Settings,
-    due: list[Task],
-    cache: Path | None,
-    progress: Callable[[Counts], None],
-) -> RunState:
-    import asyncio  # noqa: PLC0415
+async def _with_ray(
+    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None]
+) -> tuple[RunState, Wish]:
+    from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
 
-    from hzzray.engine.pool import Pool, start_reducer, start_workers  # noqa: PLC0415 (imports Ray)
-    from hzzray.source import MemorySource  # noqa: PLC0415
+    start = worker_starter(ledger.spec, settings.sources, cache)
+    pool = Pool(start, start_reducer(ledger.path, ledger.run_id), settings.limits)
+    with _signals(pool.obey):
+        state = await pool.run(MemorySource(ledger.due()), progress)
+    return state, pool.wish
 
-    ledger = path.resolve()
 
-    async def work() -> RunState:
-        pool = Pool(start_workers(spec, settings.sources, settings.actors, cache), start_reducer(ledger))
-        return await pool.run(MemorySource(due), progress)
-
-    return asyncio.run(work())
+@contextmanager
+def _signals(obey: Callable[[Wish], None]) -> Iterator[None]:
+    """Drain on SIGTERM and on the first Ctrl-C; the second one ends at once."""
+    loop = asyncio.get_running_loop()
+    wishes: Iterator[Wish] = chain(["drain"], repeat("cancel"))
+    handlers: dict[int, Callable[[], None]] = {
+        signal.SIGINT: lambda: obey(next(wishes)),
+        signal.SIGTERM: lambda: obey("drain"),
+    }
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}  # signals are the main thread's business
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)

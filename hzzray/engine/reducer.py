@@ -1,73 +1,119 @@
-"""Partials to sums: the run's one place where results come together, in memory and, first, in the ledger."""
+"""Partials to sums: the run's one place where results come together, first in the ledger, then in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hzzray.engine.ledger import Ledger
-from hzzray.messages import Cost, Failure, Partial
+from hzzray.engine.ledger import Ledger, Outcome, Wish
+from hzzray.messages import Cost, Counts, Failure, Partial, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import RunState
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Sums:
+    """All that was committed up to a version. Replaced as a whole, so that a reader never sees half a commit."""
+
+    version: int
+    counts: Counts
+    histograms: dict[str, Histogram]
+    cost: Cost
+
+
 class Reducer:
     """Merges the partials of one run. A plain class: an actor under Ray, called directly by the serial engine.
 
-    Starts from what its ledger holds, so that a restarted one goes on where the last commit was.
+    Starts from what its ledger holds, so that a restarted one goes on where the last commit was, and fences off any
+    earlier one. ``merge``, ``fail`` and ``split`` are for one thread; the rest may be called from another meanwhile.
     """
 
     def __init__(self, path: Path) -> None:
-        self._ledger = ledger = Ledger.open(path)
-        spec = ledger.spec
-        empty = Histogram.zeros(len(CHANNELS), spec.axis.bins, len(spec.selection.cuts))
-        self._histograms = {sample.name: empty for sample in spec.release.samples}
-        self._cost = Cost()
-        self._version = 0
-        for sample, histogram, cost in ledger.partials():
-            self._add(sample, histogram, cost)
+        self._ledger = Ledger.open(path)
+        self._ledger.take_over()
+        self._reading = Ledger.open(path)
+        spec = self._ledger.spec
+        self._shape = len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)
+        histograms = {sample.name: Histogram.zeros(*self._shape) for sample in spec.release.samples}
+        cost = Cost()
+        for sample, histogram, its_cost in self._ledger.partials():
+            histograms[sample] += histogram
+            cost += its_cost
+        self._sums = _Sums(0, self._ledger.counts(), histograms, cost)
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
         return f"reducer:{self._ledger.run_id}"
 
-    def _add(self, sample: str, histogram: Histogram, cost: Cost) -> None:
-        self._histograms[sample] += histogram
-        self._cost += cost
-        self._version += 1
-
-    def merge(self, partial: Partial) -> bool:
-        """Commit a partial, then add it; False when its task was merged before. After that it may be acknowledged."""
-        new = self._ledger.merge(partial)
-        if new:
-            self._add(partial.task.sample, partial.histogram, partial.cost)
-        return new
-
-    def fail(self, failure: Failure) -> None:
-        """Commit a failure."""
-        self._ledger.fail(failure)
-        self._version += 1
-
-    def counts(self) -> tuple[int, int, int, int]:
-        """Tasks planned, merged, failed; events merged."""
-        return *self._ledger.counts(), self._cost.events
-
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
+        self._reading.close()
+
+    def merge(self, partials: Sequence[Partial]) -> list[Outcome]:
+        """Commit partials, all in one transaction, then add them; after that their tasks may be acknowledged.
+
+        Says of each whether it was merged, merged before, or superseded by parts of its task. Raises LedgerError where
+        nothing could be stored.
+        """
+        fresh = [Histogram.unpack(partial.packed, *self._shape) for partial in partials]
+        outcomes = self._ledger.merge(partials)
+        sums = self._sums
+        histograms = dict(sums.histograms)
+        cost = sums.cost
+        for partial, histogram, outcome in zip(partials, fresh, outcomes, strict=True):
+            if outcome == "merged":
+                histograms[partial.task.sample] += histogram
+                cost += partial.cost
+        counts = sums.counts._replace(
+            merged=sums.counts.merged + outcomes.count("merged"),
+            failed=self._ledger.failed() if sums.counts.failed else 0,
+            events=cost.events,
+            duplicates=sums.counts.duplicates + outcomes.count("duplicate"),
+        )
+        self._sums = _Sums(sums.version + 1, counts, histograms, cost)
+        return outcomes
+
+    def fail(self, failure: Failure) -> None:
+        """Commit a failure."""
+        if self._ledger.fail(failure):
+            counts = self._sums.counts
+            self._change(counts._replace(failed=counts.failed + 1))
+
+    def split(self, task: Task, parts: Sequence[Task]) -> bool:
+        """Commit that a task is replaced by parts of it; False when that came too late."""
+        new = self._ledger.split(task, parts)
+        if new:
+            counts = self._sums.counts
+            self._change(counts._replace(planned=counts.planned + len(parts) - 1))
+        return new
+
+    def _change(self, counts: Counts) -> None:
+        self._sums = replace(self._sums, version=self._sums.version + 1, counts=counts)
+
+    def progress(self) -> tuple[Counts, Wish]:
+        """How far the run is, and what its user wants."""
+        return self._sums.counts, self._reading.wished()
+
+    def newer(self, than: int) -> RunState | None:
+        """Return the run as of the last commit, or None when nothing changed since version ``than``."""
+        return self.snapshot() if self._sums.version > than else None
 
     def snapshot(self) -> RunState:
-        """Return the run as it stands."""
-        ledger = self._ledger
+        """Return the run as of the last commit."""
+        sums = self._sums
+        ledger = self._reading
         return RunState(
-            version=self._version,
+            version=sums.version,
             run_id=ledger.run_id,
             spec=ledger.spec,
             environment=ledger.environment,
-            counts=ledger.counts(),
-            histograms=dict(self._histograms),
+            counts=sums.counts,
+            histograms=sums.histograms,
             entries=ledger.entries(),
             failures=tuple(ledger.failures()),
-            cost=self._cost,
+            cost=sums.cost,
             wall_s=ledger.wall_s(),
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 from hzzray.data.reader import Reader
+from hzzray.engine.monitor import Usage
 from hzzray.errors import DataError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
@@ -31,6 +33,10 @@ class Worker:
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
         return self.name
+
+    def usage(self) -> Usage:
+        """Tell what this process has used so far; answers while a task is being computed."""
+        return Usage(self.name, "", os.getpid())
 
     def process(self, task: Task) -> Partial:
         """Run the selection over a task's entries.
@@ -59,7 +65,7 @@ class Worker:
             bytes_read=reader.bytes_read - bytes_read,
             events=task.entries,
         )
-        return Partial(task, histogram, cost, self.name)
+        return Partial(task, histogram.pack(), cost, self.name)
 
     def _open(self, task: Task, *, simulation: bool) -> Reader:
         if self._reader is None or self._location != task.file:
