@@ -17,6 +17,8 @@ from hzzray.urls import redact
 
 if TYPE_CHECKING:
     from hzzray.engine.ledger import Wish
+    from hzzray.messages import RunSpec
+    from hzzray.run import Settings
 
 app = typer.Typer(
     name="hzzray",
@@ -84,17 +86,15 @@ def run(
 ) -> None:
     """Run the analysis: read, select, merge, plot."""
     from hzzray import run as runner  # noqa: PLC0415 (help needn't wait for numerics)
-    from hzzray.console import run_progress, summary  # noqa: PLC0415
     from hzzray.data.plan import CHUNK  # noqa: PLC0415
     from hzzray.engine.cluster import usable_cpus  # noqa: PLC0415
     from hzzray.engine.limits import Limits  # noqa: PLC0415
-    from hzzray.plotting import save  # noqa: PLC0415
 
     chosen = release(release_name, catalogue)
     spec = runner.make_spec(
         chosen, samples=_names(samples), selection=selection, luminosity=luminosity, fraction=fraction
     )
-    settings = runner.Settings(
+    settings = runner.make_settings(
         runs=runs,
         run_id=run_id or runner.new_run_id(),
         sources=_sources(chosen, source),
@@ -104,9 +104,38 @@ def run(
         ),
         chunk=chunk or CHUNK,
     )
+    _execute(spec, settings)
+
+
+@app.command()
+def replay(
+    run_name: Run,
+    source: Annotated[str | None, typer.Option(help="Read from here now.")] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Worker actors.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Try a run's failed tasks again, and what was left of it, the way it was last worked on."""
+    from hzzray import run as runner  # noqa: PLC0415
+    from hzzray.engine.limits import Limits  # noqa: PLC0415
+
+    spec, settings = runner.settings_of(_folder(run_name, runs))
+    changes: dict[str, object] = {}
+    if source is not None:
+        changes["sources"] = (source,)
+    if actors is not None:
+        changes["limits"] = Limits(min_actors=actors, max_actors=actors)
+    _execute(spec, settings.model_copy(update=changes))
+
+
+def _execute(spec: RunSpec, settings: Settings) -> None:
+    """Do a run, show how it goes, draw its plot, and exit as its status says."""
+    from hzzray.console import run_progress, summary  # noqa: PLC0415
+    from hzzray.plotting import save  # noqa: PLC0415
+    from hzzray.run import execute  # noqa: PLC0415
+
     try:
         with run_progress(console) as progress:
-            result = runner.execute(spec, settings, planned=lambda _: progress.start(), progress=progress)
+            result = execute(spec, settings, planned=lambda _: progress.start(), progress=progress)
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
         raise typer.Exit(130) from None

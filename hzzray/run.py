@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import json
 import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hzzray.data.catalogue import Release
 from hzzray.data.layout import cache_folder
@@ -37,15 +36,16 @@ class StoppedError(HzzrayError):
     """The user ended a run before it was finished. What is merged is kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(BaseModel):
     """Where and how a run is done; what it computes is its spec."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     runs: Path
-    run_id: str
+    run_id: Annotated[str, Field(pattern=RUN_ID)]
     sources: tuple[str, ...]
     engine: Engine = "ray"
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()
     chunk: int = CHUNK
 
     @property
@@ -76,10 +76,30 @@ def make_spec(
             axis=release.axis,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        given = f", not {first['input']!r}" if field else ""
-        raise UsageError(f"{field}: {first['msg']}{given}".lstrip(": ").replace("Value error, ", "")) from error
+        raise UsageError(_mistake(error)) from error
+
+
+def make_settings(**chosen: object) -> Settings:
+    """Put settings together; raises UsageError naming what is wrong."""
+    try:
+        return Settings.model_validate(chosen)
+    except ValidationError as error:
+        raise UsageError(_mistake(error)) from error
+
+
+def settings_of(folder: Path) -> tuple[RunSpec, Settings]:
+    """Tell what a run computes, and how it was last worked on; raises UsageError where there is no such run."""
+    with Ledger.open(folder / "ledger.db") as ledger:
+        kept = json.loads(ledger.settings())
+        return ledger.spec, make_settings(**kept, runs=folder.parent, run_id=ledger.run_id)
+
+
+def _mistake(error: ValidationError) -> str:
+    """Say in one line what pydantic found wrong first."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+    given = f", not {first['input']!r}" if field else ""
+    return f"{field}: {first['msg']}{given}".lstrip(": ").replace("Value error, ", "")
 
 
 def new_run_id() -> str:
@@ -96,8 +116,6 @@ def execute(
     Raises UsageError when the spec is another, StoppedError when the user ended it before it was finished.
     """
     begun = time.monotonic()
-    if not re.fullmatch(RUN_ID, settings.run_id):
-        raise UsageError(f"run id {settings.run_id!r}: letters, digits, dots, dashes and underscores only, 64 at most")
     for source in settings.sources:
         check_source(source)
     cache = cache_folder()
@@ -109,6 +127,7 @@ def execute(
         Ledger.create(path, settings.run_id, spec, environment()).close()
     with Ledger.open(path) as ledger:
         _record(ledger, plan)
+        ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         planned(plan)
         state, wish = _work(ledger, settings, cache, progress)
         ledger.add_wall(time.monotonic() - begun)

@@ -80,7 +80,7 @@ RUN = ("run", "--engine", "serial")
         (("--source", "{toys}", "--release", "2025"), "no file of release 2025 in {toys}"),
         (("--source", "ftp://host/x"), "sources are folders, http(s):// or root://, not ftp://"),
         (("--source", "{toys}", "--selection", "notebook-2025", "--release", "toy"), "asks for identification"),
-        (("--source", "{toys}", "--run-id", "../up"), "run id '../up'"),
+        (("--source", "{toys}", "--run-id", "../up"), "run-id: String should match pattern"),
         (("--catalogue", "{tmp}/none.yaml"), "catalogue {tmp}/none.yaml: No such file"),
     ],
 )

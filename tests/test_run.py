@@ -22,7 +22,7 @@ def run(folder, sources, spec, *, run_id="run", **settings):
     chosen = {"engine": "serial", "limits": Limits(min_actors=actors, max_actors=actors), **settings}
     return execute(
         spec,
-        Settings(folder, run_id, tuple(map(str, sources)), **chosen),
+        Settings(runs=folder, run_id=run_id, sources=tuple(map(str, sources)), **chosen),
         planned=lambda _: None,
         progress=lambda _: None,
     )
@@ -131,7 +131,7 @@ def test_a_run_that_is_complete_is_not_done_again(toys, toy_spec, serial, tmp_pa
 
 
 def test_resuming_finishes_what_is_left(toys, toy_spec, serial, tmp_path):
-    settings = Settings(tmp_path, "run", (str(toys),), "serial", chunk=2_000)
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(toys),), engine="serial", chunk=2_000)
     seen = []
 
     class Stop(BaseException):

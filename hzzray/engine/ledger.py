@@ -40,7 +40,7 @@ _TABLES = """
 CREATE TABLE run (
     run_id TEXT NOT NULL, spec TEXT NOT NULL, environment TEXT NOT NULL, created REAL NOT NULL,
     wall_s REAL NOT NULL DEFAULT 0, epoch INTEGER NOT NULL DEFAULT 0, wish TEXT NOT NULL DEFAULT 'run',
-    duplicates INTEGER NOT NULL DEFAULT 0
+    duplicates INTEGER NOT NULL DEFAULT 0, settings TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE entries (sample TEXT PRIMARY KEY, planned INTEGER NOT NULL, total INTEGER NOT NULL);
 CREATE TABLE tasks (
@@ -194,6 +194,16 @@ class Ledger:
         """Leave word for whoever works on the run."""
         with _explained(self.path), self._db:
             self._db.execute("UPDATE run SET wish = ?", (wish,))
+
+    def keep_settings(self, settings: str) -> None:
+        """Remember, as JSON, how the run was last worked on."""
+        with _explained(self.path), self._db:
+            self._db.execute("UPDATE run SET settings = ?", (settings,))
+
+    def settings(self) -> str:
+        """Tell how the run was last worked on, as JSON."""
+        (settings,) = self._db.execute("SELECT settings FROM run").fetchone()
+        return str(settings)
 
     def add_wall(self, seconds: float) -> None:
         """Add to the wall-clock time that the run took so far."""
