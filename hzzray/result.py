@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from hzzray import __version__
 from hzzray.data.catalogue import Role, Sample
 from hzzray.messages import Cost as TotalCost
 from hzzray.messages import Counts, Failure, RunSpec, Status
@@ -315,8 +316,9 @@ def _sample(
 @cache
 def versions() -> dict[str, str]:
     """Versions of what computed a result."""
-    packages = ("hzzray", "numpy", "numba", "uproot", "ray")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    packages = ("numpy", "numba", "uproot", "ray")
+    own = {"hzzray": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in packages}
 
 
 def environment() -> str:
