@@ -27,6 +27,9 @@ _LN2_LOW = 1.90821492927058770002e-10
 _2_PI = 2.0 / math.pi
 _LOG2_E = 1.0 / math.log(2.0)
 
+# From here on the scale of the exponential is infinite, or zero on the negative side.
+_LARGEST = 709.5
+
 inline = nb.njit(nogil=True, inline="always", error_model="numpy")
 
 
@@ -55,6 +58,8 @@ def sincos(x: float) -> tuple[float, float]:
 @inline
 def sinh(x: float) -> float:
     """Hyperbolic sine for ``|x|`` below 700; its error is absolute (1e-16) near zero, infinite results beyond 709."""
+    # Beyond, the exponent of e would wrap round to that of a modest number.
+    x = min(max(x, -_LARGEST), _LARGEST)
     k = (x * _LOG2_E + _ROUND) - _ROUND
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     p = _EXP[13]
