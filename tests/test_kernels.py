@@ -532,20 +532,37 @@ def test_a_lepton_too_far_forward_for_a_double_is_invalid():
 
 
 @pytest.mark.parametrize(
-    "axis", [AXIS, Axis(0.0, 1.0, 10), Axis(0.1, 0.7, 7), Axis(80, 250, 34), Axis(-5, 1e3, 997)]
+    "axis", [AXIS, Axis(0.0, 1.0, 10), Axis(0.1, 0.7, 7), Axis(80, 250, 34), Axis(1, 1e3, 997)]
 )
 def test_a_mass_at_an_edge_belongs_to_the_bin_above_it(axis):
-    # One lepton with energy alone has its energy as mass, and float32 edges are met exactly.
-    edges = np.unique(axis.edges.astype(np.float32))
-    at = np.sort(
-        np.concatenate([edges, np.nextafter(edges, np.float32(-1e9)), np.nextafter(edges, np.float32(1e9))])
-    )
-    at = at[at > 0]
+    # One lepton with nothing but an energy has it as its mass, to the last bit; the unit sets its size.
     nothing = lepton(0.0, 0.0, 0.0, 11, 1, energy=0.0)
-    leptons = [[lepton(0.0, 0.0, 0.0, 11, 1, energy=e), nothing, *[dict(nothing, charge=-1)] * 2] for e in at]
-    h = fill(columns(make_events(leptons)), cuts(PRESETS["notebook-2020"], 1.0, 1.0), axis, 4)
-    bins = np.searchsorted(axis.edges, at.astype(np.float64), "right")
-    assert h.counts[0].tolist() == np.bincount(bins, minlength=axis.bins + 2).tolist()
+    leptons = [dict(nothing, energy=1.0), nothing, *[dict(nothing, charge=-1)] * 2]
+    event = columns(make_events([leptons]))
+    preset = PRESETS["notebook-2020"]
+    for edge in axis.edges[axis.edges > 0]:
+        for mass in (np.nextafter(edge, 0), edge, np.nextafter(edge, np.inf)):
+            counts = fill(event, cuts(preset, mass, 1.0), axis, len(preset.cuts)).counts[0]
+            assert counts.nonzero()[0].tolist() == [np.searchsorted(axis.edges, mass, "right")]
+
+
+@pytest.mark.parametrize(("kind", "close"), [(13, 0.1), (11, 0.2)])
+def test_leptons_are_close_on_either_side_of_a_full_turn(kind, close):
+    # The second lepton goes opposite the first; the third stands near the second,
+    # nearer or farther than allowed.
+    h4l = PRESETS["h4l"]
+    leptons = [
+        [
+            lepton(45.6, 0.0, around - np.pi, 13, 1),
+            lepton(45.6, 0.0, around - distance / 2, 13, -1),
+            lepton(22.0, 0.0, (around + distance / 2 + np.pi) % (2 * np.pi) - np.pi, kind, 1),
+            lepton(22.0, 0.0, around - np.pi / 2, kind, -1),
+        ]
+        for around in (0.0, 1.0, np.pi, -np.pi, 5 * np.pi)
+        for distance in (0.98 * close, 1.02 * close)
+    ]
+    fate, _ = check(make_events(leptons), h4l)
+    assert (fate == h4l.cuts.index("delta R")).tolist() == [True, False] * 5
 
 
 # --- chunks, inputs, threads ---

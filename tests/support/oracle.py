@@ -36,7 +36,7 @@ class Verdict:
     """What may become of events.
 
     ``outcomes`` is jagged, at least one record an event: the cutflow's ``row`` where it stops (the number of
-    rows for one that passes), ``channel`` (-1 where stopped) and the bounds ``low`` and ``high`` on m4l in GeV.
+    rows for one that passes), ``channel`` (-1 where stopped), bounds ``low`` and ``high`` on m4l in GeV.
     ``finite`` and ``enough``, one an event: no nan or inf in a lepton that matters; four leptons.
     """
 
