@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hzzray.data.catalogue import Release
-from hzzray.data.layout import cache_folder
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
@@ -26,6 +25,7 @@ from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec
 from hzzray.output import save_json, save_root
 from hzzray.physics.selection import PRESETS
+from hzzray.places import cache_folder
 from hzzray.result import Result, RunState, environment, summarise
 from hzzray.source import MemorySource
 

@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba as nb
+
+from hzzray.places import cache_folder
+
+
+def _cache() -> str:
+    """Find a folder for compiled code that belongs to these very sources.
+
+    Numba alone looks at the file of a function, not at those that it calls into: after an update it could go on with
+    code that was compiled from the old ones.
+    """
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), here.parent / "data" / "baskets.py"]
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    caches = cache_folder()
+    if caches is not None:
+        folder = caches / "numba" / version
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    # Nowhere to keep it: a folder of this process alone, as what is loaded from there is run.
+    return tempfile.mkdtemp(prefix="hzzray-")
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    nb.config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -174,7 +174,7 @@ def _mass(m2: float) -> float:
 class _Scratch(NamedTuple):
     """What a block of events needs between the steps.
 
-    Event e has the weight ``weights[e]`` (float64), of the leptons in play (int64) those from ``at[e]`` to ``at[e + 1]``,
+    Event e has the weight ``weights[e]`` (float64), of the leptons in play those ``at[e]`` to ``at[e + 1]`` (int64)
     and in ``rows[e]`` (int64) the row of the cutflow that stopped it, or -1. ``chosen`` (int64) numbers the leptons in
     play; ``k`` (float32) has their pt, eta, phi, E as in the file in its rows, ``p`` (float64) px, py, pz, E in GeV;
     ``type`` and ``charge`` (int32) are theirs.
