@@ -45,6 +45,9 @@ Catalogue = Annotated[
     Path | None,
     typer.Option(envvar="HZZRAY_CATALOGUE", help="YAML file with releases or samples of your own."),
 ]
+OpenMagic = Annotated[
+    bool, typer.Option("--openmagic", help="Take the samples' places from atlasopenmagic (release 2025; an extra).")
+]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
 
@@ -83,6 +86,7 @@ def run(
     runs: Runs = Path("runs"),
     run_id: Annotated[str | None, typer.Option(help="Name of the run. One that exists is resumed.")] = None,
     catalogue: Catalogue = None,
+    openmagic: OpenMagic = False,
 ) -> None:
     """Run the analysis: read, select, merge, plot."""
     from hzzray import run as runner  # noqa: PLC0415 (help needn't wait for numerics)
@@ -90,7 +94,7 @@ def run(
     from hzzray.engine.cluster import usable_cpus  # noqa: PLC0415
     from hzzray.engine.limits import Limits  # noqa: PLC0415
 
-    chosen = release(release_name, catalogue)
+    chosen = _release(release_name, catalogue, openmagic=openmagic)
     spec = runner.make_spec(
         chosen, samples=_names(samples), selection=selection, luminosity=luminosity, fraction=fraction
     )
@@ -296,12 +300,13 @@ def fetch(
     source: Annotated[str | None, typer.Option(help="Fetch from here instead of the release's address.")] = None,
     samples: Samples = None,
     catalogue: Catalogue = None,
+    openmagic: OpenMagic = False,
 ) -> None:
     """Download a release's files; resumes, checks sizes, skips what is there."""
     from hzzray.data.fetch import fetch as bring  # noqa: PLC0415
     from hzzray.transfers import bar  # noqa: PLC0415
 
-    chosen = release(release_name, catalogue)
+    chosen = _release(release_name, catalogue, openmagic=openmagic)
     wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)
     with bar(len(wanted), console) as progress:
         report = bring(chosen, chosen.only(wanted).samples, folder, source=source, progress=progress)
@@ -309,6 +314,15 @@ def fetch(
         errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
     if report.failed:
         raise typer.Exit(PARTIAL if report.fetched or report.skipped else 1)
+
+
+def _release(name: str, catalogue: Path | None, *, openmagic: bool) -> Release:
+    chosen = release(name, catalogue)
+    if not openmagic:
+        return chosen
+    from hzzray.data.openmagic import openmagic_release  # noqa: PLC0415 (an extra)
+
+    return openmagic_release(chosen)
 
 
 def _write_toys(chosen: Release, folder: Path, events: int, seed: int) -> None:
