@@ -1,18 +1,14 @@
 """The figure of a result: stacked simulation, data, their ratio. The command line and the app draw the same.
 
 Importing this loads matplotlib and mplhep: import it where a figure is drawn. No pyplot state is used, so
-nothing needs a display and several threads may draw at once.
+nothing needs a display and several threads may draw at once (see ``hzzray.style``).
 """
 
 from __future__ import annotations
 
 import math
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,6 @@ import mplhep
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import is_color_like
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -31,15 +26,14 @@ from mplhep.label import append_text
 from numpy.typing import NDArray
 
 from hzzray.errors import UsageError
-from hzzray.output import write_whole
 from hzzray.physics.selection import CHANNELS
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Bins, GroupResult, Result
+from hzzray.style import StyledFigure, save_figure, style
 
 #: The ratio panel's range; what lies above is shown by an arrow.
 RATIO_MAX = 2.0
 
-_DPI = 150
 _TEXT_SIZE = 13
 _MARGINS = {"left": 0.12, "right": 0.965, "bottom": 0.105, "top": 0.975, "hspace": 0.05}
 _GAP = 0.03  # of the panel's height, kept free below text and legend
@@ -63,27 +57,6 @@ _STYLE: dict[Any, Any] = {
     "axes.labelsize": 18,
     "hatch.linewidth": 0.6,
 }
-
-#: matplotlib's settings belong to the process: one figure at a time has them.
-_lock = threading.RLock()
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with _lock, mpl.rc_context(_STYLE):
-        yield
-
-
-class _StyledFigure(Figure):
-    """A figure that is in the ATLAS style whoever draws it: fonts and ticks are looked up only then."""
-
-    def draw(self, renderer: RendererBase) -> None:
-        with _style():
-            super().draw(renderer)
-
-    def savefig(self, fname: Any, **kwargs: Any) -> None:  # noqa: ANN401 (as matplotlib has it)
-        with _style():
-            super().savefig(fname, **kwargs)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -141,8 +114,8 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
         If the result has no such channel, or a group's colour is none.
     """
     content = _content(result, channel)
-    with _style():
-        fig = _StyledFigure(figsize=(8.0, 7.2))
+    with style(_STYLE):
+        fig = StyledFigure(_STYLE, figsize=(8.0, 7.2))
         main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1), gridspec_kw=_MARGINS)
         for axes in (main, ratio):
             axes.axvspan(*result.significance.window, color="0.94", linewidth=0, zorder=0)
@@ -162,14 +135,7 @@ def save(result: Result, folder: Path, *, channel: str | None = None, log: bool 
     """
     fig = figure(result, channel=channel, log=log)
     name = "-".join(["plot", *([channel] if channel else []), *(["log"] if log else [])])
-    metadata: dict[str, dict[str, Any]] = {
-        "png": {"Title": result.run_id, "Software": None},
-        "pdf": {"Title": result.run_id, "CreationDate": None},
-    }
-    return tuple(
-        write_whole(folder / f"{name}.{kind}", partial(fig.savefig, dpi=_DPI, metadata=about))
-        for kind, about in metadata.items()
-    )
+    return save_figure(fig, folder / name, result.run_id)
 
 
 def _content(result: Result, channel: str | None) -> _Content:

@@ -3,17 +3,18 @@ import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
-from support_result import make_result, with_groups
 
 from hzzray import plotting
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Tasks
+from tests.support_result import make_result, with_groups
 
 
 @pytest.fixture(autouse=True)
@@ -275,13 +276,13 @@ def test_threads():
 
 def test_no_pyplot_figures_and_no_display():
     code = (
-        "from support_result import make_result\n"
+        "from tests.support_result import make_result\n"
         "from hzzray.plotting import figure\n"
         "import io, matplotlib.pyplot as plt\n"
         "figure(make_result()).savefig(io.BytesIO())\n"
         "assert plt.get_fignums() == []\n"
     )
-    path = [str(plotting.Path(__file__).parent), *sys.path]
+    path = [str(Path(__file__).parents[1]), *sys.path]
     environment = {"MPLBACKEND": "tkagg", "PYTHONPATH": ":".join(path), "PATH": ""}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -318,7 +319,7 @@ def test_save_leaves_the_old_picture_when_it_fails(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(plotting.Figure, "savefig", full)
-    with pytest.raises(HzzrayError, match=r"plots in .*: No space left on device"):
+    with pytest.raises(HzzrayError, match=r"plot\.png: No space left on device"):
         plotting.save(make_result(seed=3), tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(old)
     assert [path.read_bytes() for path in old] == before
@@ -326,5 +327,5 @@ def test_save_leaves_the_old_picture_when_it_fails(tmp_path, monkeypatch):
 
 def test_save_into_what_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(HzzrayError, match="file: File exists"):
+    with pytest.raises(HzzrayError, match=r"file/plot\.png: File exists"):
         plotting.save(make_result(), tmp_path / "file")

@@ -27,6 +27,11 @@ _THREADS = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 _OBJECT_STORE = 128 * 1024**2
 
 
+# Ray on Linux puts its ports on all of the machine's addresses, whatever address it is given, unless this says, when
+# it is imported, that no other node will join: so it does on the other systems by itself.
+_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
 class ClusterError(HzzrayError):
     """Ray can't be started or reached."""
 
@@ -44,8 +49,13 @@ def cluster(cpus: int) -> Iterator[None]:
     """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
+    alone = _ALONE not in os.environ and not os.environ.get("RAY_ADDRESS")
+    if alone:
+        os.environ[_ALONE] = "0"
     import ray  # noqa: PLC0415 (a second to import, and it reads its settings as it is)
 
+    if alone:
+        del os.environ[_ALONE]  # it would keep a later `ray start` from joining a cluster
     if ray.is_initialized():
         yield
         return
