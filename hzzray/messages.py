@@ -105,8 +105,9 @@ class Task(Message):
         if self.entries < 2:
             raise ValueError(f"task {self.task_id} has {self.entries} entries: it can't be cut in two")
         middle = (self.start + self.stop) // 2
-        fields = dict(self)
-        return Task(**{**fields, "stop": middle}), Task(**{**fields, "start": middle})
+        # Not dict(self), which holds the id too, once it was asked for.
+        same = {name: getattr(self, name) for name in Task.model_fields}
+        return Task(**{**same, "stop": middle}), Task(**{**same, "start": middle})
 
 
 @dataclass(frozen=True, slots=True)
