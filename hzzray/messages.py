@@ -151,8 +151,11 @@ class Counts(NamedTuple):
 
     @property
     def status(self) -> Status:
-        """Complete when all planned tasks are merged, partial when the others failed, else running."""
-        if self.due:
+        """Complete when all planned tasks are merged, partial when the others failed, else running.
+
+        A run that nothing is planned of yet is running too.
+        """
+        if self.due or not self.planned:
             return "running"
         return "partial" if self.failed else "complete"
 
