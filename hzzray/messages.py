@@ -32,7 +32,7 @@ class Message(BaseModel):
 
     def canonical(self) -> bytes:
         """JSON with sorted keys and no spaces: equal values give equal bytes."""
-        body = self.model_dump(mode="json", by_alias=True, exclude_computed_fields=True)
+        body = self.model_dump(mode="json", by_alias=True)
         return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -81,7 +81,7 @@ class Task(Message):
     uuid: str
     tree: str
     start: int = Field(ge=0)
-    stop: int = Field(ge=0)
+    stop: int = Field(ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
