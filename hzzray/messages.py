@@ -32,7 +32,7 @@ class Message(BaseModel):
 
     def canonical(self) -> bytes:
         """JSON with sorted keys and no spaces: equal values give equal bytes."""
-        body = self.model_dump(mode="json", by_alias=True, exclude_computed_fields=True)
+        body = self.model_dump(mode="json", by_alias=True)
         return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -81,7 +81,7 @@ class Task(Message):
     uuid: str
     tree: str
     start: int = Field(ge=0)
-    stop: int = Field(ge=0)
+    stop: int = Field(ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -105,8 +105,9 @@ class Task(Message):
         if self.entries < 2:
             raise ValueError(f"task {self.task_id} has {self.entries} entries: it can't be cut in two")
         middle = (self.start + self.stop) // 2
-        fields = dict(self)
-        return Task(**{**fields, "stop": middle}), Task(**{**fields, "start": middle})
+        # Not dict(self), which holds the id too, once it was asked for.
+        same = {name: getattr(self, name) for name in Task.model_fields}
+        return Task(**{**same, "stop": middle}), Task(**{**same, "start": middle})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +151,11 @@ class Counts(NamedTuple):
 
     @property
     def status(self) -> Status:
-        """Complete when all planned tasks are merged, partial when the others failed, else running."""
-        if self.due:
+        """Complete when all planned tasks are merged, partial when the others failed, else running.
+
+        A run that nothing is planned of yet is running too.
+        """
+        if self.due or not self.planned:
             return "running"
         return "partial" if self.failed else "complete"
 

@@ -39,7 +39,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 def save_json(result: Result, folder: Path) -> Path:
     """Write ``result.json``."""
-    text = result.model_dump_json(by_alias=True, indent=1, exclude_computed_fields=True) + "\n"
+    text = result.model_dump_json(by_alias=True, indent=1) + "\n"
     return write_whole(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -20,6 +20,7 @@ class _Sums:
     version: int
     counts: Counts
     histograms: dict[str, Histogram]
+    failures: dict[str, Failure]
     cost: Cost
 
 
@@ -36,12 +37,8 @@ class Reducer:
         self._reading = Ledger.open(path)
         spec = self._ledger.spec
         self._shape = len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)
-        histograms = {sample.name: Histogram.zeros(*self._shape) for sample in spec.release.samples}
-        cost = Cost()
-        for sample, histogram, its_cost in self._ledger.partials():
-            histograms[sample] += histogram
-            cost += its_cost
-        self._sums = _Sums(0, self._ledger.counts(), histograms, cost)
+        failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
+        self._sums = _Sums(0, self._ledger.counts(), self._ledger.histograms(), failures, self._ledger.cost())
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -56,42 +53,52 @@ class Reducer:
         """Commit partials, all in one transaction, then add them; after that their tasks may be acknowledged.
 
         Says of each whether it was merged, merged before, or superseded by parts of its task. Raises LedgerError where
-        nothing could be stored.
+        nothing could be stored, ValueError where a partial can't be read; then nothing was.
         """
-        fresh = [Histogram.unpack(partial.packed, *self._shape) for partial in partials]
+        fresh = self._totals(partials)  # before the commit: what can't be read must not be stored
         outcomes = self._ledger.merge(partials)
+        merged = [partial for partial, outcome in zip(partials, outcomes, strict=True) if outcome == "merged"]
+        if len(merged) < len(partials):
+            fresh = self._totals(merged)
         sums = self._sums
-        histograms = dict(sums.histograms)
-        cost = sums.cost
-        for partial, histogram, outcome in zip(partials, fresh, outcomes, strict=True):
-            if outcome == "merged":
-                histograms[partial.task.sample] += histogram
-                cost += partial.cost
-        counts = sums.counts._replace(
-            merged=sums.counts.merged + outcomes.count("merged"),
-            failed=self._ledger.failed() if sums.counts.failed else 0,
-            events=cost.events,
-            duplicates=sums.counts.duplicates + outcomes.count("duplicate"),
+        overtaken = sums.failures.keys() & {partial.task.task_id for partial in merged}
+        self._sums = _Sums(
+            version=sums.version + 1,
+            counts=sums.counts._replace(
+                merged=sums.counts.merged + len(merged),
+                failed=sums.counts.failed - len(overtaken),
+                events=sums.counts.events + sum(partial.cost.events for partial in merged),
+                duplicates=sums.counts.duplicates + outcomes.count("duplicate"),
+            ),
+            histograms=sums.histograms | {name: sums.histograms[name] + new for name, new in fresh.items()},
+            failures={name: failure for name, failure in sums.failures.items() if name not in overtaken},
+            cost=sum((partial.cost for partial in merged), sums.cost),
         )
-        self._sums = _Sums(sums.version + 1, counts, histograms, cost)
         return outcomes
+
+    def _totals(self, partials: Sequence[Partial]) -> dict[str, Histogram]:
+        """Sum partials up by sample."""
+        packed: dict[str, list[bytes]] = {}
+        for partial in partials:
+            packed.setdefault(partial.task.sample, []).append(partial.packed)
+        return {sample: Histogram.total(bodies, *self._shape) for sample, bodies in packed.items()}
 
     def fail(self, failure: Failure) -> None:
         """Commit a failure."""
         if self._ledger.fail(failure):
-            counts = self._sums.counts
-            self._change(counts._replace(failed=counts.failed + 1))
+            sums = self._sums
+            counts = sums.counts._replace(failed=sums.counts.failed + 1)
+            failures = sums.failures | {failure.task.task_id: failure}
+            self._sums = replace(sums, version=sums.version + 1, counts=counts, failures=failures)
 
     def split(self, task: Task, parts: Sequence[Task]) -> bool:
         """Commit that a task is replaced by parts of it; False when that came too late."""
         new = self._ledger.split(task, parts)
         if new:
-            counts = self._sums.counts
-            self._change(counts._replace(planned=counts.planned + len(parts) - 1))
+            sums = self._sums
+            counts = sums.counts._replace(planned=sums.counts.planned + len(parts) - 1)
+            self._sums = replace(sums, version=sums.version + 1, counts=counts)
         return new
-
-    def _change(self, counts: Counts) -> None:
-        self._sums = replace(self._sums, version=self._sums.version + 1, counts=counts)
 
     def progress(self) -> tuple[Counts, Wish]:
         """How far the run is, and what its user wants."""
@@ -113,7 +120,7 @@ class Reducer:
             counts=sums.counts,
             histograms=sums.histograms,
             entries=ledger.entries(),
-            failures=tuple(ledger.failures()),
+            failures=tuple(sorted(sums.failures.values(), key=lambda failure: (failure.task.file, failure.task.start))),
             cost=sums.cost,
             wall_s=ledger.wall_s(),
         )
