@@ -105,7 +105,7 @@ class Task(Message):
         if self.entries < 2:
             raise ValueError(f"task {self.task_id} has {self.entries} entries: it can't be cut in two")
         middle = (self.start + self.stop) // 2
-        fields = dict(self)
+        fields = {name: getattr(self, name) for name in Task.model_fields}  # dict(self) has cached properties too
         return Task(**{**fields, "stop": middle}), Task(**{**fields, "start": middle})
 
 
