@@ -76,7 +76,8 @@ class _Delivery:
 class _Actor:
     """A worker actor as the pool sees it: what flies to it, its first one since ``since``.
 
-    ``life`` goes up each time that it falls: what was promised in an earlier one counts no more.
+    ``life`` goes up each time that it falls: what was promised in an earlier one counts no more. ``culprit`` is what it
+    was at when it last fell, ``hung`` what it was last killed over.
     """
 
     name: str
@@ -86,6 +87,7 @@ class _Actor:
     life: int = 0
     flying: list[_Delivery] = field(default_factory=list)
     since: float = 0.0
+    culprit: _Delivery | None = None
     hung: _Delivery | None = None
 
     @property
@@ -237,9 +239,10 @@ class Pool:
         try:
             partial: Partial = await actor.handle.process.remote(delivery.task)
         except RayError as error:
-            blamed = actor.flying[0] is delivery
+            if _is_fall(error):
+                self._fell(slot)
             self._land(slot, delivery)
-            await self._faulty(slot, delivery, error, blamed=blamed)
+            await self._faulty(slot, delivery, error)
         else:
             self._land(slot, delivery)
             spent = partial.cost.wall_s
@@ -301,16 +304,15 @@ class Pool:
 
     # What goes wrong.
 
-    async def _faulty(self, slot: Slot, delivery: _Delivery, error: RayError, *, blamed: bool) -> None:
-        """Decide what a failed attempt means for the task, and for the actor."""
+    async def _faulty(self, slot: Slot, delivery: _Delivery, error: RayError) -> None:
+        """Decide what a failed attempt means for the task."""
         actor, _ = slot
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, RayActorError | OutOfMemoryError) or not isinstance(error, RayTaskError):
-            hung = actor.hung is delivery
-            self._fell(slot)
+        cause = _cause(error)
+        if _is_fall(error):
+            blamed = actor.culprit is delivery
             if delivery.settled or delivery.copies:
                 return  # another copy decides
-            if hung:
+            if actor.hung is delivery:
                 await self._cut(delivery, f"no result within {self._limits.timeout_s:g} s")
             elif isinstance(cause, OutOfMemoryError) and blamed:
                 await self._cut(delivery, f"out of memory: {_first_line(cause)}")
@@ -385,12 +387,13 @@ class Pool:
     def _fell(self, slot: Slot) -> None:
         """Take note that an actor fell: its slots are void until it is back."""
         actor, life = slot
-        if actor.life != life or actor.leaving:
+        if actor.life != life:
             return
         actor.life += 1
         actor.ready = False
-        actor.hung = None
-        self._revivals.add(self._group.create_task(self._revive(actor)))
+        actor.culprit = actor.flying[0]
+        if not actor.leaving:
+            self._revivals.add(self._group.create_task(self._revive(actor)))
 
     async def _revive(self, actor: _Actor) -> None:
         """Wait until an actor answers, then offer its slots. Raises ClusterError when it dies again and again."""
@@ -501,6 +504,16 @@ class Pool:
         """Drop what is left in flight: it is not acknowledged, and so will be done another time."""
         for task in (*self._attempts, *self._revivals):
             task.cancel()
+
+
+def _cause(error: RayError) -> Exception:
+    """Tell what went wrong, wherever: in the task itself, or on the way to it."""
+    return error.cause if isinstance(error, RayTaskError) else error
+
+
+def _is_fall(error: RayError) -> bool:
+    """Whether it was the actor that failed, rather than its task."""
+    return not isinstance(error, RayTaskError) or isinstance(error.cause, RayActorError | OutOfMemoryError)
 
 
 def _holds(slot: Slot) -> bool:
