@@ -8,7 +8,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain, repeat
@@ -21,6 +21,7 @@ from hzzray.data.catalogue import Release
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
+from hzzray.engine.monitor import NodeMeter, Recorder, Usage
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec
 from hzzray.output import save_json, save_root
@@ -196,12 +197,22 @@ def _work(
 async def _with_ray(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None]
 ) -> tuple[RunState, Wish]:
-    from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.pool import Pool, Scale, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
 
     start = worker_starter(ledger.spec, settings.sources, cache)
-    pool = Pool(start, start_reducer(ledger.path, ledger.run_id), settings.limits)
-    with _signals(pool.obey):
-        state = await pool.run(MemorySource(ledger.due()), progress)
+    reducer = start_reducer(ledger.path, ledger.run_id)
+    begun = time.monotonic()
+    machine = NodeMeter()
+    with Recorder(settings.folder, ledger.environment, ledger.wall_s()) as recorder:
+
+        def watch(usages: Sequence[Usage], scale: Scale) -> None:
+            now = time.monotonic() - begun
+            recorder.add(now, [*usages, machine.usage()])
+            recorder.add_scale(now, **scale._asdict())
+
+        pool = Pool(start, reducer, settings.limits, watch)
+        with _signals(pool.obey):
+            state = await pool.run(MemorySource(ledger.due()), progress)
     return state, pool.wish
 
 

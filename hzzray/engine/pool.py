@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import ray
 from ray.exceptions import (
@@ -32,7 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.ledger import Wish
 from hzzray.engine.limits import Limits
-from hzzray.engine.monitor import Usage
+from hzzray.engine.monitor import State, Usage, absent
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError
@@ -42,8 +42,19 @@ from hzzray.source import TaskSource
 
 _T = TypeVar("_T")
 
-Watcher = Callable[[Sequence[Usage], dict[str, str], Counts, int], None]
-"""Is told what each worker uses, the state of each actor by name, the run's counts, and the tasks in flight."""
+
+class Scale(NamedTuple):
+    """How big a pool is: actors that run and that are pending, nodes; tasks that wait and that are in flight."""
+
+    actors: int
+    pending: int
+    nodes: int
+    waiting: int
+    in_flight: int
+
+
+Watcher = Callable[[Sequence[Usage], Scale], None]
+"""Is told about every second what each actor has used, and how big the pool is."""
 
 Handle = Any
 """An actor's handle: Ray types its methods' arguments, not what awaits them."""
@@ -91,7 +102,7 @@ class _Actor:
     hung: _Delivery | None = None
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """What the actor is at, for people."""
         if not self.ready:
             return "restarting" if self.life else "pending"
@@ -107,7 +118,7 @@ Slot = tuple[_Actor, int]
 class Pool:
     """Worker actors and the reducer actor of one run. ``start`` makes a worker actor of a name.
 
-    ``watcher``, if there is one, is called about every second with what the workers use.
+    ``watcher``, if there is one, is told about every second what the actors use.
     """
 
     def __init__(
@@ -488,9 +499,17 @@ class Pool:
             *(asyncio.wait_for(self._usage(actor), _TICK_S) for actor in self._actors if actor.ready),
             return_exceptions=True,
         )
-        usages = [answer for answer in answers if isinstance(answer, Usage)]
-        states = {actor.name: actor.state for actor in self._actors}
-        watcher(usages, states, self._counts, len(self._open))
+        usages = {answer.actor: answer for answer in answers if isinstance(answer, Usage)}
+        rows = [usages.get(actor.name, absent(actor.name, actor.state)) for actor in self._actors]
+        ready = sum(actor.ready for actor in self._actors)
+        scale = Scale(
+            actors=ready,
+            pending=len(self._actors) - ready,
+            nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
+            waiting=max(0, self._counts.due - len(self._open)),
+            in_flight=len(self._open),
+        )
+        watcher(rows, scale)
 
     async def _finish(self) -> None:
         """Wait for what is in flight and uncommitted, if it is wanted still; not beyond a bound when draining."""
