@@ -84,11 +84,10 @@ class Reducer:
 
     def split(self, task: Task, parts: Sequence[Task]) -> bool:
         """Commit that a task is replaced by parts of it; False when that came too late."""
-        new = self._ledger.split(task, parts)
-        if new:
-            counts = self._sums.counts
-            self._change(counts._replace(planned=counts.planned + len(parts) - 1))
-        return new
+        stands = self._ledger.split(task, parts)
+        if stands:
+            self._change(self._ledger.counts())
+        return stands
 
     def _change(self, counts: Counts) -> None:
         self._sums = replace(self._sums, version=self._sums.version + 1, counts=counts)
