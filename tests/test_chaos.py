@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
-import sqlite3
 import time
 from collections import Counter
 
@@ -19,13 +17,11 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
-from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.run import Settings, execute, make_spec
 from tests.support.chaos import (
     Driver,
     Once,
-    Quick,
     Troubled,
     actors,
     check_ledger,
@@ -33,7 +29,6 @@ from tests.support.chaos import (
     plan_run,
     pool_run,
     starter,
-    wait_for,
 )
 
 ROUNDS = int(os.environ.get("HZZRAY_CHAOS_ROUNDS", "1"))

@@ -32,6 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.ledger import Wish
 from hzzray.engine.limits import Limits
+from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import State, Usage, absent
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
@@ -130,11 +131,13 @@ class Pool:
         reducer: Handle,
         limits: Limits,
         watcher: Watcher | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._start = start
         self._reducer = reducer
         self._limits = limits
         self._watcher = watcher
+        self._metrics = metrics or Metrics("", "pool")
         self._actors: list[_Actor] = []
         self._started = 0
         self._free: asyncio.Queue[Slot] = asyncio.Queue()
@@ -513,6 +516,9 @@ class Pool:
             in_flight=len(self._open),
         )
         watcher(rows, scale)
+        self._metrics.level("actors", scale.actors)
+        self._metrics.level("tasks_waiting", scale.waiting)
+        self._metrics.level("tasks_in_flight", scale.in_flight)
 
     async def _finish(self) -> None:
         """Wait for what is in flight and uncommitted, if it is wanted still; not beyond a bound when draining."""
