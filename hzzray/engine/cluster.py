@@ -111,8 +111,8 @@ def _guest() -> dict[str, str]:
 
 def _reread_settings() -> None:
     """Make Ray see the settings that it read when it was imported, which may have been before they were set."""
-    from ray._private import ray_constants  # noqa: PLC0415
     from ray import _raylet  # noqa: PLC0415
+    from ray._private import ray_constants  # noqa: PLC0415
 
     ray_constants.ENABLE_RAY_CLUSTER = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1") in ("1", "true")
     _raylet.Config.initialize("")  # type: ignore[attr-defined]
