@@ -105,15 +105,9 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=FULL_EVENTS, help="events in the file (%(default)s)")
-    parser.add_argument(
-        "--repeats", type=int, default=FULL_REPEATS, help="timed passes of each way (%(default)s)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=300.0, help="seconds that a way may take (%(default)g)"
-    )
-    parser.add_argument(
-        "--no-peers", action="store_true", help="measure hzzray alone, on a file that was kept"
-    )
+    parser.add_argument("--repeats", type=int, default=FULL_REPEATS, help="timed passes of each way (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that a way may take (%(default)g)")
+    parser.add_argument("--no-peers", action="store_true", help="measure hzzray alone, on a file that was kept")
     parser.add_argument("--keep", action="store_true", help="leave the generated file for the next time")
     options = parser.parse_args()
     for name in ("events", "repeats", "timeout"):

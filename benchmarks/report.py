@@ -127,11 +127,7 @@ def remarks(measurements: list[Measurement], ours: str) -> list[str]:
             for way in measurements
             if way.all_cores and way.wall_s
         ]
-    lines += [
-        f"{way.title}: its core was shared, so its figures are too low"
-        for way in measurements
-        if way.disturbed
-    ]
+    lines += [f"{way.title}: its core was shared, so its figures are too low" for way in measurements if way.disturbed]
     lines += [f"{way.title}: not measured ({way.reason})" for way in measurements if way.reason]
     return lines
 
@@ -154,11 +150,7 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 

@@ -25,9 +25,7 @@ def select(events: ak.Array) -> tuple[np.ndarray, np.ndarray]:
     events = events[of_first_four(events.lep_charge) == 0]
     types = of_first_four(events.lep_type)
     events = events[(types == 44) | (types == 48) | (types == 52)]
-    leptons = vector.zip(
-        {"pt": events.lep_pt, "eta": events.lep_eta, "phi": events.lep_phi, "E": events.lep_E}
-    )
+    leptons = vector.zip({"pt": events.lep_pt, "eta": events.lep_eta, "phi": events.lep_phi, "E": events.lep_E})
     return ak.to_numpy(of_first_four(leptons).mass) * GEV, ak.to_numpy(events.weight)
 
 

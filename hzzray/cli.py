@@ -37,7 +37,8 @@ Source = Annotated[
 ]
 Samples = Annotated[str | None, typer.Option(help="Names, separated by commas. Default: all of the release.")]
 Catalogue = Annotated[
-    Path | None, typer.Option(envvar="HZZRAY_CATALOGUE", help="YAML file with releases or samples of your own.")
+    Path | None,
+    typer.Option(envvar="HZZRAY_CATALOGUE", help="YAML file with releases or samples of your own."),
 ]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
@@ -64,7 +65,8 @@ def run(
     source: Source = None,
     samples: Samples = None,
     selection: Annotated[
-        str | None, typer.Option(help="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's.")
+        str | None,
+        typer.Option(help="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's."),
     ] = None,
     luminosity: Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")] = None,
     fraction: Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")] = 1.0,
@@ -151,7 +153,8 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
         planned, merged, failed = ledger.counts()
         state = "complete" if merged == planned else "partial" if merged + failed == planned else "running"
         console.print(
-            f"{ledger.run_id}: {state}: {planned} tasks planned, {merged} merged, {failed} failed", highlight=False
+            f"{ledger.run_id}: {state}: {planned} tasks planned, {merged} merged, {failed} failed",
+            highlight=False,
         )
 
 

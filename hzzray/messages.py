@@ -128,4 +128,3 @@ class Failure(Message):
     reason: str
     permanent: bool
     attempts: int = Field(default=1, ge=1)
-

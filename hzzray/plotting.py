@@ -179,7 +179,7 @@ def save(result: Result, folder: Path) -> tuple[Path, ...]:
                 fig.savefig(unfinished, dpi=_DPI, metadata=about)
                 unfinished.replace(folder / name)
             finally:
-                pass
+                unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise HzzrayError(f"plots in {folder}: {error.strerror or error}") from error
     return tuple(folder / name for name in metadata)

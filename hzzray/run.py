@@ -77,7 +77,9 @@ def new_run_id() -> str:
     return f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def execute(spec: RunSpec, settings: Settings, *, planned: Callable[[Plan], None], progress: Callable[[Counts], None]) -> Result:
+def execute(
+    spec: RunSpec, settings: Settings, *, planned: Callable[[Plan], None], progress: Callable[[Counts], None]
+) -> Result:
     """Do a run, or the rest of one, and write its files.
 
     A run folder that exists is resumed when its spec is the same: what is merged stays, what failed is tried again.

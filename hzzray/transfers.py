@@ -79,6 +79,4 @@ class _Transfers:
         if step.name in self._moving:
             self._bars.remove_task(self._moving.pop(step.name)[0])
         size = "" if step.outcome == "failed" else f"  {decimal(step.done)}"
-        self._bars.console.print(
-            f"{step.outcome:8}{step.name}{size}", markup=False, highlight=False, soft_wrap=True
-        )
+        self._bars.console.print(f"{step.outcome:8}{step.name}{size}", markup=False, highlight=False, soft_wrap=True)

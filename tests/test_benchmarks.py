@@ -58,9 +58,7 @@ def test_ratio_and_scaling_and_reasons():
     assert [row[-1] for row in report.rows(ways, "hzzray")] == ["1.00", "2.00", "—", "2.00", "—"]
     lines = report.remarks(ways, "hzzray")
     assert "way ray: 2.50 times the rate of one core" in lines
-    assert [line for line in lines if "shared" in line] == [
-        "way late: its core was shared, so its figures are too low"
-    ]
+    assert [line for line in lines if "shared" in line] == ["way late: its core was shared, so its figures are too low"]
     assert lines[-1] == "way gone: not measured (no such package)"
 
 
@@ -128,8 +126,6 @@ def test_a_basket_is_cut_into_its_blocks():
     for text in texts:
         packed = zlib.compress(text)
         basket += b"ZL\x08" + len(packed).to_bytes(3, "little") + len(text).to_bytes(3, "little") + packed
-    assert [(zlib.decompress(stream), size) for stream, size in floor._blocks(basket)] == [
-        (t, len(t)) for t in texts
-    ]
+    assert [(zlib.decompress(stream), size) for stream, size in floor._blocks(basket)] == [(t, len(t)) for t in texts]
     with pytest.raises(ValueError, match="zlib"):
         floor._blocks(b"ZS" + basket)

@@ -275,9 +275,7 @@ def test_no_more_files_at_once_than_jobs(web, here):
 
 def test_unreachable_host_is_one_line_and_asked_once(here, web, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        "hzzray.data.fetch.join", lambda source, path: asked.append(source) or join(source, path)
-    )
+    monkeypatch.setattr("hzzray.data.fetch.join", lambda source, path: asked.append(source) or join(source, path))
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         dead = f"http://ada:secret@127.0.0.1:{closed.getsockname()[1]}/x?token=secret"
@@ -375,9 +373,7 @@ class XRootD(fsspec.AbstractFileSystem):
         self.asked.append(path)
         file = self.folder / path
         if not file.exists():
-            raise OSError(
-                "File stat request failed: [ERROR] Server responded: [3011] No such file or directory"
-            )
+            raise OSError("File stat request failed: [ERROR] Server responded: [3011] No such file or directory")
         return {"name": path, "size": file.stat().st_size, "type": "file", "mtime": int(file.stat().st_mtime)}
 
     def open(self, path, mode="rb", **kwargs):

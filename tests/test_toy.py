@@ -43,8 +43,7 @@ def read(folder, release, sample):
 
 def mass(events, schema):
     pt, eta, phi, energy = (
-        ak.to_numpy(events[name][:, :4]).astype(float)
-        for name in (schema.pt, schema.eta, schema.phi, schema.energy)
+        ak.to_numpy(events[name][:, :4]).astype(float) for name in (schema.pt, schema.eta, schema.phi, schema.energy)
     )
     px, py, pz = pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)
     total = [component.sum(axis=1) for component in (energy, px, py, pz)]
@@ -185,9 +184,7 @@ def test_the_higgs_peaks_at_its_mass_with_a_width_of_a_few_gev(written, name):
 def test_continuum_has_the_z_peak_and_rises_where_two_z_bosons_open(written):
     release, folder = written["toy"]
     m = mass(read(folder, release, release.sample("llll")), release.schema_)
-    at_z, beside, before, after = (
-        np.count_nonzero((m > low) & (m < low + 10)) for low in (86, 100, 165, 195)
-    )
+    at_z, beside, before, after = (np.count_nonzero((m > low) & (m < low + 10)) for low in (86, 100, 165, 195))
     assert at_z > 5 * beside
     assert after > 1.8 * before
 
@@ -197,8 +194,7 @@ def test_data_is_what_the_simulation_expects(written, name):
     release, folder = written[name]
     edges = np.array([0, 85, 97, 115, 130, 180, 220, 300, 1e5])
     data = sum(
-        np.histogram(mass(read(folder, release, s), release.schema_), edges)[0]
-        for s in defaults(release, "data")
+        np.histogram(mass(read(folder, release, s), release.schema_), edges)[0] for s in defaults(release, "data")
     )
     expected, variance = np.zeros((2, len(edges) - 1))
     for sample in simulated(release):
@@ -264,9 +260,7 @@ def test_same_seed_same_content_and_identity_another_seed_another(tmp_path):
         uuids = [uproot.open(folder / sample.path).file.uuid for folder in (first, again, other)]
         assert uuids[0] == uuids[1] != uuids[2]
         assert ak.array_equal(read(first, release, sample), read(again, release, sample))
-        assert not ak.array_equal(
-            read(first, release, sample).lep_pt[:20], read(other, release, sample).lep_pt[:20]
-        )
+        assert not ak.array_equal(read(first, release, sample).lep_pt[:20], read(other, release, sample).lep_pt[:20])
 
 
 @pytest.mark.parametrize("chunk", [1, 997, 25_000])

@@ -407,9 +407,7 @@ async def _fetch_all(
     slots = asyncio.Semaphore(jobs)
     # Bytes are wanted as they lie there: a compressed transfer has other ranges and another length.
     plain = {"Accept-Encoding": "identity"}
-    async with aiohttp.ClientSession(
-        timeout=silence, headers=plain, auto_decompress=False, trust_env=True
-    ) as session:
+    async with aiohttp.ClientSession(timeout=silence, headers=plain, auto_decompress=False, trust_env=True) as session:
         transfers = _Transfers(session, sources, folder, progress, limits)
 
         async def one(sample: Sample) -> tuple[Outcome, str]:

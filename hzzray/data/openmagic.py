@@ -53,9 +53,7 @@ def openmagic_release(
     known = _metadata(library, release_name, metadata)
     urls = _urls(library, known, base, skim)
     if not urls:
-        raise UsageError(
-            f"atlasopenmagic's {release_name} has none of release {base.name}'s samples as {skim}"
-        )
+        raise UsageError(f"atlasopenmagic's {release_name} has none of release {base.name}'s samples as {skim}")
     folders = [_folder([places[i] for places in urls.values()]) for i in range(2)]
     samples = []
     for sample in base.samples:
@@ -89,9 +87,7 @@ def _metadata(library: ModuleType, release_name: str, file: Path | None) -> dict
         else:
             library.read_metadata(str(file), release_name)
     except RequestException as error:
-        raise TransientError(
-            f"atlasopenmagic's metadata server failed: {' '.join(str(error).split())}"
-        ) from error
+        raise TransientError(f"atlasopenmagic's metadata server failed: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise UsageError(f"metadata {file}: {error.strerror}") from error
     except ValueError as error:
@@ -108,9 +104,7 @@ def _urls(
     def listed(key: str) -> list[tuple[str, str]]:
         if key not in known or skim not in _skims(known[key]):
             return []
-        web, root = (
-            library.get_urls(key, skim=skim, protocol=name, cache=False) for name in ("https", "root")
-        )
+        web, root = (library.get_urls(key, skim=skim, protocol=name, cache=False) for name in ("https", "root"))
         return [(one, other.replace(_PORT, "")) for one, other in zip(web, root, strict=True)]
 
     periods = {match[0]: places for places in listed("data") if (match := _PERIOD.search(_file(places[0])))}

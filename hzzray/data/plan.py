@@ -150,9 +150,7 @@ def _first_found(
     return first[0], None, first[1]
 
 
-def _task(
-    spec: RunSpec, run_id: str, sample: str, location: str, layout: Layout | None, span: tuple[int, int]
-) -> Task:
+def _task(spec: RunSpec, run_id: str, sample: str, location: str, layout: Layout | None, span: tuple[int, int]) -> Task:
     """Make a task; one whose file has no layout stands for the whole file, and is named after the sample instead."""
     return Task(
         run_id=run_id,

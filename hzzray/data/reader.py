@@ -195,7 +195,9 @@ class Reader:
 
         array = self._through_uproot(name, start, stop)
         if array.ndim != 2:
-            raise DataError(f"{self._source.name}: branch {name} has {array.ndim - 1} values a lepton, not one list an entry")
+            raise DataError(
+                f"{self._source.name}: branch {name} has {array.ndim - 1} values a lepton, not one list an entry"
+            )
         counts = ak.to_numpy(ak.num(array))
         if name == self._schema.pt:
             np.cumsum(counts, out=self._offsets[1 : stop - start + 1])

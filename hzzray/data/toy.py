@@ -128,9 +128,7 @@ def process_of(release: Release, sample: Sample) -> Process:
 def identity(release: Release, sample: Sample, events: int, seed: int, chunk: int) -> uuid.UUID:
     """UUID of a file: equal for equal content and equal baskets only, since readers cache both under it."""
     versions = (TOY_VERSION, uproot.__version__, np.__version__)
-    return uuid.uuid5(
-        uuid.NAMESPACE_OID, repr((versions, release.model_dump_json(), sample.name, events, seed, chunk))
-    )
+    return uuid.uuid5(uuid.NAMESPACE_OID, repr((versions, release.model_dump_json(), sample.name, events, seed, chunk)))
 
 
 # Events
@@ -152,9 +150,7 @@ def draw(process: Process, entries: int, streams: Iterable[Generator], *, extras
             return
 
 
-def simulation(
-    release: Release, sample: Sample, process: Process, entries: int, seed: int
-) -> Iterator[Columns]:
+def simulation(release: Release, sample: Sample, process: Process, entries: int, seed: int) -> Iterator[Columns]:
     """Columns of a simulated sample, block by block."""
     streams = (stream(release, sample, seed, 0, block) for block in count())
     for block, leptons in enumerate(draw(process, entries, streams, extras=has_extras(release.schema_))):
@@ -264,9 +260,7 @@ def simulated_weights(
     schema = release.schema_
     net = entries * (1 - 2 * process.negative)
     if schema.divisor is None:
-        magnitude = (
-            process.per_fb * release.luminosity / (net * release.normalisation(sample, release.luminosity))
-        )
+        magnitude = process.per_fb * release.luminosity / (net * release.normalisation(sample, release.luminosity))
         own: dict[str, np.floating[Any]] = {
             "XSection": np.float32(sample.xsec),
             "SumWeights": np.float32(sample.sumw),

@@ -70,7 +70,8 @@ class Ledger:
                     f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; PRAGMA application_id = {_APPLICATION}; COMMIT;"
                 )
                 database.execute(
-                    "INSERT INTO run VALUES (?, ?, ?, ?, 0)", (run_id, spec.canonical().decode(), environment, time.time())
+                    "INSERT INTO run VALUES (?, ?, ?, ?, 0)",
+                    (run_id, spec.canonical().decode(), environment, time.time()),
                 )
             return cls(path, database)
 
@@ -108,7 +109,8 @@ class Ledger:
                 ((task.task_id, task.sample, task.uuid, task.canonical().decode()) for task in tasks),
             )
             self._db.executemany(
-                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", ((name, *pair) for name, pair in entries.items())
+                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)",
+                ((name, *pair) for name, pair in entries.items()),
             )
 
     def forget_failures(self) -> None:

@@ -34,9 +34,7 @@ class Pool:
 
     def __init__(self, path: Path, spec: RunSpec, sources: tuple[str, ...], actors: int, cache: Path | None) -> None:
         environment = {"env_vars": WORKER_ENVIRONMENT}
-        worker = ray.remote(Worker).options(
-            num_cpus=1, max_restarts=-1, max_task_retries=0, runtime_env=environment
-        )
+        worker = ray.remote(Worker).options(num_cpus=1, max_restarts=-1, max_task_retries=0, runtime_env=environment)
         self._workers = [worker.remote(spec, sources, f"worker-{i}", cache) for i in range(actors)]
         # The reducer waits for the disk more than it computes; it shares a core with the driver.
         self._reducer: Any = ray.remote(Reducer).options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote(path)

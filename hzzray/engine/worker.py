@@ -17,7 +17,9 @@ from hzzray.urls import is_inside, redact
 class Worker:
     """Computes tasks of one run. Reads only files inside ``sources``; keeps the last file open for its next range."""
 
-    def __init__(self, spec: RunSpec, sources: tuple[str, ...], name: str = "worker-0", cache: Path | None = None) -> None:
+    def __init__(
+        self, spec: RunSpec, sources: tuple[str, ...], name: str = "worker-0", cache: Path | None = None
+    ) -> None:
         self.name = name
         self._spec = spec
         self._sources = sources
@@ -39,7 +41,9 @@ class Worker:
         wall, cpu = time.perf_counter(), time.process_time()
         spec = self._spec
         if task.spec != spec.digest:
-            raise DataError(f"task {task.task_id} belongs to another computation ({task.spec[:12]}, not {spec.digest[:12]})")
+            raise DataError(
+                f"task {task.task_id} belongs to another computation ({task.spec[:12]}, not {spec.digest[:12]})"
+            )
         sample = spec.release.sample(task.sample)
         reader = self._open(task, simulation=spec.release.role(sample) != "data")
         read_s, bytes_read = reader.read_s, reader.bytes_read
@@ -63,7 +67,11 @@ class Worker:
                 raise DataError(f"{redact(task.file)}: outside the sources that this worker may read")
             self.close()
             self._reader = Reader(
-                task.file, self._spec.release.schema_, self._spec.selection, simulation=simulation, cache=self._cache
+                task.file,
+                self._spec.release.schema_,
+                self._spec.selection,
+                simulation=simulation,
+                cache=self._cache,
             )
             self._location = task.file
         if self._reader.layout.uuid != task.uuid:

@@ -201,7 +201,13 @@ class Histogram:
         parts = [part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes, strict=True)]
         counts, sumw, sumw2, stopped, stopped_sumw, invalid, entries = parts
         return cls(
-            counts, ExactSums(sumw), ExactSums(sumw2), stopped, ExactSums(stopped_sumw), invalid, int(entries[0])
+            counts,
+            ExactSums(sumw),
+            ExactSums(sumw2),
+            stopped,
+            ExactSums(stopped_sumw),
+            invalid,
+            int(entries[0]),
         )
 
 

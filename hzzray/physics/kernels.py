@@ -6,6 +6,7 @@ pass turns them into four-momenta, a scalar pass judges the event, and its weigh
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numba as nb
@@ -21,7 +22,10 @@ M_Z = 91.1876  # GeV, Particle Data Group
 _BLOCK = 128  # events; times MAX_LEPTONS, the scratch stays below 100 kB
 
 # Helpers take arrays one by one, never the tuple: taking an array out of a tuple costs a reference count each time.
-kernel = nb.njit(nogil=True, cache=True, error_model="numpy")
+kernel = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+
+ELECTRON, MUON = 11, 13  # lep_type, from the PDG's numbering
+FOUR_ELECTRONS, TWO_OF_EACH, FOUR_MUONS = 44, 48, 52  # four lepton types added up
 
 _FULL = np.int64(2**LIMB_BITS - 1)
 
@@ -158,21 +162,28 @@ def _bin(mass: float, edges: NDArray[np.float64]) -> int:
 @kernel
 def _mass(m2: float) -> float:
     """Root of a squared mass; negative for a spacelike one, as vector and ROOT have it."""
-    return np.sqrt(m2) if m2 >= 0.0 else -np.sqrt(-m2)
+    return math.sqrt(m2) if m2 >= 0.0 else -math.sqrt(-m2)
 
 
 @kernel
-def _weight(
-    event: int, factors: NDArray[np.float64], divisor: NDArray[np.float64], norm: float, absolute: bool  # noqa: FBT001
-) -> float:
-    w = norm
+def _weigh(
+    start: int,
+    size: int,
+    factors: NDArray[np.float64],
+    divisor: NDArray[np.float64],
+    cut: Cuts,
+    weights: NDArray[np.float64],
+) -> None:
+    """Weights of a block of events: the norm times the factors, over the divisor if there is one."""
+    weights[:size] = cut.norm
     for f in range(factors.shape[0]):
-        x = factors[f, event]
-        w *= abs(x) if absolute else x
+        for e in range(size):
+            x = factors[f, start + e]
+            weights[e] *= abs(x) if cut.absolute else x
     if divisor.size:
-        x = divisor[event]
-        w /= abs(x) if absolute else x
-    return w
+        for e in range(size):
+            x = divisor[start + e]
+            weights[e] /= abs(x) if cut.absolute else x
 
 
 @kernel
@@ -187,7 +198,66 @@ def _finite(
     zero = np.float32(0.0)
     for i in range(first, last):
         zero += (pt[i] * 0 + eta[i] * 0) + (phi[i] * 0 + energy[i] * 0)
-    return zero == 0
+    return bool(zero == 0)
+
+
+@kernel
+def _hard_enough(pt: NDArray[np.float32], first: int, cut: Cuts) -> bool:
+    """Compare the first four leptons with the thresholds, in the file's order."""
+    return (
+        (cut.n_pt < 1 or pt[first] > cut.pt1)
+        and (cut.n_pt < 2 or pt[first + 1] > cut.pt2)
+        and (cut.n_pt < 3 or pt[first + 2] > cut.pt3)
+        and (cut.n_pt < 4 or pt[first + 3] > cut.pt4)
+    )
+
+
+@kernel
+def _any(flags: NDArray[np.uint8], first: int, last: int) -> bool:
+    for i in range(first, last):
+        if flags[i]:
+            return True
+    return False
+
+
+@kernel
+def _stopped_early(
+    event: int,
+    offsets: NDArray[np.int64],
+    pt: NDArray[np.float32],
+    charge: NDArray[np.int32],
+    kind: NDArray[np.int32],
+    trigger: NDArray[np.uint8],
+    matched: NDArray[np.uint8],
+    identified: int,
+    cut: Cuts,
+) -> int:
+    """Find the row that stops an event for what is known without masses; -1 for none. It has four leptons."""
+    first = offsets[event]
+    row = 2
+    if cut.trigger:
+        if not trigger[event]:
+            return row
+        row += 1
+    if cut.matched:
+        if not _any(matched, first, offsets[event + 1]):
+            return row
+        row += 1
+    if cut.n_pt and not cut.best:
+        if not _hard_enough(pt, first, cut):
+            return row
+        row += 1
+    if cut.identified:
+        if identified < 4:
+            return row
+        row += 1
+    if not cut.best:
+        types = kind[first] + kind[first + 1] + kind[first + 2] + kind[first + 3]
+        if types != FOUR_ELECTRONS and types != FOUR_MUONS and types != TWO_OF_EACH:  # noqa: PLR1714 (sets are slow)
+            return row
+        if charge[first] + charge[first + 1] + charge[first + 2] + charge[first + 3] != 0:
+            return row + 1
+    return -1
 
 
 @kernel
@@ -212,13 +282,17 @@ def _m2_of_four(p: NDArray[np.float64], i: int, j: int, k: int, m: int) -> float
 
 @kernel
 def _sfos(kind: NDArray[np.int32], charge: NDArray[np.int32], a: int, b: int) -> bool:
-    return kind[a] == kind[b] and charge[a] == -charge[b] and charge[a] != 0
+    return bool(kind[a] == kind[b] and charge[a] == -charge[b] and charge[a] != 0)
 
 
 @kernel
 def _judge(
-    q: tuple[int, int, int, int], k: NDArray[np.float32], kind: NDArray[np.int32], charge: NDArray[np.int32],
-    p: NDArray[np.float64], cut: Cuts,
+    q: tuple[int, int, int, int],
+    k: NDArray[np.float32],
+    kind: NDArray[np.int32],
+    charge: NDArray[np.int32],
+    p: NDArray[np.float64],
+    cut: Cuts,
 ) -> tuple[int, float, float, float]:
     """Judge one quadruplet; returns (cuts passed, -1 for no two pairs; |m12 - mZ|; |m34 - mZ|; m4l), in GeV.
 
@@ -281,8 +355,13 @@ def _judge(
 
 @kernel
 def _best(
-    first: int, last: int, k: NDArray[np.float32], kind: NDArray[np.int32], charge: NDArray[np.int32],
-    p: NDArray[np.float64], cut: Cuts,
+    first: int,
+    last: int,
+    k: NDArray[np.float32],
+    kind: NDArray[np.int32],
+    charge: NDArray[np.int32],
+    p: NDArray[np.float64],
+    cut: Cuts,
 ) -> tuple[int, float, int]:
     """Find the best quadruplet of some leptons; returns (cuts passed or -1, m4l in GeV, sum of the four types).
 
@@ -317,6 +396,125 @@ def _momenta(n: int, k: NDArray[np.float32], p: NDArray[np.float64], gev: float)
 
 
 @kernel
+def _pick(
+    start: int,
+    size: int,
+    offsets: NDArray[np.int64],
+    pt: NDArray[np.float32],
+    eta: NDArray[np.float32],
+    phi: NDArray[np.float32],
+    energy: NDArray[np.float32],
+    charge: NDArray[np.int32],
+    kind: NDArray[np.int32],
+    trigger: NDArray[np.uint8],
+    matched: NDArray[np.uint8],
+    electron_ok: NDArray[np.uint8],
+    muon_ok: NDArray[np.uint8],
+    cut: Cuts,
+    weights: NDArray[np.float64],
+    k: NDArray[np.float32],
+    types: NDArray[np.int32],
+    charges: NDArray[np.int32],
+    at: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    invalid: NDArray[np.int64],
+) -> None:
+    """Copy a block's leptons in play to the scratch; settle the events that stop without masses.
+
+    Event e of the block gets the scratch's leptons ``at[e]`` to ``at[e + 1]``, and the row where it stopped or -1.
+    """
+    for e in range(size):
+        event = start + e
+        first = offsets[event]
+        last = offsets[event + 1] if cut.best else min(offsets[event + 1], first + 4)
+        at[e + 1] = at[e]
+        rows[e] = 1
+        finite = _finite(first, last, pt, eta, phi, energy)
+        sound = abs(weights[e]) < MAX_WEIGHT
+        if not finite:
+            invalid[0] += 1
+        if not sound:
+            invalid[1] += 1
+            weights[e] = 0.0
+        if not finite or not sound or last - first < 4:
+            continue
+        n = at[e]
+        accepted = 0
+        identified = 0
+        for i in range(first, last):
+            if cut.best:
+                threshold = cut.electron_pt_min if kind[i] == ELECTRON else cut.muon_pt_min
+                if (kind[i] != ELECTRON and kind[i] != MUON) or not pt[i] > threshold:
+                    continue
+            accepted += 1
+            if cut.identified:
+                if (kind[i] == ELECTRON and electron_ok[i]) or (kind[i] == MUON and muon_ok[i]):
+                    identified += 1
+                elif cut.best:
+                    continue
+            if n - at[e] < MAX_LEPTONS:
+                k[0, n] = pt[i]
+                k[1, n] = eta[i]
+                k[2, n] = phi[i]
+                k[3, n] = energy[i]
+                types[n] = kind[i]
+                charges[n] = charge[i]
+                n += 1
+        if accepted >= 4:
+            rows[e] = _stopped_early(event, offsets, pt, charge, kind, trigger, matched, identified, cut)
+            if rows[e] < 0:
+                at[e + 1] = n
+
+
+@kernel
+def _settle(
+    size: int,
+    k: NDArray[np.float32],
+    types: NDArray[np.int32],
+    charges: NDArray[np.int32],
+    p: NDArray[np.float64],
+    at: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    cut: Cuts,
+    edges: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    sumw: NDArray[np.int64],
+    sumw2: NDArray[np.int64],
+    stopped: NDArray[np.int64],
+    stopped_sumw: NDArray[np.int64],
+    invalid: NDArray[np.int64],
+) -> None:
+    """Judge a block's events by their masses and add them up: in cells of (channel, bin), or rows of the cutflow."""
+    pairs_row = stopped.size - 5 - (1 if cut.n_pt else 0)
+    for e in range(size):
+        row = rows[e]
+        mass = 0.0
+        flavour = 0
+        if row < 0:
+            i = at[e]
+            if cut.best:
+                passed, mass, flavour = _best(i, at[e + 1], k, types, charges, p, cut)
+                if pairs_row + 1 + passed < stopped.size:
+                    row = pairs_row + 1 + passed
+            else:
+                mass = _mass(_m2_of_four(p, i, i + 1, i + 2, i + 3))
+                flavour = types[i] + types[i + 1] + types[i + 2] + types[i + 3]
+            if row < 0 and not np.isfinite(mass):
+                invalid[0] += 1
+                row = 1
+        if row >= 0:
+            stopped[row] += 1
+            add_exact(stopped_sumw, row, weights[e])
+        else:
+            channel = 0 if flavour == FOUR_ELECTRONS else 1 if flavour == FOUR_MUONS else 2
+            cell = channel * (edges.size + 1) + _bin(mass, edges)
+            counts[cell] += 1
+            add_exact(sumw, cell, weights[e])
+            add_exact(sumw2, cell, weights[e] * weights[e])
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
 def _run(
     offsets: NDArray[np.int64],
     pt: NDArray[np.float32],
@@ -340,9 +538,7 @@ def _run(
     stopped_sumw: NDArray[np.int64],
     invalid: NDArray[np.int64],
 ) -> None:
-    """Run all events through the cuts and add them to the accumulators: cells of (channel, bin), rows of the cutflow."""
-    events = offsets.size - 1
-    # Scratch of one block: pt, eta, phi, E of the leptons in play, their four-momenta, types and charges.
+    """Take all events through the steps, block by block; the scratch holds pt, eta, phi, E and four-momenta."""
     k = np.empty((4, _BLOCK * MAX_LEPTONS), np.float32)
     p = np.empty((4, _BLOCK * MAX_LEPTONS), np.float64)
     types = np.empty(_BLOCK * MAX_LEPTONS, np.int32)
@@ -350,120 +546,18 @@ def _run(
     at = np.zeros(_BLOCK + 1, np.int64)
     rows = np.empty(_BLOCK, np.int64)
     weights = np.empty(_BLOCK, np.float64)
-    pairs_row = stopped.size - 5 - (1 if cut.n_pt else 0)
-    for start in range(0, events, _BLOCK):
-        size = min(_BLOCK, events - start)
-        for e in range(size):
-            event = start + e
-            first = offsets[event]
-            last = offsets[event + 1]
-            if not cut.best:
-                last = min(last, first + 4)
-            at[e + 1] = at[e]
-            rows[e] = 1
-            weights[e] = _weight(event, factors, divisor, cut.norm, cut.absolute)
-            valid = True
-            if not _finite(first, last, pt, eta, phi, energy):
-                invalid[0] += 1
-                valid = False
-            if not abs(weights[e]) < MAX_WEIGHT:
-                invalid[1] += 1
-                weights[e] = 0.0
-                valid = False
-            if not valid or last - first < 4:
-                continue
-
-            # Leptons in play go to the scratch; what is decided without masses is decided here.
-            n = at[e]
-            accepted = 0
-            identified = 0
-            for i in range(first, last):
-                if cut.best:
-                    threshold = cut.electron_pt_min if kind[i] == 11 else cut.muon_pt_min
-                    if (kind[i] != 11 and kind[i] != 13) or not pt[i] > threshold:
-                        continue
-                accepted += 1
-                if cut.identified:
-                    if (kind[i] == 11 and electron_ok[i]) or (kind[i] == 13 and muon_ok[i]):
-                        identified += 1
-                    elif cut.best:
-                        continue
-                if n - at[e] < MAX_LEPTONS:
-                    k[0, n] = pt[i]
-                    k[1, n] = eta[i]
-                    k[2, n] = phi[i]
-                    k[3, n] = energy[i]
-                    types[n] = kind[i]
-                    charges[n] = charge[i]
-                    n += 1
-            if accepted < 4:
-                continue
-            row = 2
-            if cut.trigger:
-                rows[e] = row
-                if not trigger[event]:
-                    continue
-                row += 1
-            if cut.matched:
-                rows[e] = row
-                hit = False
-                for i in range(offsets[event], offsets[event + 1]):
-                    hit |= matched[i] != 0
-                if not hit:
-                    continue
-                row += 1
-            if cut.n_pt and not cut.best:
-                rows[e] = row
-                good = pt[first] > cut.pt1
-                good &= cut.n_pt < 2 or pt[first + 1] > cut.pt2
-                good &= cut.n_pt < 3 or pt[first + 2] > cut.pt3
-                good &= cut.n_pt < 4 or pt[first + 3] > cut.pt4
-                if not good:
-                    continue
-                row += 1
-            if cut.identified:
-                rows[e] = row
-                if identified < 4:
-                    continue
-                row += 1
-            if not cut.best:
-                rows[e] = row
-                sum_of_types = kind[first] + kind[first + 1] + kind[first + 2] + kind[first + 3]
-                if sum_of_types != 44 and sum_of_types != 48 and sum_of_types != 52:
-                    continue
-                rows[e] = row + 1
-                if charge[first] + charge[first + 1] + charge[first + 2] + charge[first + 3] != 0:
-                    continue
-            rows[e] = -1
-            at[e + 1] = n
-
+    for start in range(0, offsets.size - 1, _BLOCK):
+        size = min(_BLOCK, offsets.size - 1 - start)
+        _weigh(start, size, factors, divisor, cut, weights)
+        _pick(
+            start, size, offsets, pt, eta, phi, energy, charge, kind, trigger, matched, electron_ok, muon_ok, cut,
+            weights, k, types, charges, at, rows, invalid,
+        )  # fmt: skip
         _momenta(at[size], k, p, cut.gev)
-
-        for e in range(size):
-            row = rows[e]
-            mass = 0.0
-            sum_of_types = 0
-            if row < 0:
-                i = at[e]
-                if cut.best:
-                    passed, mass, sum_of_types = _best(i, at[e + 1], k, types, charges, p, cut)
-                    if pairs_row + 1 + passed < stopped.size:
-                        row = pairs_row + 1 + passed
-                else:
-                    mass = _mass(_m2_of_four(p, i, i + 1, i + 2, i + 3))
-                    sum_of_types = types[i] + types[i + 1] + types[i + 2] + types[i + 3]
-                if row < 0 and not np.isfinite(mass):
-                    invalid[0] += 1
-                    row = 1
-            if row >= 0:
-                stopped[row] += 1
-                add_exact(stopped_sumw, row, weights[e])
-            else:
-                channel = 0 if sum_of_types == 44 else 1 if sum_of_types == 52 else 2
-                cell = channel * (edges.size + 1) + _bin(mass, edges)
-                counts[cell] += 1
-                add_exact(sumw, cell, weights[e])
-                add_exact(sumw2, cell, weights[e] * weights[e])
+        _settle(
+            size, k, types, charges, p, at, rows, weights, cut, edges,
+            counts, sumw, sumw2, stopped, stopped_sumw, invalid,
+        )  # fmt: skip
 
 
 def fill(columns: Columns, cut: Cuts, axis: Axis, n_cuts: int) -> Histogram:
@@ -482,13 +576,8 @@ def fill(columns: Columns, cut: Cuts, axis: Axis, n_cuts: int) -> Histogram:
 
 def warm_up() -> None:
     """Compile the kernel, or load it from numba's cache, by running it over no events."""
-    nothing = Columns(
-        np.zeros(1, np.int64),
-        *(np.empty(0, np.float32) for _ in range(4)),
-        *(np.empty(0, np.int32) for _ in range(2)),
-        *(np.empty(0, np.uint8) for _ in range(4)),
-        np.empty((0, 0), np.float64),
-        np.empty(0, np.float64),
-    )
+    f4, i4, u1 = np.empty(0, np.float32), np.empty(0, np.int32), np.empty(0, np.uint8)
+    offsets, factors, divisor = np.zeros(1, np.int64), np.empty((0, 0)), np.empty(0)
+    nothing = Columns(offsets, f4, f4, f4, f4, i4, i4, u1, u1, u1, u1, factors, divisor)
     selection = Selection("nothing")
     fill(nothing, cuts(selection, 1.0, 1.0), Axis(0.0, 1.0, 1), len(selection.cuts))

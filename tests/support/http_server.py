@@ -215,9 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, path: str, status: int, headers: dict[str, str] | None = None) -> None:
         text = f"{status}\n".encode()
-        self._head(
-            path, status, {"Content-Length": str(len(text)), "Content-Type": "text/plain", **(headers or {})}
-        )
+        self._head(path, status, {"Content-Length": str(len(text)), "Content-Type": "text/plain", **(headers or {})})
         if self.command != "HEAD":
             self.wfile.write(text)
 
