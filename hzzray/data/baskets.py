@@ -45,6 +45,8 @@ class Body:
 
 def unpack(raw: bytes, first: int, entries: int) -> Body:
     """Decompress a basket that holds ``entries`` entries from ``first`` on; raises ValueError where it isn't one."""
+    if len(raw) < _KEY.size:
+        raise ValueError("not a basket")
     nbytes, _, objlen, _, keylen, _ = _KEY.unpack_from(raw)
     if nbytes != len(raw) or not _KEY.size + _TAIL.size < keylen <= nbytes:
         raise ValueError("not a basket")
@@ -90,9 +92,15 @@ def _block(algorithm: bytes, block: memoryview, size: int) -> bytes:
     other = {b"XZ": uproot.LZMA, b"L4": uproot.LZ4, b"ZS": uproot.ZSTD}.get(algorithm)
     if other is None:
         raise ValueError(f"unknown compression {algorithm!r}")
-    payload = block[8:] if algorithm == b"L4" else block  # LZ4 blocks start with a checksum
+    payload = bytes(block)
+    if algorithm == b"L4":  # the one algorithm that leaves its checksum to ROOT
+        import xxhash  # noqa: PLC0415 (uproot needs it too)
+
+        payload = payload[8:]
+        if xxhash.xxh64(payload).digest() != block[:8]:
+            raise ValueError("LZ4: wrong checksum")
     try:
-        return bytes(other(1).decompress(bytes(payload), size))
+        return bytes(other(1).decompress(payload, size))
     except Exception as error:  # each library has its own
         raise ValueError(f"{other.__name__}: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,7 +64,7 @@ class LocalBytes:
         return state.st_size, state.st_mtime_ns
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Read ranges; raises DataError where the file ends before or has changed, TransientError where the disk fails."""
+        """Read ranges; raises DataError where the file ends before or has changed, TransientError on faults."""
         _check_within(self, ranges)
         out = []
         try:
@@ -114,7 +115,7 @@ class RemoteBytes:
         starts = [start for start, _ in spans]
         ends = [start + length for start, length in spans]
         # Errors are asked for as results: some versions of fsspec return them whatever they are told.
-        parts = self._fs.cat_ranges([self._url] * len(spans), starts, ends, on_error="return")
+        parts: list[Any] = self._fs.cat_ranges([self._url] * len(spans), starts, ends, on_error="return")
         self.bytes_read += sum(len(part) for part in parts if isinstance(part, bytes))
         for (start, length), part in zip(spans, parts, strict=True):
             if isinstance(part, BaseException):
@@ -123,7 +124,7 @@ class RemoteBytes:
                 raise DataError(f"{self.name}: the server ignores byte ranges; fetch the files first (hzzray fetch)")
             if len(part) < length:
                 raise TransientError(f"{self.name}: {len(part)} bytes came at {start} where {length} were asked for")
-        return parts  # type: ignore[no-any-return] (fsspec has no types)
+        return parts
 
     def close(self) -> None:
         """Nothing is held open between reads."""
@@ -190,7 +191,7 @@ def _filesystem(url: str) -> tuple[Any, tuple[type[Exception], ...]]:
         return fsspec.filesystem(protocol, **options), (OSError, ValueError, aiohttp.ClientError)
     if protocol == "root":
         try:
-            import fsspec_xrootd  # noqa: F401, PLC0415
+            import_module("fsspec_xrootd")
         except ImportError as error:
             raise UsageError(f"{redact(url)}: root:// needs an extra: pip install 'hzzray[xrootd]'") from error
         host = url.split("://", 1)[1].split("/", 1)[0]
