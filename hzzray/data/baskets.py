@@ -39,8 +39,15 @@ class Body:
 
     @property
     def has_offsets(self) -> bool:
-        """Tell whether offsets of all entries follow the values."""
-        return len(self.data) >= self.border + 4 * (1 + self.entries)
+        """Tell whether nothing but offsets of all entries follows the values, the first of them at the start.
+
+        The border stands in the key, which has no checksum: this is what a wrong one is told by.
+        """
+        table = self.data[self.border :]
+        if len(table) < 8:
+            return False
+        count, start = table[:8].view(">i4").tolist()
+        return count in (self.entries, self.entries + 1) and len(table) == 4 * (1 + count) and start == self.keylen
 
 
 def unpack(raw: bytes, first: int, entries: int) -> Body:

@@ -148,7 +148,7 @@ class Reader:
             energy,
             charge,
             kind,
-            values(schema.triggers, used=selection.trigger).any(axis=0).view(np.uint8),
+            np.asarray(values(schema.triggers, used=selection.trigger).any(axis=0)).view(np.uint8),
             flags((schema.matched or "",), used=selection.matched),
             flags(schema.electron_id, used=selection.identified),
             flags(schema.muon_id, used=selection.identified),
@@ -283,6 +283,6 @@ class Reader:
                 with self._blame(f"{name}, basket {i}"):
                     body = found if isinstance(found, Body) else unpack(found, begin, end - begin)
             if branch.jagged and not body.has_offsets:
-                raise DataError(f"{self._source.name}: branch {name}, basket {i}: corrupt: it has no entry offsets")
+                raise DataError(f"{self._source.name}: branch {name}, basket {i}: corrupt: entry offsets don't fit it")
             cursor.number, cursor.body = i, body
             yield body, max(begin, start), min(end, stop)

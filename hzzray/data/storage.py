@@ -132,7 +132,7 @@ class RemoteBytes:
     def _try(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever the call returns)
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(BACK_OFF[0], BACK_OFF[1], jitter=BACK_OFF[0]),
+            wait=tenacity.wait_random_exponential(*BACK_OFF),
             retry=tenacity.retry_if_exception_type(TransientError),
             reraise=True,
         )

@@ -47,7 +47,7 @@ def run_serial(
 
 @tenacity.retry(
     stop=tenacity.stop_after_attempt(ATTEMPTS),
-    wait=tenacity.wait_exponential_jitter(initial=0.2, max=5.0),
+    wait=tenacity.wait_random_exponential(0.2, 5.0),
     retry=tenacity.retry_if_exception_type(TransientError),
     reraise=True,
 )
