@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import uproot
+from uproot.interpretation.numerical import AsDtype
 
 from hzzray.data import layout
 from hzzray.data.layout import Branch, Layout, cache_folder, identify, read_layout
@@ -151,7 +152,9 @@ def test_no_thread_and_no_file_is_left_behind(path):
 
 
 def test_a_missing_tree_names_what_is_there(path):
-    with pytest.raises(DataError, match=r"a\.root: no tree analysis \(it has mini\): is this file of another release\?"):
+    with pytest.raises(
+        DataError, match=r"a\.root: no tree analysis \(it has mini\): is this file of another release\?"
+    ):
         read(path, tree="analysis")
 
 
@@ -215,8 +218,6 @@ class Interpreted:
     embedded_baskets = ()
 
     def __init__(self, offsets, seeks, sizes):
-        from uproot.interpretation.numerical import AsDtype
-
         self.interpretation = AsDtype(">f4")
         self.entry_offsets = offsets
         self.num_baskets = len(seeks)

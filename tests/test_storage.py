@@ -366,7 +366,7 @@ class InMemory:
 
     def read(self, ranges):
         self.bytes_read += sum(length for _, length in ranges)
-        assert all(0 <= start and 0 < length <= self.size - start for start, length in ranges)
+        assert all(start >= 0 and 0 < length <= self.size - start for start, length in ranges)
         return [self.content[start : start + length] for start, length in ranges]
 
     def close(self):

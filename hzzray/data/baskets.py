@@ -80,12 +80,13 @@ def _decompress(body: memoryview, size: int) -> bytes:
         if len(block) != packed or plain == 0:
             raise ValueError("a compressed block is cut short")
         blocks.append(_block(head[:2], block, plain))
+        if len(blocks[-1]) != plain:
+            raise ValueError(f"{len(blocks[-1])} bytes came out of a block where {plain} were promised")
         at += _BLOCK_HEADER + packed
         done += plain
-    data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-    if len(data) != size:
-        raise ValueError(f"{len(data)} bytes came out where {size} were promised")
-    return data
+    if done != size:
+        raise ValueError(f"{done} bytes came out where {size} were promised")
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
 def _block(algorithm: bytes, block: memoryview, size: int) -> bytes:

@@ -53,13 +53,12 @@ def write(
     basket: int | None = None,
     compression: Any = uproot.ZLIB(1),  # noqa: B008 (never changed)
 ) -> Path:
-    """Write columns as a TTree, ``basket`` entries a basket; jagged ones as C arrays, each with a counter of its own."""
+    """Write columns as a TTree, ``basket`` entries a basket; jagged ones as C arrays with counters of their own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     events = len(next(iter(content.values())))
     with uproot.recreate(path, compression=compression) as file:
         types = {
-            name: array.type.content if isinstance(array, ak.Array) else array.dtype
-            for name, array in content.items()
+            name: array.type.content if isinstance(array, ak.Array) else array.dtype for name, array in content.items()
         }
         target = file.mktree(tree, types, counter_name=lambda name: f"n_{name}")
         for start in range(0, events, basket or max(events, 1)):
