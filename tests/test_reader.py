@@ -60,6 +60,14 @@ def read(path, start=0, stop=None, **options):
         return gathered(reader, start, reader.layout.entries if stop is None else stop)
 
 
+def attempted(path, **options):
+    """Columns and no message, or no columns and the message of one of our own errors."""
+    try:
+        return read(path, **options), ""
+    except (DataError, TransientError) as error:
+        return None, str(error)
+
+
 def assert_same(one, other):
     """Equal types, shapes and bits."""
     for name, left, right in zip(Columns._fields, one, other, strict=True):
@@ -296,20 +304,7 @@ def test_four_leptons_in_a_fixed_array(tmp_path):
     content = columns(40)
     four = {name: array[:, :4] for name, array in columns(40, least=4).items() if isinstance(array, ak.Array)}
     fixed = ak.to_numpy(four["lep_pt"])
-    path = tmp_path / "a.root"
-    with uproot.recreate(path) as file:
-        file.mktree(
-            "mini",
-            {
-                name: np.dtype((np.float32, (4,)))
-                if name == "lep_pt"
-                else array.type.content
-                if isinstance(array, ak.Array)
-                else array.dtype
-                for name, array in (content | four).items()
-            },
-        )
-        file["mini"].extend(content | four | {"lep_pt": fixed})
+    path = write(tmp_path / "a.root", content | four | {"lep_pt": fixed})
     got = read(path, 10, 40)
     np.testing.assert_array_equal(got.pt, fixed[10:40].ravel())
     assert got.offsets.tolist() == list(range(0, 121, 4))
@@ -324,7 +319,11 @@ def test_four_leptons_in_a_fixed_array(tmp_path):
         ("lep_type", ak.Array(["e"] * 60), "string an entry, not a list of numbers"),
         ("lep_trigMatched", np.ones(60, bool), "bool an entry, not a list of numbers"),
         ("trigE", columns(60)["lep_pt"], "var \\* float32 an entry, not one number"),
-        ("mcWeight", ak.unflatten(np.ones(60, np.float32), np.ones(60, int)), "var \\* float32 an entry, not one number"),
+        (
+            "mcWeight",
+            ak.unflatten(np.ones(60, np.float32), np.ones(60, int)),
+            "var \\* float32 an entry, not one number",
+        ),
         ("trigM", ak.Array(["yes"] * 60), "string an entry, not one number"),
     ],
 )
@@ -567,11 +566,10 @@ def test_flipped_bytes_never_give_other_numbers(packed, tmp_path_factory, data):
     path, reference, baskets = packed
     assume(all(basket.magic == b"ZL" for basket in baskets))
     broken = damaged_copy(path, tmp_path_factory.getbasetemp(), data.draw(flips_in(baskets)))
-    try:
-        got = read(broken, step=data.draw(st.sampled_from([100, 10_000])))
-    except (DataError, TransientError) as error:
-        assert "b.root: " in str(error)
-        assert "\n" not in str(error)
+    got, message = attempted(broken, step=data.draw(st.sampled_from([100, 10_000])))
+    if got is None:
+        assert "b.root: branch " in message
+        assert "\n" not in message
     else:
         assert_same(got, reference)
 
@@ -582,10 +580,9 @@ def test_flipped_bytes_without_a_checksum_never_crash(bare, tmp_path_factory, da
     """Without compression ROOT has no checksum: numbers may differ, but all stays inside its bounds."""
     path, reference, baskets = bare
     broken = damaged_copy(path, tmp_path_factory.getbasetemp(), data.draw(flips_in(baskets)))
-    try:
-        got = read(broken, step=data.draw(st.sampled_from([100, 10_000])))
-    except (DataError, TransientError) as error:
-        assert "b.root: branch " in str(error)
+    got, message = attempted(broken, step=data.draw(st.sampled_from([100, 10_000])))
+    if got is None:
+        assert "b.root: branch " in message
     else:
         assert np.all(np.diff(got.offsets) >= 0)
         assert {len(array) for array in got[1:7]} == {got.offsets[-1]}
@@ -610,9 +607,8 @@ def test_flipped_metadata_is_an_error_or_harmless(packed, tmp_path):
     outcomes = set()
     for _ in range(60):
         flips = [(rng.randrange(first), rng.randrange(1, 256)) for _ in range(3)]
-        try:
-            got = read(damaged_copy(path, tmp_path, flips))
-        except DataError:
+        got, _ = attempted(damaged_copy(path, tmp_path, flips))
+        if got is None:
             outcomes.add("refused")
         else:
             outcomes.add("read")
@@ -632,10 +628,9 @@ def test_damage_in_embedded_baskets(tmp_path):
     rng = random.Random(5)
     for _ in range(10):
         at = rng.randrange(key.fSeekKey, key.fSeekKey + key.fNbytes)
-        try:
-            got = read(damaged_copy(path, tmp_path, [(at, rng.randrange(1, 256))]), simulation=False)
-        except DataError as error:
-            assert str(error).startswith(f"{tmp_path}/b.root: ")  # noqa: PT017 (either this or the other)
+        got, message = attempted(damaged_copy(path, tmp_path, [(at, rng.randrange(1, 256))]), simulation=False)
+        if got is None:
+            assert message.startswith(f"{tmp_path}/b.root: ")
         else:
             assert_same(got, reference)
 

@@ -45,6 +45,11 @@ def columns(events: int, seed: int = 0, least: int = 0) -> dict[str, Any]:
     return {name: ak.unflatten(array, counts) for name, array in flat.items()} | scalars
 
 
+def branch_type(array: Any) -> Any:
+    """Say to uproot what a column's branch holds: lists, or for numpy's arrays one row an entry."""
+    return array.type.content if isinstance(array, ak.Array) else np.dtype((array.dtype, array.shape[1:]))
+
+
 def write(
     path: Path,
     content: dict[str, Any],
@@ -57,9 +62,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     events = len(next(iter(content.values())))
     with uproot.recreate(path, compression=compression) as file:
-        types = {
-            name: array.type.content if isinstance(array, ak.Array) else array.dtype for name, array in content.items()
-        }
+        types = {name: branch_type(array) for name, array in content.items()}
         target = file.mktree(tree, types, counter_name=lambda name: f"n_{name}")
         for start in range(0, events, basket or max(events, 1)):
             stop = start + (basket or events)
