@@ -340,6 +340,14 @@ def test_another_file_of_the_same_name_is_not_confused(tmp_path):
     same(second, read(place, cache=None)[0])
 
 
+def test_another_version_of_a_file_is_not_confused(path, tmp_path):
+    """ROOT updates a file in place under the uuid that it has."""
+    _, cost = read(path, cache=tmp_path)
+    copy = tmp_path / "a.root"
+    copy.write_bytes(path.read_bytes() + b"more")
+    assert read(copy, cache=tmp_path)[1] == cost
+
+
 def test_each_tree_and_each_choice_of_branches_is_kept_by_itself(path, tmp_path):
     read(path, cache=tmp_path)
     fewer, _ = read(path, names=("lep_pt",), cache=tmp_path)

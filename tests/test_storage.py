@@ -5,9 +5,10 @@ import io
 import os
 import sys
 import threading
+import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hzzray.data import storage
@@ -153,6 +154,7 @@ def test_close_closes(folder):
 # Remote files
 
 
+@settings(deadline=None)
 @given(ranges=RANGES)
 def test_remote_ranges_are_right_and_cost_at_most_a_tenth_more(server, ranges):
     server.reset()
@@ -170,6 +172,13 @@ def test_neighbours_share_a_request(web):
     assert source.read(ranges) == wanted(ranges)
     asked = sorted(request.range for request in web.log)
     assert asked == ["bytes=1000-4049", "bytes=5000-5999", "bytes=50000-50009"]
+
+
+def test_gaps_stay_small_next_to_each_of_their_neighbours(web):
+    ranges = [(0, 9000), *((9800 + 800 * i, 1) for i in range(20))]
+    source = RemoteBytes(f"{web.url}a.root")
+    assert source.read(ranges) == wanted(ranges)
+    assert source.bytes_read == 9020
 
 
 def test_nothing_asked_nothing_sent(web):
@@ -267,11 +276,13 @@ def test_a_stalled_server_is_given_up_in_time(web, monkeypatch, after):
     source = RemoteBytes(f"{web.url}a.root")
     hold = threading.Event()
     web.fail("a.root", after=after, hold=hold, times=2)
+    begun = time.monotonic()
     try:
         with pytest.raises(TransientError, match=r"a\.root: .*[Tt]imeout"):
             source.read([(10, 90)])
     finally:
         hold.set()
+    assert 0.4 <= time.monotonic() - begun < 5
 
 
 def test_a_file_that_shrinks_on_the_server(tmp_path):
