@@ -165,13 +165,14 @@ class Reader:
 
     def _scalar(self, name: str, raw: _Raw, start: int, stop: int, out: NDArray[np.float64]) -> None:
         """Read one value an entry into ``out``, float64, shape (stop - start,)."""
-        if not self._cursors[name].fast:
-            out[:], _ = self._through_uproot(name, start, stop, lists=False)
-            return
         dtype = self._cursors[name].branch.dtype
-        for body, first, last in self._bodies(name, raw, start, stop):
-            with self._blame(name):
-                out[first - start : last - start] = scalars(body, dtype, first, last)
+        with np.errstate(invalid="ignore"):  # a signalling nan becomes a quiet one
+            if not self._cursors[name].fast:
+                out[:], _ = self._through_uproot(name, start, stop, lists=False)
+                return
+            for body, first, last in self._bodies(name, raw, start, stop):
+                with self._blame(name):
+                    out[first - start : last - start] = scalars(body, dtype, first, last)
 
     def _jagged(self, name: str, dtype: type[Any], raw: _Raw, start: int, stop: int) -> NDArray[Any]:
         """Read one value a lepton, flat, shape (leptons,), as ``dtype``."""
