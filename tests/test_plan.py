@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import uproot
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hzzray.data import storage
@@ -60,6 +60,7 @@ def borders(stop):
     return st.sets(st.integers(0, stop), max_size=40).map(lambda some: np.array(sorted(some | {0, stop}), np.int64))
 
 
+@settings(deadline=None)
 @given(data=st.data(), stop=st.integers(0, 3000), chunk=st.integers(1, 4000))
 def test_cuts_tile_the_entries(data, stop, chunk):
     clusters, baskets = data.draw(borders(stop)), data.draw(borders(stop))

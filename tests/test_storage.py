@@ -70,6 +70,7 @@ def union(ranges):
 # Local files
 
 
+@settings(deadline=None)
 @given(ranges=RANGES)
 def test_local_ranges_come_in_the_order_asked_for(folder, ranges):
     source = LocalBytes(str(folder / "a.root"))
@@ -398,6 +399,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=50), steps=STEPS)
 def test_seekable_bytes_are_a_file(content, steps):
     source = InMemory(content)
