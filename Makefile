@@ -34,7 +34,7 @@ lock:
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --upgrade \
 	  --extra broker --extra app pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \
-	  --extra broker --extra app --extra test --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	  --extra broker --extra app --extra openmagic --extra test --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,6 +14,11 @@ from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.urls import redact
+
+if TYPE_CHECKING:
+    from hzzray.engine.ledger import Wish
+    from hzzray.messages import RunSpec
+    from hzzray.run import Settings
 
 app = typer.Typer(
     name="hzzray",
@@ -40,6 +45,9 @@ Catalogue = Annotated[
     Path | None,
     typer.Option(envvar="HZZRAY_CATALOGUE", help="YAML file with releases or samples of your own."),
 ]
+OpenMagic = Annotated[
+    bool, typer.Option("--openmagic", help="Take the samples' places from atlasopenmagic (release 2025; an extra).")
+]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
 
@@ -52,7 +60,7 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)
 
 @app.callback()
 def _options(
-    version: Annotated[  # noqa: ARG001 (its callback acts)
+    version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -72,35 +80,68 @@ def run(
     fraction: Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")] = 1.0,
     engine: Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")] = "ray",
     actors: Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")] = None,
+    min_actors: Annotated[int | None, typer.Option(min=1, help="Fewest workers of an elastic pool.")] = None,
+    max_actors: Annotated[int | None, typer.Option(min=1, help="Most workers; the backlog decides in between.")] = None,
     chunk: Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 2 million.")] = None,
     runs: Runs = Path("runs"),
     run_id: Annotated[str | None, typer.Option(help="Name of the run. One that exists is resumed.")] = None,
     catalogue: Catalogue = None,
+    openmagic: OpenMagic = False,
 ) -> None:
     """Run the analysis: read, select, merge, plot."""
     from hzzray import run as runner  # noqa: PLC0415 (help needn't wait for numerics)
-    from hzzray.console import run_progress, summary  # noqa: PLC0415
     from hzzray.data.plan import CHUNK  # noqa: PLC0415
     from hzzray.engine.cluster import usable_cpus  # noqa: PLC0415
-    from hzzray.plotting import save  # noqa: PLC0415
+    from hzzray.engine.limits import Limits  # noqa: PLC0415
 
-    chosen = release(release_name, catalogue)
+    chosen = _release(release_name, catalogue, openmagic=openmagic)
     spec = runner.make_spec(
         chosen, samples=_names(samples), selection=selection, luminosity=luminosity, fraction=fraction
     )
-    settings = runner.Settings(
+    settings = runner.make_settings(
         runs=runs,
         run_id=run_id or runner.new_run_id(),
         sources=_sources(chosen, source),
         engine=engine,
-        actors=actors or usable_cpus(),
+        limits=Limits(
+            min_actors=min_actors or actors or usable_cpus(), max_actors=max_actors or actors or usable_cpus()
+        ),
         chunk=chunk or CHUNK,
     )
+    _execute(spec, settings)
+
+
+@app.command()
+def replay(
+    run_name: Run,
+    source: Annotated[str | None, typer.Option(help="Read from here now.")] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Worker actors.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Try a run's failed tasks again, and what was left of it, the way it was last worked on."""
+    from hzzray import run as runner  # noqa: PLC0415
+    from hzzray.engine.limits import Limits  # noqa: PLC0415
+
+    spec, settings = runner.settings_of(_folder(run_name, runs))
+    changes: dict[str, object] = {}
+    if source is not None:
+        changes["sources"] = (source,)
+    if actors is not None:
+        changes["limits"] = Limits(min_actors=actors, max_actors=actors)
+    _execute(spec, settings.model_copy(update=changes))
+
+
+def _execute(spec: RunSpec, settings: Settings) -> None:
+    """Do a run, show how it goes, draw its plot, and exit as its status says."""
+    from hzzray.console import run_progress, summary  # noqa: PLC0415
+    from hzzray.plotting import save  # noqa: PLC0415
+    from hzzray.run import execute  # noqa: PLC0415
+
     try:
         with run_progress(console) as progress:
-            result = runner.execute(spec, settings, planned=lambda _: progress.start(), progress=progress)
+            result = execute(spec, settings, planned=lambda _: progress.start(), progress=progress)
     except KeyboardInterrupt:
-        errors.print(f"interrupted; what is merged is kept: resume with --run-id {settings.run_id}", highlight=False)
+        errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
         raise typer.Exit(130) from None
     plots = save(result, settings.folder)
     summary(result, console)
@@ -150,12 +191,15 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
     from hzzray.engine.ledger import Ledger  # noqa: PLC0415
 
     with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
-        planned, merged, failed = ledger.counts()
-        state = "complete" if merged == planned else "partial" if merged + failed == planned else "running"
-        console.print(
-            f"{ledger.run_id}: {state}: {planned} tasks planned, {merged} merged, {failed} failed",
-            highlight=False,
-        )
+        counts, wish = ledger.counts(), ledger.wished()
+    name = _folder(run_name, runs).name
+    asked = "" if wish == "run" else f", asked to {wish}"
+    console.print(
+        f"{name}: {counts.status}{asked}: {counts.planned} tasks planned, {counts.merged} merged, "
+        f"{counts.failed} failed, {counts.due} due; {counts.events} events, {counts.duplicates} duplicates refused",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -175,18 +219,62 @@ def failures(run_name: Run, runs: Runs = Path("runs")) -> None:
     console.print(table)
 
 
+@app.command()
+def pause(run_name: Run, runs: Runs = Path("runs")) -> None:
+    """Let a live run wait: what is in flight ends, nothing new begins."""
+    _wish(run_name, runs, "pause")
+
+
+@app.command()
+def resume(run_name: Run, runs: Runs = Path("runs")) -> None:
+    """Let a paused run go on. One that has ended goes on with `hzzray run --run-id`."""
+    _wish(run_name, runs, "run")
+
+
+@app.command()
+def drain(run_name: Run, runs: Runs = Path("runs")) -> None:
+    """End a live run after what is in flight; it can be resumed."""
+    _wish(run_name, runs, "drain")
+
+
+@app.command()
+def cancel(run_name: Run, runs: Runs = Path("runs")) -> None:
+    """End a live run at once; it can be resumed."""
+    _wish(run_name, runs, "cancel")
+
+
+def _wish(run_name: str, runs: Path, wish: Wish) -> None:
+    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
+
+    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
+        ledger.wish(wish)
+
+
+@app.command()
+def retract(
+    run_name: Run, sample: Annotated[str, typer.Argument(help="Whose file turned out bad.")], runs: Runs = Path("runs")
+) -> None:
+    """Take a sample's results out of a run, exactly; the next start of the run reads its file anew."""
+    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
+
+    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
+        ledger.spec.release.sample(sample)
+        gone = ledger.forget_sample(sample)
+        console.print(f"{ledger.run_id}: {gone} merged tasks of {sample} retracted", highlight=False)
+
+
 @app.command("runs")
 def list_runs(runs: Runs = Path("runs")) -> None:
     """List the runs of a folder."""
     from hzzray.engine.ledger import Ledger, LedgerError  # noqa: PLC0415
 
-    table = Table("run", "release", "selection", "environment", "planned", "merged", "failed")
+    table = Table("run", "release", "selection", "environment", "status", "planned", "merged", "failed")
     for path in sorted(runs.glob("*/ledger.db")):
         try:
             with Ledger.open(path) as ledger:
                 spec, counts = ledger.spec, ledger.counts()
                 names = (ledger.run_id, spec.release.name, spec.selection.name, ledger.environment)
-                table.add_row(*names, *map(str, counts))
+                table.add_row(*names, counts.status, *map(str, counts[:3]))
         except LedgerError as error:
             table.add_row(path.parent.name, f"[red]{error}[/]")
     console.print(table if table.row_count else f"no runs in {runs}")
@@ -212,12 +300,13 @@ def fetch(
     source: Annotated[str | None, typer.Option(help="Fetch from here instead of the release's address.")] = None,
     samples: Samples = None,
     catalogue: Catalogue = None,
+    openmagic: OpenMagic = False,
 ) -> None:
     """Download a release's files; resumes, checks sizes, skips what is there."""
     from hzzray.data.fetch import fetch as bring  # noqa: PLC0415
     from hzzray.transfers import bar  # noqa: PLC0415
 
-    chosen = release(release_name, catalogue)
+    chosen = _release(release_name, catalogue, openmagic=openmagic)
     wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)
     with bar(len(wanted), console) as progress:
         report = bring(chosen, chosen.only(wanted).samples, folder, source=source, progress=progress)
@@ -225,6 +314,15 @@ def fetch(
         errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
     if report.failed:
         raise typer.Exit(PARTIAL if report.fetched or report.skipped else 1)
+
+
+def _release(name: str, catalogue: Path | None, *, openmagic: bool) -> Release:
+    chosen = release(name, catalogue)
+    if not openmagic:
+        return chosen
+    from hzzray.data.openmagic import openmagic_release  # noqa: PLC0415 (an extra)
+
+    return openmagic_release(chosen)
 
 
 def _write_toys(chosen: Release, folder: Path, events: int, seed: int) -> None:

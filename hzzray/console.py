@@ -17,11 +17,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hzzray.messages import Counts
 from hzzray.result import Result
 
 _PLAIN_EVERY_S = 2.0
-
-Counts = tuple[int, int, int, int]
 
 
 class RunProgress:
@@ -58,7 +57,7 @@ class RunProgress:
 
     def __call__(self, counts: Counts) -> None:
         """Show counts: tasks planned, merged and failed, events merged."""
-        planned, merged, failed, events = counts
+        planned, merged, failed, events, _ = counts
         if self._first is None:
             self._first = events
         rate = (events - self._first) / max(time.monotonic() - self._begun, 1e-3)

@@ -6,18 +6,23 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray.data.catalogue import Release
-from hzzray.physics.histogram import Axis, Histogram
+from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import Selection
 
 #: Version of the messages' form; another one is refused.
 WIRE_VERSION: Literal[1] = 1
 
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Status = Literal["running", "partial", "complete"]
+
+#: What a run may be called: it names a folder, an actor and a routing key.
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+RunId = Annotated[str, Field(pattern=RUN_ID)]
 
 
 class Message(BaseModel):
@@ -27,15 +32,15 @@ class Message(BaseModel):
 
     def canonical(self) -> bytes:
         """JSON with sorted keys and no spaces: equal values give equal bytes."""
-        body = self.model_dump(mode="json", by_alias=True, exclude_computed_fields=True)
+        body = self.model_dump(mode="json", by_alias=True)
         return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 class RunSpec(Message):
     """What a run computes: nothing of where or how. Self-contained, so that any worker anywhere can take it up.
 
-    ``release`` holds just the samples of this run. ``luminosity`` is in fb⁻¹. ``fraction`` in (0, 1] is the leading part
-    of each file's entries that is read; simulated yields are not scaled up for it.
+    ``release`` holds just the samples of this run. ``luminosity`` is in fb⁻¹. ``fraction`` in (0, 1] is the leading
+    part of each file's entries that is read; simulated yields are not scaled up for it.
     """
 
     version: Literal[1] = WIRE_VERSION
@@ -76,7 +81,7 @@ class Task(Message):
     uuid: str
     tree: str
     start: int = Field(ge=0)
-    stop: int = Field(ge=0)
+    stop: int = Field(ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -95,6 +100,15 @@ class Task(Message):
         """Entries in the range."""
         return self.stop - self.start
 
+    def halves(self) -> tuple[Task, Task]:
+        """Cut the range in two that tile it; raises ValueError where there is nothing to cut."""
+        if self.entries < 2:
+            raise ValueError(f"task {self.task_id} has {self.entries} entries: it can't be cut in two")
+        middle = (self.start + self.stop) // 2
+        # Not dict(self), which holds the id too, once it was asked for.
+        same = {name: getattr(self, name) for name in Task.model_fields}
+        return Task(**{**same, "stop": middle}), Task(**{**same, "start": middle})
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -111,14 +125,39 @@ class Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class Partial:
-    """What a worker made of one task. Travels inside Ray only."""
+    """What a worker made of one task; ``packed`` is its histogram (see Histogram.pack). Travels inside Ray only."""
 
     task: Task
-    histogram: Histogram
+    packed: bytes
     cost: Cost
     worker: str
+
+
+class Counts(NamedTuple):
+    """How far a run is: tasks planned, merged and failed, events merged, and deliveries that were merged before."""
+
+    planned: int
+    merged: int
+    failed: int
+    events: int = 0
+    duplicates: int = 0
+
+    @property
+    def due(self) -> int:
+        """Tasks that are neither merged nor failed."""
+        return self.planned - self.merged - self.failed
+
+    @property
+    def status(self) -> Status:
+        """Complete when all planned tasks are merged, partial when the others failed, else running.
+
+        A run that nothing is planned of yet is running too.
+        """
+        if self.due or not self.planned:
+            return "running"
+        return "partial" if self.failed else "complete"
 
 
 class Failure(Message):

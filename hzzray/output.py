@@ -20,7 +20,7 @@ class OutputError(HzzrayError):
     """A file of the run that can't be written or read."""
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Write a file under another name in its folder, then move it into place; raises OutputError naming it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +39,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
 
 def save_json(result: Result, folder: Path) -> Path:
     """Write ``result.json``."""
-    text = result.model_dump_json(by_alias=True, indent=1, exclude_computed_fields=True) + "\n"
-    return write_whole(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8") and None)
+    text = result.model_dump_json(by_alias=True, indent=1) + "\n"
+    return write_whole(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def load_json(folder: Path) -> Result:

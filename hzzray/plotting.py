@@ -1,27 +1,22 @@
 """The figure of a result: stacked simulation, data, their ratio. The command line and the app draw the same.
 
 Importing this loads matplotlib and mplhep: import it where a figure is drawn. No pyplot state is used, so
-nothing needs a display and several threads may draw at once.
+nothing needs a display and several threads may draw at once (see ``hzzray.style``).
 """
 
 from __future__ import annotations
 
 import math
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import matplotlib as mpl
 import mplhep
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import is_color_like
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -30,15 +25,15 @@ from matplotlib.ticker import FixedLocator
 from mplhep.label import append_text
 from numpy.typing import NDArray
 
-from hzzray.errors import HzzrayError, UsageError
+from hzzray.errors import UsageError
 from hzzray.physics.selection import CHANNELS
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Bins, GroupResult, Result
+from hzzray.style import StyledFigure, save_figure, style
 
 #: The ratio panel's range; what lies above is shown by an arrow.
 RATIO_MAX = 2.0
 
-_DPI = 150
 _TEXT_SIZE = 13
 _MARGINS = {"left": 0.12, "right": 0.965, "bottom": 0.105, "top": 0.975, "hspace": 0.05}
 _GAP = 0.03  # of the panel's height, kept free below text and legend
@@ -55,37 +50,13 @@ _NAME = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for n
 
 # The user's matplotlibrc may be set for other work: what would change this figure is put back first.
 _STYLE: dict[Any, Any] = {
-    **{
-        key: mpl.rcParamsDefault[key]
-        for key in ("text.usetex", "savefig.bbox", "savefig.facecolor", "pdf.fonttype")
-    },
+    **{key: mpl.rcParamsDefault[key] for key in ("text.usetex", "savefig.bbox", "savefig.facecolor", "pdf.fonttype")},
     **mplhep.style.ATLAS,
     "axes.formatter.limits": (-4, 6),
     "axes.labelpad": 6,
     "axes.labelsize": 18,
     "hatch.linewidth": 0.6,
 }
-
-#: matplotlib's settings belong to the process: one figure at a time has them.
-_lock = threading.RLock()
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with _lock, mpl.rc_context(_STYLE):
-        yield
-
-
-class _StyledFigure(Figure):
-    """A figure that is in the ATLAS style whoever draws it: fonts and ticks are looked up only then."""
-
-    def draw(self, renderer: RendererBase) -> None:
-        with _style():
-            super().draw(renderer)
-
-    def savefig(self, fname: Any, **kwargs: Any) -> None:  # noqa: ANN401 (as matplotlib has it)
-        with _style():
-            super().savefig(fname, **kwargs)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -143,8 +114,8 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
         If the result has no such channel, or a group's colour is none.
     """
     content = _content(result, channel)
-    with _style():
-        fig = _StyledFigure(figsize=(8.0, 7.2))
+    with style(_STYLE):
+        fig = StyledFigure(_STYLE, figsize=(8.0, 7.2))
         main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1), gridspec_kw=_MARGINS)
         for axes in (main, ratio):
             axes.axvspan(*result.significance.window, color="0.94", linewidth=0, zorder=0)
@@ -156,33 +127,15 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     return fig
 
 
-def save(result: Result, folder: Path) -> tuple[Path, ...]:
-    """Write ``plot.png`` (150 dpi) and ``plot.pdf``, each whole or not at all.
+def save(result: Result, folder: Path, *, channel: str | None = None, log: bool = False) -> tuple[Path, ...]:
+    """Write ``plot.png`` (150 dpi) and ``plot.pdf``, each whole or not at all; equal results give equal bytes.
 
-    Equal results give equal bytes.
-
-    Raises
-    ------
-    HzzrayError
-        If the folder can't be written to.
+    A channel alone, or a logarithmic scale, has a file of its own: ``plot-4e-log.png``. Raises OutputError where the
+    folder can't be written to.
     """
-    fig = figure(result)
-    metadata: dict[str, dict[str, Any]] = {
-        "plot.png": {"Title": result.run_id, "Software": None},
-        "plot.pdf": {"Title": result.run_id, "CreationDate": None},
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, about in metadata.items():
-            unfinished = folder / f".{uuid4().hex}.{name}"
-            try:
-                fig.savefig(unfinished, dpi=_DPI, metadata=about)
-                unfinished.replace(folder / name)
-            finally:
-                unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise HzzrayError(f"plots in {folder}: {error.strerror or error}") from error
-    return tuple(folder / name for name in metadata)
+    fig = figure(result, channel=channel, log=log)
+    name = "-".join(["plot", *([channel] if channel else []), *(["log"] if log else [])])
+    return save_figure(fig, folder / name, result.run_id)
 
 
 def _content(result: Result, channel: str | None) -> _Content:
@@ -208,9 +161,7 @@ def _bins(result: Result, group: GroupResult, channel: str | None) -> Bins:
     if channel is None:
         return group
     if channel not in group.channels:
-        raise UsageError(
-            f"run {result.run_id} has no channel {channel!r}; it has {', '.join(group.channels)}"
-        )
+        raise UsageError(f"run {result.run_id} has no channel {channel!r}; it has {', '.join(group.channels)}")
     return group.channels[channel]
 
 

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from hzzray import __version__
 from hzzray.data.catalogue import Role, Sample
 from hzzray.messages import Cost as TotalCost
-from hzzray.messages import Failure, RunSpec
+from hzzray.messages import Counts, Failure, RunSpec, Status
 from hzzray.physics import significance as z
 from hzzray.physics.histogram import Axis, Histogram, digest
 from hzzray.physics.selection import CHANNELS
 from hzzray.urls import redact
-
-Status = Literal["running", "partial", "complete"]
 
 
 class Row(BaseModel):
@@ -40,7 +39,7 @@ class Cut(Row):
 
 
 class Bins(Row):
-    """Binned yields. ``sumw`` and ``sumw2`` are per bin of ``Result.edges``; what lies outside is in the flow fields."""
+    """Binned yields. ``sumw`` and ``sumw2`` are per bin of ``Result.edges``; the rest is in the flow fields."""
 
     n_out: int
     yield_: float = Field(alias="yield")
@@ -126,7 +125,7 @@ class FailureRow(Row):
 
 
 class Result(Row):
-    """A run's numbers. While it runs, simulation is scaled by total/processed of each sample; at the end by exactly 1."""
+    """A run's numbers. While it runs, simulation is scaled by total/processed of each sample; at the end by 1."""
 
     run_id: str
     spec: RunSpec
@@ -149,14 +148,14 @@ class Result(Row):
 class RunState:
     """A run as its reducer knows it: exact histograms by sample, what is planned, what failed, what it took.
 
-    ``counts`` are tasks planned, merged, failed. ``entries`` are, by sample, entries planned and entries in the files.
+    ``entries`` are, by sample, entries planned and entries in the files.
     """
 
     version: int
     run_id: str
     spec: RunSpec
     environment: str
-    counts: tuple[int, int, int]
+    counts: Counts
     histograms: dict[str, Histogram]
     entries: dict[str, tuple[int, int]]
     failures: tuple[Failure, ...]
@@ -166,14 +165,6 @@ class RunState:
     def with_wall(self, seconds: float) -> RunState:
         """Return a copy that took this long."""
         return replace(self, wall_s=seconds)
-
-    @property
-    def status(self) -> Status:
-        """Complete when all planned tasks are merged, partial when the others failed, else running."""
-        planned, merged, failed = self.counts
-        if merged == planned:
-            return "complete"
-        return "partial" if merged + failed == planned else "running"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -199,8 +190,10 @@ class _Sums:
 
     def channels(self) -> dict[str, Bins]:
         """Lay out each channel."""
-        rows = (_Sums(*(array[i : i + 1] for array in (self.n, self.sumw, self.sumw2))) for i in range(len(CHANNELS)))
-        return {name: Bins.model_validate(row.bins()) for name, row in zip(CHANNELS, rows, strict=True)}
+        return {
+            name: Bins.model_validate(_Sums(self.n[[i]], self.sumw[[i]], self.sumw2[[i]]).bins())
+            for i, name in enumerate(CHANNELS)
+        }
 
 
 def _sums(histogram: Histogram, scale: float) -> _Sums:
@@ -246,7 +239,8 @@ def summarise(state: RunState) -> Result:
     """Turn a run's state into its numbers."""
     spec = state.spec
     release = spec.release
-    running = state.status == "running"
+    status = state.counts.status
+    running = status == "running"
     parts: dict[str, _Sums] = {}
     samples: dict[str, SampleResult] = {}
     for sample in release.samples:
@@ -262,15 +256,15 @@ def summarise(state: RunState) -> Result:
         groups[group.name] = GroupResult.model_validate(
             {"role": group.role, "colour": group.colour, "channels": total.channels(), **total.bins()}
         )
-    planned, merged, failed = state.counts
+    counts = state.counts
     in_files = sum(total for _, total in state.entries.values())
     cost = state.cost
     return Result(
         run_id=state.run_id,
         spec=spec,
         environment=state.environment,
-        status=state.status,
-        tasks=Tasks(planned=planned, merged=merged, failed=failed),
+        status=status,
+        tasks=Tasks(planned=counts.planned, merged=counts.merged, failed=counts.failed),
         digest=digest(state.histograms),
         fraction=sum(histogram.entries for histogram in state.histograms.values()) / in_files if in_files else 0.0,
         edges=tuple(spec.axis.edges.tolist()),
@@ -322,8 +316,9 @@ def _sample(
 @cache
 def versions() -> dict[str, str]:
     """Versions of what computed a result."""
-    packages = ("hzzray", "numpy", "numba", "uproot", "ray")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    packages = ("numpy", "numba", "uproot", "ray")
+    own = {"hzzray": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in packages}
 
 
 def environment() -> str:

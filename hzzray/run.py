@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hzzray.data.catalogue import Release
-from hzzray.data.layout import cache_folder
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
-from hzzray.engine.ledger import Ledger
-from hzzray.errors import UsageError
-from hzzray.messages import RunSpec, Task
+from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.limits import Limits
+from hzzray.engine.monitor import NodeMeter, Recorder, Usage
+from hzzray.errors import HzzrayError, UsageError
+from hzzray.messages import RUN_ID, Counts, RunSpec
 from hzzray.output import save_json, save_root
 from hzzray.physics.selection import PRESETS
+from hzzray.places import cache_folder
 from hzzray.result import Result, RunState, environment, summarise
+from hzzray.source import MemorySource
 
 Engine = Literal["ray", "serial"]
-Counts = tuple[int, int, int, int]
-"""Tasks planned, merged and failed; events merged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class StoppedError(HzzrayError):
+    """The user ended a run before it was finished. What is merged is kept."""
+
+
+class Settings(BaseModel):
     """Where and how a run is done; what it computes is its spec."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     runs: Path
-    run_id: str
+    run_id: Annotated[str, Field(pattern=RUN_ID)]
     sources: tuple[str, ...]
     engine: Engine = "ray"
-    actors: int = 1
+    limits: Limits = Limits()
     chunk: int = CHUNK
 
     @property
@@ -66,10 +77,30 @@ def make_spec(
             axis=release.axis,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        given = f", not {first['input']!r}" if field else ""
-        raise UsageError(f"{field}: {first['msg']}{given}".lstrip(": ").replace("Value error, ", "")) from error
+        raise UsageError(_mistake(error)) from error
+
+
+def make_settings(**chosen: object) -> Settings:
+    """Put settings together; raises UsageError naming what is wrong."""
+    try:
+        return Settings.model_validate(chosen)
+    except ValidationError as error:
+        raise UsageError(_mistake(error)) from error
+
+
+def settings_of(folder: Path) -> tuple[RunSpec, Settings]:
+    """Tell what a run computes, and how it was last worked on; raises UsageError where there is no such run."""
+    with Ledger.open(folder / "ledger.db") as ledger:
+        kept = json.loads(ledger.settings())
+        return ledger.spec, make_settings(**kept, runs=folder.parent, run_id=ledger.run_id)
+
+
+def _mistake(error: ValidationError) -> str:
+    """Say in one line what pydantic found wrong first."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+    given = f", not {first['input']!r}" if field else ""
+    return f"{field}: {first['msg']}{given}".lstrip(": ").replace("Value error, ", "")
 
 
 def new_run_id() -> str:
@@ -83,104 +114,123 @@ def execute(
     """Do a run, or the rest of one, and write its files.
 
     A run folder that exists is resumed when its spec is the same: what is merged stays, what failed is tried again.
-    Raises UsageError when the spec is another.
+    Raises UsageError when the spec is another, StoppedError when the user ended it before it was finished.
     """
     begun = time.monotonic()
     for source in settings.sources:
         check_source(source)
     cache = cache_folder()
-    path = settings.folder / "ledger.db"
-    with _ledger(path, spec, settings.run_id) as ledger:
-        plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache)
-        due = _record(ledger, plan)
-    planned(plan)
-    try:
-        state = _work(path, spec, settings, due, cache, progress)
-    finally:
-        with Ledger.open(path) as ledger:
-            ledger.add_wall(time.monotonic() - begun)
-            wall_s = ledger.wall_s()
+    path = settings.folder.resolve() / "ledger.db"
+    if path.exists():
+        _check_same(path, spec)
+    plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache)
+    if not path.exists():  # a run that can't be planned leaves nothing behind
+        Ledger.create(path, settings.run_id, spec, environment()).close()
+    with Ledger.open(path) as ledger:
+        _record(ledger, plan)
+        ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+        planned(plan)
+        state, wish = _work(ledger, settings, cache, progress)
+        ledger.add_wall(time.monotonic() - begun)
+        wall_s = ledger.wall_s()
     result = summarise(state.with_wall(wall_s))
     save_json(result, settings.folder)
     save_root(result, settings.folder)
+    if result.status == "running":
+        raise StoppedError(
+            f"run {settings.run_id}: {wish}, {state.counts.due} tasks left; the same --run-id goes on with them"
+        )
     return result
 
 
-def _ledger(path: Path, spec: RunSpec, run_id: str) -> Ledger:
-    """Start the run's ledger, or open that of a run of the same spec."""
-    if not path.exists():
-        return Ledger.create(path, run_id, spec, environment())
-    ledger = Ledger.open(path)
-    if ledger.spec.digest != spec.digest:
-        ledger.close()
-        differing = [
-            field
-            for field in ("release", "selection", "luminosity", "fraction", "axis")
-            if getattr(ledger.spec, field) != getattr(spec, field)
-        ]
+def _check_same(path: Path, spec: RunSpec) -> None:
+    """Refuse to go on with a run of another spec; raises UsageError that says what differs."""
+    with Ledger.open(path) as ledger:
+        began = ledger.spec
+    if began.digest != spec.digest:
+        fields = ("release", "selection", "luminosity", "fraction", "axis")
+        differing = [field for field in fields if getattr(began, field) != getattr(spec, field)]
         raise UsageError(
-            f"run {run_id} in {path.parent.parent} exists with another {' and '.join(differing)}; "
+            f"run {path.parent.name} in {path.parent.parent} exists with another {' and '.join(differing)}; "
             "take another --run-id, or the same choices to resume it"
         )
-    return ledger
 
 
-def _record(ledger: Ledger, plan: Plan) -> list[Task]:
-    """Write a plan into the ledger; returns the tasks that are due.
+def _record(ledger: Ledger, plan: Plan) -> None:
+    """Write a plan into the ledger.
 
     A file that was planned before keeps its tasks, however it would be cut today: ranges never overlap.
     """
-    ledger.forget_failures()
     known = ledger.planned_files()
     for task in plan.tasks:
         if known.get(task.sample, task.uuid) != task.uuid:
             raise UsageError(
-                f"{task.file}: another file than the one that run {ledger.run_id} began with; take another --run-id"
+                f"{task.file}: another file than the one that run {ledger.run_id} began with; take another --run-id, "
+                f"or retract what was read of it: hzzray retract {ledger.run_id} {task.sample}"
             )
+    ledger.take_over()
+    ledger.wish("run")
+    ledger.forget_failures()
     fresh = [task for task in plan.tasks if task.sample not in known]
+    moved = {task.uuid: task.file for task in plan.tasks if task.sample in known}
     unread = [failure for failure in plan.failures if failure.task.sample not in known]
     ledger.plan([*fresh, *(failure.task for failure in unread)], plan.entries)
+    ledger.relocate(moved)
     for failure in unread:
         ledger.fail(failure)
-    return ledger.due()
 
 
 def _work(
-    path: Path,
-    spec: RunSpec,
-    settings: Settings,
-    due: list[Task],
-    cache: Path | None,
-    progress: Callable[[Counts], None],
-) -> RunState:
-    if settings.engine == "serial" or not due:
+    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None]
+) -> tuple[RunState, Wish]:
+    """Do what is due; returns the run as it stands then, and what its user wished last."""
+    if settings.engine == "serial" or not ledger.counts().due:
         from hzzray.engine.serial import run_serial  # noqa: PLC0415 (compiled kernels are loaded here, or by the actors)
 
-        return run_serial(path, spec, due, settings.sources, cache=cache, progress=progress)
-    from hzzray.engine.cluster import connect, disconnect  # noqa: PLC0415
+        return run_serial(ledger, settings.sources, cache=cache, progress=progress)
+    from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
-    connect(settings.actors)
+    with cluster(settings.limits.max_actors):
+        return asyncio.run(_with_ray(ledger, settings, cache, progress))
+
+
+async def _with_ray(
+    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None]
+) -> tuple[RunState, Wish]:
+    from hzzray.engine.pool import Pool, Scale, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+
+    start = worker_starter(ledger.spec, settings.sources, cache)
+    reducer = start_reducer(ledger.path, ledger.run_id)
+    begun = time.monotonic()
+    machine = NodeMeter()
+    with Recorder(settings.folder, ledger.environment, ledger.wall_s()) as recorder:
+
+        def watch(usages: Sequence[Usage], scale: Scale) -> None:
+            now = time.monotonic() - begun
+            recorder.add(now, [*usages, machine.usage()])
+            recorder.add_scale(now, **scale._asdict())
+
+        pool = Pool(start, reducer, settings.limits, watch)
+        with _signals(pool.obey):
+            state = await pool.run(MemorySource(ledger.due()), progress)
+    return state, pool.wish
+
+
+@contextmanager
+def _signals(obey: Callable[[Wish], None]) -> Iterator[None]:
+    """Drain on SIGTERM and on the first Ctrl-C; the second one ends at once."""
+    loop = asyncio.get_running_loop()
+    wishes: Iterator[Wish] = chain(["drain"], repeat("cancel"))
+    handlers: dict[int, Callable[[], None]] = {
+        signal.SIGINT: lambda: obey(next(wishes)),
+        signal.SIGTERM: lambda: obey("drain"),
+    }
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}  # signals are the main thread's business
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
-        return _with_ray(path, spec, settings, due, cache, progress)
+        yield
     finally:
-        disconnect()
-
-
-def _with_ray(
-    path: Path,
-    spec: RunSpec,
-    settings: Settings,
-    due: list[Task],
-    cache: Path | None,
-    progress: Callable[[Counts], None],
-) -> RunState:
-    import asyncio  # noqa: PLC0415
-
-    from hzzray.engine.pool import Pool  # noqa: PLC0415 (imports Ray, which reads its settings as it is imported)
-    from hzzray.source import MemorySource  # noqa: PLC0415
-
-    async def work() -> RunState:
-        pool = Pool(path.resolve(), spec, settings.sources, settings.actors, cache)
-        return await pool.run(MemorySource(due), progress)
-
-    return asyncio.run(work())
+        for number in handlers:
+            loop.remove_signal_handler(number)

@@ -70,6 +70,7 @@ def make_result(name: str = "2020", *, seed: int = 11, **changes: Any) -> Result
 
     s, b, n = count("signal"), count("background"), count("data")
     error = count("background", "sumw2") ** 0.5
+    sigma_b = 0.3**0.5 * b
     entries = sum(sample.entries or 0 for sample in rel.samples)
     body = {
         "run_id": "20261121-120000-abcdef",
@@ -87,14 +88,15 @@ def make_result(name: str = "2020", *, seed: int = 11, **changes: Any) -> Result
             "n_signal": s,
             "n_background": b,
             "n_background_error": error,
+            "sigma_b": sigma_b,
             "n_data": int(n),
             "notebook": significance.notebook(s + b, b),
             "s_over_sqrt_b": significance.s_over_sqrt_b(s, b),
-            "s_over_sqrt_b_sigma": significance.s_over_sqrt_b_sigma(s, b, error),
+            "s_over_sqrt_b_sigma": significance.s_over_sqrt_b_sigma(s, b, sigma_b),
             "asimov": significance.asimov(s, b),
-            "asimov_sigma": significance.asimov_sigma(s, b, error),
+            "asimov_sigma": significance.asimov_sigma(s, b, sigma_b),
             "observed": significance.observed(n, b),
-            "observed_sigma": significance.observed_sigma(n, b, error),
+            "observed_sigma": significance.observed_sigma(n, b, sigma_b),
         },
         "missing": (),
         "failures": (),

@@ -10,9 +10,10 @@ import uproot
 from uproot.interpretation.numerical import AsDtype
 
 from hzzray.data import layout
-from hzzray.data.layout import Branch, Layout, cache_folder, identify, read_layout
+from hzzray.data.layout import Branch, Layout, identify, read_layout
 from hzzray.data.storage import LocalBytes
 from hzzray.errors import DataError, TransientError
+from hzzray.places import cache_folder
 from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, columns, write
 
 NAMES = SCHEMA.kinematics

@@ -9,7 +9,7 @@ import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hzzray.data import storage
+from hzzray import retry
 from hzzray.data.catalogue import release
 from hzzray.data.layout import read_layout
 from hzzray.data.plan import check_source, cuts, make_plan
@@ -282,7 +282,7 @@ def test_of_several_reasons_the_one_that_is_more_than_absence_is_told(source, tm
 
 
 def test_a_busy_server_is_a_failure_that_may_pass_and_no_message_shows_its_login(source, monkeypatch):
-    monkeypatch.setattr(storage, "BACK_OFF", (0.001, 0.002))
+    monkeypatch.setattr(retry, "_FIRST_S", 0.001)
     with serve(source) as web:
         url = web.url.replace("http://", "http://user:password@")
         web.fail(PATHS["Zee"], status=503, times=99)
@@ -310,7 +310,7 @@ def computed(whole, found, sources, cache):
     """Histograms of all tasks, by sample, as one worker makes them."""
     worker = Worker(whole, sources, cache=cache)
     try:
-        return {task.sample: worker.process(task).histogram.to_bytes() for task in found.tasks}
+        return {task.sample: worker.process(task).packed for task in found.tasks}
     finally:
         worker.close()
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hzzray import retry
 from hzzray.data import storage
 from hzzray.data.storage import LocalBytes, RemoteBytes, SeekableBytes, open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
@@ -30,7 +31,7 @@ RANGES = st.lists(
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Waits of milliseconds between two tries."""
-    monkeypatch.setattr(storage, "BACK_OFF", (0.001, 0.002))
+    monkeypatch.setattr(retry, "_FIRST_S", 0.001)
 
 
 @pytest.fixture(scope="module")

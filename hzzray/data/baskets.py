@@ -7,6 +7,7 @@ an int32 count and int32 offsets of the entries (counted from the key's start).
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import deflate
@@ -16,13 +17,13 @@ from llvmlite import ir
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from hzzray.physics.jit import entry
+
 _KEY = struct.Struct(">ihiIhh")  # fNbytes, fVersion, fObjlen, fDatime, fKeylen, fCycle
 _TAIL = struct.Struct(">hiiii")  # fVersion, fBufferSize, fNevBufSize, fNevBuf, fLast: end of the key, before one flag
 _BLOCK_HEADER = 9  # two letters of the algorithm, its method, compressed and uncompressed size in 3 bytes each
 
 UNEQUAL = "has another number of leptons than the branch of pt"
-
-kernel = nb.njit(nogil=True, cache=True, error_model="numpy")
 
 
 class Body:
@@ -113,9 +114,8 @@ def _block(algorithm: bytes, block: memoryview, size: int) -> bytes:
         raise ValueError(f"{other.__name__}: {error}") from error
 
 
-@intrinsic
-def _be32(_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401 (numba's and LLVM's own types)
-    """Load a big-endian uint32 from any byte of an array: one load and one swap, which LLVM can vectorise."""
+def _load_be32(_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401 (numba's and LLVM's own types)
+    """Generate one load and one swap, which LLVM can vectorise."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ANN401
         array = context.make_array(signature.args[0])(context, builder, args[0])
@@ -126,11 +126,15 @@ def _be32(_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401 (numba's an
     return nb.types.uint32(data, at), generate
 
 
+#: Loads a big-endian uint32 from any byte of an array.
+_be32: Any = intrinsic(_load_be32)
+
+
 # The copying kernels follow the entries' offsets, each entry's end being the next one's start, and check that they
 # stay inside the values before anything is copied. They are written out, not shared, as a call costs as much as a copy.
 
 
-@kernel
+@entry
 def _offsets(
     data: NDArray[np.uint8],
     border: int,
@@ -145,7 +149,7 @@ def _offsets(
     """Continue ``offsets`` at ``event`` by entries first to last; returns -1, or the entry that makes no sense."""
     table = border + 4
     total = offsets[event]
-    stop = np.int64(_be32(data, table + 4 * first)) - keylen
+    stop: Any = np.int64(_be32(data, table + 4 * first)) - keylen
     for i in range(first, last):
         start = stop
         stop = np.int64(_be32(data, table + 4 * i + 4)) - keylen if i + 1 < entries else border
@@ -158,7 +162,7 @@ def _offsets(
     return -1
 
 
-@kernel
+@entry
 def _words(
     data: NDArray[np.uint8],
     border: int,
@@ -174,7 +178,7 @@ def _words(
     """Copy 32-bit values of entries first to last; returns -1, or the first entry whose length differs."""
     table = border + 4
     at = offsets[event]
-    stop = np.int64(_be32(data, table + 4 * first)) - keylen
+    stop: Any = np.int64(_be32(data, table + 4 * first)) - keylen
     for i in range(first, last):
         start = stop
         stop = np.int64(_be32(data, table + 4 * i + 4)) - keylen if i + 1 < entries else border
@@ -196,7 +200,7 @@ def _words(
     return -1
 
 
-@kernel
+@entry
 def _flags(
     data: NDArray[np.uint8],
     border: int,
@@ -212,7 +216,7 @@ def _flags(
     """Copy one-byte values of entries first to last; returns -1, or the first entry whose length differs."""
     table = border + 4
     at = offsets[event]
-    stop = np.int64(_be32(data, table + 4 * first)) - keylen
+    stop: Any = np.int64(_be32(data, table + 4 * first)) - keylen
     for i in range(first, last):
         start = stop
         stop = np.int64(_be32(data, table + 4 * i + 4)) - keylen if i + 1 < entries else border
@@ -250,7 +254,7 @@ def copy_values(
 
     Values have the size of out's dtype. Raises ValueError where an entry has another length than the offsets say.
     """
-    copy = _flags if out.dtype == np.uint8 else _words
+    copy: Callable[..., int] = _flags if out.dtype == np.uint8 else _words
     shape = body.data, body.border, body.keylen, body.entries, header
     bad = copy(*shape, first - body.first, last - body.first, offsets, event, out)
     if bad >= 0:

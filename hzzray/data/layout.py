@@ -258,13 +258,3 @@ def _store(path: Path, layout: Layout) -> None:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-
-
-def cache_folder() -> Path | None:
-    """Where layouts are kept: ``HZZRAY_CACHE`` (empty for nowhere), else the user's cache folder."""
-    import platformdirs  # noqa: PLC0415
-
-    chosen = os.environ.get("HZZRAY_CACHE")
-    if chosen == "":
-        return None
-    return Path(chosen) if chosen else platformdirs.user_cache_path("hzzray")

@@ -38,7 +38,7 @@ _Raw = dict[tuple[str, int], bytes | Body]
 
 @dataclass(slots=True)
 class _Cursor:
-    """A branch being read: its layout and the last basket that was decompressed, which the next step may need too."""
+    """A branch being read: its layout and the last basket decompressed, which the next step may need too."""
 
     name: str
     branch: Branch
@@ -131,9 +131,12 @@ class Reader:
         flag = {name: self._jagged(name, np.uint8, raw, start, stop) for name in self._cursors if self._is_flag(name)}
 
         def flags(names: tuple[str, ...], *, used: bool) -> NDArray[np.uint8]:
-            return reduce(np.bitwise_and, [flag[name] for name in names]) if used else np.empty(0, np.uint8)
+            if not used:
+                return np.empty(0, np.uint8)
+            both: NDArray[np.uint8] = reduce(np.bitwise_and, [flag[name] for name in names])
+            return both
 
-        def values(names: tuple[str, ...], *, used: bool) -> NDArray[np.float64]:
+        def values(names: tuple[str, ...], *, used: bool) -> NDArray[Any]:
             rows = self._buffer(names if used else (), stop - start)
             for row, name in zip(rows, names, strict=False):
                 self._scalar(name, raw, start, stop, row)
@@ -148,7 +151,7 @@ class Reader:
             energy,
             charge,
             kind,
-            np.asarray(values(schema.triggers, used=selection.trigger).any(axis=0)).view(np.uint8),
+            np.asarray(values(schema.triggers, used=selection.trigger).any(axis=0), np.uint8),
             flags((schema.matched or "",), used=selection.matched),
             flags(schema.electron_id, used=selection.identified),
             flags(schema.muon_id, used=selection.identified),

@@ -9,18 +9,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import tenacity
-
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError, UsageError
+from hzzray.retry import retrying
 from hzzray.urls import is_remote, redact
 
 #: Seconds to connect and to wait for more bytes, before a remote read counts as failed.
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
 
-#: How often a remote read is tried, and seconds of the first wait in between and at most.
+#: How often a remote read is tried.
 ATTEMPTS = 4
-BACK_OFF = (0.2, 5.0)
 
 # A gap between two ranges is read along when it is at most this part of what is wanted around it:
 # fewer requests, and never more than a tenth read in vain.
@@ -130,13 +128,7 @@ class RemoteBytes:
         """Nothing is held open between reads."""
 
     def _try(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever the call returns)
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_random_exponential(*BACK_OFF),
-            retry=tenacity.retry_if_exception_type(TransientError),
-            reraise=True,
-        )
-        return retrying(self._once, call)
+        return retrying(ATTEMPTS)(self._once, call)
 
     def _once(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -11,17 +13,23 @@ from hzzray.errors import HzzrayError
 
 NAMESPACE = "hzzray"
 
-#: What every Ray process gets. One thread a worker: actors are the parallelism.
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-WORKER_ENVIRONMENT = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+# One thread a worker: actors are the parallelism.
+_THREADS = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 # Partials are small: the object store needs little, and a laptop has other uses for its memory.
 _OBJECT_STORE = 128 * 1024**2
+
+
+# Ray on Linux puts its ports on all of the machine's addresses, whatever address it is given, unless this says, when
+# it is imported, that no other node will join: so it does on the other systems by itself.
+_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class ClusterError(HzzrayError):
@@ -33,20 +41,46 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def connect(cpus: int) -> Any:  # noqa: ANN401 (Ray's context)
-    """Attach to ``RAY_ADDRESS``, or start a cluster with ``cpus`` slots; raises ClusterError saying why it can't."""
+@contextmanager
+def cluster(cpus: int) -> Iterator[None]:
+    """Use Ray for a while: the cluster of ``RAY_ADDRESS``, or one with ``cpus`` slots that ends with the block.
+
+    In a process that uses Ray already, that stays as it is. Raises ClusterError saying why there is no cluster.
+    """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
-    import ray  # noqa: PLC0415 (a second to import, and reading its settings as it does)
+    alone = _ALONE not in os.environ and not os.environ.get("RAY_ADDRESS")
+    if alone:
+        os.environ[_ALONE] = "0"
+    import ray  # noqa: PLC0415 (a second to import, and it reads its settings as it is)
+
+    if alone:
+        del os.environ[_ALONE]  # it would keep a later `ray start` from joining a cluster
+    if ray.is_initialized():
+        yield
+        return
+    _connect(cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(cpus: int) -> None:
+    import ray  # noqa: PLC0415
 
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            return ray.init(address=address, **common)
+            ray.init(address=address, runtime_env={"env_vars": _THREADS}, **common)
+            return
         # A cluster of this process alone, on 127.0.0.1: no token is needed, nor written to HOME.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        return ray.init(
+        # Its processes inherit these; a runtime_env would start each actor's process anew, in seconds.
+        for key, value in _THREADS.items():
+            os.environ.setdefault(key, value)
+        ray.init(
             num_cpus=cpus,
             object_store_memory=min(_OBJECT_STORE, psutil.virtual_memory().available // 8),
             dashboard_host="127.0.0.1",
@@ -57,10 +91,3 @@ def connect(cpus: int) -> Any:  # noqa: ANN401 (Ray's context)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
         raise ClusterError(f"{where} can't be reached: {' '.join(str(error).split())}") from error
-
-
-def disconnect() -> None:
-    """Leave the cluster; one that ``connect`` started ends."""
-    import ray  # noqa: PLC0415
-
-    ray.shutdown()

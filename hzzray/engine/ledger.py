@@ -1,220 +1,441 @@
 """The run's SQLite file: what was planned, merged and failed. What it says happened, did; nothing else did.
 
-Each merged partial is stored with its task's id in one transaction, so that a result is there if and only if its task
-is done, whatever is killed when.
+A merged partial and its task's new state are stored in one durable transaction, so that a result is there if and only
+if its task is done, whatever is killed when. Each transaction of the reducer checks that no later one has taken over.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import fields
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.messages import Cost, Failure, Partial, RunSpec, Task
+from hzzray.messages import Cost, Counts, Failure, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 
-_VERSION = 1  # of the tables below; kept in SQLite's user_version
+#: What a run's user wants of it: that it goes on, waits, ends after what is in flight, or ends at once.
+Wish = Literal["run", "pause", "drain", "cancel"]
+
+Outcome = Literal["merged", "duplicate", "superseded"]
+
+_VERSION = 3  # of the tables below; kept in SQLite's user_version
 _APPLICATION = 0x485A5A31  # "HZZ1": tells a ledger from any other SQLite file
 _BUSY_S = 30.0
+_PAGE = 1000  # tasks that are read at a time
 
+_DUE, _MERGED, _FAILED, _SPLIT = range(4)
+
+#: A task whose file could not be read when it was planned has this instead of a uuid, and its sample's name.
+UNREAD = "unread:"
+
+# Partials are numbered as their tasks: in the order of files and entries, which is nearly that of their coming. So a
+# commit writes few pages, however many tasks there are; task ids, which are hashes, would each touch a page of its own.
 _TABLES = """
 CREATE TABLE run (
-    run_id TEXT NOT NULL, spec TEXT NOT NULL, environment TEXT NOT NULL, created REAL NOT NULL, wall_s REAL NOT NULL
+    run_id TEXT NOT NULL, spec TEXT NOT NULL, environment TEXT NOT NULL, created REAL NOT NULL,
+    wall_s REAL NOT NULL DEFAULT 0, epoch INTEGER NOT NULL DEFAULT 0, wish TEXT NOT NULL DEFAULT 'run',
+    duplicates INTEGER NOT NULL DEFAULT 0, settings TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE entries (sample TEXT PRIMARY KEY, planned INTEGER NOT NULL, total INTEGER NOT NULL);
 CREATE TABLE tasks (
-    task_id TEXT PRIMARY KEY, sample TEXT NOT NULL, uuid TEXT NOT NULL, body TEXT NOT NULL
-) WITHOUT ROWID;
+    number INTEGER PRIMARY KEY, task_id TEXT NOT NULL UNIQUE, sample TEXT NOT NULL, file TEXT NOT NULL,
+    uuid TEXT NOT NULL, tree TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    state INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX ranges ON tasks (uuid, start, stop);
 CREATE TABLE partials (
-    task_id TEXT PRIMARY KEY REFERENCES tasks, sample TEXT NOT NULL, histogram BLOB NOT NULL, worker TEXT NOT NULL,
+    task INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCADE, histogram BLOB NOT NULL, worker TEXT NOT NULL,
     wall_s REAL NOT NULL, cpu_s REAL NOT NULL, read_s REAL NOT NULL, bytes_read INTEGER NOT NULL,
     events INTEGER NOT NULL, merged REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE failures (task_id TEXT PRIMARY KEY REFERENCES tasks, body TEXT NOT NULL) WITHOUT ROWID;
+);
+CREATE TABLE failures (task INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCADE, body TEXT NOT NULL);
 """
 
 
+_NEW_TASK = "INTO tasks (task_id, sample, file, uuid, tree, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
 class LedgerError(HzzrayError):
-    """A ledger that can't be used: damaged, of another version, or the disk's fault."""
+    """A ledger that can't be used or written: damaged, of another version, or the disk's fault."""
+
+
+class FencedError(LedgerError):
+    """A later reducer has taken over the run: this one may write no more."""
 
 
 class Ledger:
-    """One run's ledger. Use as a context manager, from one thread at a time."""
+    """One run's ledger. Use as a context manager. Safe to hand from thread to thread, not to share between two."""
 
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
         self.path = path
         self._db = database
-        self.run_id, spec, self.environment, self.created = database.execute(
-            "SELECT run_id, spec, environment, created FROM run"
-        ).fetchone()
+        self._epoch: int | None = None
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if application != _APPLICATION:
+            raise LedgerError(f"{path}: not a ledger of hzzray")
+        if version != _VERSION:
+            raise LedgerError(f"{path}: a ledger of version {version}; this hzzray reads version {_VERSION}")
+        row = database.execute("SELECT run_id, spec, environment, created FROM run").fetchone()
+        if row is None:
+            raise LedgerError(f"{path}: a ledger of no run")
+        self.run_id, spec, self.environment, self.created = row
         try:
             self.spec = RunSpec.model_validate_json(spec)
         except ValidationError as error:
             raise LedgerError(f"{path}: its spec can't be read: {error.errors()[0]['msg']}") from error
+        self._shape = len(CHANNELS), self.spec.axis.bins, len(self.spec.selection.cuts)
 
     @classmethod
     def create(cls, path: Path, run_id: str, spec: RunSpec, environment: str) -> Ledger:
-        """Start a ledger where there is none; raises LedgerError where it can't be written."""
+        """Start a ledger where there is none; raises LedgerError where there is one, or it can't be written."""
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            database = _connect(path)
-            with database:
-                database.executescript(
-                    f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; PRAGMA application_id = {_APPLICATION}; COMMIT;"
-                )
-                database.execute(
-                    "INSERT INTO run VALUES (?, ?, ?, ?, 0)",
-                    (run_id, spec.canonical().decode(), environment, time.time()),
-                )
-            return cls(path, database)
+            # Written whole under a name of its own first: a ledger that is there has all its tables, and its run.
+            part = path.with_suffix(f".{os.getpid()}.part")
+            part.unlink(missing_ok=True)
+            try:
+                with closing(_connect(part)) as database:
+                    database.execute("PRAGMA journal_mode = WAL")
+                    with database:
+                        database.executescript(
+                            f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; "
+                            f"PRAGMA application_id = {_APPLICATION}; COMMIT;"
+                        )
+                        database.execute(
+                            "INSERT INTO run (run_id, spec, environment, created) VALUES (?, ?, ?, ?)",
+                            (run_id, spec.canonical().decode(), environment, time.time()),
+                        )
+                    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                path.hardlink_to(part)  # refused where another process was faster
+            finally:
+                for leftover in part.parent.glob(f"{part.name}*"):
+                    leftover.unlink()
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> Ledger:
         """Open a ledger; raises UsageError where there is none, LedgerError for a damaged one or another version."""
         if not path.is_file():
             raise UsageError(f"{path.parent}: no such run (it has no {path.name})")
-        with _explained(path):
-            database = _connect(path)
-            (application,) = database.execute("PRAGMA application_id").fetchone()
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if application != _APPLICATION:
-                raise LedgerError(f"{path}: not a ledger of hzzray")
-            if version != _VERSION:
-                raise LedgerError(f"{path}: a ledger of version {version}; this hzzray reads version {_VERSION}")
-            return cls(path, database)
+        with _explained(path), ExitStack() as on_error:
+            database = on_error.enter_context(closing(_connect(path)))
+            ledger = cls(path, database)
+            (page,) = ledger._one("PRAGMA page_size")
+            log = path.with_name(f"{path.name}-wal")
+            if path.stat().st_size % page and not (log.exists() and log.stat().st_size):
+                # SQLite would read zeros for what lacks of the last page.
+                raise LedgerError(f"{path}: truncated")
+            on_error.pop_all()
+        return ledger
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         """Use as a context manager closes the file."""
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    # What a run's start and its user write.
+
     def plan(self, tasks: Iterable[Task], entries: dict[str, tuple[int, int]]) -> None:
-        """Add planned tasks and each sample's (planned, total) entries. Tasks that are there already stay."""
-        with _explained(self.path), self._db:
-            self._db.executemany(
-                "INSERT OR IGNORE INTO tasks VALUES (?, ?, ?, ?)",
-                ((task.task_id, task.sample, task.uuid, task.canonical().decode()) for task in tasks),
+        """Add planned tasks and each sample's (planned, total) entries. Tasks that are there already stay.
+
+        Raises LedgerError when two tasks would read an entry twice, or one file would be two samples'.
+        """
+        planned = list(tasks)
+        with self._transaction() as database:
+            database.executemany(f"INSERT OR IGNORE {_NEW_TASK}", map(_row, planned))
+            database.executemany(
+                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", ((name, *pair) for name, pair in entries.items())
             )
-            self._db.executemany(
-                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)",
-                ((name, *pair) for name, pair in entries.items()),
+            for uuid, sample in {(task.uuid, task.sample) for task in planned}:
+                if not uuid.startswith(UNREAD):  # it was read this time: nothing needs to stand for it any more
+                    database.execute("DELETE FROM tasks WHERE uuid = ?", (UNREAD + sample,))
+                self._refuse_overlaps(uuid, sample)
+
+    def relocate(self, files: dict[str, str]) -> None:
+        """Take note where files lie now, by uuid: elsewhere, perhaps, than when the run began."""
+        with self._transaction() as database:
+            database.executemany(
+                "UPDATE tasks SET file = ? WHERE uuid = ? AND file != ?",
+                ((file, uuid, file) for uuid, file in files.items()),
             )
+
+    def _refuse_overlaps(self, uuid: str, sample: str) -> None:
+        others = self._all("SELECT sample FROM tasks WHERE uuid = ? AND sample != ? LIMIT 1", uuid, sample)
+        if others:
+            raise LedgerError(f"{self.path}: file {uuid} of sample {sample} is planned for {others[0][0]} already")
+        query = "SELECT start, stop FROM tasks WHERE uuid = ? AND state != ? AND stop > start ORDER BY start"
+        for (_, stop), (start, _) in pairwise(self._all(query, uuid, _SPLIT)):
+            if start < stop:
+                raise LedgerError(f"{self.path}: entries {start} to {stop} of file {uuid} are planned twice")
 
     def forget_failures(self) -> None:
-        """Take failures back, so that their tasks are due again; those of files that were never read go for good."""
-        with _explained(self.path), self._db:
-            self._db.execute(
-                "DELETE FROM tasks WHERE uuid LIKE 'unread:%' AND task_id IN (SELECT task_id FROM failures)"
-            )
-            self._db.execute("DELETE FROM failures")
+        """Take failures back, so that their tasks are due again."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM failures")
+            database.execute("UPDATE tasks SET state = ? WHERE state = ?", (_DUE, _FAILED))
 
-    def merge(self, partial: Partial) -> bool:
-        """Store a partial and its task's id in one transaction; False when the task was merged before.
+    def forget_sample(self, sample: str) -> int:
+        """Retract all of a sample, as if its file had never been read; returns how many partials went.
 
-        Raises LedgerError when the task was never planned.
+        For a file that turned out bad. A failure stands for it until the next start of the run plans it anew. Whatever
+        reducer is at work is fenced off.
         """
-        task, cost = partial.task, partial.cost
-        blob = zlib.compress(partial.histogram.to_bytes(), 1)
-        with _explained(self.path), self._db:
-            if not self._db.execute("SELECT 1 FROM tasks WHERE task_id = ?", (task.task_id,)).fetchone():
-                raise LedgerError(f"{self.path}: task {task.task_id} of sample {task.sample} was never planned")
-            added = self._db.execute(
-                "INSERT OR IGNORE INTO partials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    task.task_id,
-                    task.sample,
-                    blob,
-                    partial.worker,
-                    cost.wall_s,
-                    cost.cpu_s,
-                    cost.read_s,
-                    cost.bytes_read,
-                    cost.events,
-                    time.time(),
-                ),
-            )
-            self._db.execute("DELETE FROM failures WHERE task_id = ?", (task.task_id,))
-        return added.rowcount == 1
+        with self._transaction() as database:
+            file, tree, gone = self._one(
+                "SELECT MAX(file), MAX(tree), SUM(state = ?) FROM tasks WHERE sample = ? AND uuid != ?",
+                _MERGED, sample, UNREAD + sample,
+            )  # fmt: skip
+            if file is None:
+                return 0
+            database.execute("DELETE FROM tasks WHERE sample = ?", (sample,))  # partials and failures with them
+            database.execute("DELETE FROM entries WHERE sample = ?", (sample,))
+            database.execute("UPDATE run SET epoch = epoch + 1")
+            unread = Task(
+                run_id=self.run_id, spec=self.spec.digest, sample=sample, file=file, uuid=UNREAD + sample, tree=tree,
+                start=0, stop=0,
+            )  # fmt: skip
+            database.execute(f"INSERT {_NEW_TASK}", _row(unread))
+            self._set_failed(Failure(task=unread, reason="retracted", permanent=False), *self._find(unread))
+        return int(gone)
 
-    def fail(self, failure: Failure) -> None:
-        """Store a failure, unless its task was merged after all."""
-        with _explained(self.path), self._db:
-            self._db.execute(
-                "INSERT OR REPLACE INTO failures SELECT ?, ? WHERE NOT EXISTS "
-                "(SELECT 1 FROM partials WHERE task_id = ?)",
-                (failure.task.task_id, failure.canonical().decode(), failure.task.task_id),
-            )
+    def wish(self, wish: Wish) -> None:
+        """Leave word for whoever works on the run."""
+        with self._transaction() as database:
+            database.execute("UPDATE run SET wish = ?", (wish,))
+
+    def keep_settings(self, settings: str) -> None:
+        """Remember, as JSON, how the run was last worked on."""
+        with self._transaction() as database:
+            database.execute("UPDATE run SET settings = ?", (settings,))
+
+    def settings(self) -> str:
+        """Tell how the run was last worked on, as JSON."""
+        return str(self._one("SELECT settings FROM run")[0])
 
     def add_wall(self, seconds: float) -> None:
         """Add to the wall-clock time that the run took so far."""
-        with _explained(self.path), self._db:
-            self._db.execute("UPDATE run SET wall_s = wall_s + ?", (seconds,))
+        with self._transaction() as database:
+            database.execute("UPDATE run SET wall_s = wall_s + ?", (seconds,))
 
-    def due(self) -> list[Task]:
-        """Planned tasks that are neither merged nor failed, in the order of files and entries."""
-        rows = self._db.execute(
-            "SELECT body FROM tasks WHERE task_id NOT IN (SELECT task_id FROM partials) "
-            "AND task_id NOT IN (SELECT task_id FROM failures)"
-        )
-        tasks = [Task.model_validate_json(body) for (body,) in rows]
-        return sorted(tasks, key=lambda task: (task.file, task.start))
+    # What its reducer writes.
+
+    def take_over(self) -> None:
+        """Become the one that writes results: any earlier one is fenced off. Raises LedgerError on a damaged file."""
+        (found,) = self._one("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise LedgerError(f"{self.path}: damaged: {found}")
+        with self._transaction() as database:
+            database.execute("UPDATE run SET epoch = epoch + 1")
+            (self._epoch,) = self._one("SELECT epoch FROM run")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Store all that is written in the block at once, durably, or nothing of it."""
+        with _explained(self.path), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Likewise, for the reducer that took over last."""
+        with self._transaction() as database:
+            (epoch,) = self._one("SELECT epoch FROM run")
+            if epoch != self._epoch:
+                raise FencedError(f"{self.path}: another process has taken over run {self.run_id}")
+            yield database
+
+    def merge(self, partials: Sequence[Partial]) -> list[Outcome]:
+        """Store partials with their tasks' new state in one transaction; says of each what became of it.
+
+        Raises LedgerError when a task was never planned, FencedError when a later reducer has taken over; then nothing
+        of all was stored.
+        """
+        now = time.time()
+        outcomes: list[Outcome] = []
+        with self._writing() as database:
+            for partial in partials:
+                number, state = self._find(partial.task)
+                if state == _SPLIT:
+                    outcomes.append("superseded")
+                elif state == _MERGED:
+                    outcomes.append("duplicate")
+                else:
+                    if state == _FAILED:  # a failure that is overtaken by a result was none
+                        database.execute("DELETE FROM failures WHERE task = ?", (number,))
+                    cost = partial.cost
+                    costs = cost.wall_s, cost.cpu_s, cost.read_s, cost.bytes_read, cost.events
+                    database.execute("UPDATE tasks SET state = ? WHERE number = ?", (_MERGED, number))
+                    database.execute(
+                        "INSERT INTO partials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (number, partial.packed, partial.worker, *costs, now),
+                    )
+                    outcomes.append("merged")
+            again = outcomes.count("duplicate")
+            if again:
+                database.execute("UPDATE run SET duplicates = duplicates + ?", (again,))
+        return outcomes
+
+    def _find(self, task: Task) -> tuple[int, int]:
+        """Find number and state of a planned task; raises LedgerError where it wasn't."""
+        query = "SELECT number, state FROM tasks WHERE task_id = ? AND sample = ?"
+        found: tuple[int, int] | None = self._db.execute(query, (task.task_id, task.sample)).fetchone()
+        if found is None:
+            raise LedgerError(f"{self.path}: task {task.task_id} of sample {task.sample} was never planned")
+        return found
+
+    def fail(self, failure: Failure) -> bool:
+        """Store a failure; False when its task was merged, split or failed before.
+
+        Raises LedgerError when it was never planned, FencedError when a later reducer has taken over.
+        """
+        with self._writing():
+            return self._set_failed(failure, *self._find(failure.task))
+
+    def _set_failed(self, failure: Failure, number: int, state: int) -> bool:
+        if state != _DUE:
+            return False
+        self._db.execute("UPDATE tasks SET state = ? WHERE number = ?", (_FAILED, number))
+        self._db.execute("INSERT INTO failures VALUES (?, ?)", (number, failure.canonical().decode()))
+        return True
+
+    def split(self, task: Task, parts: Sequence[Task]) -> bool:
+        """Replace a task by parts that tile it; False when it was merged, split or failed before.
+
+        Raises LedgerError where the parts don't tile it or it was never planned, FencedError when a later reducer has
+        taken over.
+        """
+        if not _tile(task, parts):
+            raise LedgerError(f"{self.path}: parts of task {task.task_id} don't tile {task.start} to {task.stop}")
+        with self._writing() as database:
+            number, state = self._find(task)
+            if state != _DUE:
+                return False
+            database.execute("UPDATE tasks SET state = ? WHERE number = ?", (_SPLIT, number))
+            database.executemany(f"INSERT {_NEW_TASK}", map(_row, parts))
+        return True
+
+    # What anyone may read.
+
+    def due(self) -> Iterator[Task]:
+        """Planned tasks that are neither merged nor failed, file by file, read a page at a time."""
+        after = ("", -1, -1)
+        while True:
+            rows = self._all(
+                "SELECT sample, file, uuid, tree, start, stop FROM tasks "
+                "WHERE state = ? AND (uuid, start, stop) > (?, ?, ?) ORDER BY uuid, start, stop LIMIT ?",
+                _DUE, *after, _PAGE,
+            )  # fmt: skip
+            for sample, file, uuid, tree, start, stop in rows:
+                yield Task(
+                    run_id=self.run_id,
+                    spec=self.spec.digest,
+                    sample=sample,
+                    file=file,
+                    uuid=uuid,
+                    tree=tree,
+                    start=start,
+                    stop=stop,
+                )
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][2], rows[-1][4], rows[-1][5]
 
     def planned_files(self) -> dict[str, str]:
         """For each sample with planned entries, the uuid of its file."""
-        rows = self._db.execute("SELECT DISTINCT sample, uuid FROM tasks WHERE uuid NOT LIKE 'unread:%'")
-        return dict(rows.fetchall())
+        return dict(self._all("SELECT DISTINCT sample, uuid FROM tasks WHERE uuid NOT LIKE ?", f"{UNREAD}%"))
 
-    def partials(self) -> Iterator[tuple[str, Histogram, Cost]]:
-        """All that was merged: sample, histogram, cost."""
-        shape = (len(CHANNELS), self.spec.axis.bins, len(self.spec.selection.cuts))
-        rows = self._db.execute(
-            "SELECT sample, histogram, wall_s, cpu_s, read_s, bytes_read, events, task_id FROM partials"
-        )
-        for sample, blob, *cost, task_id in rows:
-            try:
-                histogram = Histogram.from_bytes(zlib.decompress(blob), *shape)
-            except (ValueError, zlib.error) as error:
-                raise LedgerError(f"{self.path}: partial of task {task_id} is damaged: {error}") from error
-            yield sample, histogram, Cost(*cost)
+    def histograms(self) -> dict[str, Histogram]:
+        """Sum up what was merged, of each of the spec's samples."""
+        sums = {sample.name: Histogram.zeros(*self._shape) for sample in self.spec.release.samples}
+        with _explained(self.path):
+            rows = self._db.execute("SELECT sample, histogram FROM partials JOIN tasks ON number = task ORDER BY task")
+            for sample, group in groupby(rows, key=itemgetter(0)):  # few groups: tasks were planned by sample
+                try:
+                    sums[sample] += Histogram.total(map(itemgetter(1), group), *self._shape)
+                except ValueError as error:
+                    raise LedgerError(f"{self.path}: a partial of {sample} is damaged: {error}") from error
+        return sums
+
+    def cost(self) -> Cost:
+        """Add up what all that was merged took."""
+        sums = ", ".join(f"COALESCE(SUM({field.name}), 0)" for field in fields(Cost))
+        return Cost(*self._one(f"SELECT {sums} FROM partials"))  # noqa: S608 (of names of our own)
 
     def failures(self) -> list[Failure]:
         """All failures, in the order of files and entries."""
-        rows = self._db.execute("SELECT body FROM failures").fetchall()
-        failures = [Failure.model_validate_json(body) for (body,) in rows]
+        try:
+            failures = [Failure.model_validate_json(body) for (body,) in self._all("SELECT body FROM failures")]
+        except ValidationError as error:
+            raise LedgerError(f"{self.path}: a failure can't be read: {error.errors()[0]['msg']}") from error
         return sorted(failures, key=lambda failure: (failure.task.file, failure.task.start))
 
-    def counts(self) -> tuple[int, int, int]:
-        """Tasks planned, merged, failed."""
-        query = "SELECT (SELECT COUNT(*) FROM tasks), (SELECT COUNT(*) FROM partials), (SELECT COUNT(*) FROM failures)"
-        planned, merged, failed = self._db.execute(query).fetchone()
-        return planned, merged, failed
+    def counts(self) -> Counts:
+        """How far the run is."""
+        by_state = dict(self._all("SELECT state, COUNT(*) FROM tasks WHERE state != ? GROUP BY state", _SPLIT))
+        (events,) = self._one("SELECT COALESCE(SUM(events), 0) FROM partials")
+        (duplicates,) = self._one("SELECT duplicates FROM run")
+        planned = sum(by_state.values())
+        return Counts(planned, by_state.get(_MERGED, 0), by_state.get(_FAILED, 0), events, duplicates)
 
     def entries(self) -> dict[str, tuple[int, int]]:
         """Entries planned and in all, of each sample whose file was read."""
-        return {name: (planned, total) for name, planned, total in self._db.execute("SELECT * FROM entries")}
+        return {name: (planned, total) for name, planned, total in self._all("SELECT * FROM entries")}
+
+    def wished(self) -> Wish:
+        """Tell what the run's user wants of it."""
+        return self._one("SELECT wish FROM run")[0]  # type: ignore[no-any-return]
 
     def wall_s(self) -> float:
         """Wall-clock seconds that the run took so far, over all its starts."""
-        (seconds,) = self._db.execute("SELECT wall_s FROM run").fetchone()
-        return float(seconds)
+        return float(self._one("SELECT wall_s FROM run")[0])
+
+    def _all(self, query: str, *parameters: object) -> list[Any]:
+        with _explained(self.path):
+            return self._db.execute(query, parameters).fetchall()
+
+    def _one(self, query: str, *parameters: object) -> Any:  # noqa: ANN401 (a row of what the query asks for)
+        return self._all(query, *parameters)[0]
+
+
+def _row(task: Task) -> tuple[str | int, ...]:
+    """Lay a task out as ``_NEW_TASK`` has it."""
+    return task.task_id, task.sample, task.file, task.uuid, task.tree, task.start, task.stop
+
+
+def _tile(task: Task, parts: Sequence[Task]) -> bool:
+    """Tell whether parts, each smaller than the task and none of them empty, make it up in this order."""
+    borders = [task.start, *(part.stop for part in parts)]
+    return (
+        len(parts) > 1
+        and borders[-1] == task.stop
+        and all(part.start == border < part.stop for part, border in zip(parts, borders, strict=False))
+        and all(
+            (part.spec, part.sample, part.uuid, part.tree) == (task.spec, task.sample, task.uuid, task.tree)
+            for part in parts
+        )
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_BUSY_S)
-    database.execute("PRAGMA journal_mode = WAL")
+    database = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")
     return database

@@ -1,98 +1,597 @@
-"""Tasks to actors: a lane for each place in flight takes a task, sees it processed and merged, and only then acks it."""
+"""Tasks to actors, and their partials to the reducer: bounded, elastic, and indifferent to what dies meanwhile.
+
+One dispatcher gives the source's tasks to free slots, two an actor. What comes back goes through one committer, which
+hands the reducer as many partials as have gathered since its last commit; only then are they acknowledged. What goes
+wrong is told apart: a bad file is given up at once, a passing fault is tried again, a task under which actors die or
+hang is cut in two and, when nothing helps, set aside with its reason.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import math
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hzzray.engine.cluster import WORKER_ENVIRONMENT
+from hzzray.engine.cluster import ClusterError
+from hzzray.engine.ledger import Wish
+from hzzray.engine.limits import Limits
+from hzzray.engine.monitor import State, Usage, absent
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError
-from hzzray.messages import Failure, RunSpec, Task
+from hzzray.messages import Counts, Failure, Partial, RunSpec, Task
 from hzzray.result import RunState
 from hzzray.source import TaskSource
+
+_T = TypeVar("_T")
+
+
+class Scale(NamedTuple):
+    """How big a pool is: actors that run and that are pending, nodes; tasks that wait and that are in flight."""
+
+    actors: int
+    pending: int
+    nodes: int
+    waiting: int
+    in_flight: int
+
+
+Watcher = Callable[[Sequence[Usage], Scale], None]
+"""Is told about every second what each actor has used, and how big the pool is."""
+
+Handle = Any
+"""An actor's handle: Ray types its methods' arguments, not what awaits them."""
 
 #: Tasks in flight an actor: one that it computes, one that waits so that it never does.
 IN_FLIGHT = 2
 
-#: How often a task is tried when what fails may pass.
-ATTEMPTS = 5
+#: Partials in one commit at the most, and how many may wait for theirs before workers get no more tasks.
+BATCH = 256
+UNCOMMITTED = 1024
 
-_BACK_OFF_S = (0.2, 5.0)
-_PROGRESS_S = 0.25
+# What the reducer answers from a thread of its own, whatever it commits meanwhile.
+_READS = ("progress", "snapshot", "newer")
+
+_TICK_S = 1.0
+_STRAGGLER_S = 2.0
+_PING_S = 60.0
+
+
+@dataclass(eq=False, slots=True)
+class _Delivery:
+    """A task that the source handed out, until the source is told what became of it; ``copies`` are being worked on."""
+
+    task: Task
+    copies: int = 0
+    settled: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Actor:
+    """A worker actor as the pool sees it: what flies to it, its first one since ``since``.
+
+    ``life`` goes up each time that it falls: what was promised in an earlier one counts no more. ``culprit`` is what it
+    was at when it last fell, ``hung`` what it was last killed over.
+    """
+
+    name: str
+    handle: Handle
+    ready: bool = False
+    leaving: bool = False
+    life: int = 0
+    flying: list[_Delivery] = field(default_factory=list)
+    since: float = 0.0
+    culprit: _Delivery | None = None
+    hung: _Delivery | None = None
+
+    @property
+    def state(self) -> State:
+        """What the actor is at, for people."""
+        if not self.ready:
+            return "restarting" if self.life else "pending"
+        if self.leaving:
+            return "draining"
+        return "working" if self.flying else "idle"
+
+
+Slot = tuple[_Actor, int]
+"""A place in flight at an actor, in one of its lives."""
 
 
 class Pool:
-    """Worker actors and the reducer actor of one run."""
+    """Worker actors and the reducer actor of one run. ``start`` makes a worker actor of a name.
 
-    def __init__(self, path: Path, spec: RunSpec, sources: tuple[str, ...], actors: int, cache: Path | None) -> None:
-        environment = {"env_vars": WORKER_ENVIRONMENT}
-        worker = ray.remote(Worker).options(num_cpus=1, max_restarts=-1, max_task_retries=0, runtime_env=environment)
-        self._workers = [worker.remote(spec, sources, f"worker-{i}", cache) for i in range(actors)]
-        # The reducer waits for the disk more than it computes; it shares a core with the driver.
-        self._reducer: Any = ray.remote(Reducer).options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote(path)
-        self._attempts: dict[str, int] = {}
+    ``watcher``, if there is one, is told about every second what the actors use.
+    """
 
-    async def run(self, source: TaskSource, progress: Callable[[tuple[int, int, int, int]], None]) -> RunState:
-        """Work until the source ends; returns the run as it stands then."""
-        reporter = asyncio.create_task(self._report(progress))
+    def __init__(
+        self,
+        start: Callable[[str], Handle],
+        reducer: Handle,
+        limits: Limits,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._start = start
+        self._reducer = reducer
+        self._limits = limits
+        self._watcher = watcher
+        self._actors: list[_Actor] = []
+        self._started = 0
+        self._free: asyncio.Queue[Slot] = asyncio.Queue()
+        self._done: asyncio.Queue[tuple[_Delivery, Partial]] = asyncio.Queue(UNCOMMITTED)
+        self._open: set[_Delivery] = set()
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._revivals: set[asyncio.Task[None]] = set()
+        self._settled = asyncio.Event()
+        self._going = asyncio.Event()
+        self._going.set()
+        self._ending = asyncio.Event()
+        self._wish: Wish = "run"
+        self._hungry = False
+        self._faults: dict[str, int] = {}
+        self._crashes: dict[str, int] = {}
+        self._counts = Counts(0, 0, 0)
+        self._task_s: float | None = None
+        self._enough_since: float | None = None
+
+    @property
+    def wish(self) -> Wish:
+        """What was asked for last."""
+        return self._wish
+
+    def obey(self, wish: Wish) -> None:
+        """Go on, pause, drain or cancel; may be called from a signal handler of the event loop."""
+        if self._wish in ("drain", "cancel") and wish in ("run", "pause"):
+            return  # an end that was begun is not taken back
+        self._wish = wish
+        if wish == "pause":
+            self._going.clear()
+        else:
+            self._going.set()
+        if wish in ("drain", "cancel"):
+            self._ending.set()
+
+    async def run(self, source: TaskSource, progress: Callable[[Counts], None]) -> RunState:
+        """Work until the source ends, or until the run's user wants an end; returns the run as it stands then.
+
+        Raises LedgerError when results can't be stored, ClusterError when workers or reducer can't be kept alive.
+        """
+        self._source = source
         try:
-            async with asyncio.TaskGroup() as lanes:
-                for worker in self._workers:
-                    for _ in range(IN_FLIGHT):
-                        lanes.create_task(self._lane(worker, source))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group
+            async with asyncio.TaskGroup() as self._group:
+                self._counts, _ = await self._call("progress")
+                progress(self._counts)
+                services = [
+                    self._group.create_task(self._commit()),
+                    self._group.create_task(self._watch(progress)),
+                ]
+                self._resize(self._limits.min_actors)
+                await self._dispatch()
+                await self._finish()
+                for task in services:
+                    task.cancel()
+                self._abandon()
+        except BaseExceptionGroup as group:
+            ours = group.subgroup(HzzrayError)
+            if ours is None:
+                raise
+            raise _first(ours) from group
         finally:
-            reporter.cancel()
-        progress(await self._reducer.counts.remote())
-        state: RunState = await self._reducer.snapshot.remote()
+            for actor in self._actors:
+                ray.kill(actor.handle)
+        state: RunState = await self._call("snapshot")
+        progress(state.counts)
         return state
 
-    async def _lane(self, worker: Any, source: TaskSource) -> None:  # noqa: ANN401 (an actor's handle)
-        while (task := await source.get()) is not None:
-            try:
-                await self._reducer.merge.remote(worker.process.remote(task))
-            except RayError as error:
-                await self._faulty(source, task, error)
-            else:
-                self._attempts.pop(task.task_id, None)
-                source.ack(task)
+    # From the source to the actors.
 
-    async def _faulty(self, source: TaskSource, task: Task, error: RayError) -> None:
-        """Try a task again after a while, or give it up with its reason."""
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        attempts = self._attempts[task.task_id] = self._attempts.get(task.task_id, 0) + 1
-        permanent = isinstance(cause, DataError)
-        if isinstance(cause, HzzrayError) or isinstance(cause, RayError):
-            reason = str(cause) if isinstance(cause, HzzrayError) else _died(cause)
+    async def _dispatch(self) -> None:
+        """Give tasks to free slots until the source ends, or an end is wished."""
+        task: Task | None = None
+        while not self._ending.is_set():
+            slot = await self._unless_ending(self._free.get())
+            if slot is None or not _holds(slot):
+                continue
+            if task is None:
+                await self._unless_ending(self._going.wait())
+                self._hungry = True
+                task = await self._unless_ending(self._source.get())
+                self._hungry = False
+                if task is None:
+                    return
+            if _holds(slot):  # the actor may have fallen while the source was waited for
+                delivery = _Delivery(task)
+                self._open.add(delivery)
+                self._send(slot, delivery)
+                task = None
+        if task is not None:
+            self._source.retry(task)
+
+    async def _unless_ending(self, awaited: Awaitable[_T]) -> _T | None:
+        """Wait for something; None when an end is wished before."""
+        wanted = asyncio.ensure_future(awaited)
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait({wanted, ending}, return_when=asyncio.FIRST_COMPLETED)
+            return wanted.result() if wanted.done() else None
+        finally:
+            ending.cancel()
+            wanted.cancel()
+
+    def _send(self, slot: Slot, delivery: _Delivery) -> None:
+        actor, _ = slot
+        if not actor.flying:
+            actor.since = time.monotonic()
+        actor.flying.append(delivery)
+        delivery.copies += 1
+        self._attempts.add(attempt := self._group.create_task(self._attempt(slot, delivery)))
+        attempt.add_done_callback(self._attempts.discard)
+
+    async def _attempt(self, slot: Slot, delivery: _Delivery) -> None:
+        """See one task through at one actor."""
+        actor, _ = slot
+        try:
+            partial: Partial = await actor.handle.process.remote(delivery.task)
+        except RayError as error:
+            if _is_fall(error):
+                self._fell(slot)
+            self._land(slot, delivery)
+            await self._faulty(slot, delivery, error)
         else:
-            raise error  # a bug, ours: no retry makes it right
-        if permanent or attempts >= ATTEMPTS:
-            failure = Failure(task=task, reason=reason, permanent=permanent, attempts=attempts)
-            await self._reducer.fail.remote(failure)
-            source.reject(failure)
-            return
-        low, high = _BACK_OFF_S
-        await asyncio.sleep(min(high, low * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
-        source.retry(task)
+            self._land(slot, delivery)
+            spent = partial.cost.wall_s
+            self._task_s = spent if self._task_s is None else 0.9 * self._task_s + 0.1 * spent
+            await self._done.put((delivery, partial))
+            self._offer(slot)
 
-    async def _report(self, progress: Callable[[tuple[int, int, int, int]], None]) -> None:
+    def _land(self, slot: Slot, delivery: _Delivery) -> None:
+        actor, _ = slot
+        actor.flying.remove(delivery)
+        actor.since = time.monotonic()
+        delivery.copies -= 1
+
+    def _offer(self, slot: Slot) -> None:
+        """Give a slot back, unless its actor's life is over."""
+        if _holds(slot):
+            self._free.put_nowait(slot)
+
+    # From the actors to the reducer.
+
+    async def _commit(self) -> None:
+        """Hand the reducer what has gathered since its last commit, again and again."""
         while True:
-            await asyncio.sleep(_PROGRESS_S)
+            batch = [await self._done.get()]
+            while len(batch) < BATCH and not self._done.empty():
+                batch.append(self._done.get_nowait())
+            await self._call("merge", [partial for _, partial in batch])
+            for delivery, _ in batch:
+                self._forget(delivery)
+                self._settle(delivery, self._source.ack, delivery.task)
+
+    def _settle(self, delivery: _Delivery, tell: Callable[..., None], *told: object) -> None:
+        """Tell the source what became of a delivery: once, whichever of its copies came first."""
+        if delivery.settled:
+            return
+        delivery.settled = True
+        self._open.discard(delivery)
+        tell(*told)
+        self._settled.set()
+
+    async def _call(self, method: str, *args: object) -> Any:  # noqa: ANN401 (whatever the reducer returns)
+        """Call the reducer, again while it is being restarted: all that it does may be done twice."""
+        bound = getattr(self._reducer, method)
+        if method in _READS:
+            bound = bound.options(concurrency_group="read")
+        begun = time.monotonic()
+        waits = _waits(self._limits.back_off_s)
+        while True:
             try:
-                progress(await self._reducer.counts.remote())
-            except RayActorError:
-                continue  # the reducer is being restarted; the next time tells
+                return await bound.remote(*args)
+            except RayTaskError as error:
+                if isinstance(error.cause, HzzrayError):
+                    raise error.cause from error
+                raise
+            except RayActorError as error:
+                if time.monotonic() - begun > self._limits.reducer_s:
+                    raise ClusterError(f"the reducer can't be kept alive: {_first_line(error)}") from error
+            await asyncio.sleep(next(waits))
+
+    # What goes wrong.
+
+    async def _faulty(self, slot: Slot, delivery: _Delivery, error: RayError) -> None:
+        """Decide what a failed attempt means for the task."""
+        actor, _ = slot
+        cause = _cause(error)
+        if _is_fall(error):
+            blamed = actor.culprit is delivery
+            if delivery.settled or delivery.copies:
+                return  # another copy decides
+            if actor.hung is delivery:
+                await self._cut(delivery, f"no result within {self._limits.timeout_s:g} s")
+            elif isinstance(cause, OutOfMemoryError) and blamed:
+                await self._cut(delivery, f"out of memory: {_first_line(cause)}")
+            elif blamed and self._count(self._crashes, delivery) >= self._limits.crashes:
+                await self._give_up(delivery, f"the worker died over it: {_first_line(cause)}", permanent=False)
+            else:
+                self._settle(delivery, self._source.retry, delivery.task)
+            return
+        self._offer(slot)
+        if delivery.settled or delivery.copies:
+            return
+        if isinstance(cause, DataError):
+            await self._give_up(delivery, str(cause), permanent=True)
+        elif isinstance(cause, MemoryError):
+            await self._cut(delivery, "out of memory")
+        else:
+            reason = str(cause) if isinstance(cause, HzzrayError) else _first_line(cause)
+            attempts = self._count(self._faults, delivery)
+            if attempts >= self._limits.attempts:
+                await self._give_up(delivery, reason, permanent=False)
+            else:
+                low, high = self._limits.back_off_s
+                await asyncio.sleep(min(high, low * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
+                self._settle(delivery, self._source.retry, delivery.task)
+
+    def _forget(self, delivery: _Delivery) -> int:
+        """Forget what went wrong with a task; returns how often something did."""
+        name = delivery.task.task_id
+        return self._faults.pop(name, 0) + self._crashes.pop(name, 0)
+
+    def _count(self, faults: dict[str, int], delivery: _Delivery) -> int:
+        name = delivery.task.task_id
+        faults[name] = faults.get(name, 0) + 1
+        return faults[name]
+
+    async def _give_up(self, delivery: _Delivery, reason: str, *, permanent: bool) -> None:
+        attempts = max(1, self._forget(delivery))
+        failure = Failure(task=delivery.task, reason=reason, permanent=permanent, attempts=attempts)
+        await self._call("fail", failure)
+        self._settle(delivery, self._source.reject, failure)
+
+    async def _cut(self, delivery: _Delivery, reason: str) -> None:
+        """Replace a task that is too much for a worker by its halves; give up one that can't be cut further."""
+        task = delivery.task
+        crashes = self._count(self._crashes, delivery)
+        if task.entries < 2 or crashes >= self._limits.crashes:
+            await self._give_up(delivery, reason, permanent=False)
+            return
+        halves = task.halves()
+        for half in halves:
+            self._crashes[half.task_id] = crashes
+        if await self._call("split", task, halves):
+            self._settle(delivery, self._source.split, task, halves)
+        else:
+            self._settle(delivery, self._source.ack, task)
+
+    # The actors themselves.
+
+    def _resize(self, number: int) -> None:
+        """Start actors, or let the idlest go, until as many as wanted stay."""
+        staying = [actor for actor in self._actors if not actor.leaving]
+        for _ in range(len(staying), number):
+            name = f"worker-{self._started}"
+            self._started += 1
+            actor = _Actor(name, self._start(name))
+            self._actors.append(actor)
+            self._revivals.add(self._group.create_task(self._revive(actor)))
+        surplus = sorted(staying, key=lambda actor: (actor.ready, len(actor.flying)))[: max(0, len(staying) - number)]
+        for actor in surplus:
+            actor.leaving = True
+
+    def _fell(self, slot: Slot) -> None:
+        """Take note that an actor fell: its slots are void until it is back."""
+        actor, life = slot
+        if actor.life != life:
+            return
+        actor.life += 1
+        actor.ready = False
+        actor.culprit = actor.flying[0]
+        if not actor.leaving:
+            self._revivals.add(self._group.create_task(self._revive(actor)))
+
+    async def _revive(self, actor: _Actor) -> None:
+        """Wait until an actor answers, then offer its slots. Raises ClusterError when it dies again and again."""
+        deaths = 0
+        for wait in _waits(self._limits.back_off_s):
+            if actor.leaving:
+                return
+            try:
+                await asyncio.wait_for(self._usage(actor), _PING_S)
+            except TimeoutError:
+                continue  # it waits for a node; its demand is what makes the autoscaler add one
+            except RayError as error:
+                deaths += 1
+                if deaths > self._limits.crashes:
+                    cause = error.cause if isinstance(error, RayTaskError) else error
+                    raise ClusterError(f"{actor.name} can't be kept alive: {_first_line(cause)}") from error
+                if isinstance(error, ActorDiedError):  # for good: it could not even be made
+                    actor.handle = self._start(actor.name)
+                await asyncio.sleep(wait)
+            else:
+                break
+        actor.ready = True
+        for _ in range(IN_FLIGHT):
+            self._offer((actor, actor.life))
+
+    async def _usage(self, actor: _Actor) -> Usage:
+        usage: Usage = await actor.handle.usage.options(concurrency_group="monitor").remote()
+        return usage
+
+    async def _watch(self, progress: Callable[[Counts], None]) -> None:
+        """Once a second: see how the run stands, obey its user, replace what hangs, fit the number of actors."""
+        while True:
+            self._counts, wish = await self._call("progress")
+            progress(self._counts)
+            if wish != self._wish:
+                self.obey(wish)
+            self._free_the_hung()
+            self._chase_stragglers()
+            self._fit()
+            self._bury()
+            if self._watcher is not None:
+                await self._report(self._watcher)
+            await asyncio.sleep(_TICK_S)
+
+    def _free_the_hung(self) -> None:
+        now = time.monotonic()
+        for actor in self._actors:
+            if actor.ready and actor.flying and now - actor.since > self._limits.timeout_s:
+                actor.hung = actor.flying[0]
+                ray.kill(actor.handle, no_restart=False)
+
+    def _chase_stragglers(self) -> None:
+        """When there is nothing else to do, start the oldest task a second time elsewhere: the first result counts."""
+        if not self._hungry or self._task_s is None:
+            return
+        now = time.monotonic()
+        for actor in self._actors:
+            old = actor.flying and now - actor.since > max(_STRAGGLER_S, 4 * self._task_s)
+            if not old or actor.flying[0].copies > 1 or self._free.empty():
+                continue
+            slot = self._free.get_nowait()
+            if _holds(slot) and slot[0] is not actor:
+                self._send(slot, actor.flying[0])
+            else:
+                self._offer(slot)
+
+    def _fit(self) -> None:
+        """Start actors for the work that is left at once; let them go when fewer have sufficed for a while."""
+        limits = self._limits
+        staying = sum(not actor.leaving for actor in self._actors)
+        if limits.min_actors == limits.max_actors or self._ending.is_set() or self._task_s is None:
+            return
+        work_s = self._counts.due * self._task_s
+        wanted = min(math.ceil(work_s / limits.worth_s), self._counts.due)
+        wanted = max(limits.min_actors, min(limits.max_actors, wanted))
+        if wanted >= staying:
+            self._enough_since = None
+            self._resize(wanted)
+        elif self._enough_since is None:
+            self._enough_since = time.monotonic()
+        elif time.monotonic() - self._enough_since > limits.patience_s:
+            self._resize(wanted)
+
+    def _bury(self) -> None:
+        """End the actors that are leaving and have nothing in flight: one that idles would keep its node."""
+        for actor in [actor for actor in self._actors if actor.leaving and not actor.flying]:
+            self._actors.remove(actor)
+            ray.kill(actor.handle)
+
+    async def _report(self, watcher: Watcher) -> None:
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(self._usage(actor), _TICK_S) for actor in self._actors if actor.ready),
+            return_exceptions=True,
+        )
+        usages = {answer.actor: answer for answer in answers if isinstance(answer, Usage)}
+        rows = [usages.get(actor.name, absent(actor.name, actor.state)) for actor in self._actors]
+        ready = sum(actor.ready for actor in self._actors)
+        scale = Scale(
+            actors=ready,
+            pending=len(self._actors) - ready,
+            nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
+            waiting=max(0, self._counts.due - len(self._open)),
+            in_flight=len(self._open),
+        )
+        watcher(rows, scale)
+
+    async def _finish(self) -> None:
+        """Wait for what is in flight and uncommitted, if it is wanted still; not beyond a bound when draining."""
+        until = time.monotonic() + self._limits.drain_s if self._ending.is_set() else math.inf
+        while self._open and self.wish != "cancel" and time.monotonic() < until:
+            self._settled.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), 0.2)
+
+    def _abandon(self) -> None:
+        """Drop what is left in flight: it is not acknowledged, and so will be done another time."""
+        for task in (*self._attempts, *self._revivals):
+            task.cancel()
 
 
-def _died(error: BaseException) -> str:
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"{type(error).__name__}: {first}"
+def _cause(error: RayError) -> Exception:
+    """Tell what went wrong, wherever: in the task itself, or on the way to it."""
+    return error.cause if isinstance(error, RayTaskError) else error
+
+
+def _is_fall(error: RayError) -> bool:
+    """Whether it was the actor that failed, rather than its task."""
+    return not isinstance(error, RayTaskError) or isinstance(error.cause, RayActorError | OutOfMemoryError)
+
+
+def _holds(slot: Slot) -> bool:
+    actor, life = slot
+    return actor.ready and not actor.leaving and actor.life == life
+
+
+def _waits(bounds: tuple[float, float]) -> Iterator[float]:
+    """Yield waits that double between bounds, with jitter, without end."""
+    low, high = bounds
+    while True:
+        yield low * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+        low = min(high, 2 * low)
+
+
+def _first(error: BaseException) -> BaseException:
+    """Find the first error in nested groups."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _actor_class(plain: type, group: str) -> Any:  # noqa: ANN401 (Ray's own type says less)
+    """Wrap a plain class, with a thread that answers calls of a group while the others work."""
+    remote: Any = ray.remote
+    return remote(concurrency_groups={group: 1})(plain)
+
+
+def worker_starter(spec: RunSpec, sources: tuple[str, ...], cache: Path | None) -> Callable[[str], Handle]:
+    """Make what starts a worker actor of a name. It is restarted when it dies, with nothing lost but what it was at."""
+    actor = _actor_class(Worker, "monitor").options(num_cpus=1, max_restarts=-1, max_task_retries=0)
+
+    def start(name: str) -> Handle:
+        return actor.remote(spec, sources, name, cache)
+
+    return start
+
+
+def start_reducer(path: Path, run_id: str) -> Handle:
+    """Start the reducer of a run on this node, where its ledger is; one that is there already is ended.
+
+    It waits for the disk more than it computes, and so takes no CPU slot. Snapshots have a thread of their own. Raises
+    ClusterError when the earlier one won't go.
+    """
+    name = f"reducer:{run_id}"
+    actor = _actor_class(Reducer, "read").options(
+        name=name,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+    )
+    for wait in itertools.islice(_waits((0.05, 1.0)), 20):
+        with contextlib.suppress(ValueError):  # there is none of that name
+            ray.kill(ray.get_actor(name))
+        with contextlib.suppress(ValueError):  # the name is still taken
+            return actor.remote(path)
+        time.sleep(wait)
+    raise ClusterError(f"an earlier {name} of this cluster won't end")

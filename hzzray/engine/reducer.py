@@ -1,75 +1,126 @@
-"""Partials to sums: the run's one place where results come together, in memory and, first, in the ledger."""
+"""Partials to sums: the run's one place where results come together, first in the ledger, then in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hzzray.engine.ledger import Ledger
-from hzzray.messages import Cost, Failure, Partial
+from hzzray.engine.ledger import Ledger, Outcome, Wish
+from hzzray.messages import Cost, Counts, Failure, Partial, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import RunState
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Sums:
+    """All that was committed up to a version. Replaced as a whole, so that a reader never sees half a commit."""
+
+    version: int
+    counts: Counts
+    histograms: dict[str, Histogram]
+    failures: dict[str, Failure]
+    cost: Cost
+
+
 class Reducer:
     """Merges the partials of one run. A plain class: an actor under Ray, called directly by the serial engine.
 
-    Starts from what its ledger holds, so that a restarted one goes on where the last commit was.
+    Starts from what its ledger holds, so that a restarted one goes on where the last commit was, and fences off any
+    earlier one. ``merge``, ``fail`` and ``split`` are for one thread; the rest may be called from another meanwhile.
     """
 
     def __init__(self, path: Path) -> None:
-        self._ledger = ledger = Ledger.open(path)
-        spec = ledger.spec
-        empty = Histogram.zeros(len(CHANNELS), spec.axis.bins, len(spec.selection.cuts))
-        self._histograms = {sample.name: empty for sample in spec.release.samples}
-        self._cost = Cost()
-        self._version = 0
-        for sample, histogram, cost in ledger.partials():
-            self._add(sample, histogram, cost)
+        self._ledger = Ledger.open(path)
+        self._ledger.take_over()
+        self._reading = Ledger.open(path)
+        spec = self._ledger.spec
+        self._shape = len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)
+        failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
+        self._sums = _Sums(0, self._ledger.counts(), self._ledger.histograms(), failures, self._ledger.cost())
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
         return f"reducer:{self._ledger.run_id}"
 
-    def _add(self, sample: str, histogram: Histogram, cost: Cost) -> None:
-        self._histograms[sample] += histogram
-        self._cost += cost
-        self._version += 1
-
-    def merge(self, partial: Partial) -> bool:
-        """Commit a partial, then add it; False when its task was merged before. Only then may the task be acknowledged."""
-        new = self._ledger.merge(partial)
-        if new:
-            self._add(partial.task.sample, partial.histogram, partial.cost)
-        return new
-
-    def fail(self, failure: Failure) -> None:
-        """Commit a failure."""
-        self._ledger.fail(failure)
-        self._version += 1
-
-    def counts(self) -> tuple[int, int, int, int]:
-        """Tasks planned, merged, failed; events merged."""
-        return *self._ledger.counts(), self._cost.events
-
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
+        self._reading.close()
 
-    def snapshot(self, newer_than: int = -1) -> RunState | None:
-        """Return the run as it stands, or None when nothing changed since version ``newer_than``."""
-        if self._version <= newer_than:
-            return None
-        ledger = self._ledger
+    def merge(self, partials: Sequence[Partial]) -> list[Outcome]:
+        """Commit partials, all in one transaction, then add them; after that their tasks may be acknowledged.
+
+        Says of each whether it was merged, merged before, or superseded by parts of its task. Raises LedgerError where
+        nothing could be stored, ValueError where a partial can't be read; then nothing was.
+        """
+        fresh = self._totals(partials)  # before the commit: what can't be read must not be stored
+        outcomes = self._ledger.merge(partials)
+        merged = [partial for partial, outcome in zip(partials, outcomes, strict=True) if outcome == "merged"]
+        if len(merged) < len(partials):
+            fresh = self._totals(merged)
+        sums = self._sums
+        overtaken = sums.failures.keys() & {partial.task.task_id for partial in merged}
+        self._sums = _Sums(
+            version=sums.version + 1,
+            counts=sums.counts._replace(
+                merged=sums.counts.merged + len(merged),
+                failed=sums.counts.failed - len(overtaken),
+                events=sums.counts.events + sum(partial.cost.events for partial in merged),
+                duplicates=sums.counts.duplicates + outcomes.count("duplicate"),
+            ),
+            histograms=sums.histograms | {name: sums.histograms[name] + new for name, new in fresh.items()},
+            failures={name: failure for name, failure in sums.failures.items() if name not in overtaken},
+            cost=sum((partial.cost for partial in merged), sums.cost),
+        )
+        return outcomes
+
+    def _totals(self, partials: Sequence[Partial]) -> dict[str, Histogram]:
+        """Sum partials up by sample."""
+        packed: dict[str, list[bytes]] = {}
+        for partial in partials:
+            packed.setdefault(partial.task.sample, []).append(partial.packed)
+        return {sample: Histogram.total(bodies, *self._shape) for sample, bodies in packed.items()}
+
+    def fail(self, failure: Failure) -> None:
+        """Commit a failure."""
+        if self._ledger.fail(failure):
+            sums = self._sums
+            counts = sums.counts._replace(failed=sums.counts.failed + 1)
+            failures = sums.failures | {failure.task.task_id: failure}
+            self._sums = replace(sums, version=sums.version + 1, counts=counts, failures=failures)
+
+    def split(self, task: Task, parts: Sequence[Task]) -> bool:
+        """Commit that a task is replaced by parts of it; False when that came too late."""
+        new = self._ledger.split(task, parts)
+        if new:
+            sums = self._sums
+            counts = sums.counts._replace(planned=sums.counts.planned + len(parts) - 1)
+            self._sums = replace(sums, version=sums.version + 1, counts=counts)
+        return new
+
+    def progress(self) -> tuple[Counts, Wish]:
+        """How far the run is, and what its user wants."""
+        return self._sums.counts, self._reading.wished()
+
+    def newer(self, than: int) -> RunState | None:
+        """Return the run as of the last commit, or None when nothing changed since version ``than``."""
+        return self.snapshot() if self._sums.version > than else None
+
+    def snapshot(self) -> RunState:
+        """Return the run as of the last commit."""
+        sums = self._sums
+        ledger = self._reading
         return RunState(
-            version=self._version,
+            version=sums.version,
             run_id=ledger.run_id,
             spec=ledger.spec,
             environment=ledger.environment,
-            counts=ledger.counts(),
-            histograms=dict(self._histograms),
+            counts=sums.counts,
+            histograms=sums.histograms,
             entries=ledger.entries(),
-            failures=tuple(ledger.failures()),
-            cost=self._cost,
+            failures=tuple(sorted(sums.failures.values(), key=lambda failure: (failure.task.file, failure.task.start))),
+            cost=sums.cost,
             wall_s=ledger.wall_s(),
         )

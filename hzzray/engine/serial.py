@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-import tenacity
-
+from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError
-from hzzray.messages import Failure, Partial, RunSpec, Task
+from hzzray.messages import Counts, Failure
 from hzzray.result import RunState
+from hzzray.retry import retrying
 
 #: How often a task is tried when what fails may pass.
 ATTEMPTS = 4
 
+_POLL_S = 0.2
+
 
 def run_serial(
-    path: Path,
-    spec: RunSpec,
-    tasks: Iterable[Task],
-    sources: tuple[str, ...],
-    *,
-    cache: Path | None,
-    progress: Callable[[tuple[int, int, int, int]], None],
-) -> RunState:
-    """Work through tasks in this process; returns the run as it stands then."""
-    worker = Worker(spec, sources, cache=cache)
-    reducer = Reducer(path)
+    ledger: Ledger, sources: tuple[str, ...], *, cache: Path | None, progress: Callable[[Counts], None]
+) -> tuple[RunState, Wish]:
+    """Work through what is due in this process; returns the run as it stands then, and what its user wished last."""
+    reducer = Reducer(ledger.path)
+    worker = Worker(ledger.spec, sources, cache=cache)
+    wish: Wish = "run"
     try:
-        for task in tasks:
+        for task in ledger.due():
             try:
-                reducer.merge(_process(worker, task))
+                reducer.merge([retrying(ATTEMPTS)(worker.process, task)])
             except (DataError, TransientError) as error:
                 permanent = isinstance(error, DataError)
                 attempts = 1 if permanent else ATTEMPTS
                 reducer.fail(Failure(task=task, reason=str(error), permanent=permanent, attempts=attempts))
-            progress(reducer.counts())
+            counts, wish = reducer.progress()
+            progress(counts)
+            while wish == "pause":
+                time.sleep(_POLL_S)
+                _, wish = reducer.progress()
+            if wish != "run":
+                break
         state = reducer.snapshot()
     finally:
         worker.close()
         reducer.close()
-    return state
-
-
-@tenacity.retry(
-    stop=tenacity.stop_after_attempt(ATTEMPTS),
-    wait=tenacity.wait_random_exponential(0.2, 5.0),
-    retry=tenacity.retry_if_exception_type(TransientError),
-    reraise=True,
-)
-def _process(worker: Worker, task: Task) -> Partial:
-    return worker.process(task)
+    return state, wish

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from hzzray.data.reader import Reader
+from hzzray.engine.monitor import Meter, Usage
 from hzzray.errors import DataError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
@@ -26,11 +27,17 @@ class Worker:
         self._cache = cache
         self._reader: Reader | None = None
         self._location = ""
+        self._counted = (0.0, 0)
+        self._meter = Meter(name)
         warm_up()
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
         return self.name
+
+    def usage(self) -> Usage:
+        """Tell what this process has used so far; answers while a task is being computed."""
+        return self._meter.usage()
 
     def process(self, task: Task) -> Partial:
         """Run the selection over a task's entries.
@@ -38,6 +45,12 @@ class Worker:
         Raises DataError for a task that isn't this run's, leads outside the sources, or whose file is not what it was
         when it was planned; TransientError for faults of input that may pass.
         """
+        with self._meter.working(task):
+            partial = self._compute(task)
+        self._meter.add(partial.cost)
+        return partial
+
+    def _compute(self, task: Task) -> Partial:
         wall, cpu = time.perf_counter(), time.process_time()
         spec = self._spec
         if task.spec != spec.digest:
@@ -46,12 +59,13 @@ class Worker:
             )
         sample = spec.release.sample(task.sample)
         reader = self._open(task, simulation=spec.release.role(sample) != "data")
-        read_s, bytes_read = reader.read_s, reader.bytes_read
         cut = cuts(spec.selection, spec.release.schema_.gev, spec.release.normalisation(sample, spec.luminosity))
         rows = len(spec.selection.cuts)
         histogram = Histogram.zeros(len(CHANNELS), spec.axis.bins, rows)
         for columns in reader.steps(task.start, task.stop):
             histogram += fill(columns, cut, spec.axis, rows)
+        read_s, bytes_read = self._counted  # by earlier tasks of this file; opening it counts for its first one
+        self._counted = reader.read_s, reader.bytes_read
         cost = Cost(
             wall_s=time.perf_counter() - wall,
             cpu_s=time.process_time() - cpu,
@@ -59,7 +73,7 @@ class Worker:
             bytes_read=reader.bytes_read - bytes_read,
             events=task.entries,
         )
-        return Partial(task, histogram, cost, self.name)
+        return Partial(task, histogram.pack(), cost, self.name)
 
     def _open(self, task: Task, *, simulation: bool) -> Reader:
         if self._reader is None or self._location != task.file:
@@ -74,6 +88,7 @@ class Worker:
                 cache=self._cache,
             )
             self._location = task.file
+            self._counted = (0.0, 0)
         if self._reader.layout.uuid != task.uuid:
             self.close()
             raise DataError(f"{redact(task.file)}: another file since it was planned (its uuid changed)")

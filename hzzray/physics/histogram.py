@@ -9,8 +9,12 @@ lose nothing, nor do their squares. (Two limbs of 2⁻⁵⁰ would keep a square
 from __future__ import annotations
 
 import hashlib
+import math
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -66,15 +70,15 @@ class ExactSums:
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...]) -> Self:
-        """Sums of nothing."""
+        """Make sums of nothing."""
         return cls(np.zeros((*shape, LIMBS), np.int64))
 
     def settled(self) -> ExactSums:
         """Return the canonical form: every limb but the last in [0, 2**32). Needed after 2**30 additions at most."""
         limbs = self.limbs.copy()
-        for i in range(LIMBS - 1):
-            limbs[..., i + 1] += limbs[..., i] >> LIMB_BITS
-            limbs[..., i] &= _MASK
+        while (carries := limbs[..., :-1] >> LIMB_BITS).any():
+            limbs[..., :-1] &= _MASK
+            limbs[..., 1:] += carries
         return ExactSums(limbs)
 
     def __add__(self, other: ExactSums) -> ExactSums:
@@ -95,7 +99,7 @@ class ExactSums:
         return ExactSums(self.limbs[key])
 
     def floats(self) -> NDArray[np.float64]:
-        """The sums as doubles, each the nearest to the exact value; shape (…)."""
+        """Round each sum to the nearest double; shape (…)."""
         flat = self.limbs.reshape(-1, LIMBS)
         out = np.array([_nearest(row) for row in flat.tolist()], np.float64)
         return out.reshape(self.limbs.shape[:-1])
@@ -187,28 +191,56 @@ class Histogram:
         )
 
     def to_bytes(self) -> bytes:
-        """The contents as little-endian int64, in canonical form; ``from_bytes`` reads it back."""
+        """Write the contents as little-endian int64, in canonical form; ``from_bytes`` reads it back."""
         return b"".join(array.astype("<i8").tobytes() for array in self.arrays)
+
+    def pack(self) -> bytes:
+        """Compress the contents for the wire and the ledger: mostly zeros, they shrink thirtyfold."""
+        return zlib.compress(self.to_bytes(), 1)
+
+    @classmethod
+    def unpack(cls, packed: bytes, channels: int, bins: int, cuts: int) -> Self:
+        """Read ``pack``; raises ValueError on damage or another shape."""
+        return cls.total((packed,), channels, bins, cuts)
+
+    @classmethod
+    def total(cls, packed: Iterable[bytes], channels: int, bins: int, cuts: int) -> Self:
+        """Add up what ``pack`` made, at most 2**30 of it; raises ValueError on damage or another shape."""
+        return cls._added(map(_decompress, packed), channels, bins, cuts)
 
     @classmethod
     def from_bytes(cls, data: bytes, channels: int, bins: int, cuts: int) -> Self:
         """Read ``to_bytes``; raises ValueError where the length isn't that of the shape."""
-        shapes = [array.shape for array in cls.zeros(channels, bins, cuts).arrays]
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        if len(data) != 8 * sum(sizes):
-            raise ValueError(f"a histogram of this shape has {8 * sum(sizes)} bytes, not {len(data)}")
-        flat = np.frombuffer(data, "<i8").astype(np.int64)
-        parts = [part.reshape(shape) for part, shape in zip(np.split(flat, np.cumsum(sizes)[:-1]), shapes, strict=True)]
+        return cls._added((data,), channels, bins, cuts)
+
+    @classmethod
+    def _added(cls, bodies: Iterable[bytes], channels: int, bins: int, cuts: int) -> Self:
+        binned = (channels, bins + 2)
+        shapes = (binned, (*binned, LIMBS), (*binned, LIMBS), (cuts,), (cuts, LIMBS), (2,), (1,))
+        flat = np.zeros(sum(map(math.prod, shapes)), np.int64)
+        for body in bodies:
+            if len(body) != flat.nbytes:
+                raise ValueError(f"a histogram of this shape has {flat.nbytes} bytes, not {len(body)}")
+            flat += np.frombuffer(body, "<i8")  # carries can wait: they are settled once for all
+        borders = list(accumulate(map(math.prod, shapes), initial=0))
+        parts = [flat[i:j].reshape(shape) for (i, j), shape in zip(pairwise(borders), shapes, strict=True)]
         counts, sumw, sumw2, stopped, stopped_sumw, invalid, entries = parts
         return cls(
             counts,
-            ExactSums(sumw),
-            ExactSums(sumw2),
+            ExactSums(sumw).settled(),
+            ExactSums(sumw2).settled(),
             stopped,
-            ExactSums(stopped_sumw),
+            ExactSums(stopped_sumw).settled(),
             invalid,
             int(entries[0]),
         )
+
+
+def _decompress(packed: bytes) -> bytes:
+    try:
+        return zlib.decompress(packed)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
 
 
 def digest(histograms: dict[str, Histogram]) -> str:
@@ -221,7 +253,7 @@ def digest(histograms: dict[str, Histogram]) -> str:
     return sha.hexdigest()
 
 
-def to_hist(sumw: NDArray[np.float64], sumw2: NDArray[np.float64], axis: Axis) -> hist.Hist:
+def to_hist(sumw: NDArray[np.float64], sumw2: NDArray[np.float64], axis: Axis) -> hist.Hist[Any]:
     """Make a ``hist.Hist`` with weighted storage of one channel; inputs hold the flow bins, shape (bins + 2,)."""
     import hist  # noqa: PLC0415 (a second to import, and only results need it)
 

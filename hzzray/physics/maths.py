@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
+
+from hzzray.physics.jit import inlined
 
 _SIN = tuple((-1) ** n / math.factorial(2 * n + 1) for n in range(8))
 _COS = tuple((-1) ** n / math.factorial(2 * n) for n in range(9))
@@ -27,12 +28,17 @@ _LN2_LOW = 1.90821492927058770002e-10
 _2_PI = 2.0 / math.pi
 _LOG2_E = 1.0 / math.log(2.0)
 
-inline = nb.njit(nogil=True, inline="always", error_model="numpy")
+# From here on the scale of the exponential is infinite, or zero on the negative side.
+_LARGEST = 709.5
+
+# An angle beyond is no angle; the reduction would lose its last bits, then all of them.
+_LARGEST_ANGLE = 1e5
 
 
-@inline
+@inlined
 def sincos(x: float) -> tuple[float, float]:
-    """Sine and cosine of an angle in radians, for ``|x|`` below about 1e5."""
+    """Sine and cosine of an angle in radians; nan for ``|x|`` beyond 1e5."""
+    x = x if abs(x) <= _LARGEST_ANGLE else math.nan
     k = (x * _2_PI + _ROUND) - _ROUND
     r = (x - k * _PI_2_HIGH) - k * _PI_2_LOW
     z = r * r
@@ -52,9 +58,11 @@ def sincos(x: float) -> tuple[float, float]:
     return sign * sine, sign * cosine
 
 
-@inline
+@inlined
 def sinh(x: float) -> float:
     """Hyperbolic sine for ``|x|`` below 700; its error is absolute (1e-16) near zero, infinite results beyond 709."""
+    # Beyond, the exponent of e would wrap round to that of a modest number.
+    x = min(max(x, -_LARGEST), _LARGEST)
     k = (x * _LOG2_E + _ROUND) - _ROUND
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     p = _EXP[13]

@@ -1,0 +1,359 @@
+"""What each actor and node uses over time: measured where it is used, kept in the run's ``cpu.csv`` and ``scale.csv``.
+
+Counters are cumulative, as the system's own are: a sample that is lost or late loses nothing but detail.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import psutil
+from numpy.typing import DTypeLike, NDArray
+
+from hzzray.messages import Cost, Task
+from hzzray.output import OutputError
+
+State = Literal["idle", "working", "pending", "restarting", "draining", "up"]
+
+Rows = NDArray[np.void]
+"""Rows of a file as a structured array of shape (rows,), its fields named as the file's columns."""
+
+#: What an actor's name begins with in the rows of a node.
+NODE = "node:"
+
+_USAGE: dict[str, DTypeLike] = {
+    "time_s": np.float64,
+    "environment": np.str_,
+    "actor": np.str_,
+    "node": np.str_,
+    "pid": np.int64,
+    "state": np.str_,
+    "sample": np.str_,
+    "user_s": np.float64,
+    "system_s": np.float64,
+    "rss_bytes": np.int64,
+    "events": np.int64,
+    "bytes_read": np.int64,
+    "read_s": np.float64,
+    "tasks": np.int64,
+}
+_SCALE: dict[str, DTypeLike] = {
+    "time_s": np.float64,
+    "environment": np.str_,
+    "actors": np.int64,
+    "pending": np.int64,
+    "nodes": np.int64,
+    "waiting": np.int64,
+    "in_flight": np.int64,
+}
+_TAIL_BYTES = 64 * 1024  # holds any last line
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one process used since it began, in the order of the columns of ``cpu.csv``.
+
+    ``user_s`` and ``system_s`` are seconds of CPU of all its threads, ``rss`` its resident memory in bytes now. Events,
+    bytes read, seconds of reading and tasks are those of finished tasks. ``pid`` 0 is an actor without a process.
+    """
+
+    actor: str
+    node: str
+    pid: int
+    state: State
+    sample: str
+    user_s: float = 0.0
+    system_s: float = 0.0
+    rss: int = 0
+    events: int = 0
+    bytes_read: int = 0
+    read_s: float = 0.0
+    tasks: int = 0
+
+
+def absent(actor: str, state: State) -> Usage:
+    """Usage of an actor that has no process (it is pending) or gives no answer (it restarts)."""
+    return Usage(actor=actor, node="", pid=0, state=state, sample="")
+
+
+class Meter:
+    """A worker's account of itself. Written by the thread that works, read at any time by another.
+
+    Each field is one reference to a value that never changes, and so is always seen whole.
+    """
+
+    def __init__(self, name: str, node: str = "") -> None:
+        """Begin; ``node`` is Ray's id of the node, by default the host's name."""
+        self._name = name
+        self._node = node or socket.gethostname()
+        self._process = psutil.Process()
+        self._doing: tuple[State, str] = ("idle", "")
+        self._done = (0, Cost())
+
+    @contextmanager
+    def working(self, task: Task) -> Iterator[None]:
+        """Say that a task is being worked on, until the block ends."""
+        self._doing = ("working", task.sample)
+        try:
+            yield
+        finally:
+            self._doing = ("idle", "")
+
+    def add(self, cost: Cost) -> None:
+        """Count a finished task."""
+        tasks, done = self._done
+        self._done = (tasks + 1, done + cost)
+
+    def usage(self) -> Usage:
+        """Measure now. Takes well under a millisecond, and the GIL only for moments."""
+        state, sample = self._doing
+        tasks, done = self._done
+        with self._process.oneshot():
+            cpu, rss = self._process.cpu_times(), self._process.memory_info().rss
+        return Usage(
+            actor=self._name,
+            node=self._node,
+            pid=self._process.pid,
+            state=state,
+            sample=sample,
+            user_s=cpu.user,
+            system_s=cpu.system,
+            rss=rss,
+            events=done.events,
+            bytes_read=done.bytes_read,
+            read_s=done.read_s,
+            tasks=tasks,
+        )
+
+
+class NodeMeter:
+    """A machine's CPU and memory, all processes together; CPU counts from when this began.
+
+    In a container the kernel tells of the machine, not of the container.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name or socket.gethostname()
+        self._pid = psutil.Process().pid
+        self._begun = psutil.cpu_times()
+
+    def usage(self) -> Usage:
+        """Measure now. The state is "up", the actor's name ``node:`` and the node's, memory what is not available."""
+        now, memory = psutil.cpu_times(), psutil.virtual_memory()
+        return Usage(
+            actor=NODE + self._name,
+            node=self._name,
+            pid=self._pid,
+            state="up",
+            sample="",
+            user_s=now.user - self._begun.user,
+            system_s=now.system - self._begun.system,
+            rss=memory.total - memory.available,
+        )
+
+
+class Recorder:
+    """Appends to a run's ``cpu.csv`` and ``scale.csv``. Use as a context manager. Nothing is kept in memory.
+
+    Time is the run's own clock: seconds that the run has been going, over all its starts, without the pauses between
+    them. It goes on from ``started``, the seconds of earlier starts (the ledger's wall time), or from the last row
+    where that is later: a driver that was killed told its ledger nothing.
+
+    A line that a kill cut short is removed before the next is written. Lines reach the system at once; a power cut may
+    cost the last seconds of them.
+
+    Raises OutputError where a file can't be written, or is not one of these.
+    """
+
+    def __init__(self, folder: Path, environment: str, started: float = 0.0) -> None:
+        self._environment = environment
+        self._usage = _Appender(folder / "cpu.csv", _USAGE)
+        self._scale = _Appender(folder / "scale.csv", _SCALE)
+        #: The run's clock at the beginning of this start, in seconds.
+        self.started = max(started, self._usage.last_time, self._scale.last_time)
+
+    def add(self, time_s: float, usages: Iterable[Usage]) -> None:
+        """Append what was used up to ``time_s`` seconds after this start."""
+        first = (round(self.started + time_s, 3), self._environment)
+        self._usage.write([(*first, *_rounded(astuple(usage))) for usage in usages])
+
+    def add_scale(self, time_s: float, *, actors: int, pending: int, nodes: int, waiting: int, in_flight: int) -> None:
+        """Append actors that run and that are pending, nodes, tasks that wait and that are in flight."""
+        first = (round(self.started + time_s, 3), self._environment)
+        self._scale.write([(*first, actors, pending, nodes, waiting, in_flight)])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._usage.close()
+        self._scale.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager closes the files."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _rounded(row: tuple[Any, ...]) -> list[Any]:
+    return [round(value, 3) if isinstance(value, float) else value for value in row]
+
+
+class _Appender:
+    """One CSV file that is only ever added to, by whole lines."""
+
+    def __init__(self, path: Path, columns: dict[str, DTypeLike]) -> None:
+        self._path = path
+        header = _lines([tuple(columns)])
+        try:
+            self._file = path.open("a+b", buffering=0)
+            self._end = _whole_lines(self._file)
+            self._file.truncate(self._end)
+            self._file.seek(0)
+            if self._end and self._file.read(len(header)) != header:
+                self._file.close()
+                raise OutputError(f"{path}: its columns are others than this hzzray's; move it away")
+            self.last_time = self._last_time() if self._end > len(header) else 0.0
+        except OSError as error:
+            raise OutputError(f"{path}: {error.strerror or error}") from error
+        if not self._end:
+            self._append(header)
+
+    def _last_time(self) -> float:
+        self._file.seek(max(0, self._end - _TAIL_BYTES))
+        last = self._file.read().splitlines()[-1]
+        try:
+            return float(last.split(b",", 1)[0])
+        except ValueError as error:
+            self._file.close()
+            raise OutputError(f"{self._path}: its last line can't be read; move the file away") from error
+
+    def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._append(_lines(rows))
+
+    def _append(self, lines: bytes) -> None:
+        left = lines
+        try:
+            while left:  # a disk that fills up takes a part, and says why only at the next
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._file.truncate(self._end)
+            raise OutputError(f"{self._path}: {error.strerror or error}") from error
+        self._end += len(lines)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _whole_lines(file: io.FileIO) -> int:
+    """Where the last whole line of a file ends."""
+    end = file.seek(0, io.SEEK_END)
+    while end:
+        start = max(0, end - _TAIL_BYTES)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def read_usage(folder: Path) -> Rows:
+    """Read a run's ``cpu.csv``, in the order of time; no rows where there is no file.
+
+    Fields: time_s [s], environment, actor, node, pid, state, sample, user_s [s], system_s [s], rss_bytes, events,
+    bytes_read, read_s [s], tasks. Raises OutputError for a file that is no such table. A last line that isn't whole
+    is left out, so that the file of a run that goes on can be read at any time.
+    """
+    return _read(folder / "cpu.csv", _USAGE)
+
+
+def read_scale(folder: Path) -> Rows:
+    """Read a run's ``scale.csv`` as ``read_usage`` does its file.
+
+    Fields: time_s [s], environment, and the numbers of actors that run, actors that are pending, nodes, tasks that
+    wait, tasks in flight.
+    """
+    return _read(folder / "scale.csv", _SCALE)
+
+
+def _read(path: Path, columns: dict[str, DTypeLike]) -> Rows:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        text = b""
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}") from error
+    whole = text[: text.rfind(b"\n") + 1].decode(errors="replace")
+    header, *rows = csv.reader(io.StringIO(whole)) if whole else [list(columns)]
+    if header != list(columns):
+        raise OutputError(f"{path}: its columns are not {', '.join(columns)}")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(columns):
+            raise OutputError(f"{path}: line {number} has {len(row)} columns, not {len(columns)}")
+    values = zip(*rows, strict=True) if rows else [()] * len(columns)
+    arrays = [_column(path, name, kind, texts) for (name, kind), texts in zip(columns.items(), values, strict=True)]
+    table = np.empty(len(rows), [(name, array.dtype) for name, array in zip(columns, arrays, strict=True)])
+    for name, array in zip(columns, arrays, strict=True):
+        table[name] = array
+    return table
+
+
+def _column(path: Path, name: str, kind: DTypeLike, texts: Sequence[str]) -> NDArray[Any]:
+    try:
+        return np.array(texts, np.str_).astype(kind)
+    except ValueError as error:
+        raise OutputError(f"{path}: column {name} has what is no number") from error
+
+
+class CpuUse(NamedTuple):
+    """CPU use of one actor: ``percent`` of one core, shape (n,), between the ``edges`` in seconds, shape (n + 1,)."""
+
+    edges: NDArray[np.float64]
+    percent: NDArray[np.float64]
+
+
+def cpu_percent(rows: Rows) -> dict[str, CpuUse]:
+    """CPU use over time of each actor, in per cent of one core, from rows of ``cpu.csv``.
+
+    Between two samples of an actor it is 100 · Δ(user + system) / Δtime: a process with several busy threads is above
+    100, and a node reaches 100 times its cores. The counters of a new process (another node or pid, or counters that
+    fell) start from 0, at the last sample of the process before it; of an actor's first process, at the actor's first
+    row if it was pending then, else at the start of the run. The integral over time is thus all the CPU that was seen;
+    what a process used between its last sample and its death nobody saw.
+    """
+    actors, whose = np.unique(rows["actor"], return_inverse=True)
+    order = np.argsort(whose, kind="stable")
+    parts = np.split(rows[order], np.cumsum(np.bincount(whose, minlength=len(actors)))[:-1]) if len(rows) else []
+    return {str(actor): _use(own) for actor, own in zip(actors, parts, strict=True) if np.any(own["pid"])}
+
+
+def _use(rows: Rows) -> CpuUse:
+    first, samples = rows[0], rows[rows["pid"] > 0]
+    begun = first["time_s"] if first["pid"] == 0 else 0.0
+    # Of samples at one time the last one counts: it has what the others had.
+    samples = samples[np.append(np.diff(samples["time_s"]) > 0, True)]
+    total = samples["user_s"] + samples["system_s"]
+    used = np.diff(total, prepend=0.0)
+    new = (samples["pid"][1:] != samples["pid"][:-1]) | (samples["node"][1:] != samples["node"][:-1]) | (used[1:] < 0)
+    used[1:][new] = total[1:][new]
+    edges = np.insert(samples["time_s"], 0, begun)
+    spans = np.diff(edges)
+    return CpuUse(edges, np.divide(100 * used, spans, out=np.zeros_like(used), where=spans > 0))

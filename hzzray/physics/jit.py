@@ -1,0 +1,60 @@
+"""How this project compiles: without the GIL, cached on disk, with IEEE arithmetic as written (no fastmath)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba as nb
+
+from hzzray.places import cache_folder
+
+
+def _cache() -> str:
+    """Find a folder for compiled code that belongs to these very sources.
+
+    Numba alone looks at the file of a function, not at those that it calls into: after an update it could go on with
+    code that was compiled from the old ones.
+    """
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), here.parent / "data" / "baskets.py"]
+    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    caches = cache_folder()
+    if caches is not None:
+        folder = caches / "numba" / version
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    # Nowhere to keep it: a folder of this process alone, as what is loaded from there is run.
+    return tempfile.mkdtemp(prefix="hzzray-")
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    nb.config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def entry(function: _F) -> _F:
+    """Compile what Python calls."""
+    return nb.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[return-value]
+
+
+def kernel(function: _F) -> _F:
+    """Compile what compiled code calls in loops over events.
+
+    It can't allocate: arrays pass without counting references, which would cost more than the work itself.
+    """
+    compiled: Any = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)  # type: ignore[call-overload]
+    return compiled  # type: ignore[no-any-return]
+
+
+def inlined(function: _F) -> _F:
+    """Compile as a part of the caller, so that a loop around it can be vectorised."""
+    return nb.njit(nogil=True, inline="always", error_model="numpy")(function)  # type: ignore[return-value]

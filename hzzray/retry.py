@@ -1,0 +1,20 @@
+"""Trying again what may pass by itself: bounded, with back-off and jitter."""
+
+from __future__ import annotations
+
+import tenacity
+
+from hzzray.errors import TransientError
+
+_FIRST_S = 0.2
+_LONGEST_S = 5.0
+
+
+def retrying(attempts: int) -> tenacity.Retrying:
+    """Call a function up to ``attempts`` times while it raises TransientError; the last one goes through."""
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=tenacity.wait_exponential(multiplier=_FIRST_S, max=_LONGEST_S) + tenacity.wait_random(0, _FIRST_S),
+        retry=tenacity.retry_if_exception_type(TransientError),
+        reraise=True,
+    )

@@ -1,0 +1,65 @@
+"""What the whole session shares: one toy data set, one Ray cluster, a cache and a home of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_places(tmp_path_factory):
+    """Keep caches and environment of the user out of the tests, and the tests out of them."""
+    os.environ["HZZRAY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    for name in ("HZZRAY_CATALOGUE", "HZZRAY_RUNS", "HZZRAY_ENVIRONMENT", "RAY_ADDRESS"):
+        os.environ.pop(name, None)
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory) -> Path:
+    """Toy files of the toy release, 20 000 simulated events."""
+    from hzzray.data.catalogue import release
+    from hzzray.data.toy import write_toys
+
+    folder = tmp_path_factory.mktemp("toys")
+    write_toys(folder, release("toy"), events=20_000, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One local Ray cluster with three slots."""
+    from hzzray.engine.cluster import cluster
+
+    with cluster(3):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real files, where it is there."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared/data with real ATLAS files beside the checkout")
+    return SHARED
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Call the command line in this process; returns (exit code, standard output, standard error)."""
+    from hzzray import cli as module
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["hzzray", *map(str, args)])
+        code = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call

@@ -1,0 +1,246 @@
+"""Real processes to be killed: drivers attached to a cluster, the actors that Ray made for them, workers with faults."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from hzzray.data.plan import make_plan
+from hzzray.engine.ledger import Ledger
+from hzzray.engine.limits import Limits
+from hzzray.engine.pool import Pool, _actor_class, start_reducer
+from hzzray.engine.worker import Worker
+from hzzray.errors import DataError, TransientError
+from hzzray.messages import Cost, Counts, Partial, RunSpec, Task
+from hzzray.physics.histogram import Histogram
+from hzzray.physics.selection import CHANNELS
+from hzzray.result import RunState
+from hzzray.source import MemorySource
+
+T = TypeVar("T")
+
+_COMMAND = (sys.executable, "-c", "from hzzray.cli import main; main()", "run")
+
+
+def wait_for(what: str, condition: Callable[[], T], within: float = 90.0) -> T:
+    """Ask until the answer is yes, and return it; fails naming what was waited for."""
+    until = time.monotonic() + within
+    while not (answer := condition()):
+        assert time.monotonic() < until, f"waited {within:g} s for {what}"
+        time.sleep(0.02)
+    return answer
+
+
+def actors(*kinds: str) -> list[psutil.Process]:
+    """Processes of Ray actors, descendants of this process, by their class: Worker, Reducer."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = process.cmdline()[0] if process.status() != psutil.STATUS_ZOMBIE else ""
+        except (psutil.Error, IndexError):
+            continue
+        if any(title.split(".")[0] == f"ray::{kind}" for kind in kinds):
+            found.append(process)
+    return found
+
+
+def nothing_is_left() -> None:
+    """Wait until no actor of a run is there any more."""
+    wait_for("the actors' end", lambda: not actors("Worker", "Reducer"), 60)
+
+
+class Driver:
+    """`hzzray run` in a process of its own, attached to a cluster; may be killed and started again."""
+
+    def __init__(self, address: str, source: Path, runs: Path, run_id: str, *options: object) -> None:
+        self.ledger = runs / run_id / "ledger.db"
+        self._command = [*_COMMAND, "--source", source, "--runs", runs, "--run-id", run_id, *options]
+        self._said = runs / f"{run_id}.{id(self)}.log"
+        self._env = {**os.environ, "RAY_ADDRESS": address, "COLUMNS": "200"}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, the first time or again."""
+        with self._said.open("ab") as log:
+            self._process = subprocess.Popen(list(map(str, self._command)), stdout=log, stderr=log, env=self._env)
+
+    def __enter__(self) -> Driver:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        self._process.kill()
+        self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    @property
+    def code(self) -> int | None:
+        """Exit code; None while it runs, negative when it was killed."""
+        return self._process.poll()
+
+    def end(self, within: float = 120.0) -> int:
+        """Wait for its exit code."""
+        try:
+            return self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the driver goes on after {within:g} s: {self.said()[-2000:]}") from None
+
+    def said(self) -> str:
+        """Return all that it printed."""
+        return self._said.read_text(encoding="utf-8")
+
+    def counts(self) -> Counts:
+        """How far its run is, from the ledger."""
+        if not self.ledger.exists():
+            return Counts(0, 0, 0)
+        with Ledger.open(self.ledger) as ledger:
+            return ledger.counts()
+
+    def wait_until_merged(self, number: int, within: float = 90.0) -> None:
+        """Wait until so many tasks are merged, or the driver ended."""
+        wait_for(f"{number} merged tasks", lambda: self.code is not None or self.counts().merged >= number, within)
+
+
+def check_ledger(path: Path, *, split: bool = False) -> int:
+    """Check in a complete run's tables that each planned entry was merged once; returns how many tasks that took."""
+    database = sqlite3.connect(path)
+    try:
+        merged = database.execute(
+            "SELECT uuid, start, stop, events FROM tasks JOIN partials USING (task_id) WHERE state = 1"
+            " ORDER BY uuid, start, stop"
+        ).fetchall()
+        (partials,) = database.execute("SELECT COUNT(*) FROM partials").fetchone()
+        states = dict(database.execute("SELECT state, COUNT(*) FROM tasks GROUP BY state").fetchall())
+        samples = dict(database.execute("SELECT DISTINCT uuid, sample FROM tasks").fetchall())
+        planned = dict(database.execute("SELECT sample, planned FROM entries").fetchall())
+    finally:
+        database.close()
+    assert set(states) == ({1, 3} if split else {1}), states
+    assert len(merged) == partials == states[1]
+    assert sum(row[3] for row in merged) == sum(planned.values())
+    for uuid, sample in samples.items():
+        ranges = [(start, stop) for of, start, stop, _ in merged if of == uuid]
+        assert ranges[0][0] == 0, sample
+        assert ranges[-1][1] == planned[sample], sample
+        assert all(left[1] == right[0] for left, right in pairwise(ranges)), sample
+    return partials
+
+
+class Once:
+    """Marks on disk that survive the death of the process: tells how often something has happened before."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def count(self, name: str) -> int:
+        """Count one more; returns how many there were before."""
+        mine = self._folder / name
+        with mine.open("ab") as file:
+            file.write(b".")
+        return mine.stat().st_size - 1
+
+    def seen(self, name: str) -> int:
+        """How many there were."""
+        mine = self._folder / name
+        return mine.stat().st_size if mine.exists() else 0
+
+
+class Troubled(Worker):
+    """A worker with faults of its own: ``faults`` says by task id what happens to it.
+
+    "die", "hang", "slow", "corrupt"; "flaky 3" fails three times; "hang 1", "slow 1" and "die 1" do so once.
+    """
+
+    def __init__(self, spec: RunSpec, source: str, name: str, faults: dict[str, str], marks: Path) -> None:
+        super().__init__(spec, (source,), name)
+        self._faults = faults
+        self._marks = Once(marks)
+
+    def process(self, task: Task) -> Partial:
+        before = self._marks.count(task.task_id)
+        fault, _, times = self._faults.get(task.task_id, "").partition(" ")
+        if fault and before < int(times or sys.maxsize):
+            match fault:
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "hang":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                case "slow":
+                    time.sleep(3600)
+                case "corrupt":
+                    raise DataError(f"{task.file}: basket 7 is corrupt")
+                case "flaky":
+                    raise TransientError(f"{task.file}: the server said 503")
+        return super().process(task)
+
+
+class Quick:
+    """A worker that reads nothing and finds nothing, as fast as can be."""
+
+    def __init__(self, spec: RunSpec, name: str) -> None:
+        self._name = name
+        self._packed = Histogram.zeros(len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)).pack()
+
+    def usage(self) -> None:
+        """Answer that it is alive."""
+
+    def process(self, task: Task) -> Partial:
+        return Partial(task, self._packed, Cost(wall_s=1e-4, events=task.entries), self._name)
+
+
+def starter(plain: type, *given: object) -> Callable[[str], object]:
+    """Make what a Pool starts its workers with; they get ``given`` with their name in the place of the ellipsis."""
+    actor = _actor_class(plain, "monitor").options(num_cpus=1, max_restarts=-1, max_task_retries=0)
+    return lambda name: actor.remote(*(name if value is ... else value for value in given))
+
+
+def pool_run(
+    path: Path,
+    start: Callable[[str], object],
+    limits: Limits,
+    *,
+    progress: Callable[[Counts], None] = lambda _: None,
+    meanwhile: Callable[[Pool], None] = lambda _: None,
+) -> RunState:
+    """Work on what is due in a ledger with workers of one's own."""
+    import ray
+
+    async def work() -> RunState:
+        with Ledger.open(path) as ledger:
+            reducer = start_reducer(path, ledger.run_id)
+            pool = Pool(start, reducer, limits)
+            meanwhile(pool)
+            try:
+                return await pool.run(MemorySource(ledger.due()), progress)
+            finally:
+                ray.kill(reducer)
+
+    return asyncio.run(work())
+
+
+def plan_run(path: Path, spec: RunSpec, source: Path, chunk: int) -> list[Task]:
+    """Write a ledger with a plan; returns its tasks."""
+    plan = make_plan(spec, path.parent.name, (str(source),), chunk=chunk)
+    Ledger.create(path, path.parent.name, spec, "test").close()
+    with Ledger.open(path) as ledger:
+        ledger.plan(plan.tasks, plan.entries)
+    return list(plan.tasks)

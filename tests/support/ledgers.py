@@ -1,0 +1,85 @@
+"""Ledgers with made-up tasks, and partials that follow from their tasks alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from hzzray.data.catalogue import release
+from hzzray.engine.ledger import Ledger
+from hzzray.engine.reducer import Reducer
+from hzzray.messages import Cost, Partial, RunSpec, Task
+from hzzray.physics.histogram import LIMB_BITS, Histogram
+from hzzray.physics.selection import CHANNELS
+from hzzray.run import make_spec
+
+SPEC = make_spec(release("toy"), samples=("data_A", "Zee", "llll"))
+NAMES = tuple(sample.name for sample in SPEC.release.samples)
+EVENTS = 10
+
+
+def task(number: int, *, sample: str = "Zee", start: int | None = None, stop: int | None = None, **changes) -> Task:
+    """Make the task of some entries of a sample's file; by default EVENTS of them, the number-th ones."""
+    first = number * EVENTS if start is None else start
+    fields = {"run_id": "run", "spec": SPEC.digest, "sample": sample, "file": f"/files/{sample}.root"}
+    own = {"uuid": f"uuid-{sample}", "tree": "mini", "start": first, "stop": first + EVENTS if stop is None else stop}
+    return Task(**{**fields, **own, **changes})
+
+
+def tasks(number: int) -> list[Task]:
+    """Make so many tasks for each sample."""
+    return [task(i, sample=name) for name in NAMES for i in range(number)]
+
+
+def entries(number: int) -> dict[str, tuple[int, int]]:
+    """Entries planned and in all, for ``tasks``."""
+    return dict.fromkeys(NAMES, (number * EVENTS, number * EVENTS))
+
+
+def histogram(of: Task, spec: RunSpec = SPEC) -> Histogram:
+    """Fill a histogram as a worker might: all of the task's events are in the bins, where depends on the task."""
+    rng = np.random.default_rng([of.start, of.stop, NAMES.index(of.sample)])
+    filled = Histogram.zeros(len(CHANNELS), spec.axis.bins, len(spec.selection.cuts))
+    channel, bins = rng.integers(len(CHANNELS), size=of.entries), rng.integers(spec.axis.bins + 2, size=of.entries)
+    np.add.at(filled.counts, (channel, bins), 1)
+    for sums in (filled.sumw, filled.sumw2):
+        np.add.at(sums.limbs, (channel, bins), rng.integers(0, 2**LIMB_BITS, (of.entries, sums.limbs.shape[-1])))
+    made = (filled.counts, filled.sumw, filled.sumw2, filled.stopped, filled.stopped_sumw, filled.invalid)
+    return Histogram(*made, of.entries)
+
+
+def partial(of: Task) -> Partial:
+    """Make the partial of a task."""
+    return Partial(of, histogram(of).pack(), Cost(1.0, 0.5, 0.25, 100, of.entries), "worker-0")
+
+
+def sums(of: Iterable[Task]) -> dict[str, Histogram]:
+    """Add the histograms of tasks up, by sample: what a run that merged these must hold."""
+    total = {name: Histogram.zeros(len(CHANNELS), SPEC.axis.bins, len(SPEC.selection.cuts)) for name in NAMES}
+    for one in of:
+        total[one.sample] += histogram(one)
+    return total
+
+
+def start(path: Path, planned: Iterable[Task], number: int = 0) -> None:
+    """Create a ledger with tasks."""
+    with Ledger.create(path, "run", SPEC, "local") as ledger:
+        ledger.plan(planned, entries(number))
+
+
+def work(path: Path, batch: int) -> None:
+    """Merge all that is due, in batches; write a line after each commit."""
+    reducer = Reducer(path)
+    with Ledger.open(path) as ledger:
+        due = list(ledger.due())
+    for i in range(0, len(due), batch):
+        reducer.merge([partial(one) for one in due[i : i + batch]])
+        print(i, flush=True)
+    reducer.close()
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), int(sys.argv[2]))

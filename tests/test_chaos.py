@@ -1,0 +1,276 @@
+"""Everything is killed, at any moment, and the result is the same to the last bit.
+
+Processes are real: drivers are the command line, attached to the session's cluster; actors are killed by pid. More of
+it: HZZRAY_CHAOS_ROUNDS (default 1, each of 20 kills) and HZZRAY_CHAOS_SEED.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from hzzray.data.catalogue import release
+from hzzray.data.toy import write_toys
+from hzzray.engine.ledger import Ledger
+from hzzray.engine.limits import Limits
+from hzzray.run import Settings, execute, make_spec
+from tests.support.chaos import (
+    Driver,
+    Once,
+    Quick,
+    Troubled,
+    actors,
+    check_ledger,
+    nothing_is_left,
+    plan_run,
+    pool_run,
+    starter,
+    wait_for,
+)
+
+ROUNDS = int(os.environ.get("HZZRAY_CHAOS_ROUNDS", "1"))
+SEED = int(os.environ.get("HZZRAY_CHAOS_SEED", "1"))
+KILLS = 20
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture(scope="module")
+def spec():
+    return make_spec(release("toy"))
+
+
+@pytest.fixture(scope="module")
+def address(ray_cluster):
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Toys enough for a run that outlives its killers for a while."""
+    folder = tmp_path_factory.mktemp("many")
+    write_toys(folder, release("toy"), events=80_000, seed=5)
+    return folder
+
+
+def oracle(folder, source, spec):
+    """Digest of the serial engine."""
+    settings = Settings(runs=folder, run_id="serial", sources=(str(source),), engine="serial")
+    result = execute(spec, settings, planned=lambda _: None, progress=lambda _: None)
+    assert result.status == "complete"
+    return result.digest
+
+
+@pytest.fixture(scope="module")
+def many_digest(many, spec, tmp_path_factory):
+    return oracle(tmp_path_factory.mktemp("serial"), many, spec)
+
+
+@pytest.fixture(scope="module")
+def toys_digest(toys, spec, tmp_path_factory):
+    return oracle(tmp_path_factory.mktemp("serial"), toys, spec)
+
+
+def digest_of(driver):
+    from hzzray.output import load_json
+
+    return load_json(driver.ledger.parent).digest
+
+
+@pytest.mark.timeout(400 * ROUNDS)
+def test_kills_at_random_moments(address, many, many_digest, tmp_path):
+    chance = random.Random(SEED)
+    print(f"HZZRAY_CHAOS_SEED={SEED}")
+    kills = Counter()
+    number = 0
+    while kills.total() < KILLS * ROUNDS or len(kills) < 3:
+        with Driver(address, many, tmp_path, f"r{number}", "--chunk", 10, "--actors", 2) as driver:
+            while driver.code != 0:
+                if driver.code is not None:
+                    assert driver.code == -signal.SIGKILL, driver.said()
+                    driver.start()
+                if kills.total() >= KILLS * ROUNDS and len(kills) == 3:
+                    driver.end()
+                elif kind := kill_something(driver, chance):
+                    kills[kind] += 1
+                    print(f"run {number}: killed a {kind} at {driver.counts()}")
+        number += 1
+        assert digest_of(driver) == many_digest
+        counts = driver.counts()
+        assert check_ledger(driver.ledger) == counts.planned == counts.merged
+    print(f"{dict(kills)} in {number} runs")
+    nothing_is_left()
+
+
+def kill_something(driver, chance):
+    """Kill something at a random moment; says what, or None when there was nothing to kill any more."""
+    kind = chance.choices(("worker", "reducer", "driver"), (6, 3, 2))[0]
+    # Mostly the run gets some way in between; at times what has just been restarted is hit again.
+    if kind == "driver" or chance.random() < 0.7:
+        driver.wait_until_merged(driver.counts().merged + chance.randrange(1, 400))
+    time.sleep(chance.uniform(0, 0.5))
+    if driver.code is not None:
+        return None
+    if kind == "driver":
+        driver.kill()
+        return kind
+    victims = actors(kind.capitalize())
+    if not victims:
+        return None
+    try:
+        chance.choice(victims).kill()
+    except psutil.NoSuchProcess:
+        return None
+    return kind
+
+
+@pytest.fixture
+def nodes():
+    """A cluster of several nodes on this machine, ended with all that it started."""
+    from ray.cluster_utils import Cluster
+
+    several = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 0, **SMALL})
+    try:
+        yield several
+    finally:
+        several.shutdown()
+
+
+SMALL = {"object_store_memory": 80 * 1024**2, "include_dashboard": False}
+
+
+@pytest.mark.timeout(600)
+def test_whole_nodes_are_killed(nodes, many, many_digest, tmp_path):
+    first, second = (nodes.add_node(num_cpus=1, object_store_memory=80 * 1024**2) for _ in range(2))
+    with Driver(nodes.address, many, tmp_path, "nodes", "--chunk", 20, "--actors", 2) as driver:
+        driver.wait_until_merged(300)
+        nodes.remove_node(first, allow_graceful=False)
+        driver.wait_until_merged(driver.counts().merged + 300)  # the other one goes on
+        nodes.remove_node(second, allow_graceful=False)
+        nodes.add_node(num_cpus=1, object_store_memory=80 * 1024**2)
+        assert driver.end() == 0, driver.said()
+    assert digest_of(driver) == many_digest
+    check_ledger(driver.ledger)
+
+
+# Workers with faults of their own: the pool in this process, tasks chosen from the plan.
+
+
+@pytest.fixture
+def troubled(toys, spec, tmp_path):
+    """Plan a run over the toys, and work on it with workers that have faults; returns state, ledger's path, marks."""
+
+    def work(faults, limits, chunk=2_000, **more):
+        path = tmp_path / "run" / "ledger.db"
+        tasks = plan_run(path, spec, toys, chunk)
+        (tmp_path / "marks").mkdir()
+        by_id = {tasks[index].task_id: fault for index, fault in faults.items()}
+        start = starter(Troubled, spec, str(toys), ..., by_id, tmp_path / "marks")
+        state = pool_run(path, start, limits, **more)
+        nothing_is_left()
+        return state, path, tasks, Once(tmp_path / "marks")
+
+    return work
+
+
+def digest(state):
+    from hzzray.result import summarise
+
+    return summarise(state).digest
+
+
+TWO = {"min_actors": 2, "max_actors": 2}
+
+
+def test_a_worker_that_hangs_is_killed_and_its_task_cut(troubled, toys_digest):
+    state, path, tasks, marks = troubled({3: "hang"}, Limits(**TWO, timeout_s=2.0))
+    assert state.counts.status == "complete"
+    assert state.counts.planned == len(tasks) + 1
+    assert digest(state) == toys_digest
+    check_ledger(path, split=True)
+    assert marks.seen(tasks[3].task_id) == 1
+    assert all(marks.seen(half.task_id) == 1 for half in tasks[3].halves())
+    # What waited behind it was innocent, and is whole.
+    assert all(marks.seen(task.task_id) <= 2 for task in tasks)
+
+
+def test_a_task_that_always_hangs_is_cut_down_and_set_aside(toys, spec, tmp_path):
+    path = tmp_path / "run" / "ledger.db"
+    task, *others = plan_run(path, spec, toys, 2_000)
+    poisoned, pieces = {}, [task]
+    while pieces:  # all that holds the first entry hangs
+        piece = pieces.pop()
+        poisoned[piece.task_id] = "hang"
+        if piece.entries > 1:
+            pieces.append(piece.halves()[0])
+    (tmp_path / "marks").mkdir()
+    start = starter(Troubled, spec, str(toys), ..., poisoned, tmp_path / "marks")
+    state = pool_run(path, start, Limits(**TWO, timeout_s=1.0, crashes=3))
+    assert state.counts.status == "partial"
+    assert state.counts.due == 0
+    (failure,) = state.failures
+    assert (failure.task.uuid, failure.task.start) == (task.uuid, 0)
+    assert failure.task.stop == task.entries // 4
+    assert "no result within 1 s" in failure.reason
+    assert state.counts.merged == len(others) + 2
+    nothing_is_left()
+
+
+def test_poison_is_set_aside_with_its_reason(troubled, toys_digest):
+    state, _, tasks, marks = troubled({5: "die"}, Limits(**TWO, crashes=3))
+    assert state.counts.status == "partial"
+    (failure,) = state.failures
+    assert failure.task == tasks[5]
+    assert "the worker died over it" in failure.reason
+    assert failure.attempts == 3
+    assert not failure.permanent
+    assert marks.seen(tasks[5].task_id) == 3
+    assert state.counts.merged == len(tasks) - 1
+    assert digest(state) != toys_digest
+
+
+def test_what_waits_behind_poison_is_not_blamed(troubled):
+    # One actor, so that the same neighbours wait behind the poison each time that it kills.
+    state, _, tasks, _ = troubled({0: "die"}, Limits(crashes=2))
+    assert [failure.task for failure in state.failures] == tasks[:1]
+    assert state.counts.merged == len(tasks) - 1
+
+
+def test_passing_faults_are_tried_again_and_lasting_ones_are_not(troubled, toys_digest):
+    faults = {0: "flaky 1", 4: "flaky 3", 7: "flaky 9", 9: "corrupt"}
+    state, _, tasks, marks = troubled(faults, Limits(**TWO, attempts=5, back_off_s=(0.01, 0.1)))
+    flaky, corrupt = sorted(state.failures, key=lambda failure: failure.permanent)
+    assert (flaky.task, flaky.attempts, flaky.permanent) == (tasks[7], 5, False)
+    assert "the server said 503" in flaky.reason
+    assert (corrupt.task, corrupt.attempts, corrupt.permanent) == (tasks[9], 1, True)
+    assert "basket 7 is corrupt" in corrupt.reason
+    assert [marks.seen(tasks[index].task_id) for index in (0, 4, 7, 9)] == [2, 4, 5, 1]
+    assert state.counts.merged == len(tasks) - 2
+
+
+def test_passing_faults_alone_leave_no_trace(troubled, toys_digest):
+    chance = random.Random(SEED)
+    faults = {index: f"flaky {chance.randrange(1, 4)}" for index in chance.sample(range(12), 5)}
+    state, path, *_ = troubled(faults, Limits(**TWO, back_off_s=(0.01, 0.1)))
+    assert digest(state) == toys_digest
+    check_ledger(path)
+
+
+def test_stragglers_are_started_twice_and_merged_once(troubled, toys_digest):
+    # With what waits behind it, at an actor that hangs in its first task for an hour.
+    state, path, tasks, marks = troubled({0: "slow 1"}, Limits(**TWO))
+    assert state.counts.status == "complete"
+    assert digest(state) == toys_digest
+    assert check_ledger(path) == len(tasks)
+    assert marks.seen(tasks[0].task_id) == 2
+    assert sum(marks.seen(task.task_id) for task in tasks) <= len(tasks) + 2

@@ -1,0 +1,297 @@
+"""What actors use: measured while they work, kept whatever is killed, read back as rates."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from hzzray.engine.monitor import (
+    Meter,
+    NodeMeter,
+    Recorder,
+    Usage,
+    absent,
+    cpu_percent,
+    read_scale,
+    read_usage,
+)
+from hzzray.messages import Cost, Task
+from hzzray.output import OutputError
+
+TASK = Task(run_id="r", spec="0" * 64, sample="ggH, 4ℓ", file="f.root", uuid="u", tree="t", start=0, stop=10)
+
+
+def used(actor="worker-0", user=0.0, system=0.0, *, pid=7, node="n", **changes) -> Usage:
+    return Usage(actor, node, pid, "working", "Zee", user, system, **changes)
+
+
+def record(folder, *samples, started=0.0):
+    """Append (time, usage…) samples in one start of a run."""
+    with Recorder(folder, "local", started) as recorder:
+        for time_s, *usages in samples:
+            recorder.add(time_s, usages)
+        return recorder.started
+
+
+def busy(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    import numba
+
+    @numba.njit("f8(i8)", nogil=True)
+    def kernel(n):
+        x = 1.0
+        for i in range(n):
+            x += 1.0 / (x + i)
+        return x
+
+    return kernel
+
+
+def test_a_meter_answers_while_a_kernel_runs(kernel):
+    n = 1_000_000
+    begun = time.perf_counter()
+    kernel(n)
+    n = int(n * 1.5 / (time.perf_counter() - begun))  # 1.5 s
+    meter = Meter("worker-0")
+    working = threading.Event()
+
+    def work():
+        with meter.working(TASK):
+            working.set()
+            kernel(n)
+        meter.add(Cost(events=10, bytes_read=5, read_s=0.5))
+
+    thread = threading.Thread(target=work)
+    before = meter.usage()
+    thread.start()
+    working.wait()
+    took = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        usage = meter.usage()
+        took.append(time.perf_counter() - begun)
+        assert (usage.state, usage.sample, usage.tasks, usage.events) == ("working", TASK.sample, 0, 0)
+    assert thread.is_alive()
+    assert np.median(took) < 0.05
+    thread.join()
+    after = meter.usage()
+    assert (after.state, after.sample) == ("idle", "")
+    assert (after.tasks, after.events, after.bytes_read, after.read_s) == (1, 10, 5, 0.5)
+    assert after.user_s - before.user_s > 0.7
+    assert after.pid == os.getpid()
+    assert after.rss > 10_000_000
+
+
+def test_a_failed_task_leaves_the_meter_idle():
+    meter = Meter("worker-0", node="abc")
+    with pytest.raises(RuntimeError), meter.working(TASK):
+        raise RuntimeError
+    usage = meter.usage()
+    assert (usage.actor, usage.node, usage.state, usage.tasks) == ("worker-0", "abc", "idle", 0)
+
+
+def test_cpu_is_what_the_system_says(tmp_path):
+    meter, node = Meter("worker-0"), NodeMeter("here")
+    with Recorder(tmp_path, "local") as recorder:
+        begun, times = time.perf_counter(), os.times()
+        recorder.add(0.0, [meter.usage(), node.usage()])
+        threads = [threading.Thread(target=busy, args=(0.3,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - begun
+        recorder.add(seconds, [meter.usage(), node.usage()])
+        now = os.times()
+    cpu = now.user + now.system - times.user - times.system
+    assert cpu > 0.5  # of both threads
+    use = cpu_percent(read_usage(tmp_path))
+    assert set(use) == {"worker-0", "node:here"}
+    # The first sample has all that came before, in no time: nothing can be said of it.
+    assert use["worker-0"].percent == pytest.approx([0.0, 100 * cpu / seconds], rel=0.2)
+    assert use["node:here"].percent[-1] > 0.8 * use["worker-0"].percent[-1]
+    rows = read_usage(tmp_path)
+    machine = rows[rows["actor"] == "node:here"]
+    assert (machine["rss_bytes"] > rows[rows["actor"] == "worker-0"]["rss_bytes"]).all()
+    assert machine["user_s"][0] < 0.2  # since the meter began, not since the machine did
+
+
+def test_rows_come_back(tmp_path):
+    usage = Usage("a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40, 2**41, 2**42, 0.125, 3)
+    with Recorder(tmp_path, "KubeRay, here") as recorder:
+        recorder.add(1.0, [usage, absent("worker-1", "pending")])
+        recorder.add_scale(1.0, actors=1, pending=2, nodes=3, waiting=4, in_flight=5)
+    rows = read_usage(tmp_path)
+    names = ("time_s", "environment", "actor", "node", "pid", "state", "sample", "user_s", "system_s", "rss_bytes")
+    assert rows.dtype.names == (*names, "events", "bytes_read", "read_s", "tasks")
+    assert rows[0].item() == (
+        *(1.0, "KubeRay, here", "a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40),
+        *(2**41, 2**42, 0.125, 3),
+    )
+    assert rows[1].item() == (1.0, "KubeRay, here", "worker-1", "", 0, "pending", "", 0.0, 0.0, 0, 0, 0, 0.0, 0)
+    assert read_scale(tmp_path)[0].item() == (1.0, "KubeRay, here", 1, 2, 3, 4, 5)
+
+
+def test_no_file_is_no_rows(tmp_path):
+    for rows, field in ((read_usage(tmp_path), "user_s"), (read_scale(tmp_path), "nodes")):
+        assert rows.shape == (0,)
+        assert rows[field].sum() == 0
+    assert cpu_percent(read_usage(tmp_path)) == {}
+    record(tmp_path)
+    assert read_usage(tmp_path).shape == read_scale(tmp_path).shape == (0,)
+
+
+def test_rows_are_there_before_the_recorder_ends(tmp_path):
+    with Recorder(tmp_path, "local") as recorder:
+        recorder.add(1.0, [used()])
+        recorder.add_scale(1.0, actors=1, pending=0, nodes=1, waiting=0, in_flight=0)
+        assert len(read_usage(tmp_path)) == len(read_scale(tmp_path)) == 1
+
+
+def test_a_resumed_run_goes_on_in_time(tmp_path):
+    assert record(tmp_path, (1.0, used()), (2.0, used())) == 0.0
+    assert record(tmp_path, (1.0, used()), started=2.5) == 2.5
+    # This time the ledger knew nothing of the last start, as after a SIGKILL of the driver.
+    assert record(tmp_path, (1.0, used()), started=2.5) == 3.5
+    assert read_usage(tmp_path)["time_s"].tolist() == [1.0, 2.0, 3.5, 4.5]
+    assert (tmp_path / "cpu.csv").read_text().count("time_s") == 1
+
+
+def test_cut_anywhere_a_file_has_its_whole_lines_and_goes_on(tmp_path):
+    record(tmp_path, *((float(t), used(user=t)) for t in range(1, 4)))
+    path = tmp_path / "cpu.csv"
+    text = path.read_bytes()
+    for size in range(len(text) + 1):
+        path.write_bytes(text[:size])
+        whole = max(text[:size].count(b"\n") - 1, 0)
+        assert read_usage(tmp_path)["time_s"].tolist() == [1.0, 2.0, 3.0][:whole]
+        record(tmp_path, (0.5, used()))
+        assert read_usage(tmp_path)["time_s"].tolist() == [*[1.0, 2.0, 3.0][:whole], whole + 0.5]
+
+
+def test_a_long_half_line_is_removed(tmp_path):
+    record(tmp_path, (1.0, used()))
+    with (tmp_path / "cpu.csv").open("a") as file:
+        file.write("2.0," + "x" * 200_000)
+    assert record(tmp_path, (1.0, used())) == 1.0
+    assert read_usage(tmp_path)["time_s"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", r"cpu\.csv: its columns are"),
+        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 14"),
+        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0\n", r"cpu\.csv: column time_s has what is no number"),
+    ],
+)
+def test_what_is_no_such_table_is_refused(tmp_path, text, said):
+    record(tmp_path)
+    path = tmp_path / "cpu.csv"
+    path.write_text(text.replace("HEADER", path.read_text()))
+    with pytest.raises(OutputError, match=said):
+        read_usage(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "said"), [("a,b\n1,2\n", "its columns"), ("HEADERx\n", "its last line")])
+def test_nothing_is_added_to_what_is_no_such_table(tmp_path, text, said):
+    record(tmp_path)
+    path = tmp_path / "cpu.csv"
+    path.write_text(text.replace("HEADER", path.read_text()))
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match=rf"cpu\.csv: {said}"):
+        Recorder(tmp_path, "local")
+    assert path.read_bytes() == before
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let the system refuse to make files larger, as a full disk does: in the midst of a line."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_where_a_file_can_not_grow_it_keeps_whole_lines(tmp_path):
+    path = tmp_path / "cpu.csv"
+    with Recorder(tmp_path, "local") as recorder:
+        recorder.add(1.0, [used()])
+        before = path.read_bytes()
+        with files_of_at_most(len(before) + 10), pytest.raises(OutputError, match=r"cpu\.csv: File too large"):
+            recorder.add(2.0, [used()])
+        assert path.read_bytes() == before
+        recorder.add(3.0, [used()])
+    assert read_usage(tmp_path)["time_s"].tolist() == [1.0, 3.0]
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(OutputError, match=r"none/cpu\.csv: No such file or directory"):
+        Recorder(tmp_path / "none", "local")
+
+
+def percents(folder, actor="worker-0"):
+    edges, percent = cpu_percent(read_usage(folder))[actor]
+    assert len(edges) == len(percent) + 1
+    return edges.tolist(), percent.tolist()
+
+
+def test_cpu_use_is_the_slope(tmp_path):
+    record(
+        tmp_path, (2.0, used(user=1.0, system=0.5)), (3.0, used(user=2.0, system=0.5)), (5.0, used(user=2.0, system=1))
+    )
+    assert percents(tmp_path) == ([0.0, 2.0, 3.0, 5.0], [75.0, 100.0, 25.0])
+
+
+@pytest.mark.parametrize("new", [{"pid": 8}, {"node": "m"}, {}])
+def test_a_new_process_starts_from_zero(tmp_path, new):
+    """Another pid or node tells; in containers both may be the same, and counters that fell tell."""
+    record(tmp_path, (1.0, used(user=1.0)), (2.0, absent("worker-0", "restarting")), (3.0, used(user=0.5, **new)))
+    assert percents(tmp_path) == ([0.0, 1.0, 3.0], [100.0, 25.0])
+
+
+def test_a_pending_actor_counts_from_there(tmp_path):
+    record(tmp_path, (10.0, absent("worker-1", "pending")), (11.0, used("worker-1", 0.5), used(user=5.5)))
+    assert percents(tmp_path, "worker-1") == ([10.0, 11.0], [50.0])
+    assert percents(tmp_path) == ([0.0, 11.0], [50.0])
+
+
+def test_an_actor_that_never_ran_has_no_use(tmp_path):
+    record(tmp_path, (1.0, absent("worker-1", "pending"), used()), (1.0, used(user=0.5)))
+    assert set(cpu_percent(read_usage(tmp_path))) == {"worker-0"}
+    assert percents(tmp_path) == ([0.0, 1.0], [50.0])
+
+
+def test_the_integral_is_all_that_was_used(tmp_path):
+    random = np.random.default_rng(5)
+    spent = dict.fromkeys(("worker-0", "worker-1", "worker-2"), 0.0)
+    count, pid = dict.fromkeys(spent, 0.0), dict.fromkeys(spent, 1)
+    time_s = 0.0
+    with Recorder(tmp_path, "local") as recorder:
+        for _ in range(50):
+            time_s += round(random.uniform(0.5, 1.5), 3)
+            usages = []
+            for actor in spent:
+                if random.random() < 0.2:
+                    count[actor], pid[actor] = 0.0, pid[actor] + 1
+                step = round(random.uniform(0, 1), 2)
+                spent[actor] += step
+                count[actor] += step
+                usages.append(used(actor, user=count[actor], pid=pid[actor]))
+            recorder.add(time_s, random.permutation(usages))
+    for actor, (edges, percent) in cpu_percent(read_usage(tmp_path)).items():
+        assert np.diff(edges) @ percent / 100 == pytest.approx(spent[actor])

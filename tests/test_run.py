@@ -1,0 +1,265 @@
+"""Runs end to end: the published numbers, the digest that nothing changes, resuming, the files of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import uproot
+
+from hzzray.data.catalogue import release
+from hzzray.engine.ledger import Ledger
+from hzzray.engine.limits import Limits
+from hzzray.errors import UsageError
+from hzzray.run import Settings, execute, make_spec
+from tests.support.http_server import serve
+
+
+def run(folder, sources, spec, *, run_id="run", **settings):
+    actors = settings.pop("actors", 1)
+    chosen = {"engine": "serial", "limits": Limits(min_actors=actors, max_actors=actors), **settings}
+    return execute(
+        spec,
+        Settings(runs=folder, run_id=run_id, sources=tuple(map(str, sources)), **chosen),
+        planned=lambda _: None,
+        progress=lambda _: None,
+    )
+
+
+@pytest.fixture(scope="module")
+def toy_spec():
+    return make_spec(release("toy"))
+
+
+@pytest.fixture(scope="module")
+def serial(toys, toy_spec, tmp_path_factory):
+    return run(tmp_path_factory.mktemp("serial"), [toys], toy_spec)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("actors", "chunk"), [(1, 2_000_000), (2, 3_000), (3, 517)])
+def test_ray_gives_the_serial_digest(toys, toy_spec, serial, tmp_path, actors, chunk):
+    result = run(tmp_path, [toys], toy_spec, engine="ray", actors=actors, chunk=chunk)
+    assert result.status == "complete"
+    assert result.digest == serial.digest
+    assert result.samples == serial.samples
+    assert result.tasks.planned == result.tasks.merged >= len(result.samples)
+
+
+@pytest.mark.parametrize("chunk", [333, 5_000])
+def test_chunks_do_not_change_the_digest(toys, toy_spec, serial, tmp_path, chunk):
+    result = run(tmp_path, [toys], toy_spec, chunk=chunk)
+    assert result.tasks.planned > serial.tasks.planned
+    assert result.digest == serial.digest
+
+
+def test_other_choices_have_another_digest(toys, toy_spec, serial, tmp_path):
+    for i, changes in enumerate(({"luminosity": 10.5}, {"fraction": 0.5}, {"selection": "h4l"})):
+        spec = make_spec(release("toy"), **changes)
+        assert spec.digest != toy_spec.digest
+        assert run(tmp_path, [toys], spec, run_id=f"run{i}").digest != serial.digest
+
+
+PUBLISHED = [
+    ("notebook-2020", "selection_charge_type"),
+    ("notebook-2020-pt", "selection_charge_type_pt_30_20_10"),
+]
+
+
+@pytest.mark.parametrize(("preset", "key"), PUBLISHED)
+def test_published_numbers_of_2020(shared, tmp_path, preset, key):
+    reference = json.loads((shared / "reference.json").read_text())["2020"][key]
+    spec = make_spec(release("2020"), selection=preset, luminosity=10.0)
+    result = run(tmp_path, [shared / "atlas2020-13tev"], spec)
+    checked = 0
+    for name, row in result.samples.items():
+        wanted = reference.get(name, {})
+        if name in result.missing:
+            continue
+        if "n_out" in wanted:
+            assert row.n_out == wanted["n_out"], name
+            checked += 1
+        if "yield" in wanted:
+            assert row.yield_ == pytest.approx(wanted["yield"], rel=1e-5), name
+            checked += 1
+    assert checked == (8 if key == "selection_charge_type" else 5)
+    assert set(result.missing) == {"data_C", "data_D", "Zmumu", "llll", "ttbar_lep"}
+    assert result.status == "partial"
+
+
+def test_a_tenth_of_a_sample_has_about_a_tenth_of_the_published_yield(shared, tmp_path):
+    # The ggH and VBF files there hold the selected events of the first tenth of the released ones.
+    reference = json.loads((shared / "reference.json").read_text())["2020"]["selection_charge_type"]
+    names = ("ggH125_ZZ4lep", "VBFH125_ZZ4lep")
+    result = run(tmp_path, [shared / "atlas2020-13tev"], make_spec(release("2020"), samples=names))
+    for name in names:
+        assert result.samples[name].yield_ == pytest.approx(reference[name]["yield_released"] / 10, rel=0.02)
+
+
+def test_2025_data(shared, tmp_path):
+    spec = make_spec(release("2025"), samples=("data15_periodD",))
+    result = run(tmp_path, [shared / "atlas2025-13tev-beta"], spec)
+    row = result.samples["data15_periodD"]
+    assert row.entries == release("2025").sample("data15_periodD").entries
+    assert [cut.cut for cut in row.cutflow] == list(spec.selection.cuts)
+    n = [cut.n for cut in row.cutflow]
+    assert n == sorted(n, reverse=True)
+    assert n[0] == row.entries
+    assert row.n_out == n[-1]
+    assert result.status == "complete"
+
+
+def test_http_gives_the_local_digest(shared, tmp_path):
+    folder = shared / "atlas2020-13tev"
+    spec = make_spec(release("2020"), samples=("data_A", "Zee", "WH125_ZZ4lep"))
+    local = run(tmp_path, [folder], spec)
+    with serve(folder) as server:
+        remote = run(tmp_path, [server.url], spec, run_id="remote")
+    assert remote.digest == local.digest
+    assert remote.status == "complete"
+
+
+def test_a_run_that_is_complete_is_not_done_again(toys, toy_spec, serial, tmp_path):
+    run(tmp_path, [toys], toy_spec)
+    moved = tmp_path / "other"
+    shutil.copytree(toys, moved)
+    again = run(tmp_path, [moved], toy_spec)
+    assert again.digest == serial.digest
+    assert again.cost.events == serial.cost.events
+
+
+def test_resuming_finishes_what_is_left(toys, toy_spec, serial, tmp_path):
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(toys),), engine="serial", chunk=2_000)
+    seen = []
+
+    class Stop(BaseException):
+        pass
+
+    def interrupt(counts):
+        seen.append(counts)
+        if counts.merged == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        execute(toy_spec, settings, planned=lambda _: None, progress=interrupt)
+    with Ledger.open(tmp_path / "run" / "ledger.db") as ledger:
+        planned, merged, failed, *_ = ledger.counts()
+    assert (merged, failed) == (4, 0)
+    # Cut otherwise than before: what was planned stays, so that no range is read twice.
+    result = run(tmp_path, [toys], toy_spec, chunk=700)
+    assert (result.tasks.planned, result.tasks.merged) == (planned, planned)
+    assert result.digest == serial.digest
+
+
+def test_another_spec_in_a_run_folder_is_refused(toys, toy_spec, tmp_path):
+    run(tmp_path, [toys], toy_spec)
+    with pytest.raises(UsageError, match=r"exists with another luminosity"):
+        run(tmp_path, [toys], make_spec(release("toy"), luminosity=3.0))
+
+
+def test_another_file_under_a_name_is_refused(toys, toy_spec, tmp_path):
+    from hzzray.data.toy import write_toys
+
+    run(tmp_path, [toys], toy_spec)
+    other = tmp_path / "other"
+    write_toys(other, release("toy"), events=2_000, seed=9)
+    with pytest.raises(UsageError, match=r"another file than the one that run run began with"):
+        run(tmp_path, [other], toy_spec)
+
+
+def test_a_missing_file_makes_a_partial_run_and_its_return_a_complete_one(toys, toy_spec, serial, tmp_path):
+    folder = tmp_path / "toys"
+    shutil.copytree(toys, folder)
+    path = folder / release("toy").sample("llll").path
+    path.rename(path.with_suffix(".away"))
+    lacking = run(tmp_path, [folder], toy_spec)
+    assert lacking.status == "partial"
+    assert lacking.missing == ("llll",)
+    assert lacking.tasks.planned == lacking.tasks.merged + lacking.tasks.failed
+    assert [(row.sample, row.reason) for row in lacking.failures] == [("llll", f"{path}: no such file")]
+    path.with_suffix(".away").rename(path)
+    assert run(tmp_path, [folder], toy_spec).digest == serial.digest
+
+
+def test_a_damaged_file_is_listed_and_the_rest_goes_on(toys, toy_spec, serial, tmp_path):
+    folder = tmp_path / "toys"
+    shutil.copytree(toys, folder)
+    path = folder / release("toy").sample("Zee").path
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    result = run(tmp_path, [folder], toy_spec)
+    assert result.status == "partial"
+    (row,) = result.failures
+    assert row.sample == "Zee"
+    assert "truncated" in row.reason
+    assert str(path) in row.reason
+    path.write_bytes(whole)
+    assert run(tmp_path, [folder], toy_spec).digest == serial.digest
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_basket_damaged_after_planning_fails_its_task_alone(toys, toy_spec, tmp_path):
+    folder = tmp_path / "toys"
+    shutil.copytree(toys, folder)
+    path = folder / release("toy").sample("Zee").path
+    with uproot.open(path) as file:
+        branch = file["mini"]["lep_eta"]
+        seek, size = int(branch.member("fBasketSeek")[0]), int(branch.member("fBasketBytes")[0])
+    body = bytearray(path.read_bytes())
+    body[seek + size // 2 : seek + size // 2 + 40] = bytes(40)
+    path.write_bytes(body)
+    result = run(tmp_path, [folder], toy_spec, engine="ray", actors=2)
+    (row,) = result.failures
+    assert row.sample == "Zee"
+    assert "branch lep_eta, basket 0: corrupt" in row.reason
+    assert result.tasks.merged == result.tasks.planned - 1
+
+
+def test_the_fraction_reads_the_leading_entries(toys, tmp_path):
+    spec = make_spec(release("toy"), fraction=0.25, samples=("llll", "data_A"))
+    result = run(tmp_path, [toys], spec)
+    for name in ("llll", "data_A"):
+        with uproot.open(toys / release("toy").sample(name).path) as file:
+            entries = file["mini"].num_entries
+        assert result.samples[name].entries == int(entries * 0.25)
+    assert result.fraction == pytest.approx(0.25, rel=0.01)
+    assert result.status == "complete"
+
+
+def test_the_files_of_a_run_agree(toys, toy_spec, tmp_path):
+    result = run(tmp_path, [toys], toy_spec)
+    folder = tmp_path / "run"
+    written = json.loads((folder / "result.json").read_text())
+    assert written["digest"] == result.digest
+    assert written["tasks"] == {"planned": 12, "merged": 12, "failed": 0}
+    assert np.allclose(written["edges"], np.arange(80, 251, 5))
+    for name, sample in written["samples"].items():
+        assert len(sample["sumw"]) == len(sample["sumw2"]) == 34, name
+        total = sum(sample["sumw"]) + sample["underflow"] + sample["overflow"]
+        assert total == pytest.approx(sample["yield"], rel=1e-12), name
+        assert sample["cutflow"][-1]["n"] == sample["n_out"], name
+        assert sample["cutflow"][-1]["yield"] == pytest.approx(sample["yield"], rel=1e-12), name
+        assert sample["cutflow"][0]["n"] == sample["entries"], name
+    for name, group in written["groups"].items():
+        members = [sample for sample in written["samples"].values() if sample["group"] == name]
+        assert np.allclose(group["sumw"], np.sum([sample["sumw"] for sample in members], axis=0), rtol=1e-12), name
+    with uproot.open(folder / "histograms.root") as file:
+        for name, sample in written["samples"].items():
+            histogram = file[f"samples/{name}/all"]
+            assert histogram.classname == "TH1D"
+            assert np.array_equal(histogram.values(), sample["sumw"]), name
+            assert np.allclose(histogram.variances(), sample["sumw2"], rtol=1e-14), name
+            channels = [file[f"samples/{name}/{channel}"].values() for channel in ("4e", "4mu", "2e2mu")]
+            assert np.allclose(np.sum(channels, axis=0), sample["sumw"], rtol=1e-12), name
+
+
+def test_the_window_counts_are_those_of_the_bins(toys, toy_spec, serial):
+    z = serial.significance
+    low, high = release("toy").window
+    inside = [i for i, edge in enumerate(serial.edges[:-1]) if low <= edge and serial.edges[i + 1] <= high]
+    signal = sum(serial.groups["Signal (mH = 125 GeV)"].sumw[i] for i in inside)
+    assert z.n_signal == pytest.approx(signal)
+    assert z.n_data == sum(serial.groups["Data"].sumw[i] for i in inside)
+    assert z.s_over_sqrt_b == pytest.approx(z.n_signal / z.n_background**0.5)
