@@ -29,7 +29,7 @@ from hzzray.errors import UsageError
 from hzzray.physics.selection import CHANNELS
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Bins, GroupResult, Result
-from hzzray.style import StyledFigure, save_figure, style
+from hzzray.style import StyledFigure, plain, save_figure, style
 
 #: The ratio panel's range; what lies above is shown by an arrow.
 RATIO_MAX = 2.0
@@ -227,12 +227,12 @@ def _draw_points(axes: Axes, content: _Content, unit: NDArray[np.float64]) -> Er
 def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artist]:
     """Write what the figure shows, from the upper left corner down."""
     release, found = result.spec.release, result.significance
-    experiment, _, title = _plain(release.title).partition(" ")
+    experiment, _, title = plain(release.title).partition(" ")
     labels = mplhep.atlas.label(
         exp=experiment,
         text=title,
         data=True,
-        rlabel=rf"$\sqrt{{s}}$ = {_plain(release.sqrt_s)}, {result.spec.luminosity:g} fb$^{{-1}}$",
+        rlabel=rf"$\sqrt{{s}}$ = {plain(release.sqrt_s)}, {result.spec.luminosity:g} fb$^{{-1}}$",
         loc=4,
         fontsize=(18, 17, _TEXT_SIZE, _TEXT_SIZE),
         fontstyle=("italic", "normal", "normal", "normal"),
@@ -241,7 +241,7 @@ def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artis
     )
     texts = [text for text in labels if text is not None]
     final_state = r"4\ell" if channel is None else _CHANNEL_TEX.get(channel, channel)
-    lines = [rf"$H \rightarrow ZZ^{{*}} \rightarrow {final_state}$, {_plain(result.spec.selection.name)}"]
+    lines = [rf"$H \rightarrow ZZ^{{*}} \rightarrow {final_state}$, {plain(result.spec.selection.name)}"]
     if channel is None and found.asimov is not None:
         low, high = found.window
         lines.append(rf"{low:g}–{high:g} GeV: {found.asimov:.1f}$\sigma$ expected")
@@ -294,11 +294,6 @@ def _set_range(axes: Axes, content: _Content, boxes: list[Artist], *, log: bool)
     axes.set_ylim(bottom, float(from_axis.transform(low + needed)))
 
 
-def _plain(text: str) -> str:
-    """Keep matplotlib from reading a text as TeX."""
-    return text.replace("$", r"\$")
-
-
 def _tex(name: str) -> str:
     """Write the particles of a group's name (``ZZ*``, ``ttbar``, ``mH``) in TeX."""
-    return _NAME.sub(lambda match: _NAME_TEX[match[0]], _plain(name).replace(",", ", "))
+    return _NAME.sub(lambda match: _NAME_TEX[match[0]], plain(name).replace(",", ", "))

@@ -323,4 +323,4 @@ def versions() -> dict[str, str]:
 
 def environment() -> str:
     """Name where this runs, for comparisons: ``HZZRAY_ENVIRONMENT``, or local."""
-    return os.environ.get("HZZRAY_ENVIRONMENT", "local")
+    return os.environ.get("HZZRAY_ENVIRONMENT") or "local"

@@ -50,6 +50,11 @@ class StyledFigure(Figure):
             super().savefig(fname, **kwargs)
 
 
+def plain(text: str) -> str:
+    """Keep matplotlib from reading a text as TeX."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(fig: Figure, stem: Path, title: str) -> tuple[Path, ...]:
     """Write ``stem.png`` (150 dpi) and ``stem.pdf``, each whole or not at all; equal figures give equal bytes.
 

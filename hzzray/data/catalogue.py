@@ -7,6 +7,7 @@ in a YAML file of the same form, named by ``--catalogue`` or ``HZZRAY_CATALOGUE`
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -48,9 +49,9 @@ class Sample(Frozen):
     path: str
     dsid: int | None = None
     entries: int | None = Field(default=None, ge=0)
-    xsec: float | None = Field(default=None, gt=0)
-    sumw: float | None = None
-    red_eff: float = Field(default=1.0, gt=0)
+    xsec: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    sumw: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    red_eff: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     default: bool = True
 
     @model_validator(mode="after")
@@ -71,7 +72,7 @@ class Release(Frozen):
     name: str
     title: str
     sqrt_s: str
-    luminosity: float = Field(gt=0, description="fb⁻¹ of the whole data")
+    luminosity: float = Field(gt=0, allow_inf_nan=False, description="fb⁻¹ of the whole data")
     selection: str
     axis: Axis
     window: tuple[float, float]
@@ -90,9 +91,11 @@ class Release(Frozen):
                 raise ValueError(f"sample {sample.name} is in group {sample.group!r}, which the release lacks")
             if self.role(sample) != "data" and sample.xsec is None and self.schema_.divisor is None:
                 raise ValueError(f"sample {sample.name} needs xsec and sumw: the files carry no normalisation")
-        twice = [name for name, n in Counter(sample.name for sample in self.samples).items() if n > 1]
-        if twice:
-            raise ValueError(f"sample {twice[0]} is there twice")
+        for kind, rows in (("group", self.groups), ("sample", self.samples)):
+            twice = _twice(row.name for row in rows)
+            if twice is not None:
+                raise ValueError(f"{kind} {twice} is there twice")
+        self.axis.window(*self.window)  # refuses one that holds no bin
         return self
 
     def role(self, sample: Sample) -> Role:
@@ -123,12 +126,31 @@ class Release(Frozen):
         return luminosity * 1000.0 * sample.xsec / (sample.sumw * sample.red_eff)
 
 
+def _twice(names: Iterable[object]) -> object | None:
+    """Find a name that is there twice."""
+    return next((name for name, n in Counter(names).items() if n > 1), None)
+
+
+def _rows(body: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """Key samples or groups of a release by name; raises ValueError where they have none, or the same."""
+    rows = body.get(key) or []
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows
+    ):
+        raise ValueError(f"{key}: expected a list of mappings, each with a name")
+    twice = _twice(row["name"] for row in rows)
+    if twice is not None:
+        raise ValueError(f"{key.removesuffix('s')} {twice} is there twice")
+    return {row["name"]: row for row in rows}
+
+
 def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """Lay a release that ``extends`` another over it: samples and groups by name, the rest by key."""
     merged = {**base, **extra}
     for key in ("groups", "samples"):
-        rows = {row["name"]: row for row in base.get(key, [])}
-        rows.update({row["name"]: {**rows.get(row["name"], {}), **row} for row in extra.get(key, [])})
+        rows = _rows(base, key)
+        for name, row in _rows(extra, key).items():
+            rows[name] = {**rows.get(name, {}), **row}
         merged[key] = list(rows.values())
     return merged
 
@@ -136,7 +158,7 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 def _load(text: str, origin: str, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that there isn't
         raise UsageError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict) or not all(isinstance(body, dict) for body in document.values()):
         raise UsageError(f"{origin}: expected a mapping of release names to releases")
@@ -146,7 +168,10 @@ def _load(text: str, origin: str, known: dict[str, dict[str, Any]]) -> dict[str,
         everything = {**known, **found}
         if parent is not None and str(parent) not in everything:
             raise UsageError(f"{origin}: release {name} extends {parent}, which is unknown")
-        merged = _merge(everything[str(parent)], body) if parent is not None else dict(body)
+        try:
+            merged = _merge(everything[str(parent)] if parent is not None else {}, body)
+        except ValueError as error:
+            raise UsageError(f"{origin}: release {name}: {error}") from error
         found[str(name)] = {**merged, "name": str(name)}
     return found
 
@@ -178,6 +203,8 @@ def releases(extra: Path | None = None) -> dict[str, Release]:
             text = extra.read_text(encoding="utf-8")
         except OSError as error:
             raise UsageError(f"catalogue {extra}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"catalogue {extra} is not UTF-8 text") from error
         own = _load(text, str(extra), bodies)
         bodies = bodies | own
         origin |= dict.fromkeys(own, str(extra))

@@ -69,6 +69,9 @@ UNCOMMITTED = 1024
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
 _READS = ("progress", "snapshot", "newer")
 
+# A wish gives way to none that is less firm.
+_FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
+
 _TICK_S = 1.0
 _STRAGGLER_S = 2.0
 _PING_S = 60.0
@@ -158,7 +161,7 @@ class Pool:
 
     def obey(self, wish: Wish) -> None:
         """Go on, pause, drain or cancel; may be called from a signal handler of the event loop."""
-        if self._wish in ("drain", "cancel") and wish in ("run", "pause"):
+        if _FIRMNESS[wish] < _FIRMNESS[self._wish]:
             return  # an end that was begun is not taken back
         self._wish = wish
         if wish == "pause":

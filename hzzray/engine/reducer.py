@@ -93,12 +93,10 @@ class Reducer:
 
     def split(self, task: Task, parts: Sequence[Task]) -> bool:
         """Commit that a task is replaced by parts of it; False when that came too late."""
-        new = self._ledger.split(task, parts)
-        if new:
-            sums = self._sums
-            counts = sums.counts._replace(planned=sums.counts.planned + len(parts) - 1)
-            self._sums = replace(sums, version=sums.version + 1, counts=counts)
-        return new
+        stands = self._ledger.split(task, parts)
+        if stands:
+            self._sums = replace(self._sums, version=self._sums.version + 1, counts=self._ledger.counts())
+        return stands
 
     def progress(self) -> tuple[Counts, Wish]:
         """How far the run is, and what its user wants."""

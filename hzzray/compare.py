@@ -1,0 +1,243 @@
+"""Runs side by side: what the same work cost in different places. One function a figure, with its definition."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from hzzray.engine.monitor import NODE, Rows, read_scale, read_usage
+from hzzray.output import load_json, write_whole
+from hzzray.result import Result
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Run:
+    """What a run's folder tells: its result, the rows of ``cpu.csv`` and ``scale.csv``, none where it has no such."""
+
+    result: Result
+    usage: Rows
+    scale: Rows
+
+    @property
+    def label(self) -> str:
+        """The run's name and environment."""
+        return f"{self.result.run_id} ({self.result.environment})"
+
+
+def load(folders: Iterable[Path]) -> tuple[Run, ...]:
+    """Read runs; raises UsageError naming a folder without a result, OutputError a file that can't be understood."""
+    return tuple(Run(load_json(folder), read_usage(folder), read_scale(folder)) for folder in folders)
+
+
+def actors_max(run: Run) -> int | None:
+    """Most actors that ran at once."""
+    return int(run.scale["actors"].max()) if len(run.scale) else None
+
+
+def actors_mean(run: Run) -> float | None:
+    """Mean over time of the actors that ran, from the first sample to the run's end; a sample holds until the next."""
+    if not len(run.scale):
+        return None
+    times, actors = run.scale["time_s"], run.scale["actors"]
+    spans = np.diff(times, append=max(run.result.cost.wall_s, times[-1]))
+    return float(np.average(actors, weights=spans)) if spans.any() else float(actors.mean())
+
+
+def nodes_max(run: Run) -> int | None:
+    """Most nodes at once."""
+    return int(run.scale["nodes"].max()) if len(run.scale) else None
+
+
+def cpu_s_per_million_events(run: Run) -> float | None:
+    """CPU seconds of the tasks for a million events read."""
+    return _ratio(1e6 * run.result.cost.cpu_s, run.result.cost.events)
+
+
+def events_per_s(run: Run) -> float | None:
+    """Throughput: events read over wall-clock time, which has planning and start-up in it."""
+    return _ratio(run.result.cost.events, run.result.cost.wall_s)
+
+
+def events_per_cpu_s(run: Run) -> float | None:
+    """Throughput of a core that is never idle: events read over CPU seconds of the tasks."""
+    return _ratio(run.result.cost.events, run.result.cost.cpu_s)
+
+
+def read_share(run: Run) -> float | None:
+    """Share of the actors' time that went by waiting for input: reading seconds / (wall time · mean actors)."""
+    return _ratio(run.result.cost.read_s, _actor_seconds(run))
+
+
+def efficiency(run: Run) -> float | None:
+    """Share of the actors' time that was CPU of tasks: CPU seconds / (wall time · mean actors).
+
+    What is missing to 1 is input, idling, start-up and planning; kernels of more than one thread would exceed it.
+    """
+    return _ratio(run.result.cost.cpu_s, _actor_seconds(run))
+
+
+def peak_rss_bytes(run: Run) -> int | None:
+    """Largest resident memory of a single actor at any time: what a worker's memory limit must allow for."""
+    actors = run.usage[~np.char.startswith(run.usage["actor"], NODE)]
+    return int(actors["rss_bytes"].max()) if len(actors) else None
+
+
+def _actor_seconds(run: Run) -> float:
+    return run.result.cost.wall_s * (actors_mean(run) or 0.0)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in one row; None is what the run doesn't tell. The functions of the same names say what is meant."""
+
+    run_id: str
+    environment: str
+    release: str
+    selection: str
+    status: str
+    spec: str
+    digest: str
+    actors_max: int | None
+    actors_mean: float | None
+    nodes_max: int | None
+    events: int
+    wall_s: float
+    cpu_s: float
+    cpu_s_per_million_events: float | None
+    events_per_s: float | None
+    events_per_cpu_s: float | None
+    read_share: float | None
+    efficiency: float | None
+    peak_rss_bytes: int | None
+
+
+def summarise(run: Run) -> RunSummary:
+    """Put a run into one row."""
+    result = run.result
+    return RunSummary(
+        run_id=result.run_id,
+        environment=result.environment,
+        release=result.spec.release.name,
+        selection=result.spec.selection.name,
+        status=result.status,
+        spec=result.spec.digest,
+        digest=result.digest,
+        actors_max=actors_max(run),
+        actors_mean=actors_mean(run),
+        nodes_max=nodes_max(run),
+        events=result.cost.events,
+        wall_s=result.cost.wall_s,
+        cpu_s=result.cost.cpu_s,
+        cpu_s_per_million_events=cpu_s_per_million_events(run),
+        events_per_s=events_per_s(run),
+        events_per_cpu_s=events_per_cpu_s(run),
+        read_share=read_share(run),
+        efficiency=efficiency(run),
+        peak_rss_bytes=peak_rss_bytes(run),
+    )
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """Say whether the runs can be compared, each with the first, and what each doesn't tell."""
+    said = [line for other in runs[1:] for line in _difference(runs[0], other)]
+    for run in runs:
+        lacking = [name for name, rows in (("cpu.csv", run.usage), ("scale.csv", run.scale)) if not len(rows)]
+        if lacking:
+            said.append(f"{run.label}: nothing in {' and '.join(lacking)}: some columns and curves are missing")
+    return said
+
+
+def _difference(one: Run, other: Run) -> list[str]:
+    a, b = one.result, other.result
+    names = f"{one.label} and {other.label}"
+    parts = [field for field in type(a.spec).model_fields if getattr(a.spec, field) != getattr(b.spec, field)]
+    if parts:
+        return [f"not comparable: {names} computed different things: another {' and '.join(parts)}"]
+    versions = sorted(
+        name for name in a.versions.keys() | b.versions.keys() if a.versions.get(name) != b.versions.get(name)
+    )
+    said = [f"{names}: other versions of {', '.join(versions)}"] if versions else []
+    if a.digest == b.digest:
+        return [f"comparable: {names} computed the same, to the last bit", *said]
+    unfinished = [run.label for run in (one, other) if run.result.status != "complete"]
+    if unfinished:
+        return [
+            f"comparable in part: {names} set out to compute the same; not complete: {', '.join(unfinished)}",
+            *said,
+        ]
+    return [f"not comparable: {names} have the same spec, but different results: their files differ", *said]
+
+
+_Show = Callable[[float], str]
+
+
+def _exact(value: float) -> str:
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _figures(value: float) -> str:
+    return _exact(round(value)) if value >= 1000 else f"{value:.3g}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / 2**20:.0f} MiB"
+
+
+_NUMBERS: dict[str, tuple[str, _Show]] = {
+    "actors_max": ("actors, most", _exact),
+    "actors_mean": ("actors, mean", _figures),
+    "nodes_max": ("nodes, most", _exact),
+    "events": ("events", _exact),
+    "wall_s": ("wall clock [s]", _figures),
+    "cpu_s": ("CPU of tasks [s]", _figures),
+    "cpu_s_per_million_events": ("CPU [s] per million events", _figures),
+    "events_per_s": ("events/s", _figures),
+    "events_per_cpu_s": ("events/s/core", _figures),
+    "read_share": ("waiting for input", _percent),
+    "efficiency": ("efficiency", _percent),
+    "peak_rss_bytes": ("peak memory of an actor", _mebibytes),
+}
+
+
+def table(summaries: Sequence[RunSummary]) -> Table:
+    """Lay summaries side by side: one column a run."""
+    shown = Table("run", *(escape(row.run_id) for row in summaries))
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for field in ("environment", "release", "selection", "status"):
+        shown.add_row(field, *(escape(getattr(row, field)) for row in summaries))
+    for field in ("spec", "digest"):
+        shown.add_row(field, *(getattr(row, field)[:12] for row in summaries))
+    for field, (title, show) in _NUMBERS.items():
+        values = [getattr(row, field) for row in summaries]
+        shown.add_row(escape(title), *("–" if value is None else show(value) for value in values))
+    return shown
+
+
+def write_csv(summaries: Sequence[RunSummary], path: Path) -> Path:
+    """Write summaries, one line a run, under the names of ``RunSummary``'s fields; what a run doesn't tell is empty.
+
+    Raises OutputError where the file can't be written.
+    """
+
+    def write(part: Path) -> None:
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(RunSummary)], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in summaries)
+
+    return write_whole(path, write)

@@ -1,0 +1,215 @@
+"""Releases: the facts that they state, what a user may add, and how mistakes are named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from hzzray.data.catalogue import release, releases
+from hzzray.errors import UsageError
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Write a catalogue of one's own, from text or from a mapping."""
+
+    def write(content):
+        path = tmp_path / "own.yaml"
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def facts(shared, name):
+    return json.loads((shared / f"samples-{name}.json").read_text(encoding="utf-8"))
+
+
+def test_the_facts_of_2020(shared):
+    stated, ours = facts(shared, "2020"), release("2020")
+    data = stated["groups"]["Data"]
+    assert {sample.name for sample in ours.samples} == {*stated["samples"], *data}
+    for name, wanted in stated["samples"].items():
+        sample = ours.sample(name)
+        assert {key: getattr(sample, key) for key in wanted} == wanted, name
+        simulated = name not in data
+        assert (ours.role(sample) != "data") == simulated
+        pattern = stated["file_pattern"]["mc" if simulated else "data"]
+        assert sample.path == pattern.format(dsid=sample.dsid, name=name)
+        assert (sample.xsec is not None) == simulated
+    groups = {group.name: [] for group in ours.groups}
+    for sample in ours.samples:
+        if sample.default:
+            groups[sample.group].append(sample.name)
+    assert groups == stated["groups"]
+    assert ours.sources == (stated["base_url"], stated["xrootd_base"])
+
+
+def test_the_facts_of_2025(shared):
+    stated, ours = facts(shared, "2025"), release("2025")
+    assert {sample.name for sample in ours.samples if sample.default} == {
+        name for name, wanted in stated["samples"].items() if wanted.get("group")
+    }
+    for name, wanted in stated["samples"].items():
+        sample = ours.sample(name)
+        assert sample.entries == wanted["entries"], name
+        assert sample.path == wanted["file"], name
+        assert sample.group == wanted["group"], name
+        assert sample.xsec is sample.sumw is None, "the files carry it"
+    assert ours.schema_.divisor == "sum_of_weights"
+    assert ours.sources == (stated["base_url"], stated["xrootd_base"])
+
+
+def test_the_releases_there_are():
+    known = releases()
+    assert list(known) == ["2020", "2025", "toy"]
+    assert known["toy"].samples == known["2020"].samples
+    assert known["toy"].sources == ()
+    with pytest.raises(UsageError, match="no release '2019'; there are 2020, 2025, toy"):
+        release("2019")
+
+
+def test_normalisation():
+    """The 2020 infofile's formula: luminosity · 1000 · xsec / (sumw · red_eff)."""
+    ours = release("2020")
+    zee = ours.sample("Zee")
+    assert ours.normalisation(zee, 10.0) == pytest.approx(10.0 * 1000 * 1950.5295 / 150277594200, rel=1e-15)
+    assert ours.normalisation(zee, 5.0) == ours.normalisation(zee, 10.0) / 2
+    half = zee.model_copy(update={"red_eff": 0.5})
+    assert ours.normalisation(half, 10.0) == 2 * ours.normalisation(zee, 10.0)
+    assert ours.normalisation(ours.sample("data_A"), 10.0) == 1.0
+    beta = release("2025")
+    simulated = next(sample for sample in beta.samples if beta.role(sample) != "data")
+    assert beta.normalisation(simulated, 36.6) == 36_600.0
+
+
+def test_choosing_samples():
+    ours = release("2020")
+    assert [sample.name for sample in ours.only(("Zee", "data_B", "data_A")).samples] == ["data_A", "data_B", "Zee"]
+    assert ours.only(("Zee",)).groups == ours.groups
+    assert ours.sample("ttW").default is False
+    for choose in (ours.sample, lambda name: ours.only(("Zee", name))):
+        with pytest.raises(UsageError, match="release 2020 has no sample 'Zebra'; it has data_A, data_B"):
+            choose("Zebra")
+
+
+def test_a_release_of_ones_own_extends_another(own):
+    new = {"name": "tW", "group": "Background Z,ttbar", "path": "MC/tW.root", "xsec": 35.8, "sumw": 4865800}
+    group = {"name": "Data", "role": "data", "colour": "grey"}
+    path = own({
+        "mine": {
+            "extends": 2020,  # YAML takes it for a number
+            "title": "with tW",
+            "luminosity": 5,
+            "samples": [new, {"name": "Zee", "xsec": 1.5}],
+            "groups": [group],
+        },
+        "next": {"extends": "mine", "title": "and on"},
+    })  # fmt: skip
+    base, mine = release("2020"), release("mine", path)
+    assert (mine.title, mine.luminosity) == ("with tW", 5.0)
+    assert [sample.name for sample in mine.samples] == [*(sample.name for sample in base.samples), "tW"]
+    assert mine.sample("Zee") == base.sample("Zee").model_copy(update={"xsec": 1.5})
+    assert mine.sample("tW").xsec == 35.8
+    assert mine.sample("llll") == base.sample("llll")
+    assert [row.colour for row in mine.groups] == ["grey", *(row.colour for row in base.groups[1:])]
+    assert (mine.schema_, mine.axis, mine.window) == (base.schema_, base.axis, base.window)
+    assert release("next", path).samples == mine.samples
+    assert release("2020", path) == base, "what it extends stays as it is"
+
+
+def test_a_release_from_nothing(own):
+    body = yaml.safe_load(
+        """
+        title: T
+        sqrt_s: 13 TeV
+        luminosity: 1.0
+        selection: notebook-2020
+        axis: {start: 0, stop: 10, bins: 10}
+        window: [2, 4]
+        schema: {tree: t, gev: 1, pt: pt, eta: eta, phi: phi, energy: e, charge: q, type: id}
+        groups: [{name: D, role: data, colour: black}]
+        samples: [{name: d, group: D, path: d.root}]
+        """
+    )
+    assert release("bare", own({"bare": body})).sample("d").path == "d.root"
+    del body["axis"]
+    with pytest.raises(UsageError, match=r"own\.yaml: release bare: axis: Field required"):
+        release("bare", own({"bare": body}))
+
+
+def mine(**changes):
+    return {"mine": {"extends": "2020", **changes}}
+
+
+def sample(**changes):
+    good = {"name": "new", "group": "Background ZZ*", "path": "MC/new.root", "xsec": 1.0, "sumw": 2.0}
+    merged = {**good, **changes}
+    return mine(samples=[{key: value for key, value in merged.items() if value is not None}])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("mine: [unclosed", "is not YAML"),
+        ("a: 1\n\tb: 2\n", "is not YAML"),
+        ("mine: {luminosity: 2020-99-99}", "is not YAML: month must be in 1..12"),
+        ("", "expected a mapping of release names to releases"),
+        ("- 2020\n", "expected a mapping"),
+        ("mine: 5\n", "expected a mapping"),
+        ({"mine": {"extends": "2019"}}, "release mine extends 2019, which is unknown"),
+        (mine(colour="red"), "release mine: colour: Extra inputs are not permitted"),
+        (mine(luminosity=0), "release mine: luminosity: Input should be greater than 0"),
+        (mine(luminosity=float("inf")), "release mine: luminosity: Input should be a finite number"),
+        (mine(axis={"start": 5, "stop": 5, "bins": 3}), "release mine: axis: Value error, an axis needs start < stop"),
+        (mine(window=[121, 122]), "release mine: Value error, no bin of"),
+        (mine(window=[130, 115]), "release mine: Value error, no bin of"),
+        (mine(schema={"tree": "t"}), "release mine: schema."),
+        (mine(samples={"name": "new"}), "release mine: samples: expected a list of mappings, each with a name"),
+        (mine(samples=["new"]), "release mine: samples: expected a list of mappings, each with a name"),
+        (mine(groups=[{"role": "data"}]), "release mine: groups: expected a list of mappings, each with a name"),
+        (mine(samples=[{"name": 5, "path": "x"}]), "release mine: samples: expected a list"),
+        (mine(samples=[{"name": "Zee"}, {"name": "Zee", "xsec": 1}]), "release mine: sample Zee is there twice"),
+        (mine(groups=[{"name": "Data"}] * 2), "release mine: group Data is there twice"),
+        (sample(colour="red"), "colour: Extra inputs are not permitted"),
+        (sample(group="None such"), "sample new is in group 'None such', which the release lacks"),
+        (sample(path="/etc/passwd"), "sample new: path must stay inside the source, not /etc/passwd"),
+        (sample(path="MC/../../new.root"), "sample new: path must stay inside the source"),
+        (sample(sumw=None), "sample new: xsec and sumw go together"),
+        (sample(xsec=None), "sample new: xsec and sumw go together"),
+        (sample(xsec=None, sumw=None), "sample new needs xsec and sumw: the files carry no normalisation"),
+        (sample(xsec=-1.0), "xsec: Input should be greater than 0"),
+        (sample(sumw=0.0), "sumw: Input should be greater than 0"),
+        (sample(xsec=float("nan")), "xsec: Input should be"),
+        (sample(red_eff=0), "red_eff: Input should be greater than 0"),
+        (sample(entries=-1), "entries: Input should be greater than or equal to 0"),
+        (sample(path=None), "path: Field required"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(own, content, said):
+    path = own(content)
+    with pytest.raises(UsageError) as raised:
+        releases(path)
+    text = str(raised.value)
+    assert text.startswith(str(path))
+    assert said in text
+    assert "\n" not in text
+
+
+def test_a_file_that_is_no_text(tmp_path, cli):
+    path = tmp_path / "own.yaml"
+    path.write_bytes(b"\xff\xfe\x00binary")
+    code, _, err = cli("run", "--catalogue", path)
+    assert code == 2
+    assert f"catalogue {path} is not UTF-8 text" in err
+    code, _, err = cli("run", "--catalogue", tmp_path)
+    assert code == 2
+    assert "Is a directory" in err
+
+
+def test_samples_listed_as_nothing_stay_as_they_were(own):
+    path = own("mine:\n  extends: '2020'\n  samples:\n  groups:\n")
+    assert release("mine", path).samples == release("2020").samples
