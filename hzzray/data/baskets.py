@@ -40,12 +40,21 @@ class Body:
 
     @property
     def has_offsets(self) -> bool:
-        """Tell whether offsets of all entries follow the values."""
-        return len(self.data) >= self.border + 4 * (1 + self.entries)
+        """Tell whether nothing but offsets of all entries follows the values, the first of them at the start.
+
+        The border stands in the key, which has no checksum: this is what a wrong one is told by.
+        """
+        table = self.data[self.border :]
+        if len(table) < 8:
+            return False
+        count, start = table[:8].view(">i4").tolist()
+        return count in (self.entries, self.entries + 1) and len(table) == 4 * (1 + count) and start == self.keylen
 
 
 def unpack(raw: bytes, first: int, entries: int) -> Body:
     """Decompress a basket that holds ``entries`` entries from ``first`` on; raises ValueError where it isn't one."""
+    if len(raw) < _KEY.size:
+        raise ValueError("not a basket")
     nbytes, _, objlen, _, keylen, _ = _KEY.unpack_from(raw)
     if nbytes != len(raw) or not _KEY.size + _TAIL.size < keylen <= nbytes:
         raise ValueError("not a basket")
@@ -72,12 +81,13 @@ def _decompress(body: memoryview, size: int) -> bytes:
         if len(block) != packed or plain == 0:
             raise ValueError("a compressed block is cut short")
         blocks.append(_block(head[:2], block, plain))
+        if len(blocks[-1]) != plain:
+            raise ValueError(f"{len(blocks[-1])} bytes came out of a block where {plain} were promised")
         at += _BLOCK_HEADER + packed
         done += plain
-    data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-    if len(data) != size:
-        raise ValueError(f"{len(data)} bytes came out where {size} were promised")
-    return data
+    if done != size:
+        raise ValueError(f"{done} bytes came out where {size} were promised")
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
 def _block(algorithm: bytes, block: memoryview, size: int) -> bytes:
@@ -91,9 +101,15 @@ def _block(algorithm: bytes, block: memoryview, size: int) -> bytes:
     other = {b"XZ": uproot.LZMA, b"L4": uproot.LZ4, b"ZS": uproot.ZSTD}.get(algorithm)
     if other is None:
         raise ValueError(f"unknown compression {algorithm!r}")
-    payload = block[8:] if algorithm == b"L4" else block  # LZ4 blocks start with a checksum
+    payload = bytes(block)
+    if algorithm == b"L4":  # the one algorithm that leaves its checksum to ROOT
+        import xxhash  # noqa: PLC0415 (uproot needs it too)
+
+        payload = payload[8:]
+        if xxhash.xxh64(payload).digest() != block[:8]:
+            raise ValueError("LZ4: wrong checksum")
     try:
-        return bytes(other(1).decompress(bytes(payload), size))
+        return bytes(other(1).decompress(payload, size))
     except Exception as error:  # each library has its own
         raise ValueError(f"{other.__name__}: {error}") from error
 

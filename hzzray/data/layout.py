@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import struct
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from hzzray.data.storage import ByteSource, SeekableBytes
 from hzzray.errors import DataError, TransientError
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _HEADER = 128  # bytes at a file's start that hold its identity
 
 
@@ -40,13 +42,13 @@ class Branch:
     sizes: NDArray[np.int64]
     embedded: dict[int, tuple[bytes, int]] = field(default_factory=dict)
 
-    def baskets(self, start: int, stop: int) -> range:
-        """Numbers of the baskets that hold entries start to stop."""
+    def baskets(self, start: int, stop: int) -> list[int]:
+        """Numbers of the baskets that hold entries start to stop, without empty ones."""
         if stop <= start:
-            return range(0)
+            return []
         first = int(np.searchsorted(self.starts, start, "right")) - 1
         last = int(np.searchsorted(self.starts, stop, "left"))
-        return range(first, last)
+        return [i for i in range(first, last) if self.starts[i] < self.starts[i + 1]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,7 +77,7 @@ class Layout:
         common: NDArray[np.int64] | None = None
         for name in names:
             starts = self.branches[name].starts
-            common = starts if common is None else np.intersect1d(common, starts, assume_unique=True)
+            common = starts if common is None else np.intersect1d(common, starts)
         ends = np.array([0, self.entries], np.int64)
         return ends if common is None else np.union1d(common, ends)
 
@@ -83,7 +85,7 @@ class Layout:
 def identify(source: ByteSource) -> tuple[str, str]:
     """Read a ROOT file's header; returns (uuid, a hash that tells versions of the file apart).
 
-    Raises DataError when it isn't a ROOT file, or is shorter or longer than its own header says.
+    Raises DataError when it isn't a ROOT file, or is shorter than its own header says.
     """
     if source.size < _HEADER:
         raise DataError(f"{source.name}: not a ROOT file: it has {source.size} bytes")
@@ -112,7 +114,7 @@ def read_layout(source: ByteSource, tree: str, names: tuple[str, ...], cache: Pa
         if layout is not None:
             return layout
     layout = _parse(source, uuid, tree, names)
-    if kept is not None and not any(branch.embedded for branch in layout.branches.values()):
+    if kept is not None:
         _store(kept, layout)
     return layout
 
@@ -122,7 +124,8 @@ def open_tree(source: ByteSource, tree: str) -> Any:  # noqa: ANN401 (uproot has
     import uproot  # noqa: PLC0415 (a second to import; a warm cache needs none of it)
 
     try:
-        file = uproot.open(SeekableBytes(source))
+        # No thread of its own, which nobody would end, and nothing kept of arrays that are read once.
+        file = uproot.open(SeekableBytes(source), use_threads=False, array_cache=None)
         keys = {key.split(";")[0]: kind for key, kind in file.classnames().items()}
         opened = file[tree] if keys.get(tree) == "TTree" else None
     except (DataError, TransientError):
@@ -146,14 +149,18 @@ def _parse(source: ByteSource, uuid: str, tree: str, names: tuple[str, ...]) -> 
     opened = open_tree(source, tree)
     try:
         there = {branch.name: branch for branch in opened.branches}
-        found = {name: _branch(there[name]) for name in names if name in there}
+        entries = int(opened.num_entries)
+        found = {name: _branch(there[name], entries, source.size) for name in names if name in there}
         others = tuple(name for name in there if name not in found)
-        return Layout(uuid, tree, int(opened.num_entries), found, others)
+        return Layout(uuid, tree, entries, found, others)
+    except (DataError, TransientError):
+        raise
     except Exception as error:  # uproot meets damage with whatever its parser stumbles over
         raise DataError(f"{source.name}: corrupt: {first_line(error)}") from error
 
 
-def _branch(branch: Any) -> Branch:  # noqa: ANN401
+def _branch(branch: Any, entries: int, size: int) -> Branch:  # noqa: ANN401
+    """Lay out a branch; raises ValueError where its baskets aren't all of its entries, or lie outside the file."""
     from uproot.interpretation.jagged import AsJagged  # noqa: PLC0415
     from uproot.interpretation.numerical import AsDtype  # noqa: PLC0415
 
@@ -168,11 +175,16 @@ def _branch(branch: Any) -> Branch:  # noqa: ANN401
     seeks[:stored] = branch.member("fBasketSeek")[:stored]
     sizes[:stored] = branch.member("fBasketBytes")[:stored]
     embedded = {i: _embedded(branch.basket(i)) for i in range(stored, number)} if plain else {}
+    starts = np.asarray(branch.entry_offsets, np.int64)
+    if starts[0] != 0 or starts[-1] != entries or len(starts) != number + 1 or (np.diff(starts) < 0).any():
+        raise ValueError(f"the baskets of branch {branch.name} don't hold its {entries} entries")
+    if (seeks[:stored] <= 0).any() or (sizes[:stored] <= 0).any() or (seeks > size - sizes).any():
+        raise ValueError(f"a basket of branch {branch.name} lies outside the file")
     return Branch(
         content.from_dtype.str if plain else "",
         jagged,
         int(shape.header_bytes) if jagged else 0,
-        np.asarray(branch.entry_offsets, np.int64),
+        starts,
         seeks,
         sizes,
         embedded,
@@ -189,24 +201,29 @@ def _embedded(basket: Any) -> tuple[bytes, int]:  # noqa: ANN401
 
 
 def _load(path: Path, uuid: str) -> Layout | None:
+    """Read a layout that was kept; None where there is none, or what is there isn't what was written."""
     try:
-        body = json.loads(path.read_bytes())
-        if body["uuid"] != uuid:
-            return None
-        branches = {
-            name: Branch(
-                row["dtype"],
-                row["jagged"],
-                row["header"],
-                np.array(row["starts"], np.int64),
-                np.array(row["seeks"], np.int64),
-                np.array(row["sizes"], np.int64),
-            )
-            for name, row in body["branches"].items()
-        }
-        return Layout(uuid, body["tree"], body["entries"], branches, tuple(body["others"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or damaged: it is read again from the file itself
+        digest, _, text = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        return None
+    body = json.loads(text)
+    if body["uuid"] != uuid:
+        return None
+    branches = {
+        name: Branch(
+            row["dtype"],
+            row["jagged"],
+            row["header"],
+            np.array(row["starts"], np.int64),
+            np.array(row["seeks"], np.int64),
+            np.array(row["sizes"], np.int64),
+            {int(i): (base64.b64decode(data), border) for i, (data, border) in row["embedded"].items()},
+        )
+        for name, row in body["branches"].items()
+    }
+    return Layout(uuid, body["tree"], body["entries"], branches, tuple(body["others"]))
 
 
 def _store(path: Path, layout: Layout) -> None:
@@ -223,15 +240,21 @@ def _store(path: Path, layout: Layout) -> None:
                 "starts": branch.starts.tolist(),
                 "seeks": branch.seeks.tolist(),
                 "sizes": branch.sizes.tolist(),
+                "embedded": {
+                    i: (base64.b64encode(data).decode(), border) for i, (data, border) in branch.embedded.items()
+                },
             }
             for name, branch in layout.branches.items()
         },
     }
-    try:
+    text = json.dumps(body, separators=(",", ":")).encode()
+    with suppress(OSError):  # a cache that can't be written costs time, nothing else
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "w") as file:
-            json.dump(body, file, separators=(",", ":"))
-        Path(part).replace(path)
-    except OSError:
-        return  # a cache that can't be written costs time, nothing else
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        part = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

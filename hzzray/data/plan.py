@@ -13,7 +13,7 @@ from hzzray.data.layout import Layout, read_layout
 from hzzray.data.storage import open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
 from hzzray.messages import Failure, RunSpec, Task
-from hzzray.urls import is_remote, join
+from hzzray.urls import is_remote, join, redact
 
 #: Entries of a task unless the user says otherwise: about a second on one core with the fast path.
 CHUNK = 2_000_000
@@ -83,9 +83,11 @@ def make_plan(
     """Open each sample's file once and cut it into tasks.
 
     A file that is missing everywhere, or that isn't what it should be, becomes a failure with its reason; the others
-    are planned. Of several sources the first that has the file is taken. Raises UsageError when there is no file
-    at all.
+    are planned. Of several sources the first that has the file, with the branches that are read, is taken. Raises
+    UsageError when there is no file at all, or for a chunk below 1.
     """
+    if chunk < 1:
+        raise UsageError(f"chunk must be at least 1, not {chunk}")
     tasks: list[Task] = []
     failures: list[Failure] = []
     missing: list[str] = []
@@ -95,14 +97,10 @@ def make_plan(
     for sample in spec.release.samples:
         simulation = spec.release.role(sample) != "data"
         names = schema.branches(spec.selection, simulation=simulation)
-        location, layout, error = _first_found([join(source, sample.path) for source in sources], spec, cache)
-        if layout is not None:
-            try:
-                layout.require(names, location)
-            except DataError as fault:
-                error = fault
-            if layout.uuid in owners:
-                error = DataError(f"{location}: the file of sample {owners[layout.uuid]} again (same uuid), left out")
+        location, layout, error = _first_found([join(source, sample.path) for source in sources], spec, names, cache)
+        if layout is not None and layout.uuid in owners:
+            other = owners[layout.uuid]
+            error = DataError(f"{redact(location)}: the file of sample {other} again (same uuid), left out")
         if error is not None or layout is None:
             if isinstance(error, MissingFileError):
                 missing.append(sample.name)
@@ -122,23 +120,28 @@ def make_plan(
         ranges = list(cuts(wanted, chunk, clusters, baskets)) or [(0, 0)]
         tasks += [_task(spec, run_id, sample.name, location, layout, span) for span in ranges]
     if missing and len(missing) == len(spec.release.samples):
-        looked = " or ".join(sources)
+        looked = " or ".join(map(redact, sources))
         raise UsageError(f"no file of release {spec.release.name} in {looked}: {failures[0].reason}")
     return Plan(tuple(tasks), tuple(failures), tuple(missing), entries)
 
 
 def _first_found(
-    locations: Sequence[str], spec: RunSpec, cache: Path | None
+    locations: Sequence[str], spec: RunSpec, names: tuple[str, ...], cache: Path | None
 ) -> tuple[str, Layout | None, DataError | TransientError | None]:
-    """Read the layout from the first place that has the file; else where it was looked for first, and why not."""
+    """Read the layout from the first place whose file has the branches ``names``; else say where none was, and why.
+
+    Of several faults the first counts that is more than a missing file.
+    """
     schema = spec.release.schema_
-    names = schema.branches(spec.selection, simulation=True)
+    known = schema.branches(spec.selection, simulation=True)
     first: tuple[str, DataError | TransientError] | None = None
     for location in locations:
         try:
             source = open_bytes(location)
             try:
-                return location, read_layout(source, schema.tree, names, cache), None
+                layout = read_layout(source, schema.tree, known, cache)
+                layout.require(names, source.name)
+                return location, layout, None
             finally:
                 source.close()
         except (DataError, TransientError) as error:

@@ -21,7 +21,7 @@ from hzzray.data.baskets import UNEQUAL, Body, copy_offsets, copy_values, scalar
 from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
 from hzzray.data.schema import Schema
 from hzzray.data.storage import Range, open_bytes
-from hzzray.errors import DataError
+from hzzray.errors import DataError, TransientError
 from hzzray.physics.kernels import Columns
 from hzzray.physics.selection import Selection
 
@@ -32,12 +32,17 @@ STEP = 32_768
 REMOTE_STEP = 262_144
 
 
+_Raw = dict[tuple[str, int], bytes | Body]
+"""Baskets by branch and number: as they were read, or decompressed already."""
+
+
 @dataclass(slots=True)
 class _Cursor:
     """A branch being read: its layout and the last basket decompressed, which the next step may need too."""
 
     name: str
     branch: Branch
+    fast: bool
     number: int = -1
     body: Body | None = None
 
@@ -62,7 +67,6 @@ class Reader:
         self._schema = schema
         self._selection = selection
         self._simulation = simulation
-        self._slow = slow
         self._step = REMOTE_STEP if "://" in location else STEP
         self._tree: Any = None
         self.read_s = 0.0
@@ -77,7 +81,10 @@ class Reader:
             self._source.close()
             raise
         self.read_s += time.perf_counter() - begun
-        self._cursors = {name: _Cursor(name, self.layout.branches[name]) for name in names}
+        found = self.layout.branches
+        self._cursors = {
+            name: _Cursor(name, found[name], not slow and self._is_fast(name, found[name])) for name in names
+        }
         self._offsets = np.zeros(self._step + 1, np.int64)
         self._leptons: dict[str, NDArray[Any]] = {}
         self._events: dict[str, NDArray[np.float64]] = {}
@@ -120,12 +127,13 @@ class Reader:
             self._jagged(name, np.float32, raw, start, stop) for name in (schema.eta, schema.phi, schema.energy)
         )
         charge, kind = (self._jagged(name, np.int32, raw, start, stop) for name in (schema.charge, schema.type))
+        # Electrons and muons share some flags: each is read once.
+        flag = {name: self._jagged(name, np.uint8, raw, start, stop) for name in self._cursors if self._is_flag(name)}
 
         def flags(names: tuple[str, ...], *, used: bool) -> NDArray[np.uint8]:
             if not used:
                 return np.empty(0, np.uint8)
-            columns = [self._jagged(name, np.uint8, raw, start, stop) for name in names]
-            both: NDArray[np.uint8] = reduce(np.bitwise_and, columns)
+            both: NDArray[np.uint8] = reduce(np.bitwise_and, [flag[name] for name in names])
             return both
 
         def values(names: tuple[str, ...], *, used: bool) -> NDArray[Any]:
@@ -158,25 +166,22 @@ class Reader:
             self._events[key] = np.empty((len(names), events))
         return self._events[key]
 
-    def _scalar(
-        self, name: str, raw: dict[tuple[str, int], bytes], start: int, stop: int, out: NDArray[np.float64]
-    ) -> None:
+    def _scalar(self, name: str, raw: _Raw, start: int, stop: int, out: NDArray[np.float64]) -> None:
         """Read one value an entry into ``out``, float64, shape (stop - start,)."""
-        if not self._is_fast(name):
-            out[:] = self._through_uproot(name, start, stop)
-            return
         dtype = self._cursors[name].branch.dtype
-        for body, first, last in self._bodies(name, raw, start, stop):
-            with self._blame(name):
-                out[first - start : last - start] = scalars(body, dtype, first, last)
+        with np.errstate(invalid="ignore"):  # a signalling nan becomes a quiet one
+            if not self._cursors[name].fast:
+                out[:], _ = self._through_uproot(name, start, stop, lists=False)
+                return
+            for body, first, last in self._bodies(name, raw, start, stop):
+                with self._blame(name):
+                    out[first - start : last - start] = scalars(body, dtype, first, last)
 
-    def _jagged(
-        self, name: str, dtype: type[Any], raw: dict[tuple[str, int], bytes], start: int, stop: int
-    ) -> NDArray[Any]:
+    def _jagged(self, name: str, dtype: type[Any], raw: _Raw, start: int, stop: int) -> NDArray[Any]:
         """Read one value a lepton, flat, shape (leptons,), as ``dtype``."""
         leads = name == self._schema.pt
         offsets = self._offsets
-        if not self._is_fast(name):
+        if not self._cursors[name].fast:
             return self._jagged_through_uproot(name, dtype, start, stop)
         branch = self._cursors[name].branch
         store: type[Any] = np.uint8 if dtype is np.uint8 else np.uint32
@@ -193,32 +198,42 @@ class Reader:
         return out[: offsets[stop - start]].view(dtype)
 
     def _jagged_through_uproot(self, name: str, dtype: type[Any], start: int, stop: int) -> NDArray[Any]:
+        values, counts = self._through_uproot(name, start, stop, lists=True)
+        offsets = self._offsets[: stop - start + 1]
+        if name == self._schema.pt:
+            np.cumsum(counts, out=offsets[1:])
+        elif not np.array_equal(counts, np.diff(offsets)):
+            entry = start + int(np.flatnonzero(counts != np.diff(offsets))[0])
+            raise DataError(f"{self._source.name}: branch {name}: entry {entry} {UNEQUAL}")
+        if dtype is np.uint8:
+            return np.asarray(values != 0).view(np.uint8)
+        with np.errstate(invalid="ignore", over="ignore"):  # what has no place is told below, or is inf
+            cast: NDArray[Any] = values.astype(dtype)
+        if dtype is np.int32 and not np.array_equal(cast, values):
+            raise DataError(f"{self._source.name}: branch {name} holds numbers that are no 32-bit integers")
+        return cast
+
+    def _through_uproot(self, name: str, start: int, stop: int, *, lists: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Read a branch in whatever shape it has; returns its values, flat, and for lists how many each entry has."""
         import awkward as ak  # noqa: PLC0415 (the slow path alone needs it)
 
-        array = self._through_uproot(name, start, stop)
-        if array.ndim != 2:
-            raise DataError(
-                f"{self._source.name}: branch {name} has {array.ndim - 1} values a lepton, not one list an entry"
-            )
-        counts = ak.to_numpy(ak.num(array))
-        if name == self._schema.pt:
-            np.cumsum(counts, out=self._offsets[1 : stop - start + 1])
-        elif not np.array_equal(counts, np.diff(self._offsets[: stop - start + 1])):
-            entry = start + int(np.flatnonzero(counts != np.diff(self._offsets[: stop - start + 1]))[0])
-            raise DataError(f"{self._source.name}: branch {name}: entry {entry} {UNEQUAL}")
-        flat: NDArray[Any] = ak.to_numpy(ak.flatten(array)).astype(dtype)
-        return flat
-
-    def _through_uproot(self, name: str, start: int, stop: int) -> Any:  # noqa: ANN401 (an awkward array)
         begun = time.perf_counter()
-        if self._tree is None:
-            self._tree = open_tree(self._source, self.layout.tree)
         try:
-            return self._tree[name].array(entry_start=start, entry_stop=stop)
+            if self._tree is None:
+                self._tree = open_tree(self._source, self.layout.tree)
+            array = self._tree[name].array(entry_start=start, entry_stop=stop)
+            counts = ak.to_numpy(ak.num(array)) if lists and array.ndim == 2 else np.empty(0, np.int64)
+            values: NDArray[Any] = ak.to_numpy(ak.flatten(array, axis=None))
+        except (DataError, TransientError):
+            raise
         except Exception as error:  # uproot meets damage with whatever its parser stumbles over
-            raise DataError(f"{self._source.name}: branch {name}: corrupt: {first_line(error)}") from error
+            raise DataError(f"{self._source.name}: branch {name}: unreadable: {first_line(error)}") from error
         finally:
             self.read_s += time.perf_counter() - begun
+        if array.ndim != 1 + lists or values.dtype.kind not in "biuf":
+            needed = "a list of numbers" if lists else "one number"
+            raise DataError(f"{self._source.name}: branch {name} holds {array.type.content} an entry, not {needed}")
+        return values, counts
 
     @contextmanager
     def _blame(self, name: str) -> Iterator[None]:
@@ -228,49 +243,50 @@ class Reader:
         except ValueError as error:
             raise DataError(f"{self._source.name}: branch {name}: corrupt: {error}") from error
 
-    def _fetch(self, start: int, stop: int) -> dict[tuple[str, int], bytes]:
-        """Read the raw baskets that a step needs and nobody holds yet, all branches at once."""
+    def _fetch(self, start: int, stop: int) -> _Raw:
+        """Read the baskets that a step needs, all branches at once; a cursor's own is at hand."""
         wanted: dict[tuple[str, int], Range] = {}
+        held: _Raw = {}
         for name, cursor in self._cursors.items():
-            if self._is_fast(name):
-                branch = cursor.branch
-                for i in branch.baskets(start, stop):
-                    if i != cursor.number and i not in branch.embedded:
-                        wanted[name, i] = int(branch.seeks[i]), int(branch.sizes[i])
+            branch = cursor.branch
+            for i in branch.baskets(start, stop) if cursor.fast else ():
+                if i == cursor.number and cursor.body is not None:
+                    held[name, i] = cursor.body
+                elif i not in branch.embedded:
+                    wanted[name, i] = int(branch.seeks[i]), int(branch.sizes[i])
         begun = time.perf_counter()
         parts = self._source.read(list(wanted.values()))
         self.read_s += time.perf_counter() - begun
-        return dict(zip(wanted, parts, strict=True))
+        return held | dict(zip(wanted, parts, strict=True))
 
-    def _is_fast(self, name: str) -> bool:
-        """Tell whether a branch has a shape that the columns can be copied from."""
-        if self._slow:
-            return False
-        branch = self._cursors[name].branch
-        if not branch.jagged:
-            return branch.dtype != ""
-        flag = name == self._schema.matched or name in self._schema.electron_id + self._schema.muon_id
-        if flag:
-            return branch.dtype[1:] in ("b1", "i1", "u1")
-        floating = name not in (self._schema.charge, self._schema.type)
-        return branch.dtype in ((">f4",) if floating else (">i4", ">u4"))
+    def _is_flag(self, name: str) -> bool:
+        return name == self._schema.matched or name in self._schema.electron_id + self._schema.muon_id
 
-    def _bodies(
-        self, name: str, raw: dict[tuple[str, int], bytes], start: int, stop: int
-    ) -> Iterator[tuple[Body, int, int]]:
+    def _is_fast(self, name: str, branch: Branch) -> bool:
+        """Tell whether a branch has a shape that its column can be copied from."""
+        schema = self._schema
+        if self._is_flag(name):
+            return branch.jagged and branch.dtype == "|b1"
+        if name in (schema.charge, schema.type):
+            return branch.jagged and branch.dtype in (">i4", ">u4")
+        if name in schema.kinematics:
+            return branch.jagged and branch.dtype == ">f4"
+        return not branch.jagged and branch.dtype != ""
+
+    def _bodies(self, name: str, raw: _Raw, start: int, stop: int) -> Iterator[tuple[Body, int, int]]:
         """Decompress the baskets of a branch that hold entries start to stop, each with the entries wanted of it."""
         cursor = self._cursors[name]
         branch = cursor.branch
         for i in branch.baskets(start, stop):
             begin, end = int(branch.starts[i]), int(branch.starts[i + 1])
-            if i != cursor.number or cursor.body is None:
+            if i in branch.embedded:
+                data, border = branch.embedded[i]
+                body = Body(data, border, 0, begin, end - begin)
+            else:
+                found = raw[name, i]
                 with self._blame(f"{name}, basket {i}"):
-                    if i in branch.embedded:
-                        data, border = branch.embedded[i]
-                        cursor.body = Body(data, border, 0, begin, end - begin)
-                    else:
-                        cursor.body = unpack(raw[name, i], begin, end - begin)
-                    if branch.jagged and not cursor.body.has_offsets:
-                        raise ValueError("it has no entry offsets")
-                cursor.number = i
-            yield cursor.body, max(begin, start), min(end, stop)
+                    body = found if isinstance(found, Body) else unpack(found, begin, end - begin)
+            if branch.jagged and not body.has_offsets:
+                raise DataError(f"{self._source.name}: branch {name}, basket {i}: corrupt: entry offsets don't fit it")
+            cursor.number, cursor.body = i, body
+            yield body, max(begin, start), min(end, stop)

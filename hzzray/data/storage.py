@@ -16,6 +16,8 @@ from hzzray.urls import is_remote, redact
 #: Seconds to connect and to wait for more bytes, before a remote read counts as failed.
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
+
+#: How often a remote read is tried.
 ATTEMPTS = 4
 
 # A gap between two ranges is read along when it is at most this part of what is wanted around it:
@@ -48,24 +50,33 @@ class LocalBytes:
         self.bytes_read = 0
         try:
             self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 (closed by close)
-            self.size = os.fstat(self._file.fileno()).st_size
         except FileNotFoundError as error:
             raise MissingFileError(f"{path}: no such file") from error
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from error
+        self.size, self._version = self._state()
+
+    def _state(self) -> tuple[int, int]:
+        """Size and time of the last change, by which a file that is written over is told."""
+        state = os.fstat(self._file.fileno())
+        return state.st_size, state.st_mtime_ns
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Read ranges; raises DataError where the file ends before, TransientError where the disk fails."""
+        """Read ranges; raises DataError where the file ends before or has changed, TransientError on faults."""
+        _check_within(self, ranges)
         out = []
-        for start, length in ranges:
-            try:
-                data = os.pread(self._file.fileno(), length, start)
-            except OSError as error:
-                raise TransientError(f"{self.name}: {error.strerror}") from error
+        try:
+            for start, length in ranges:
+                out.append(os.pread(self._file.fileno(), length, start))
+                self.bytes_read += len(out[-1])
+            changed = self._state() != (self.size, self._version)
+        except OSError as error:
+            raise TransientError(f"{self.name}: {error.strerror}") from error
+        if changed:
+            raise DataError(f"{self.name}: changed while it was read")
+        for (start, length), data in zip(ranges, out, strict=True):
             if len(data) != length:
-                raise DataError(f"{self.name}: truncated: it ends at byte {self.size}, {start + length} are needed")
-            out.append(data)
-            self.bytes_read += length
+                raise TransientError(f"{self.name}: {len(data)} bytes came at {start} where {length} were asked for")
         return out
 
     def close(self) -> None:
@@ -80,33 +91,38 @@ class RemoteBytes:
         self.name = redact(url)
         self.bytes_read = 0
         self._url = url
-        self._fs = _filesystem(url)
+        self._fs, self._faults = _filesystem(url)
         info: dict[str, Any] = self._try(lambda: self._fs.info(url))
-        if not info.get("size"):
+        if info.get("size") is None:
             raise DataError(f"{self.name}: the server doesn't tell the file's size")
         self.size = int(info["size"])
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges, neighbours together; raises DataError where bytes are missing, TransientError on faults."""
+        _check_within(self, ranges)
         spans = _coalesced(ranges)
+        parts: list[bytes] = self._try(lambda: self._transfer(spans))
         starts = [start for start, _ in spans]
-        ends = [start + length for start, length in spans]
-        if ends and max(ends) > self.size:
-            raise DataError(f"{self.name}: truncated: it ends at byte {self.size}, {max(ends)} are needed")
-        parts: list[bytes] = self._try(
-            lambda: self._fs.cat_ranges([self._url] * len(spans), starts, ends, on_error="raise")
-        )
-        for (start, length), part in zip(spans, parts, strict=True):
-            if len(part) > length:
-                raise DataError(f"{self.name}: the server ignores byte ranges; fetch the files first (hzzray fetch)")
-            if len(part) < length:
-                raise TransientError(f"{self.name}: {len(part)} bytes came at {start} where {length} were asked for")
-            self.bytes_read += length
         out = []
         for start, length in ranges:
             i = bisect_right(starts, start) - 1
             out.append(parts[i][start - starts[i] : start - starts[i] + length])
         return out
+
+    def _transfer(self, spans: Sequence[Range]) -> list[bytes]:
+        starts = [start for start, _ in spans]
+        ends = [start + length for start, length in spans]
+        # Errors are asked for as results: some versions of fsspec return them whatever they are told.
+        parts: list[Any] = self._fs.cat_ranges([self._url] * len(spans), starts, ends, on_error="return")
+        self.bytes_read += sum(len(part) for part in parts if isinstance(part, bytes))
+        for (start, length), part in zip(spans, parts, strict=True):
+            if isinstance(part, BaseException):
+                raise part
+            if len(part) > length:
+                raise DataError(f"{self.name}: the server ignores byte ranges; fetch the files first (hzzray fetch)")
+            if len(part) < length:
+                raise TransientError(f"{self.name}: {len(part)} bytes came at {start} where {length} were asked for")
+        return parts
 
     def close(self) -> None:
         """Nothing is held open between reads."""
@@ -117,16 +133,27 @@ class RemoteBytes:
     def _once(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         try:
             return call()
-        except FileNotFoundError as error:
-            raise MissingFileError(f"{self.name}: no such file") from error
         except HzzrayError:
             raise
-        except (OSError, ValueError, TimeoutError) as error:
-            status = getattr(error, "status", None)
-            reason = " ".join(redact(str(error) or type(error).__name__).split())
+        except self._faults as error:
+            # fsspec calls whatever goes wrong as it asks for a file's size a missing file, and keeps the cause.
+            cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+            status = getattr(cause, "status", None)
+            if isinstance(cause, FileNotFoundError) or status in (404, 410):
+                raise MissingFileError(f"{self.name}: no such file") from error
+            reason = " ".join(redact(str(cause) or type(cause).__name__).split())
             if status is not None and 400 <= status < 500 and status not in (408, 429):
                 raise DataError(f"{self.name}: {reason}") from error
             raise TransientError(f"{self.name}: {reason}") from error
+
+
+def _check_within(source: ByteSource, ranges: Sequence[Range]) -> None:
+    """Raise DataError where a range isn't inside the file."""
+    for start, length in ranges:
+        if not 0 <= start <= start + length <= source.size:
+            raise DataError(
+                f"{source.name}: truncated or corrupt: it has {source.size} bytes, {length} are needed at {start}"
+            )
 
 
 def _coalesced(ranges: Sequence[Range]) -> list[Range]:
@@ -140,8 +167,11 @@ def _coalesced(ranges: Sequence[Range]) -> list[Range]:
     return [(start, length) for start, length in spans]
 
 
-def _filesystem(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)
-    """Get the fsspec file system of a URL's protocol, with timeouts; raises UsageError for one that isn't served."""
+def _filesystem(url: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Get the fsspec file system of a URL's protocol, with timeouts, and the errors by which it tells faults.
+
+    Raises UsageError for a protocol that isn't served.
+    """
     import fsspec  # noqa: PLC0415 (fsspec and aiohttp cost half a second, and only remote runs need them)
 
     protocol = url.split("://", 1)[0].lower()
@@ -149,14 +179,15 @@ def _filesystem(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)
         import aiohttp  # noqa: PLC0415
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
-        return fsspec.filesystem(protocol, client_kwargs={"timeout": timeout, "trust_env": True}, block_size=0)
+        options = {"client_kwargs": {"timeout": timeout, "trust_env": True}, "headers": {"Accept-Encoding": "identity"}}
+        return fsspec.filesystem(protocol, **options), (OSError, ValueError, aiohttp.ClientError)
     if protocol == "root":
         try:
             import_module("fsspec_xrootd")
         except ImportError as error:
             raise UsageError(f"{redact(url)}: root:// needs an extra: pip install 'hzzray[xrootd]'") from error
         host = url.split("://", 1)[1].split("/", 1)[0]
-        return fsspec.filesystem("root", hostid=host, timeout=int(READ_TIMEOUT))
+        return fsspec.filesystem("root", hostid=host, timeout=int(READ_TIMEOUT)), (OSError, ValueError)
     raise UsageError(f"{redact(url)}: sources are folders, http(s):// or root://, not {protocol}://")
 
 
@@ -176,10 +207,12 @@ class SeekableBytes:
         self._blocks: dict[int, bytes] = {}
 
     def seek(self, at: int, whence: int = os.SEEK_SET) -> int:
-        """Move as a file does."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
-        self._at = base + at
-        return self._at
+        """Move as a file does; raises ValueError for a place before the start."""
+        goal = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence] + at
+        if goal < 0:
+            raise ValueError(f"{self._source.name}: there is no byte {goal}")
+        self._at = goal
+        return goal
 
     def tell(self) -> int:
         """Where the next read starts."""

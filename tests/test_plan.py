@@ -1,0 +1,357 @@
+"""Files to tasks: nothing twice, nothing left out, named by content; and what all of it costs over HTTP."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import uproot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hzzray import retry
+from hzzray.data.catalogue import release
+from hzzray.data.layout import read_layout
+from hzzray.data.plan import check_source, cuts, make_plan
+from hzzray.data.storage import open_bytes
+from hzzray.engine.worker import Worker
+from hzzray.errors import UsageError
+from hzzray.run import make_spec
+from tests.support.http_server import serve
+from tests.support.root_files import REAL, REAL_2020, columns, write
+
+RELEASE = release("2020")
+SAMPLES = ("data_A", "Zee", "Zmumu")
+PATHS = {sample.name: sample.path for sample in RELEASE.samples}
+
+needs_real = pytest.mark.skipif(not REAL.exists(), reason="../shared/data is absent")
+
+
+def spec(*samples, **choices):
+    return make_spec(RELEASE, samples=samples or SAMPLES, **choices)
+
+
+def put(folder, sample, events, seed=0, basket=None, **content):
+    return write(folder / PATHS[sample], columns(events, seed=seed) | content, basket=basket)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder with a file of each of three samples."""
+    folder = tmp_path / "source"
+    for seed, (sample, events) in enumerate({"data_A": 100, "Zee": 1000, "Zmumu": 250}.items()):
+        put(folder, sample, events, seed, basket=90)
+    return folder
+
+
+def plan(source, *, of=None, **options):
+    sources = source if isinstance(source, tuple) else (source,)
+    return make_plan(of or spec(), "run", tuple(map(str, sources)), **options)
+
+
+def spans(found, sample):
+    return [(task.start, task.stop) for task in found.tasks if task.sample == sample]
+
+
+# Cuts
+
+
+def borders(stop):
+    return st.sets(st.integers(0, stop), max_size=40).map(lambda some: np.array(sorted(some | {0, stop}), np.int64))
+
+
+@settings(deadline=None)
+@given(data=st.data(), stop=st.integers(0, 3000), chunk=st.integers(1, 4000))
+def test_cuts_tile_the_entries(data, stop, chunk):
+    clusters, baskets = data.draw(borders(stop)), data.draw(borders(stop))
+    if stop / chunk > 300:
+        chunk = stop // 300
+    ranges = list(cuts(stop, chunk, clusters, baskets))
+    ends = [0, *(end for _, end in ranges)]
+    assert [start for start, _ in ranges] == ends[:-1]
+    assert ends[-1] == stop
+    assert all(0 < end - start <= 1.5 * chunk for start, end in ranges)
+    for start, end in ranges[:-1]:
+        wished = start + chunk
+        for choice in (clusters, baskets):
+            distance = np.abs(choice - wished).min()
+            if distance <= chunk / 2:
+                assert end in choice
+                assert abs(end - wished) == distance
+                break
+        else:
+            assert end == wished
+
+
+def test_cuts_prefer_clusters_then_baskets():
+    none = np.array([0, 10_000])
+    assert list(cuts(1000, 400, np.array([0, 300, 1000]), np.array([0, 390, 710, 1000]))) == [
+        (0, 300),
+        (300, 710),
+        (710, 1000),
+    ]
+    assert list(cuts(1000, 400, none, none)) == [(0, 400), (400, 800), (800, 1000)]
+    assert list(cuts(1000, 5000, none, none)) == [(0, 1000)]
+    assert list(cuts(0, 10, none, none)) == []
+    assert list(cuts(600, 400, np.array([0, 590, 900]), none)) == [(0, 590), (590, 600)]
+    assert list(cuts(550, 400, np.array([0, 590, 900]), none)) == [(0, 550)]
+
+
+# Plans
+
+
+def test_a_plan_covers_every_entry_once(source):
+    found = plan(source, chunk=200)
+    assert found.entries == {"data_A": (100, 100), "Zee": (1000, 1000), "Zmumu": (250, 250)}
+    assert found.failures == found.missing == ()
+    assert spans(found, "data_A") == [(0, 100)]
+    assert spans(found, "Zee") == [(0, 180), (180, 360), (360, 540), (540, 720), (720, 900), (900, 1000)]
+    assert spans(found, "Zmumu") == [(0, 180), (180, 250)]
+    assert len({task.task_id for task in found.tasks}) == len(found.tasks)
+    for task in found.tasks:
+        assert task.file == str(source / PATHS[task.sample])
+        with uproot.open(task.file) as file:
+            assert task.uuid == str(file.file.uuid)
+    assert [task.sample for task in plan(source).tasks] == list(SAMPLES)
+
+
+def test_ids_depend_on_content_and_on_nothing_else(source, tmp_path):
+    ids = [task.task_id for task in plan(source, chunk=200).tasks]
+    elsewhere = tmp_path / "else where"
+    shutil.copytree(source, elsewhere)
+    assert [task.task_id for task in plan(elsewhere, chunk=200).tasks] == ids
+    assert [task.task_id for task in make_plan(spec(), "another-run", (str(elsewhere),), chunk=200).tasks] == ids
+    with serve(elsewhere) as web:
+        assert [task.task_id for task in plan(web.url, chunk=200, cache=tmp_path / "cache").tasks] == ids
+    first = plan(source, chunk=200).tasks[0]
+    text = f"{spec().digest}\0{first.uuid}\0mini\0{first.start}\0{first.stop}"
+    assert first.task_id == hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def test_ids_of_other_content_differ(source):
+    before = {task.task_id for task in plan(source).tasks}
+    assert before.isdisjoint(task.task_id for task in plan(source, of=spec(luminosity=3)).tasks)
+    assert before.isdisjoint(task.task_id for task in plan(source, of=spec(selection="h4l")).tasks)
+    put(source, "data_A", 100, seed=0, basket=90)  # the same events in another file
+    after = {task.task_id for task in plan(source).tasks}
+    assert len(before & after) == 2
+
+
+def test_a_fraction_is_the_leading_part(source):
+    found = plan(source, of=spec(fraction=0.25), chunk=200)
+    assert found.entries == {"data_A": (25, 100), "Zee": (250, 1000), "Zmumu": (62, 250)}
+    assert spans(found, "Zee") == [(0, 180), (180, 250)]
+    assert plan(source, of=spec(fraction=1e-9)).entries["Zee"] == (1, 1000)
+
+
+def test_a_file_without_entries_is_a_task_of_its_own(source):
+    put(source, "Zee", 0)
+    found = plan(source)
+    assert found.entries["Zee"] == (0, 0)
+    assert spans(found, "Zee") == [(0, 0)]
+    worker = Worker(spec(), (str(source),))
+    partial = worker.process(next(task for task in found.tasks if task.sample == "Zee"))
+    worker.close()
+    assert partial.cost.events == 0
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_a_chunk_must_hold_something(source, chunk):
+    with pytest.raises(UsageError, match=f"chunk must be at least 1, not {chunk}"):
+        plan(source, chunk=chunk)
+
+
+# What cannot be planned
+
+
+def test_a_missing_sample_is_a_failure_and_the_rest_goes_on(source):
+    (source / PATHS["Zee"]).unlink()
+    found = plan(source)
+    assert found.missing == ("Zee",)
+    assert set(found.entries) == {"data_A", "Zmumu"}
+    (failure,) = found.failures
+    assert failure.permanent
+    assert failure.reason == f"{source / PATHS['Zee']}: no such file"
+    assert (failure.task.sample, failure.task.start, failure.task.stop) == ("Zee", 0, 0)
+
+
+def test_no_file_at_all_is_a_wrong_source(tmp_path):
+    (tmp_path / "unrelated").write_text("")
+    with pytest.raises(UsageError, match=r"^no file of release 2020 in .*: .*data_A\.4lep\.root: no such file$"):
+        plan(tmp_path)
+
+
+def test_a_source_that_can_hold_nothing(tmp_path):
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
+        check_source(str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="the folder is empty"):
+        check_source(str(tmp_path))
+    (tmp_path / "a.root").write_text("")
+    with pytest.raises(UsageError, match=r"a\.root: is a file; give the folder"):
+        check_source(str(tmp_path / "a.root"))
+    check_source(str(tmp_path))
+    check_source("https://example.org/nothing-is-asked")
+
+
+def test_no_source_is_refused():
+    with pytest.raises(UsageError, match="no source to read from"):
+        make_plan(spec(), "run", ())
+
+
+@needs_real
+def test_a_file_of_another_release_names_the_trees_that_it_has(source):
+    shutil.copy(REAL / "uproot-HZZ.root", source / PATHS["Zee"])
+    found = plan(source)
+    (failure,) = found.failures
+    assert failure.permanent
+    assert found.missing == ()
+    assert f"{PATHS['Zee']}: no tree mini (it has events): is this file of another release?" in failure.reason
+
+
+def test_a_file_of_another_schema_names_the_branches_that_it_lacks(source):
+    content = columns(50)
+    del content["lep_E"], content["mcWeight"]
+    write(source / PATHS["Zee"], content)
+    (failure,) = plan(source).failures
+    assert f"{PATHS['Zee']}: tree mini has no branches lep_E, mcWeight (it has lep_pt, " in failure.reason
+
+
+def test_data_needs_no_weights(source):
+    content = columns(50)
+    write(source / PATHS["data_A"], {name: content[name] for name in RELEASE.schema_.kinematics})
+    assert plan(source).failures == ()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a ROOT file" * 100])
+def test_a_file_that_is_no_root_file(source, content):
+    (source / PATHS["Zee"]).write_bytes(content)
+    (failure,) = plan(source).failures
+    assert "Zee.4lep.root: not a ROOT file" in failure.reason
+
+
+def test_the_same_file_under_two_samples_counts_once(source):
+    shutil.copy(source / PATHS["Zee"], source / PATHS["Zmumu"])
+    found = plan(source)
+    assert set(found.entries) == {"data_A", "Zee"}
+    (failure,) = found.failures
+    assert failure.task.sample == "Zmumu"
+    assert "Zmumu.4lep.root: the file of sample Zee again (same uuid)" in failure.reason
+
+
+# Several sources
+
+
+def test_the_first_source_that_has_the_file_is_taken(source, tmp_path):
+    second = tmp_path / "second"
+    shutil.copytree(source, second)
+    (source / PATHS["Zee"]).unlink()
+    found = plan((source, second))
+    assert {task.sample: task.file for task in found.tasks} == {
+        "data_A": str(source / PATHS["data_A"]),
+        "Zee": str(second / PATHS["Zee"]),
+        "Zmumu": str(source / PATHS["Zmumu"]),
+    }
+
+
+@pytest.mark.parametrize("fault", ["truncated", "other tree", "other branches"])
+def test_a_source_with_a_bad_file_falls_through_to_the_next(source, tmp_path, fault):
+    second = tmp_path / "second"
+    shutil.copytree(source, second)
+    bad = source / PATHS["Zee"]
+    if fault == "truncated":
+        bad.write_bytes(bad.read_bytes()[:-10])
+    elif fault == "other tree":
+        write(bad, columns(10), tree="analysis")
+    else:
+        write(bad, {"lep_pt": columns(10)["lep_pt"]})
+    found = plan((source, second))
+    assert found.failures == ()
+    assert next(task.file for task in found.tasks if task.sample == "Zee") == str(second / PATHS["Zee"])
+
+
+def test_of_several_reasons_the_one_that_is_more_than_absence_is_told(source, tmp_path):
+    second = tmp_path / "second"
+    shutil.copytree(source, second)
+    (source / PATHS["Zee"]).unlink()
+    (second / PATHS["Zee"]).write_bytes(bytes(500))
+    for sources in ((source, second), (second, source)):
+        found = plan(sources)
+        (failure,) = found.failures
+        assert failure.reason == f"{second / PATHS['Zee']}: not a ROOT file"
+        assert found.missing == ()
+
+
+def test_a_busy_server_is_a_failure_that_may_pass_and_no_message_shows_its_login(source, monkeypatch):
+    monkeypatch.setattr(retry, "_FIRST_S", 0.001)
+    with serve(source) as web:
+        url = web.url.replace("http://", "http://user:password@")
+        web.fail(PATHS["Zee"], status=503, times=99)
+        shutil.copy(source / PATHS["data_A"], source / PATHS["Zmumu"])
+        found = plan(url)
+        busy, twice = found.failures
+        assert (busy.task.sample, busy.permanent) == ("Zee", False)
+        assert "503" in busy.reason
+        assert twice.permanent
+        shutil.rmtree(source)
+        source.mkdir()
+        with pytest.raises(UsageError, match="no file of release") as caught:
+            plan(url, of=spec("data_A"))
+    for text in (busy.reason, twice.reason, str(caught.value)):
+        assert "password" not in text
+
+
+# What it costs over HTTP
+
+
+REAL_SAMPLES = tuple(sample.name for sample in RELEASE.samples if REAL / "atlas2020-13tev" / sample.path in REAL_2020)
+
+
+def computed(whole, found, sources, cache):
+    """Histograms of all tasks, by sample, as one worker makes them."""
+    worker = Worker(whole, sources, cache=cache)
+    try:
+        return {task.sample: worker.process(task).packed for task in found.tasks}
+    finally:
+        worker.close()
+
+
+def needed_bytes(whole, folder):
+    """Bytes of the baskets that the selection reads, as they lie in the files.
+
+    Small files have their baskets in the tree's own record, which is compressed as one: there is no getting at one of
+    them without all of it, so that it counts as a whole.
+    """
+    schema, total = whole.release.schema_, 0
+    for sample in whole.release.samples:
+        names = schema.branches(whole.selection, simulation=whole.release.role(sample) != "data")
+        source = open_bytes(str(folder / sample.path))
+        branches = read_layout(source, schema.tree, names, None).branches
+        source.close()
+        total += sum(int(branch.sizes.sum()) for branch in branches.values())
+        if any(branch.embedded for branch in branches.values()):
+            with uproot.open(folder / sample.path) as file:
+                total += file.key(schema.tree).fNbytes
+    return total
+
+
+@needs_real
+def test_over_http_the_same_histograms_for_hardly_more_than_the_baskets_needed(tmp_path):
+    folder = REAL / "atlas2020-13tev"
+    whole = spec(*REAL_SAMPLES)
+    needed = needed_bytes(whole, folder)
+    here = computed(whole, plan(folder, of=whole), (str(folder),), None)
+    assert len(here) == len(REAL_SAMPLES) == 7
+    with serve(folder) as web:
+        found = plan(web.url, of=whole, cache=tmp_path)
+        assert computed(whole, found, (web.url,), tmp_path) == here
+        first = web.bytes_sent.total() / needed
+        # Another process, such as a worker, has what the planner kept: headers and baskets are all that it asks for.
+        web.reset()
+        assert computed(whole, found, (web.url,), tmp_path) == here
+        second = web.bytes_sent.total() / needed
+        web.reset()
+        assert computed(whole, plan(web.url, of=whole), (web.url,), None) == here
+        uncached = web.bytes_sent.total() / needed
+    assert first <= 1.1
+    assert second <= 1.001
+    assert uncached <= 1.2

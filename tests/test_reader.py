@@ -1,0 +1,742 @@
+"""Columns are what uproot reads, bit for bit, or a DataError that says what is wrong: never other numbers."""
+
+import random
+import struct
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from hzzray.data import reader as reader_module
+from hzzray.data.baskets import Body, unpack
+from hzzray.data.catalogue import release
+from hzzray.data.reader import Reader
+from hzzray.data.storage import LocalBytes
+from hzzray.data.toy import write_toys
+from hzzray.errors import DataError, TransientError
+from hzzray.physics.kernels import Columns
+from hzzray.physics.selection import PRESETS, Selection
+from tests.support.root_files import EVERYTHING, REAL, REAL_2020, REAL_2025, SCHEMA, columns, write
+
+COMPRESSIONS = {
+    "zlib": uproot.ZLIB(1),
+    "lzma": uproot.LZMA(1),
+    "lz4": uproot.LZ4(1),
+    "zstd": uproot.ZSTD(1),
+    "none": None,
+}
+
+#: Small steps on files whose path pytest made once: hypothesis may go through many examples with them.
+RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def open_reader(path, *, schema=SCHEMA, selection=EVERYTHING, simulation=True, step=None, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        if step is not None:
+            patch.setattr(reader_module, "STEP", step)
+        return Reader(str(path), schema, selection, simulation=simulation, **options)
+
+
+def gathered(reader, start, stop):
+    """All steps of a range as one: the columns are views that the next step writes over."""
+    parts = [Columns(*(array.copy() for array in step)) for step in reader.steps(start, stop)]
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([0, *(part.offsets[-1] for part in parts)])
+    offsets = np.concatenate([[0], *(part.offsets[1:] + end for part, end in zip(parts, ends, strict=False))])
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts], axis=-1) if parts else np.empty(0)
+        for name in Columns._fields[1:]
+    }
+    return Columns(offsets, **joined)
+
+
+def read(path, start=0, stop=None, **options):
+    with open_reader(path, **options) as reader:
+        return gathered(reader, start, reader.layout.entries if stop is None else stop)
+
+
+def attempted(path, **options):
+    """Columns and no message, or no columns and the message of one of our own errors."""
+    try:
+        return read(path, **options), ""
+    except (DataError, TransientError) as error:
+        return None, str(error)
+
+
+def assert_same(one, other):
+    """Equal types, shapes and bits."""
+    for name, left, right in zip(Columns._fields, one, other, strict=True):
+        assert left.dtype == right.dtype, name
+        assert left.shape == right.shape, name
+        assert left.tobytes() == right.tobytes(), name
+
+
+def expected(path, schema=SCHEMA, selection=EVERYTHING, *, simulation=True, start=0, stop=None):
+    """Columns straight from uproot and awkward, with no code of the reader's."""
+    with uproot.open(path) as file:
+        names = schema.branches(selection, simulation=simulation)
+        events = file[schema.tree].arrays(names, entry_start=start, entry_stop=stop)
+    n = len(events)
+
+    def flat(name, dtype):
+        return ak.to_numpy(ak.flatten(events[name])).astype(dtype)
+
+    def flags(names, used):
+        return np.all([flat(name, bool) for name in names], axis=0).view(np.uint8) if used else np.empty(0, np.uint8)
+
+    def scalars(names):
+        return np.array([ak.to_numpy(events[name]).astype(np.float64) for name in names]).reshape(len(names), n)
+
+    triggers = scalars(schema.triggers if selection.trigger else ())
+    return Columns(
+        np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(events[schema.pt])))]).astype(np.int64),
+        *(flat(name, np.float32) for name in schema.kinematics[:4]),
+        *(flat(name, np.int32) for name in schema.kinematics[4:]),
+        (triggers != 0).any(axis=0).astype(np.uint8),
+        flags((schema.matched,), selection.matched),
+        flags(schema.electron_id, selection.identified),
+        flags(schema.muon_id, selection.identified),
+        scalars(schema.factors if simulation else ()),
+        scalars((schema.divisor,))[0] if simulation and schema.divisor else np.empty(0),
+    )
+
+
+# Every format that there is: real ones, and simulated ones of both releases
+
+
+def case(path, year):
+    name = f"{year}-{path.name}" if path else f"{year}-absent"
+    marks = () if path else pytest.mark.skip(reason=f"no real {year} files: ../shared/data is absent")
+    return pytest.param(path, year, marks=marks, id=name[:40])
+
+
+REAL_FILES = [
+    *(case(path, "2020") for path in REAL_2020 or [None]),
+    *(case(path, "2025") for path in REAL_2025 or [None]),
+]
+
+
+def richest(path, year):
+    """The selection that reads most of what a file has: rewritten files of 2020 have the notebook's branches alone."""
+    if year == "2025":
+        return PRESETS["notebook-2025"]
+    with uproot.open(path) as file:
+        return EVERYTHING if "lep_trigMatched" in file["mini"] else Selection("triggered", trigger=True)
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    """Files in both formats, of several baskets a branch: one of simulation and one of data each."""
+    made = {}
+    for year, sample in (("2020", "ggH125_ZZ4lep"), ("2025", None)):
+        whole = release(year)
+        data = next(one.name for one in whole.samples if whole.role(one) == "data")
+        simulated = sample or next(one.name for one in whole.samples if "ggH125" in one.name)
+        folder = tmp_path_factory.mktemp(f"toy{year}")
+        made[year] = write_toys(folder, whole.only((data, simulated)), events=3000, chunk=400)
+    return made
+
+
+def check_formats_agree(path, year, ranges, steps):
+    simulation = "data" not in Path(path).name
+    common = {"schema": release(year).schema_, "selection": richest(path, year), "simulation": simulation}
+    for step in steps:
+        with open_reader(path, **common, step=step) as fast, open_reader(path, **common, step=step, slow=True) as slow:
+            assert all(cursor.fast for cursor in fast._cursors.values())
+            for start, stop in ranges(fast.layout.entries):
+                quick = gathered(fast, start, stop)
+                assert_same(quick, gathered(slow, start, stop))
+                assert_same(quick, expected(path, **common, start=start, stop=stop))
+            assert fast._tree is None
+
+
+@pytest.mark.parametrize(("path", "year"), REAL_FILES)
+def test_real_files(path, year):
+    check_formats_agree(path, year, lambda n: [(0, n)], steps=[None, 700])
+
+
+@pytest.mark.parametrize("year", ["2020", "2025"])
+def test_toy_files(toys, year):
+    for path in toys[year]:
+        check_formats_agree(path, year, lambda n: [(0, n)], steps=[None, 333])
+
+
+def check_any_range(path, year, data):
+    """Compare ranges in any order, one reader for all of them, with steps that straddle baskets."""
+    simulation = "data" not in Path(path).name
+    common = {"schema": release(year).schema_, "selection": richest(path, year), "simulation": simulation}
+    whole = expected(path, **common)
+    entries = len(whole.offsets) - 1
+    step = data.draw(st.integers(max(1, entries // 40), entries + 10), label="step")
+    bounds = st.tuples(st.integers(0, entries), st.integers(0, entries)).map(sorted)
+    with open_reader(path, **common, step=step) as reader:
+        for start, stop in data.draw(st.lists(bounds, min_size=1, max_size=4), label="ranges"):
+            if start == stop:
+                assert list(reader.steps(start, stop)) == []
+                continue
+            leptons = slice(whole.offsets[start], whole.offsets[stop])
+            part = {
+                name: array[..., slice(start, stop) if name in ("trigger", "factors", "divisor") else leptons]
+                for name, array in zip(Columns._fields, whole, strict=True)
+            }
+            part["offsets"] = whole.offsets[start : stop + 1] - whole.offsets[start]
+            assert_same(gathered(reader, start, stop), Columns(**part))
+
+
+@pytest.mark.parametrize(("path", "year"), REAL_FILES)
+@settings(RELAXED, max_examples=8)
+@given(data=st.data())
+def test_any_range_of_real_files(path, year, data):
+    check_any_range(path, year, data)
+
+
+@pytest.mark.parametrize("year", ["2020", "2025"])
+@settings(RELAXED, max_examples=20)
+@given(data=st.data())
+def test_any_range_of_toy_files(toys, year, data):
+    check_any_range(data.draw(st.sampled_from(toys[year])), year, data)
+
+
+def test_a_basket_is_read_once_however_small_the_steps(toys):
+    for path in toys["2020"]:
+        with open_reader(path, step=37) as reader:
+            before = reader.bytes_read
+            for _ in reader.steps(0, reader.layout.entries):
+                pass
+            baskets = sum(int(reader.layout.branches[name].sizes.sum()) for name in reader.names)
+            assert reader.bytes_read - before == baskets
+
+
+# What uproot can write: compressions, lengths, shapes
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_compressions(tmp_path, name):
+    path = write(tmp_path / "a.root", columns(3000), basket=1100, compression=COMPRESSIONS[name])
+    magic = {"zlib": b"ZL", "lzma": b"XZ", "lz4": b"L4", "zstd": b"ZS"}.get(name)
+    for basket in baskets_of(path, ("lep_eta", "trigE")):
+        assert basket.magic == magic or magic is None
+    got = read(path, step=400)
+    assert_same(got, expected(path))
+    assert_same(got, read(path, slow=True))
+
+
+def test_a_basket_of_several_compressed_blocks(tmp_path):
+    """ROOT and uproot cut what is above 16 MB into blocks."""
+    n = 2_200_000
+    counts = np.ones(n, np.int64)
+    flat = {name: np.resize(np.arange(100), n) for name in SCHEMA.kinematics}
+    types = dict(zip(SCHEMA.kinematics, ["f4"] * 4 + ["i4", "u4"], strict=True))
+    content = {name: ak.unflatten(flat[name].astype(types[name]), counts) for name in flat}
+    path = write(tmp_path / "a.root", content)
+    with open_reader(path, selection=PRESETS["notebook-2020"], simulation=False) as reader:
+        for start in (0, 2_000_000, n - 100):
+            got = gathered(reader, start, start + 100)
+            np.testing.assert_array_equal(got.pt, flat["lep_pt"][start : start + 100])
+            np.testing.assert_array_equal(got.type, flat["lep_type"][start : start + 100])
+
+
+@pytest.mark.parametrize("events", [0, 1])
+def test_almost_nothing(tmp_path, events):
+    path = write(tmp_path / "a.root", columns(events, least=4))
+    with open_reader(path) as reader:
+        assert reader.layout.entries == events
+        steps = list(reader.steps(0, events))
+    assert len(steps) == events
+    if events:
+        assert_same(Columns(*(np.array(array) for array in steps[0])), expected(path))
+
+
+def test_events_without_leptons(tmp_path):
+    content = columns(50)
+    empty = {name: array[:, :0] if isinstance(array, ak.Array) else array for name, array in content.items()}
+    path = write(tmp_path / "a.root", empty, basket=20)
+    got = read(path)
+    assert got.offsets.tolist() == [0] * 51
+    assert_same(got, expected(path))
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_nan_and_infinity_are_numbers(tmp_path, slow):
+    content = columns(4, least=1)
+    odd = np.array([0x7FA00000, 0x7FC00000, 0x7F800000, 0xFF800000], np.uint32).view(np.float32)
+    path = write(
+        tmp_path / "a.root",
+        content
+        | {"mcWeight": odd, "lep_pt": ak.unflatten(np.resize(odd, 4), 1)[:4]}
+        | {name: content[name][:, :1] for name in (*SCHEMA.kinematics[1:], "lep_trigMatched")},
+    )
+    got = read(path, slow=slow)  # the first of them is a signalling nan
+    assert np.isnan(got.factors[0]).tolist() == [True, True, False, False]
+    assert got.factors[0, 2:].tolist() == [np.inf, -np.inf]
+    assert np.isnan(got.pt).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("span", [(0, 51), (-1, 5), (7, 6), (51, 51)])
+def test_entries_outside_are_refused(tmp_path, span):
+    path = write(tmp_path / "a.root", columns(50))
+    with (
+        open_reader(path) as reader,
+        pytest.raises(DataError, match=r"a\.root: entries -?\d+ to \d+ of 50 were asked for"),
+    ):
+        list(reader.steps(*span))
+
+
+def float64(array):
+    return ak.values_astype(array, np.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *((name, float64) for name in SCHEMA.kinematics),
+        ("lep_charge", lambda array: ak.values_astype(array, np.int64)),
+        ("lep_charge", lambda array: ak.values_astype(array, np.int8)),
+        ("lep_type", lambda array: ak.values_astype(array, np.uint8)),
+        ("lep_trigMatched", lambda array: ak.values_astype(array, np.int32) * 256),
+        ("lep_trigMatched", lambda array: ak.values_astype(array, np.int8) * 2),
+        ("trigE", lambda array: array.astype(np.int64) << 40),
+        ("mcWeight", lambda array: array.astype(np.float64)),
+        ("mcWeight", lambda array: (array * 10).astype(np.int16)),
+    ],
+)
+def test_numbers_of_another_type_are_the_same_numbers(tmp_path, name, change):
+    content = columns(300)
+    path = write(tmp_path / "a.root", content | {name: change(content[name])}, basket=90)
+    plain = write(tmp_path / "b.root", content, basket=90)
+    reference = read(plain)
+    if name == "mcWeight":
+        reference.factors[0] = change(content[name])
+    assert_same(read(path, step=70), reference)
+
+
+def test_four_leptons_in_a_fixed_array(tmp_path):
+    """A C array of constant length is a list an entry too."""
+    content = columns(40)
+    four = {name: array[:, :4] for name, array in columns(40, least=4).items() if isinstance(array, ak.Array)}
+    fixed = ak.to_numpy(four["lep_pt"])
+    path = write(tmp_path / "a.root", content | four | {"lep_pt": fixed})
+    got = read(path, 10, 40)
+    np.testing.assert_array_equal(got.pt, fixed[10:40].ravel())
+    assert got.offsets.tolist() == list(range(0, 121, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "held"),
+    [
+        ("lep_pt", np.ones(60, np.float32), "float32 an entry, not a list of numbers"),
+        ("lep_eta", np.ones(60, np.float32), "float32 an entry, not a list of numbers"),
+        ("lep_charge", np.ones(60, np.int32), "int32 an entry, not a list of numbers"),
+        ("lep_type", ak.Array(["e"] * 60), "string an entry, not a list of numbers"),
+        ("lep_trigMatched", np.ones(60, bool), "bool an entry, not a list of numbers"),
+        ("trigE", columns(60)["lep_pt"], "var \\* float32 an entry, not one number"),
+        (
+            "mcWeight",
+            ak.unflatten(np.ones(60, np.float32), np.ones(60, int)),
+            "var \\* float32 an entry, not one number",
+        ),
+        ("trigM", ak.Array(["yes"] * 60), "string an entry, not one number"),
+    ],
+)
+def test_another_shape_names_file_and_branch(tmp_path, name, value, held):
+    path = write(tmp_path / "a.root", columns(60) | {name: value}, basket=25)
+    for slow in (False, True):
+        with pytest.raises(DataError, match=rf"a\.root: branch {name} holds {held}$"):
+            read(path, slow=slow)
+
+
+@pytest.mark.parametrize("value", [1.5, 2.0**31, np.nan, np.inf])
+def test_a_charge_that_is_no_integer_is_refused(tmp_path, value):
+    content = columns(20, least=1)
+    charge = float64(content["lep_charge"]) * 0 + value
+    path = write(tmp_path / "a.root", content | {"lep_charge": charge})
+    with pytest.raises(DataError, match=r"a\.root: branch lep_charge holds numbers that are no 32-bit integers"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", [*SCHEMA.kinematics[1:], "lep_trigMatched"])
+@pytest.mark.parametrize("slow", [False, True])
+def test_unequal_numbers_of_leptons_name_branch_and_entry(tmp_path, name, slow):
+    content = columns(100, least=1)
+    counts = ak.to_numpy(ak.num(content[name]))
+    counts[42] -= 1  # entry 42 loses a lepton to entry 43: the totals agree
+    counts[43] += 1
+    moved = ak.unflatten(ak.flatten(content[name]), counts)
+    path = write(tmp_path / "a.root", content | {name: moved}, basket=30)
+    pattern = rf"a\.root: branch {name}: .*entry 42 has another number of leptons than the branch of pt"
+    with pytest.raises(DataError, match=pattern):
+        read(path, slow=slow, step=50)
+    assert len(read(path, 0, 42, slow=slow).offsets) == 43
+    assert len(read(path, 44, 100, slow=slow).offsets) == 57
+
+
+# Damage
+
+
+class Basket:
+    """Where one basket lies in a file, and what its key says."""
+
+    def __init__(self, content, branch, number, seek, size, entries):
+        self.branch, self.number, self.seek, self.size, self.entries = branch, number, seek, size, entries
+        self.nbytes, _, self.objlen, _, self.keylen, _ = struct.unpack_from(">ihiIhh", content, seek)
+        self.body = seek + self.keylen
+        self.compressed = size - self.keylen < self.objlen
+        self.magic = content[self.body : self.body + 2] if self.compressed else None
+        (last,) = struct.unpack_from(">i", content, self.body - 5)
+        self.border = last - self.keylen
+
+
+def baskets_of(path, names=None):
+    content = path.read_bytes()
+    with open_reader(path) as reader:
+        return [
+            Basket(content, name, i, int(branch.seeks[i]), int(branch.sizes[i]), int(np.diff(branch.starts)[i]))
+            for name, branch in reader.layout.branches.items()
+            for i in range(len(branch.seeks))
+            if names is None or name in names
+        ]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A file all of whose baskets are compressed by zlib, which has a checksum; its columns and baskets."""
+    path = write(tmp_path_factory.mktemp("packed") / "a.root", columns(900), basket=300)
+    return path, expected(path), baskets_of(path)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """The same, not compressed."""
+    path = write(tmp_path_factory.mktemp("bare") / "a.root", columns(900), basket=300, compression=None)
+    return path, expected(path), baskets_of(path)
+
+
+def changed(path, folder, at, new):
+    content = bytearray(path.read_bytes())
+    content[at : at + len(new)] = new
+    (folder / "b.root").write_bytes(content)
+    return folder / "b.root"
+
+
+KEY_DAMAGES = {
+    "length": (0, struct.pack(">i", 77)),
+    "no length": (0, bytes(4)),
+    "size": (6, struct.pack(">i", 2**31 - 1)),
+    "negative size": (6, struct.pack(">i", -5)),
+    "key length": (14, struct.pack(">h", 20)),
+    "negative key length": (14, struct.pack(">h", -20)),
+    "long key": (14, struct.pack(">h", 32_000)),
+    "all": (0, bytes(60)),
+}
+
+
+@pytest.mark.parametrize("what", KEY_DAMAGES)
+@pytest.mark.parametrize("branch", ["lep_pt", "lep_charge", "lep_trigMatched", "mcWeight"])
+def test_a_damaged_key(packed, tmp_path, what, branch):
+    path, _, baskets = packed
+    basket = next(one for one in baskets if one.branch == branch and one.number == 1)
+    at, new = KEY_DAMAGES[what]
+    with pytest.raises(DataError, match=rf"b\.root: branch {branch}, basket 1: corrupt: "):
+        read(changed(path, tmp_path, basket.seek + at, new))
+
+
+@pytest.mark.parametrize("file", ["packed", "bare"])
+@pytest.mark.parametrize("branch", ["lep_pt", "lep_eta", "lep_trigMatched", "trigE", "mcWeight"])
+@pytest.mark.parametrize(("field", "shift"), [(-9, 1), (-9, -1), (-5, 1), (-5, 4), (-5, -4), (-5, -400), (-5, 10**9)])
+def test_a_key_that_miscounts_entries_or_values(request, file, tmp_path, branch, field, shift):
+    """The key's end (number of entries, end of the values) has no checksum; a shift by 4 fits the offsets."""
+    path, _, baskets = request.getfixturevalue(file)
+    basket = next(one for one in baskets if one.branch == branch and one.number == 1)
+    (value,) = struct.unpack_from(">i", path.read_bytes(), basket.body + field)
+    broken = changed(path, tmp_path, basket.body + field, struct.pack(">i", value + shift))
+    with pytest.raises(DataError, match=rf"b\.root: branch {branch}(, basket 1)?: corrupt: "):
+        read(broken, 310, 320)  # not even the basket's last entry is asked for
+
+
+BLOCK_DAMAGES = {
+    "algorithm": (0, b"QQ"),
+    "old algorithm": (0, b"CS"),
+    "another algorithm": (0, b"XZ"),
+    "lz4": (0, b"L4"),
+    "zstd": (0, b"ZS"),
+    "compressed size": (3, b"\xff\xff\xff"),
+    "no compressed size": (3, bytes(3)),
+    "size": (6, b"\1\0\0"),
+    "large size": (6, b"\xff\xff\xff"),
+    "no size": (6, bytes(3)),
+    "zlib header": (9, b"\0\0"),
+    "payload": (30, b"\x55\xaa\x55\xaa"),
+    "zeros": (11, bytes(60)),
+}
+
+
+@pytest.mark.parametrize("what", BLOCK_DAMAGES)
+@pytest.mark.parametrize("branch", ["lep_pt", "lep_eta", "trigM"])
+def test_a_damaged_block(packed, tmp_path, what, branch):
+    path, _, baskets = packed
+    basket = next(one for one in baskets if one.branch == branch and one.number == 2)
+    assert basket.magic == b"ZL"
+    at, new = BLOCK_DAMAGES[what]
+    with pytest.raises(DataError, match=rf"b\.root: branch {branch}, basket 2: corrupt: "):
+        read(changed(path, tmp_path, basket.body + at, new))
+
+
+@pytest.mark.parametrize("what", ["lzma", "lz4", "zstd"])
+def test_a_damaged_block_of_other_algorithms(tmp_path, what):
+    path = write(tmp_path / "a.root", columns(900), compression=COMPRESSIONS[what])
+    basket = next(one for one in baskets_of(path, ("lep_eta",)) if one.compressed)
+    whole = path.read_bytes()
+    # ZSTD blocks of ROOT files carry no checksum: only their header is sure to be noticed.
+    places = [9, basket.size - basket.keylen - 40] if what != "zstd" else [9]
+    for at in places:
+        new = bytes(byte ^ 0xFF for byte in whole[basket.body + at : basket.body + at + 3])
+        with pytest.raises(DataError, match=r"b\.root: branch lep_eta, basket 0: corrupt: "):
+            read(changed(path, tmp_path, basket.body + at, new))
+
+
+@pytest.mark.parametrize("branch", ["lep_pt", "lep_phi", "lep_trigMatched"])
+@pytest.mark.parametrize("value", [0, -1, -(2**31), 2**31 - 1, 3, "keylen - 1", "border + 4"])
+def test_a_damaged_table_of_offsets(bare, tmp_path, branch, value):
+    path, _, baskets = bare
+    basket = next(one for one in baskets if one.branch == branch and one.number == 0)
+    new = {"keylen - 1": basket.keylen - 1, "border + 4": basket.border + basket.keylen + 4}.get(value, value)
+    for entry in (0, 100, basket.entries - 1):
+        at = basket.body + basket.border + 4 + 4 * entry
+        with pytest.raises(DataError, match=rf"b\.root: branch {branch}.*: corrupt: entr"):
+            read(changed(path, tmp_path, at, struct.pack(">i", new)))
+
+
+def test_an_offset_behind_the_values_is_noticed_by_the_branch_that_has_it(bare, tmp_path):
+    """Even where it is the end of the last entry that is read: nothing is made room for."""
+    path, _, baskets = bare
+    basket = next(one for one in baskets if one.branch == "lep_pt" and one.number == 0)
+    for value in (basket.keylen + basket.border + 4, 2**31 - 4):
+        at = basket.body + basket.border + 4 + 4 * 100
+        broken = changed(path, tmp_path, at, struct.pack(">i", value))
+        with pytest.raises(DataError, match=r"b\.root: branch lep_pt: corrupt: entry 99 makes no sense"):
+            read(broken, 0, 100)
+
+
+def test_values_and_offsets_that_are_promised_and_absent(packed):
+    """A basket whose key and block agree on more bytes than there are, and one whose table is short."""
+    path, _, baskets = packed
+    basket = next(one for one in baskets if one.branch == "lep_pt")
+    raw = bytearray(path.read_bytes()[basket.seek : basket.seek + basket.size])
+    body = unpack(bytes(raw), 0, basket.entries)
+    assert body.has_offsets
+    for length in (body.border, body.border + 7, len(body.data) - 4):
+        assert not Body(body.data[:length].tobytes(), body.border, body.keylen, 0, body.entries).has_offsets
+    struct.pack_into(">i", raw, 6, basket.objlen + 4)
+    raw[basket.keylen + 6 : basket.keylen + 9] = (basket.objlen + 4).to_bytes(3, "little")
+    with pytest.raises(ValueError, match="bytes came out of a block where"):
+        unpack(bytes(raw), 0, basket.entries)
+
+
+def test_offsets_that_start_late(bare, tmp_path):
+    path, reference, baskets = bare
+    basket = next(one for one in baskets if one.branch == "lep_pt" and one.number == 0)
+    assert reference.offsets[1] > 1  # it could do with a lepton less
+    at = basket.body + basket.border + 4
+    with pytest.raises(DataError, match=r"b\.root: branch lep_pt, basket 0: corrupt: entry offsets don't fit it"):
+        read(changed(path, tmp_path, at, struct.pack(">i", basket.keylen + 4)))
+
+
+def test_a_truncated_file(packed, tmp_path):
+    path, _, _ = packed
+    content = path.read_bytes()
+    for size in (0, 3, 100, 200, len(content) // 2, len(content) - 1):
+        (tmp_path / "b.root").write_bytes(content[:size])
+        with pytest.raises(DataError, match=r"b\.root: (truncated|not a ROOT file)"):
+            read(tmp_path / "b.root")
+
+
+def test_a_file_cut_while_it_is_open(packed, tmp_path):
+    path, _, _ = packed
+    content = path.read_bytes()
+    copy = tmp_path / "b.root"
+    copy.write_bytes(content)
+    with open_reader(copy) as reader:
+        copy.write_bytes(content[:2000])
+        with pytest.raises(DataError, match=r"b\.root: changed while it was read"):
+            list(reader.steps(0, 900))
+
+
+def test_a_file_replaced_between_layout_and_read(packed, tmp_path):
+    """Whoever has a file open goes on reading it; whoever opens it anew sees another uuid."""
+    path, columns_before, _ = packed
+    copy, cache = tmp_path / "b.root", tmp_path / "cache"
+    copy.write_bytes(path.read_bytes())
+    other = write(tmp_path / "c.root", columns(900, seed=9), basket=200)
+    after = expected(other)
+    with open_reader(copy, cache=cache) as reader:
+        other.replace(copy)
+        assert_same(gathered(reader, 0, 900), columns_before)
+        with open_reader(copy, cache=cache) as again:
+            assert again.layout.uuid != reader.layout.uuid
+            assert_same(gathered(again, 0, 900), after)
+
+
+def test_a_layout_of_another_file_never_gives_its_numbers(packed, tmp_path, monkeypatch):
+    path, _, _ = packed
+    copy = tmp_path / "b.root"
+    copy.write_bytes(path.read_bytes())
+    other = write(tmp_path / "c.root", columns(900, seed=9), basket=300)
+    with open_reader(other) as reader:
+        layout = reader.layout
+    monkeypatch.setattr(reader_module, "read_layout", lambda *_: layout)
+    with pytest.raises(DataError, match=r"b\.root: "):
+        read(copy)
+
+
+def damaged_copy(path, folder, flips):
+    content = bytearray(path.read_bytes())
+    for at, bits in flips:
+        content[at] ^= bits
+    (folder / "b.root").write_bytes(content)
+    return folder / "b.root"
+
+
+def flips_in(baskets):
+    """One to three bytes with other bits, anywhere in the baskets: keys, block headers, payload."""
+    places = st.sampled_from(baskets).flatmap(
+        lambda basket: st.one_of(
+            st.integers(basket.seek, basket.body + 15), st.integers(basket.seek, basket.seek + basket.size - 1)
+        )
+    )
+    return st.lists(st.tuples(places, st.integers(1, 255)), min_size=1, max_size=3)
+
+
+@settings(RELAXED, max_examples=120)
+@given(data=st.data())
+def test_flipped_bytes_never_give_other_numbers(packed, tmp_path_factory, data):
+    path, reference, baskets = packed
+    assume(all(basket.magic == b"ZL" for basket in baskets))
+    broken = damaged_copy(path, tmp_path_factory.getbasetemp(), data.draw(flips_in(baskets)))
+    got, message = attempted(broken, step=data.draw(st.sampled_from([100, 10_000])))
+    if got is None:
+        assert "b.root: branch " in message
+        assert "\n" not in message
+    else:
+        assert_same(got, reference)
+
+
+@settings(RELAXED, max_examples=120)
+@given(data=st.data())
+def test_flipped_bytes_without_a_checksum_never_crash(bare, tmp_path_factory, data):
+    """Without compression ROOT has no checksum: numbers may differ, but all stays inside its bounds."""
+    path, reference, baskets = bare
+    broken = damaged_copy(path, tmp_path_factory.getbasetemp(), data.draw(flips_in(baskets)))
+    got, message = attempted(broken, step=data.draw(st.sampled_from([100, 10_000])))
+    if got is None:
+        assert "b.root: branch " in message
+    else:
+        assert np.all(np.diff(got.offsets) >= 0)
+        assert {len(array) for array in got[1:7]} == {got.offsets[-1]}
+        assert got.factors.shape == reference.factors.shape
+
+
+@settings(RELAXED, max_examples=150)
+@given(raw=st.binary(max_size=200), entries=st.integers(1, 50))
+def test_any_bytes_are_a_basket_or_a_value_error(raw, entries):
+    try:
+        body = unpack(raw, 0, entries)
+    except ValueError:
+        return
+    assert body.border <= len(body.data)
+
+
+def test_flipped_metadata_is_an_error_or_harmless(packed, tmp_path):
+    """Header, directory and tree: what uproot makes of them is its own; nothing but our errors comes out."""
+    path, reference, baskets = packed
+    rng = random.Random(7)
+    first = min(basket.seek for basket in baskets)
+    outcomes = set()
+    for _ in range(60):
+        flips = [(rng.randrange(first), rng.randrange(1, 256)) for _ in range(3)]
+        got, _ = attempted(damaged_copy(path, tmp_path, flips))
+        if got is None:
+            outcomes.add("refused")
+        else:
+            outcomes.add("read")
+            assert set(map(len, got[1:7])) == {got.offsets[-1]}
+            if len(got.offsets) == 901:
+                assert got.pt.tobytes() == reference.pt.tobytes()
+    assert outcomes == {"refused", "read"}
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="../shared/data is absent")
+def test_damage_in_embedded_baskets(tmp_path):
+    """They lie in the tree's own record, compressed as one, which uproot opens."""
+    path = next(path for path in REAL_2020 if "data_B" in path.name)
+    with uproot.open(path) as file:
+        key = file.key("mini")
+    reference = read(path, simulation=False)
+    rng = random.Random(5)
+    for _ in range(10):
+        at = rng.randrange(key.fSeekKey, key.fSeekKey + key.fNbytes)
+        got, message = attempted(damaged_copy(path, tmp_path, [(at, rng.randrange(1, 256))]), simulation=False)
+        if got is None:
+            assert message.startswith(f"{tmp_path}/b.root: ")
+        else:
+            assert_same(got, reference)
+
+
+# Faults of the source
+
+
+def busy(_, ranges):
+    """Stand in for a read of a server that answers 503."""
+    if ranges:
+        raise TransientError("a.root: 503")
+    return []
+
+
+def test_a_transient_fault_on_the_slow_path_stays_one(packed, monkeypatch):
+    path, reference, _ = packed
+    whole = LocalBytes.read
+    with open_reader(path, slow=True) as reader:
+        monkeypatch.setattr(LocalBytes, "read", busy)
+        with pytest.raises(TransientError, match="503"):
+            list(reader.steps(0, 900))
+        monkeypatch.setattr(LocalBytes, "read", whole)
+        assert_same(gathered(reader, 0, 900), reference)
+
+
+def test_after_a_transient_fault_the_reader_goes_on(packed, monkeypatch):
+    path, reference, _ = packed
+    whole = LocalBytes.read
+    with open_reader(path, step=100) as reader:
+        gathered(reader, 0, 450)
+        monkeypatch.setattr(LocalBytes, "read", busy)
+        with pytest.raises(TransientError, match="503"):
+            gathered(reader, 450, 900)
+        monkeypatch.setattr(LocalBytes, "read", whole)
+        assert_same(gathered(reader, 0, 900), reference)
+
+
+def test_a_reader_that_cannot_start_closes_its_file(tmp_path, monkeypatch):
+    closed = []
+    close = LocalBytes.close
+    monkeypatch.setattr(LocalBytes, "close", lambda self: (closed.append(self.name), close(self)))
+    path = write(tmp_path / "a.root", {"lep_pt": columns(5)["lep_pt"]})
+    with pytest.raises(DataError, match=r"a\.root: tree mini has no branches lep_eta, "):
+        open_reader(path)
+    assert closed == [str(path)]
+
+
+def test_only_what_the_selection_needs_is_read(packed):
+    path, _, _ = packed
+    with open_reader(path, selection=Selection("plain"), simulation=False) as reader:
+        assert reader.names == SCHEMA.kinematics
+        got = gathered(reader, 0, 900)
+        needed = sum(int(reader.layout.branches[name].sizes.sum()) for name in SCHEMA.kinematics)
+        with open_reader(path, selection=Selection("plain"), simulation=False) as other:
+            assert reader.bytes_read - other.bytes_read == needed
+    assert got.matched.shape == got.electron_ok.shape == got.divisor.shape == (0,)
+    assert got.factors.shape == (0, 900)
+    assert not got.trigger.any()
