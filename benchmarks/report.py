@@ -12,8 +12,6 @@ from typing import Any
 
 from rich.table import Table
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-
 #: Relative difference that is allowed between two sums of float32 products.
 TOTAL_TOLERANCE = 1e-5
 
@@ -135,14 +133,19 @@ def remarks(measurements: list[Measurement], ours: str) -> list[str]:
 HEADER = ("way", "best", "median", "best by CPU time", "hzzray is … times as fast")
 
 
+def plain(title: str, header: tuple[str, ...], lines: list[tuple[str, ...]]) -> Table:
+    """Make a table for the terminal: names on the left, numbers on the right."""
+    table = Table(title=title)
+    for index, column in enumerate(header):
+        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
 def terminal(measurements: list[Measurement], ours: str) -> Table:
     """Make the table for the terminal."""
-    table = Table(title="One core, million events a second")
-    for index, column in enumerate(HEADER):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
-    for row in rows(measurements, ours):
-        table.add_row(*row)
-    return table
+    return plain("One core, million events a second", HEADER, rows(measurements, ours))
 
 
 def machine() -> str:
@@ -162,8 +165,7 @@ def versions(measurements: list[Measurement]) -> dict[str, str]:
 
 def markdown(measurements: list[Measurement], ours: str, facts: dict[str, Any]) -> str:
     """Write the section of the documentation that a run replaces."""
-    cells = [HEADER, ("---", "---:", "---:", "---:", "---:"), *rows(measurements, ours)]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+    table = grid(HEADER, rows(measurements, ours))
     packages = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
         f"Measured on {facts['date']}: {facts['machine']}. {facts['events']:,} events, "
@@ -173,10 +175,17 @@ def markdown(measurements: list[Measurement], ours: str, facts: dict[str, Any]) 
     )
 
 
-def replace_section(document: str, section: str) -> str:
-    """Put a section between the markers; raises ValueError where the document lacks them."""
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+def grid(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    """Write a table in Markdown: names on the left, numbers on the right."""
+    cells = [header, ("---", *["---:"] * (len(header) - 1)), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+
+
+def replace_section(document: str, section: str, name: str = "bench") -> str:
+    """Put a section between its markers; raises ValueError where the document lacks them."""
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, begin, rest = document.partition(first)
+    _, end, tail = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"no {BEGIN} … {END} to write between")
+        raise ValueError(f"no {first} … {last} to write between")
     return f"{head}{begin}\n\n{section}\n{end}{tail}"

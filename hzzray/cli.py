@@ -281,6 +281,37 @@ def list_runs(runs: Runs = Path("runs")) -> None:
 
 
 @app.command()
+def compare(
+    run_names: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Runs' ids, or their folders.")],
+    output: Annotated[Path, typer.Option(help="Folder for compare.csv, compare.png and compare.pdf.")] = Path(),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Lay runs of different environments side by side: CPU over time, cost, throughput, scale."""
+    from hzzray.compare import differences, load, summarise, table, write_csv  # noqa: PLC0415
+    from hzzray.timelines import save_comparison  # noqa: PLC0415
+
+    loaded = load([_folder(name, runs) for name in run_names])
+    summaries = [summarise(one) for one in loaded]
+    console.print(table(summaries))
+    for difference in differences(loaded):
+        console.print(difference, style="yellow", highlight=False, markup=False)
+    for path in (write_csv(summaries, output / "compare.csv"), *save_comparison(loaded, output)):
+        console.print(path, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def scale(run_name: Run, runs: Runs = Path("runs")) -> None:
+    """Draw a run's actors, nodes and queue over time (scale.png), from its scale.csv."""
+    from hzzray.compare import load  # noqa: PLC0415
+    from hzzray.timelines import save_scale  # noqa: PLC0415
+
+    folder = _folder(run_name, runs)
+    (loaded,) = load([folder])
+    for path in save_scale(loaded, folder):
+        console.print(path, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def toy(
     folder: Annotated[Path, typer.Argument(help="Where to write, laid out as the release.")] = Path("toy"),
     release_name: Annotated[

@@ -21,6 +21,7 @@ from hzzray.data.catalogue import Release
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
+from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import NodeMeter, Recorder, Usage
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec
@@ -210,7 +211,7 @@ async def _with_ray(
             recorder.add(now, [*usages, machine.usage()])
             recorder.add_scale(now, **scale._asdict())
 
-        pool = Pool(start, reducer, settings.limits, watch)
+        pool = Pool(start, reducer, settings.limits, watch, Metrics(ledger.run_id, "pool"))
         with _signals(pool.obey):
             state = await pool.run(MemorySource(ledger.due()), progress)
     return state, pool.wish

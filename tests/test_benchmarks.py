@@ -63,16 +63,21 @@ def test_ratio_and_scaling_and_reasons():
 
 
 def test_a_section_is_replaced_and_the_rest_stays():
-    document = f"head\n{report.BEGIN}\nold\n{report.END}\ntail\n"
+    document = "head\n<!-- bench:begin -->\nold\n<!-- bench:end -->\ntail\n"
     once = report.replace_section(document, "new")
-    assert once == f"head\n{report.BEGIN}\n\nnew\n{report.END}\ntail\n"
+    assert once == "head\n<!-- bench:begin -->\n\nnew\n<!-- bench:end -->\ntail\n"
     assert report.replace_section(once, "new") == once
     with pytest.raises(ValueError, match="bench:begin"):
         report.replace_section("no markers", "new")
 
 
-def test_the_document_has_the_markers():
-    report.replace_section((BENCHMARKS.parent / "docs" / "performance.md").read_text(encoding="utf-8"), "")
+@pytest.mark.parametrize("name", ["bench", "engine"])
+def test_the_document_has_the_markers(name):
+    report.replace_section((BENCHMARKS.parent / "docs" / "performance.md").read_text(encoding="utf-8"), "", name)
+
+
+def test_a_table_in_markdown():
+    assert report.grid(("a", "b"), [("x|y", "1")]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
 
 
 @pytest.mark.parametrize(

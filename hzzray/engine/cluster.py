@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,16 +23,20 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+# A cluster of one machine. Without this all but the dashboard would listen on every interface: Ray turns 127.0.0.1 into
+# the machine's address where it is asked for it, except on systems on which it leaves such clusters alone.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 # One thread a worker: actors are the parallelism.
 _THREADS = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
+_COMMON: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
+
+# How long the address of a cluster may take to answer.
+_KNOCK_S = 10.0
+
 # Partials are small: the object store needs little, and a laptop has other uses for its memory.
 _OBJECT_STORE = 128 * 1024**2
-
-
-# Ray on Linux puts its ports on all of the machine's addresses, whatever address it is given, unless this says, when
-# it is imported, that no other node will join: so it does on the other systems by itself.
-_ALONE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class ClusterError(HzzrayError):
@@ -47,47 +54,111 @@ def cluster(cpus: int) -> Iterator[None]:
 
     In a process that uses Ray already, that stays as it is. Raises ClusterError saying why there is no cluster.
     """
-    for key, value in _SETTINGS.items():
-        os.environ.setdefault(key, value)
-    alone = _ALONE not in os.environ and not os.environ.get("RAY_ADDRESS")
-    if alone:
-        os.environ[_ALONE] = "0"
-    import ray  # noqa: PLC0415 (a second to import, and it reads its settings as it is)
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    own = address == "local"
+    with _environment(_SETTINGS | (_LOOPBACK | _THREADS | _token() if own else _guest())):
+        import ray  # noqa: PLC0415 (a second to import, and it reads its settings as it is)
+        from ray.exceptions import RayError  # noqa: PLC0415
 
-    if alone:
-        del os.environ[_ALONE]  # it would keep a later `ray start` from joining a cluster
-    if ray.is_initialized():
-        yield
-        return
-    _connect(cpus)
+        if ray.is_initialized():
+            yield
+            return
+        _reread_settings()
+        try:
+            if own:
+                _start(cpus)
+            else:
+                _attach(address)
+        except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+            where = "a local Ray cluster can't be started" if own else f"no Ray cluster at RAY_ADDRESS={address}"
+            raise ClusterError(f"{where}: {' '.join(str(error).split())}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Set what isn't set; unset it in the end, so that a later cluster may be another kind."""
+    ours = {key: value for key, value in settings.items() if key not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        ray.shutdown()
+        for key in ours:
+            os.environ.pop(key, None)
 
 
-def _connect(cpus: int) -> None:
+def _token() -> dict[str, str]:
+    """Make settings that keep other users of this machine out of a local cluster, with nothing written to HOME.
+
+    Who wants to open the dashboard gives a token (``RAY_AUTH_TOKEN``, or ``ray get-auth-token --generate`` once) or
+    does without (``RAY_AUTH_MODE=disabled``).
+    """
+    settings = {"RAY_AUTH_MODE": "token"}
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ and not (Path.home() / ".ray" / "auth_token").exists():
+        settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return settings
+
+
+def _guest() -> dict[str, str]:
+    """Make settings of a driver of another's cluster: a token that was given is used, which Ray alone would not."""
+    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    # That it answers is known before, so that a few attempts tell whether it takes the token.
+    return {"RAY_AUTH_MODE": "token" if given else "disabled", "RAY_NUM_REDIS_GET_RETRIES": "3"}
+
+
+def _reread_settings() -> None:
+    """Make Ray see the settings that it read when it was imported, which may have been before they were set."""
+    from ray import _raylet  # noqa: PLC0415
+    from ray._private import ray_constants  # noqa: PLC0415
+
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1") in ("1", "true")
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+
+
+def _start(cpus: int) -> None:
     import ray  # noqa: PLC0415
 
-    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
-    address = os.environ.get("RAY_ADDRESS")
+    ray.init(
+        address="local",  # one that runs here already is used only when it is asked for
+        num_cpus=cpus,
+        num_gpus=0,
+        object_store_memory=min(_OBJECT_STORE, psutil.virtual_memory().available // 8),
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        _node_ip_address="127.0.0.1",
+        **_COMMON,
+    )
+
+
+def _attach(address: str) -> None:
+    """Connect to a cluster that is there: from one of its nodes, or as a job of it."""
+    import ray  # noqa: PLC0415
+
+    if "://" in address:
+        raise ValueError("a run must be on a node of the cluster: start it there, or by ray job submit")
+    if address != "auto":
+        _knock(address)
+    # What the job was submitted with goes first: Ray refuses to merge a variable that both set.
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    set_by_job = (job.get("runtime_env") or {}).get("env_vars") or {}
+    threads = {key: value for key, value in _THREADS.items() if key not in set_by_job}
     try:
-        if address:
-            ray.init(address=address, runtime_env={"env_vars": _THREADS}, **common)
-            return
-        # A cluster of this process alone, on 127.0.0.1: no token is needed, nor written to HOME.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Its processes inherit these; a runtime_env would start each actor's process anew, in seconds.
-        for key, value in _THREADS.items():
-            os.environ.setdefault(key, value)
-        ray.init(
-            num_cpus=cpus,
-            object_store_memory=min(_OBJECT_STORE, psutil.virtual_memory().available // 8),
-            dashboard_host="127.0.0.1",
-            include_dashboard=True,
-            _node_ip_address="127.0.0.1",
-            **common,
-        )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
-        raise ClusterError(f"{where} can't be reached: {' '.join(str(error).split())}") from error
+        ray.init(address=address, runtime_env={"env_vars": threads}, **_COMMON)
+    except ConnectionError as error:
+        raise ConnectionError("it answers, but lets nobody in without its token (RAY_AUTH_TOKEN)") from error
+
+
+def _knock(address: str) -> None:
+    """See whether a gRPC server answers at an address, host:port: Ray itself would try for many minutes."""
+    import grpc  # noqa: PLC0415
+
+    if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false"):
+        return  # such a server answers only those who have its certificates
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_KNOCK_S)
+        except grpc.FutureTimeoutError as error:
+            raise ConnectionError(f"no answer within {_KNOCK_S:g} s") from error

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import ray
 from ray.exceptions import (
     ActorDiedError,
+    ActorUnavailableError,
     OutOfMemoryError,
     RayActorError,
     RayError,
@@ -32,6 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.ledger import Wish
 from hzzray.engine.limits import Limits
+from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import State, Usage, absent
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
@@ -75,6 +77,7 @@ _FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
 _TICK_S = 1.0
 _STRAGGLER_S = 2.0
 _PING_S = 60.0
+_DEATHS = 5  # of an actor that was never heard of, in a row
 
 
 @dataclass(eq=False, slots=True)
@@ -130,11 +133,13 @@ class Pool:
         reducer: Handle,
         limits: Limits,
         watcher: Watcher | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._start = start
         self._reducer = reducer
         self._limits = limits
         self._watcher = watcher
+        self._metrics = metrics or Metrics("", "pool")
         self._actors: list[_Actor] = []
         self._started = 0
         self._free: asyncio.Queue[Slot] = asyncio.Queue()
@@ -410,25 +415,27 @@ class Pool:
             self._revivals.add(self._group.create_task(self._revive(actor)))
 
     async def _revive(self, actor: _Actor) -> None:
-        """Wait until an actor answers, then offer its slots. Raises ClusterError when it dies again and again."""
+        """Wait until an actor answers, then offer its slots. Raises ClusterError when it dies for good again and again.
+
+        It may be long in coming: its demand is what makes the autoscaler add a node.
+        """
         deaths = 0
         for wait in _waits(self._limits.back_off_s):
-            if actor.leaving:
-                return
             try:
                 await asyncio.wait_for(self._usage(actor), _PING_S)
-            except TimeoutError:
-                continue  # it waits for a node; its demand is what makes the autoscaler add one
-            except RayError as error:
-                deaths += 1
-                if deaths > self._limits.crashes:
-                    cause = error.cause if isinstance(error, RayTaskError) else error
-                    raise ClusterError(f"{actor.name} can't be kept alive: {_first_line(cause)}") from error
-                if isinstance(error, ActorDiedError):  # for good: it could not even be made
-                    actor.handle = self._start(actor.name)
-                await asyncio.sleep(wait)
-            else:
                 break
+            except TimeoutError:
+                continue
+            except RayError as error:
+                if actor.leaving:
+                    return
+                if not isinstance(error, ActorUnavailableError):
+                    deaths += 1
+                    if deaths >= _DEATHS:
+                        raise ClusterError(f"{actor.name} can't be kept alive: {_reason(error)}") from error
+                    if isinstance(error, ActorDiedError):  # it could not even be made
+                        actor.handle = self._start(actor.name)
+            await asyncio.sleep(wait)
         actor.ready = True
         for _ in range(IN_FLIGHT):
             self._offer((actor, actor.life))
@@ -455,24 +462,34 @@ class Pool:
     def _free_the_hung(self) -> None:
         now = time.monotonic()
         for actor in self._actors:
-            if actor.ready and actor.flying and now - actor.since > self._limits.timeout_s:
+            late = actor.ready and actor.flying and now - actor.since > self._limits.timeout_s
+            if late and actor.hung is not actor.flying[0]:  # a second kill would hit the actor's next life
                 actor.hung = actor.flying[0]
                 ray.kill(actor.handle, no_restart=False)
 
     def _chase_stragglers(self) -> None:
-        """When there is nothing else to do, start the oldest task a second time elsewhere: the first result counts."""
+        """When there is nothing else to do, start old tasks, and what waits behind them, a second time elsewhere.
+
+        The first result counts.
+        """
         if not self._hungry or self._task_s is None:
             return
         now = time.monotonic()
         for actor in self._actors:
-            old = actor.flying and now - actor.since > max(_STRAGGLER_S, 4 * self._task_s)
-            if not old or actor.flying[0].copies > 1 or self._free.empty():
+            if not actor.flying or now - actor.since < max(_STRAGGLER_S, 4 * self._task_s):
                 continue
+            for delivery in actor.flying:
+                if not delivery.settled and delivery.copies == 1 and (slot := self._spare(actor)):
+                    self._send(slot, delivery)
+
+    def _spare(self, busy: _Actor) -> Slot | None:
+        """Take a free slot of any other actor, if there is one."""
+        for _ in range(self._free.qsize()):
             slot = self._free.get_nowait()
-            if _holds(slot) and slot[0] is not actor:
-                self._send(slot, actor.flying[0])
-            else:
-                self._offer(slot)
+            if _holds(slot) and slot[0] is not busy:
+                return slot
+            self._offer(slot)
+        return None
 
     def _fit(self) -> None:
         """Start actors for the work that is left at once; let them go when fewer have sufficed for a while."""
@@ -513,6 +530,9 @@ class Pool:
             in_flight=len(self._open),
         )
         watcher(rows, scale)
+        self._metrics.level("actors", scale.actors)
+        self._metrics.level("tasks_waiting", scale.waiting)
+        self._metrics.level("tasks_in_flight", scale.in_flight)
 
     async def _finish(self) -> None:
         """Wait for what is in flight and uncommitted, if it is wanted still; not beyond a bound when draining."""
@@ -554,6 +574,14 @@ def _waits(bounds: tuple[float, float]) -> Iterator[float]:
 def _first(error: BaseException) -> BaseException:
     """Find the first error in nested groups."""
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _reason(error: RayError) -> str:
+    """Say in one line why an actor died: in its constructor, what that raised."""
+    cause = _cause(error)
+    if isinstance(cause, RayActorError) and cause.actor_init_failed:
+        return str(cause).strip().splitlines()[-1]
+    return _first_line(cause)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hzzray.engine.ledger import Ledger, Outcome, Wish
+from hzzray.engine.metrics import Metrics
 from hzzray.messages import Cost, Counts, Failure, Partial, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
@@ -35,6 +36,7 @@ class Reducer:
         self._ledger = Ledger.open(path)
         self._ledger.take_over()
         self._reading = Ledger.open(path)
+        self._metrics = Metrics(self._ledger.run_id, "reducer")
         spec = self._ledger.spec
         self._shape = len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)
         failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
@@ -74,6 +76,8 @@ class Reducer:
             failures={name: failure for name, failure in sums.failures.items() if name not in overtaken},
             cost=sum((partial.cost for partial in merged), sums.cost),
         )
+        self._metrics.count("tasks_merged", len(merged))
+        self._metrics.count("tasks_duplicate", outcomes.count("duplicate"))
         return outcomes
 
     def _totals(self, partials: Sequence[Partial]) -> dict[str, Histogram]:
@@ -90,6 +94,7 @@ class Reducer:
             counts = sums.counts._replace(failed=sums.counts.failed + 1)
             failures = sums.failures | {failure.task.task_id: failure}
             self._sums = replace(sums, version=sums.version + 1, counts=counts, failures=failures)
+            self._metrics.count("tasks_failed")
 
     def split(self, task: Task, parts: Sequence[Task]) -> bool:
         """Commit that a task is replaced by parts of it; False when that came too late."""

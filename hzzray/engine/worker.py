@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from hzzray.data.reader import Reader
+from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage
 from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Cost, Partial, RunSpec, Task
@@ -48,6 +49,10 @@ class Worker:
         with self._meter.working(task):
             partial = self._compute(task)
         self._meter.add(partial.cost)
+        metrics = Metrics(task.run_id, self.name)
+        metrics.count("events", partial.cost.events)
+        metrics.count("bytes_read", partial.cost.bytes_read)
+        metrics.observe("task_seconds", partial.cost.wall_s)
         return partial
 
     def _compute(self, task: Task) -> Partial:

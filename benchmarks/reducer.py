@@ -1,0 +1,212 @@
+"""How fast results become durable: commits of the ledger, and the reducer's actor under 1 000 simulated workers.
+
+Run by hand or by ``make bench-engine``. Writes its section of docs/performance.md when it is a full run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime as dt
+import math
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+from rich.console import Console
+
+from hzzray.data.catalogue import release
+from hzzray.engine.cluster import cluster
+from hzzray.engine.ledger import Ledger
+from hzzray.engine.pool import BATCH, start_reducer
+from hzzray.engine.reducer import Reducer
+from hzzray.messages import Cost, Partial, Task
+from hzzray.physics.histogram import LIMB_BITS, Histogram
+from hzzray.physics.selection import CHANNELS
+from hzzray.run import make_spec
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "performance.md"
+
+FULL_TASKS = 100_000
+WORKERS = 1_000
+
+#: Batch sizes, and how many commits of each are timed at the beginning and at the end.
+COMMITS = {1: 500, 16: 200, 256: 40}
+
+#: Seconds a task takes each simulated worker: what is offered is WORKERS over it.
+TASK_S = (4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.05)
+STEP_S = 4.0
+
+#: A reducer that commits less of what is offered is saturated.
+KEEPS_UP = 0.9
+
+EVENTS = 100
+KINDS = 64
+SPEC = make_spec(release("toy"))
+
+
+def packed(seed: int) -> bytes:
+    """Pack a histogram of some thousand events, with products of float32 for weights."""
+    rng = np.random.default_rng(seed)
+    made = Histogram.zeros(len(CHANNELS), SPEC.axis.bins, len(SPEC.selection.cuts))
+    at = rng.integers(len(CHANNELS), size=2000), rng.normal(18, 8, 2000).clip(0, SPEC.axis.bins + 1).astype(int)
+    np.add.at(made.counts, at, 1)
+    for sums, low, high in ((made.sumw, 2, 4), (made.sumw2, 1, 4)):
+        np.add.at(sums.limbs[..., low:high], at, rng.integers(0, 2**LIMB_BITS, (2000, high - low)))
+    return made.pack()
+
+
+def planned(path: Path, number: int) -> list[Partial]:
+    """Create a ledger of so many tasks; returns their partials."""
+    names = [sample.name for sample in SPEC.release.samples]
+    each = -(-number // len(names))
+    tasks = [
+        Task(
+            run_id="bench", spec=SPEC.digest, sample=name, file=f"/data/{name}.root", uuid=f"uuid-{name}", tree="mini",
+            start=i * EVENTS, stop=(i + 1) * EVENTS,
+        )
+        for name in names
+        for i in range(each)
+    ][:number]  # fmt: skip
+    with Ledger.create(path, "bench", SPEC, "bench") as ledger:
+        ledger.plan(tasks, {})
+    bodies = [packed(i) for i in range(KINDS)]
+    cost = Cost(1.0, 1.0, 0.1, 1000, EVENTS)
+    return [Partial(task, bodies[i % KINDS], cost, "worker-0") for i, task in enumerate(tasks)]
+
+
+def rate(reducer: Reducer, partials: list[Partial], batch: int) -> tuple[float, float]:
+    """Merge in batches; returns tasks per second of wall clock (median commit) and of CPU."""
+    times = []
+    cpu = time.process_time()
+    for i in range(0, len(partials), batch):
+        begun = time.perf_counter()
+        reducer.merge(partials[i : i + batch])
+        times.append(time.perf_counter() - begun)
+    return batch / statistics.median(times), len(partials) / (time.process_time() - cpu)
+
+
+def commits(folder: Path, tasks: int) -> list[tuple[str, ...]]:
+    """Time the first and the last commits of a run of many tasks, for each batch size."""
+    lines = []
+    for batch, number in COMMITS.items():
+        timed = min(batch * number, tasks // 3)
+        path = folder / f"commits-{batch}" / "ledger.db"
+        partials = planned(path, tasks)
+        reducer = Reducer(path)
+        first, first_by_cpu = rate(reducer, partials[:timed], batch)
+        rate(reducer, partials[timed:-timed], 4 * BATCH)
+        last, last_by_cpu = rate(reducer, partials[-timed:], batch)
+        reducer.close()
+        begun = time.perf_counter()
+        Reducer(path).close()
+        again = time.perf_counter() - begun
+        rates = (f"{number:,.0f}" for number in (first, last, first_by_cpu, last_by_cpu))
+        lines.append((f"{batch}", *rates, f"{again:.1f}"))
+    return lines
+
+
+async def offer(reducer: Any, partials: list[Partial], task_s: float) -> tuple[tuple[str, ...], float, bool]:
+    """Let WORKERS deliver at random, one task each in task_s seconds on average; commit as the pool does."""
+    rng = np.random.default_rng(1)
+    due = np.cumsum(rng.exponential(task_s / WORKERS, len(partials)))
+    due = due[due < STEP_S]
+    latencies, batches = [], []
+    begun, at = time.perf_counter(), 0
+    while at < len(due):
+        ready = int(np.searchsorted(due, time.perf_counter() - begun))
+        if ready == at:
+            await asyncio.sleep(max(0.0, due[at] - (time.perf_counter() - begun)))
+            continue
+        batch = slice(at, min(ready, at + BATCH))
+        await reducer.merge.remote(partials[batch])
+        latencies += (time.perf_counter() - begun - due[batch]).tolist()
+        batches.append(batch.stop - batch.start)
+        at = batch.stop
+    done = at / (time.perf_counter() - begun)
+    keeps_up = done > KEEPS_UP * len(due) / STEP_S
+    median, high = np.quantile(latencies, [0.5, 0.99]) * 1000
+    line = (
+        f"{task_s:g}", f"{len(due) / STEP_S:,.0f}", f"{done:,.0f}", f"{statistics.mean(batches):.0f}", f"{median:.0f}",
+        f"{high:.0f}",
+    )  # fmt: skip
+    return line, done, keeps_up
+
+
+async def saturation(path: Path, partials: list[Partial]) -> tuple[list[tuple[str, ...]], str]:
+    """Raise the load on the reducer's actor until it keeps up no more; returns rows, and what they come to."""
+    reducer = start_reducer(path, "bench")
+    await reducer.merge.remote(partials[:1])
+    lines = []
+    used, most, bearable = 1, 0.0, math.inf
+    for task_s in TASK_S:
+        room = partials[used : used + int(1.2 * STEP_S * WORKERS / task_s) + 100]
+        line, done, keeps_up = await offer(reducer, room, task_s)
+        used += len(room)
+        lines.append(line)
+        most = max(most, done)
+        if not keeps_up:
+            break
+        bearable = task_s
+    return lines, (
+        f"The actor commits {most:,.0f} tasks a second at most. It keeps up with {WORKERS:,} workers whose tasks take "
+        f"{bearable:g} s or longer."
+    )
+
+
+COMMIT_HEADER = (
+    "partials in a commit", "first, tasks/s", "last, tasks/s", "first, tasks a CPU second", "last, tasks a CPU second",
+    "starting again, s",
+)  # fmt: skip
+LOAD_HEADER = (
+    "s a task of 1 000 workers", "offered, tasks/s", "committed, tasks/s", "partials in a commit",
+    "median wait, ms", "99 % wait, ms",
+)  # fmt: skip
+
+
+def main() -> int:
+    """Measure, print, and write the document's section."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=FULL_TASKS, help="tasks in a ledger (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where ledgers are written: the disk that is measured")
+    options = parser.parse_args()
+    if options.tasks < 1000:
+        parser.error("--tasks must be 1000 at least")
+    console = Console()
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="hzzray-") as name:
+        folder = Path(name)
+        with console.status("commits"):
+            first = commits(folder, options.tasks)
+        console.print(report.plain(f"Commits, from the first to the {options.tasks:,}th task", COMMIT_HEADER, first))
+        path = folder / "actor" / "ledger.db"
+        needed = int(1.3 * STEP_S * sum(WORKERS / task_s for task_s in TASK_S))
+        with console.status("the reducer's actor"), cluster(1):
+            load, verdict = asyncio.run(saturation(path, planned(path, needed)))
+    console.print(report.plain("The reducer's actor under 1,000 simulated workers", LOAD_HEADER, load))
+    console.print(verdict, highlight=False)
+    if options.tasks < FULL_TASKS:
+        console.print(f"{DOCUMENT.name} is left alone: not a full run")
+        return 0
+    section = (
+        f"Measured on {dt.datetime.now(tz=dt.UTC).date().isoformat()}: {report.machine()}. Partials of "
+        f"{statistics.mean(len(packed(i)) for i in range(KINDS)):,.0f} bytes.\n"
+        f"Command: `{shlex.join(['python', 'benchmarks/reducer.py', *sys.argv[1:]])}`.\n\n"
+        f"The ledger alone, in one process, up to {options.tasks:,} tasks (first and last commits, medians):\n\n"
+        f"{report.grid(COMMIT_HEADER, first)}\n\n"
+        "The actor under Ray; partials are made up, and come at random as from 1 000 workers. A wait is from a "
+        f"partial's coming to its commit:\n\n{report.grid(LOAD_HEADER, load)}\n\n{verdict}\n"
+    )
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(report.replace_section(text, section, "engine"), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
