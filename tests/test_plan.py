@@ -1,6 +1,8 @@
 """Files to tasks: nothing twice, nothing left out, named by content; and what all of it costs over HTTP."""
 
+import contextlib
 import hashlib
+import os
 import shutil
 
 import numpy as np
@@ -15,7 +17,7 @@ from hzzray.data.layout import read_layout
 from hzzray.data.plan import check_source, cuts, make_plan
 from hzzray.data.storage import open_bytes
 from hzzray.engine.worker import Worker
-from hzzray.errors import UsageError
+from hzzray.errors import DataError, TransientError, UsageError
 from hzzray.run import make_spec
 from tests.support.http_server import serve
 from tests.support.root_files import REAL, REAL_2020, columns, write
@@ -298,6 +300,32 @@ def test_a_busy_server_is_a_failure_that_may_pass_and_no_message_shows_its_login
             plan(url, of=spec("data_A"))
     for text in (busy.reason, twice.reason, str(caught.value)):
         assert "password" not in text
+
+
+def test_a_worker_opens_a_file_anew_after_a_fault(source):
+    """A file that was put right under its name is read as it is now, by a worker that had the bad one open."""
+    path = source / PATHS["Zee"]
+    (task,) = plan(source, of=spec("Zee")).tasks
+    whole = path.read_bytes()
+    worker = Worker(spec("Zee"), (str(source),))
+    expected = worker.process(task).packed
+    worker.close()
+    with contextlib.closing(open_bytes(str(path))) as opened:
+        seek = int(read_layout(opened, "mini", ("lep_pt",), None).branches["lep_pt"].seeks[3])
+    replaced = path.with_suffix(".part")
+    replaced.write_bytes(whole[:seek] + bytes(60) + whole[seek + 60 :])
+    replaced.replace(path)
+    with pytest.raises(DataError, match="branch lep_pt, basket 3: corrupt"):
+        worker.process(task)
+    replaced.write_bytes(whole)
+    replaced.replace(path)
+    assert worker.process(task).packed == expected
+    path.write_bytes(whole)  # under the worker's eyes
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(TransientError, match="changed while it was read"):
+        worker.process(task)
+    assert worker.process(task).packed == expected
+    worker.close()
 
 
 # What it costs over HTTP

@@ -112,7 +112,7 @@ def test_a_local_file_that_is_written_over_is_noticed(tmp_path):
         source.read([(0, 10)])
         path.write_bytes(CONTENT[::-1])
         os.utime(path, ns=(1, 1))  # even within one tick of the clock
-        with pytest.raises(DataError, match=r"a\.root: changed while it was read"):
+        with pytest.raises(TransientError, match=r"a\.root: changed while it was read"):
             source.read([(0, 10)])
     finally:
         source.close()

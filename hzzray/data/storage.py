@@ -62,7 +62,7 @@ class LocalBytes:
         return state.st_size, state.st_mtime_ns
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Read ranges; raises DataError where the file ends before or has changed, TransientError on faults."""
+        """Read ranges; raises DataError beyond the file's end, TransientError on faults or when it has changed."""
         _check_within(self, ranges)
         out = []
         try:
@@ -73,7 +73,7 @@ class LocalBytes:
         except OSError as error:
             raise TransientError(f"{self.name}: {error.strerror}") from error
         if changed:
-            raise DataError(f"{self.name}: changed while it was read")
+            raise TransientError(f"{self.name}: changed while it was read")
         for (start, length), data in zip(ranges, out, strict=True):
             if len(data) != length:
                 raise TransientError(f"{self.name}: {len(data)} bytes came at {start} where {length} were asked for")

@@ -8,7 +8,7 @@ from pathlib import Path
 from hzzray.data.reader import Reader
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage
-from hzzray.errors import DataError
+from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.kernels import cuts, fill, warm_up
@@ -67,8 +67,12 @@ class Worker:
         cut = cuts(spec.selection, spec.release.schema_.gev, spec.release.normalisation(sample, spec.luminosity))
         rows = len(spec.selection.cuts)
         histogram = Histogram.zeros(len(CHANNELS), spec.axis.bins, rows)
-        for columns in reader.steps(task.start, task.stop):
-            histogram += fill(columns, cut, spec.axis, rows)
+        try:
+            for columns in reader.steps(task.start, task.stop):
+                histogram += fill(columns, cut, spec.axis, rows)
+        except HzzrayError:
+            self.close()  # the next try opens the file anew: it may have been put right, or replaced
+            raise
         read_s, bytes_read = self._counted  # by earlier tasks of this file; opening it counts for its first one
         self._counted = reader.read_s, reader.bytes_read
         cost = Cost(
