@@ -31,7 +31,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hzzray.engine.cluster import ClusterError
-from hzzray.engine.ledger import Wish
+from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import Usage
 from hzzray.engine.reducer import Reducer
@@ -302,6 +302,10 @@ class Pool:
                 if isinstance(error.cause, HzzrayError):
                     raise error.cause from error
                 raise
+            except ActorDiedError as error:  # for good; from restarts it comes back
+                if error.actor_init_failed:
+                    raise LedgerError(f"the reducer can't start: {_reason(error)}") from error
+                raise FencedError("the reducer was ended: another process has taken over the run") from error
             except RayActorError as error:
                 if time.monotonic() - begun > self._limits.reducer_s:
                     raise ClusterError(f"the reducer can't be kept alive: {_first_line(error)}") from error
