@@ -130,6 +130,7 @@ class Pool:
         self._started = 0
         self._free: asyncio.Queue[Slot] = asyncio.Queue()
         self._done: asyncio.Queue[tuple[_Delivery, Partial]] = asyncio.Queue(UNCOMMITTED)
+        self._committing = asyncio.Lock()
         self._open: set[_Delivery] = set()
         self._attempts: set[asyncio.Task[None]] = set()
         self._revivals: set[asyncio.Task[None]] = set()
@@ -179,8 +180,9 @@ class Pool:
                 self._resize(self._limits.min_actors)
                 await self._dispatch()
                 await self._finish()
-                for task in services:
-                    task.cancel()
+                async with self._committing:  # a commit that has begun is still counted
+                    for task in services:
+                        task.cancel()
                 self._abandon()
         except BaseExceptionGroup as group:
             ours = group.subgroup(HzzrayError)
@@ -274,10 +276,11 @@ class Pool:
             batch = [await self._done.get()]
             while len(batch) < BATCH and not self._done.empty():
                 batch.append(self._done.get_nowait())
-            await self._call("merge", [partial for _, partial in batch])
-            for delivery, _ in batch:
-                self._forget(delivery)
-                self._settle(delivery, self._source.ack, delivery.task)
+            async with self._committing:
+                await self._call("merge", [partial for _, partial in batch])
+                for delivery, _ in batch:
+                    self._forget(delivery)
+                    self._settle(delivery, self._source.ack, delivery.task)
 
     def _settle(self, delivery: _Delivery, tell: Callable[..., None], *told: object) -> None:
         """Tell the source what became of a delivery: once, whichever of its copies came first."""
