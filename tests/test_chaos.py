@@ -270,3 +270,155 @@ def test_stragglers_are_started_twice_and_merged_once(troubled, toys_digest):
     assert check_ledger(path) == len(tasks)
     assert marks.seen(tasks[0].task_id) == 2
     assert sum(marks.seen(task.task_id) for task in tasks) <= len(tasks) + 2
+
+
+# Several drivers at once, and what their users and the system ask of them.
+
+RUN = ("--chunk", 10, "--actors", 1)
+
+
+def test_two_runs_at_once_on_one_cluster(address, toys, toys_digest, tmp_path):
+    with Driver(address, toys, tmp_path, "one", *RUN) as one, Driver(address, toys, tmp_path, "two", *RUN) as two:
+        assert [one.end(), two.end()] == [0, 0], one.said() + two.said()
+    for driver in (one, two):
+        assert digest_of(driver) == toys_digest
+        check_ledger(driver.ledger)
+    nothing_is_left()
+
+
+def test_a_second_driver_of_a_run_takes_it_over(address, many, many_digest, tmp_path):
+    with (
+        Driver(address, many, tmp_path, "same", *RUN) as first,
+        Driver(address, many, tmp_path, "same", *RUN) as second,
+    ):
+        # Only one of them may win: the later one; and the earlier one says why it stopped, at once.
+        assert {first.end(60), second.end()} == {0, 1}, first.said() + second.said()
+    loser = first if first.code else second
+    assert "another process has taken over" in loser.said().strip().splitlines()[-1]
+    assert "Traceback" not in loser.said()
+    assert digest_of(first) == many_digest
+    check_ledger(first.ledger)
+    nothing_is_left()
+
+
+def test_a_live_run_is_taken_over(address, many, many_digest, tmp_path):
+    with Driver(address, many, tmp_path, "same", *RUN) as first:
+        first.wait_until_merged(100)
+        with Driver(address, many, tmp_path, "same", *RUN) as second:
+            assert first.end(60) == 1
+            assert "another process has taken over" in first.said().strip().splitlines()[-1]
+            assert second.end() == 0, second.said()
+    assert digest_of(second) == many_digest
+    check_ledger(second.ledger)
+
+
+def test_pause_resume_drain_and_cancel(cli, address, many, many_digest, tmp_path):
+    with Driver(address, many, tmp_path, "run", *RUN) as driver:
+        driver.wait_until_merged(100)
+        assert cli("pause", "run", "--runs", tmp_path)[0] == 0
+        wait_for("a pause", lambda: is_still(driver))
+        paused = driver.counts()
+        assert paused.due
+        assert "asked to pause" in cli("status", "run", "--runs", tmp_path)[1]
+        assert cli("resume", "run", "--runs", tmp_path)[0] == 0
+        driver.wait_until_merged(paused.merged + 100)
+        for wish in ("drain", "cancel"):
+            assert cli(wish, "run", "--runs", tmp_path)[0] == 0
+            assert driver.end(30) == 1
+            left = driver.counts().due
+            assert f"run run: {wish}, {left} tasks left; the same --run-id goes on with them" in driver.said()
+            assert left
+            driver.start()
+            driver.wait_until_merged(driver.counts().merged + 100)
+        assert driver.end() == 0, driver.said()
+    assert digest_of(driver) == many_digest
+    check_ledger(driver.ledger)
+
+
+def is_still(driver):
+    before = driver.counts()
+    time.sleep(2)
+    return driver.counts() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_a_run_that_resumes(address, many, many_digest, tmp_path, number):
+    with Driver(address, many, tmp_path, "run", *RUN) as driver:
+        driver.wait_until_merged(100)
+        driver.signal(number)
+        assert driver.end(25) == 1  # what is in flight takes far less than the bound of 30 s
+        left = driver.counts().due
+        assert left
+        assert f"run run: drain, {left} tasks left" in driver.said()
+        driver.start()
+        assert driver.end() == 0, driver.said()
+    assert digest_of(driver) == many_digest
+    check_ledger(driver.ledger)
+
+
+def test_a_second_interrupt_ends_a_run_at_once(address, toys, toys_digest, tmp_path):
+    with Driver(address, toys, tmp_path, "run", *RUN) as driver:
+        driver.wait_until_merged(100)
+        for worker in actors("Worker"):
+            worker.suspend()  # so that there is something that a drain waits for
+        driver.signal(signal.SIGINT)
+        time.sleep(1)  # two signals at once are one
+        assert driver.code is None
+        driver.signal(signal.SIGINT)
+        assert driver.end(20) == 1
+        assert "run run: cancel" in driver.said()
+        assert "Traceback" not in driver.said()
+        driver.start()
+        assert driver.end() == 0, driver.said()
+    assert digest_of(driver) == toys_digest
+    check_ledger(driver.ledger)
+    nothing_is_left()
+
+
+def test_a_corrupt_file_among_good_ones_is_listed_and_replayed(cli, address, toys, toys_digest, tmp_path, monkeypatch):
+    folder = tmp_path / "toys"
+    shutil.copytree(toys, folder)
+    path = folder / release("toy").sample("Zee").path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes(len(whole) - 1000))
+    with Driver(address, folder, tmp_path, "run", "--chunk", 500, "--actors", 2) as driver:
+        assert driver.end() == 3, driver.said()
+    counts = driver.counts()
+    assert counts.failed
+    assert counts.merged == counts.planned - counts.failed
+    monkeypatch.setenv("COLUMNS", "300")
+    code, out, _ = cli("failures", "run", "--runs", tmp_path)
+    assert code == 0
+    assert "Zee" in out
+    path.write_bytes(whole)
+    code, out, err = cli("replay", "run", "--runs", tmp_path)
+    assert code == 0, out + err
+    assert digest_of(driver) == toys_digest
+    check_ledger(driver.ledger)
+
+
+@pytest.mark.timeout(400)
+def test_memory_is_flat_over_20_000_tiny_tasks(spec, toys, tmp_path):
+    """Driver and reducer need no more at the end than at the start, but for what SQLite and Python keep."""
+    path = tmp_path / "run" / "ledger.db"
+    planned = len(plan_run(path, spec, toys, 1))
+    assert planned > 20_000
+    sizes, begun = {}, []
+
+    def progress(counts):
+        (reducer,) = actors("Reducer")
+        if counts.merged >= 2_000:
+            begun.append((time.monotonic(), counts.merged))
+            sizes[counts.merged] = (psutil.Process().memory_info().rss, reducer.memory_info().rss)
+
+    state = pool_run(path, starter(Quick, spec, ...), Limits(**TWO), progress=progress)
+    assert state.counts.merged == planned
+    (first_at, first), (last_at, last) = begun[0], begun[-1]
+    print(
+        f"{(last - first) / (last_at - first_at):.0f} tasks/s",
+        {n: [b >> 20 for b in both] for n, both in sizes.items()},
+    )
+    assert last - first > 5_000
+    for before, after in zip(sizes[first], sizes[last], strict=True):
+        assert after - before < 30 * 2**20
+    nothing_is_left()

@@ -31,7 +31,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hzzray.engine.cluster import ClusterError
-from hzzray.engine.ledger import Wish
+from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import State, Usage, absent
@@ -144,6 +144,7 @@ class Pool:
         self._started = 0
         self._free: asyncio.Queue[Slot] = asyncio.Queue()
         self._done: asyncio.Queue[tuple[_Delivery, Partial]] = asyncio.Queue(UNCOMMITTED)
+        self._committing = asyncio.Lock()
         self._open: set[_Delivery] = set()
         self._attempts: set[asyncio.Task[None]] = set()
         self._revivals: set[asyncio.Task[None]] = set()
@@ -193,8 +194,9 @@ class Pool:
                 self._resize(self._limits.min_actors)
                 await self._dispatch()
                 await self._finish()
-                for task in services:
-                    task.cancel()
+                async with self._committing:  # a commit that has begun is still counted
+                    for task in services:
+                        task.cancel()
                 self._abandon()
         except BaseExceptionGroup as group:
             ours = group.subgroup(HzzrayError)
@@ -288,10 +290,11 @@ class Pool:
             batch = [await self._done.get()]
             while len(batch) < BATCH and not self._done.empty():
                 batch.append(self._done.get_nowait())
-            await self._call("merge", [partial for _, partial in batch])
-            for delivery, _ in batch:
-                self._forget(delivery)
-                self._settle(delivery, self._source.ack, delivery.task)
+            async with self._committing:
+                await self._call("merge", [partial for _, partial in batch])
+                for delivery, _ in batch:
+                    self._forget(delivery)
+                    self._settle(delivery, self._source.ack, delivery.task)
 
     def _settle(self, delivery: _Delivery, tell: Callable[..., None], *told: object) -> None:
         """Tell the source what became of a delivery: once, whichever of its copies came first."""
@@ -316,6 +319,10 @@ class Pool:
                 if isinstance(error.cause, HzzrayError):
                     raise error.cause from error
                 raise
+            except ActorDiedError as error:  # for good; from restarts it comes back
+                if error.actor_init_failed:
+                    raise LedgerError(f"the reducer can't start: {_reason(error)}") from error
+                raise FencedError("the reducer was ended: another process has taken over the run") from error
             except RayActorError as error:
                 if time.monotonic() - begun > self._limits.reducer_s:
                     raise ClusterError(f"the reducer can't be kept alive: {_first_line(error)}") from error
