@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest

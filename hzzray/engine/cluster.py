@@ -91,7 +91,7 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 
 def _token() -> dict[str, str]:
-    """Settings that keep other users of this machine out of a local cluster, with nothing written to HOME.
+    """Make settings that keep other users of this machine out of a local cluster, with nothing written to HOME.
 
     Who wants to open the dashboard gives a token (``RAY_AUTH_TOKEN``, or ``ray get-auth-token --generate`` once) or
     does without (``RAY_AUTH_MODE=disabled``).
@@ -103,7 +103,7 @@ def _token() -> dict[str, str]:
 
 
 def _guest() -> dict[str, str]:
-    """Settings of a driver of another's cluster. A token that was given is used: for a cluster whose address was given, Ray alone would not."""
+    """Make settings of a driver of another's cluster, with a token if one is given: Ray alone takes it at times."""
     given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     # That it answers is known before, so that a few attempts tell whether it takes the token.
     return {"RAY_AUTH_MODE": "token" if given else "disabled", "RAY_NUM_REDIS_GET_RETRIES": "3"}
@@ -112,7 +112,7 @@ def _guest() -> dict[str, str]:
 def _reread_settings() -> None:
     """Make Ray see the settings that it read when it was imported, which may have been before they were set."""
     from ray._private import ray_constants  # noqa: PLC0415
-    from ray._raylet import Config  # noqa: PLC0415
+    from ray._raylet import Config  # type: ignore[attr-defined]  # noqa: PLC0415
 
     ray_constants.ENABLE_RAY_CLUSTER = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1") in ("1", "true")
     Config.initialize("")
@@ -153,7 +153,7 @@ def _attach(address: str) -> None:
 
 def _knock(address: str) -> None:
     """See whether a gRPC server answers at an address, host:port: Ray itself would try for many minutes."""
-    import grpc  # noqa: PLC0415
+    import grpc  # type: ignore[import-untyped]  # noqa: PLC0415
 
     if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false"):
         return  # such a server answers only those who have its certificates
