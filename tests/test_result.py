@@ -226,6 +226,6 @@ def test_a_ledger_keeps_the_environment_that_it_began_in(tmp_path, monkeypatch):
 
 def test_versions():
     found = versions()
-    assert list(found) == ["python", "hzzray", "numpy", "numba", "uproot", "ray"]
+    assert list(found) == ["hzzray", "python", "numpy", "numba", "uproot", "ray"]
     assert found["numpy"] == np.__version__
     assert all(re.match(r"\d+\.\d+", version) for version in found.values())

@@ -103,7 +103,7 @@ def _token() -> dict[str, str]:
 
 
 def _guest() -> dict[str, str]:
-    """Make settings of a driver of another's cluster: a token that was given is used, which Ray alone would not."""
+    """Make settings of a driver of another's cluster, with a token if one is given: Ray alone takes it at times."""
     given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     # That it answers is known before, so that a few attempts tell whether it takes the token.
     return {"RAY_AUTH_MODE": "token" if given else "disabled", "RAY_NUM_REDIS_GET_RETRIES": "3"}
@@ -153,7 +153,7 @@ def _attach(address: str) -> None:
 
 def _knock(address: str) -> None:
     """See whether a gRPC server answers at an address, host:port: Ray itself would try for many minutes."""
-    import grpc  # noqa: PLC0415
+    import grpc  # type: ignore[import-untyped]  # noqa: PLC0415
 
     if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false"):
         return  # such a server answers only those who have its certificates

@@ -45,9 +45,10 @@ class Head:
 
 
 @contextmanager
-def ray_head(*options: str, env: dict[str, str] | None = None) -> Iterator[Head]:
+def ray_head(*options: str, port: int | None = None, env: dict[str, str] | None = None) -> Iterator[Head]:
     """Run ``ray start --head`` for a while; nothing of it is left behind."""
-    port, dashboard, agent, client = free_ports(4)
+    spare, dashboard, agent, client = free_ports(4)
+    port = port or spare
     folder = Path(tempfile.mkdtemp(prefix="hz"))  # a short path: Unix sockets are in it
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment = kept | {
@@ -61,14 +62,11 @@ def ray_head(*options: str, env: dict[str, str] | None = None) -> Iterator[Head]
     }
     ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     ports += [f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
-    options = tuple(option.format(port=port) for option in options)
+    common = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--object-store-memory=80000000"]
     log = folder / "head.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [
-                *(RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"),
-                *("--object-store-memory=80000000", "--dashboard-host=127.0.0.1", *ports, *options),
-            ],
+            [RAY, "start", "--head", "--block", f"--temp-dir={folder}", *common, *ports, *options],
             env={key: value for key, value in environment.items() if key != "RAY_ADDRESS"},
             stdout=output,
             stderr=subprocess.STDOUT,
