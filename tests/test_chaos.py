@@ -22,6 +22,7 @@ from hzzray.run import Settings, execute, make_spec
 from tests.support.chaos import (
     Driver,
     Once,
+    Quick,
     Troubled,
     actors,
     check_ledger,
@@ -29,6 +30,7 @@ from tests.support.chaos import (
     plan_run,
     pool_run,
     starter,
+    wait_for,
 )
 
 ROUNDS = int(os.environ.get("HZZRAY_CHAOS_ROUNDS", "1"))

@@ -153,7 +153,7 @@ def _attach(address: str) -> None:
 
 def _knock(address: str) -> None:
     """See whether a gRPC server answers at an address, host:port: Ray itself would try for many minutes."""
-    import grpc  # type: ignore[import-untyped]  # noqa: PLC0415
+    import grpc  # noqa: PLC0415
 
     if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false"):
         return  # such a server answers only those who have its certificates

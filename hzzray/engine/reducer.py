@@ -99,8 +99,9 @@ class Reducer:
     def split(self, task: Task, parts: Sequence[Task]) -> bool:
         """Commit that a task is replaced by parts of it; False when that came too late."""
         stands = self._ledger.split(task, parts)
-        if stands:
-            self._sums = replace(self._sums, version=self._sums.version + 1, counts=self._ledger.counts())
+        counts = self._ledger.counts()
+        if counts != self._sums.counts:
+            self._sums = replace(self._sums, version=self._sums.version + 1, counts=counts)
         return stands
 
     def progress(self) -> tuple[Counts, Wish]:
