@@ -1,4 +1,4 @@
-"""Real processes to be killed: drivers attached to a cluster, the actors that Ray made for them, workers with faults."""
+"""Real processes to be killed: drivers attached to a cluster, the actors of theirs, workers with faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import psutil
 
@@ -75,7 +75,7 @@ class Driver:
         with self._said.open("ab") as log:
             self._process = subprocess.Popen(list(map(str, self._command)), stdout=log, stderr=log, env=self._env)
 
-    def __enter__(self) -> Driver:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
