@@ -314,8 +314,8 @@ def test_a_live_run_is_taken_over(address, many, many_digest, tmp_path):
     check_ledger(second.ledger)
 
 
-def test_pause_resume_drain_and_cancel(cli, address, many, many_digest, tmp_path):
-    with Driver(address, many, tmp_path, "run", *RUN) as driver:
+def test_pause_resume_drain_and_cancel(cli, address, toys, toys_digest, tmp_path):
+    with Driver(address, toys, tmp_path, "run", *RUN) as driver:
         driver.wait_until_merged(100)
         assert cli("pause", "run", "--runs", tmp_path)[0] == 0
         wait_for("a pause", lambda: is_still(driver))
@@ -333,7 +333,7 @@ def test_pause_resume_drain_and_cancel(cli, address, many, many_digest, tmp_path
             driver.start()
             driver.wait_until_merged(driver.counts().merged + 100)
         assert driver.end() == 0, driver.said()
-    assert digest_of(driver) == many_digest
+    assert digest_of(driver) == toys_digest
     check_ledger(driver.ledger)
 
 
@@ -344,8 +344,8 @@ def is_still(driver):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_a_run_that_resumes(address, many, many_digest, tmp_path, number):
-    with Driver(address, many, tmp_path, "run", *RUN) as driver:
+def test_a_signal_drains_a_run_that_resumes(address, toys, toys_digest, tmp_path, number):
+    with Driver(address, toys, tmp_path, "run", *RUN) as driver:
         driver.wait_until_merged(100)
         driver.signal(number)
         assert driver.end(25) == 1  # what is in flight takes far less than the bound of 30 s
@@ -354,7 +354,7 @@ def test_a_signal_drains_a_run_that_resumes(address, many, many_digest, tmp_path
         assert f"run run: drain, {left} tasks left" in driver.said()
         driver.start()
         assert driver.end() == 0, driver.said()
-    assert digest_of(driver) == many_digest
+    assert digest_of(driver) == toys_digest
     check_ledger(driver.ledger)
 
 
