@@ -132,7 +132,7 @@ class Ledger:
         with _explained(path), ExitStack() as on_error:
             database = on_error.enter_context(closing(_connect(path)))
             ledger = cls(path, database)
-            (page,) = ledger._one("PRAGMA page_size")  # noqa: SLF001
+            (page,) = ledger._one("PRAGMA page_size")
             log = path.with_name(f"{path.name}-wal")
             if path.stat().st_size % page and not (log.exists() and log.stat().st_size):
                 # SQLite would read zeros for what lacks of the last page.
