@@ -441,6 +441,16 @@ def with_a_broken_page(path):
     path.write_bytes(body)
 
 
+def with_a_broken_index(path):
+    """Damage what no sum is read from."""
+    with closing(sqlite3.connect(path)) as database:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_tasks_1'"
+        (page,) = database.execute(query).fetchone()
+    body = bytearray(path.read_bytes())
+    body[4096 * (page - 1) : 4096 * page] = bytes(4096)
+    path.write_bytes(body)
+
+
 DAMAGE = {
     "text": (lambda path: path.write_text("ledger of my own\n" * 300), "file is not a database"),
     "empty": (lambda path: path.write_bytes(b""), "not a ledger of hzzray"),
@@ -523,7 +533,7 @@ def test_a_lost_log_loses_its_last_commits_whole(tmp_path):
     assert len(seen) > 3
 
 
-@pytest.mark.parametrize("damage", [with_a_broken_partial, with_a_broken_page])
+@pytest.mark.parametrize("damage", [with_a_broken_partial, with_a_broken_page, with_a_broken_index])
 def test_damage_inside_is_found_before_anything_is_added(tmp_path, damage):
     path = finished(tmp_path)
     damage(path)
