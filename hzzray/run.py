@@ -117,7 +117,7 @@ def execute(
     A run folder that exists is resumed when its spec is the same: what is merged stays, what failed is tried again.
     Raises UsageError when the spec is another, StoppedError when the user ended it before it was finished.
     """
-    begun = time.monotonic()
+    clock = _Clock()
     for source in settings.sources:
         check_source(source)
     cache = cache_folder()
@@ -131,8 +131,8 @@ def execute(
         _record(ledger, plan)
         ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         planned(plan)
-        state, wish = _work(ledger, settings, cache, progress)
-        ledger.add_wall(time.monotonic() - begun)
+        state, wish = _work(ledger, settings, cache, progress, clock)
+        clock.tell(ledger)
         wall_s = ledger.wall_s()
     result = summarise(state.with_wall(wall_s))
     save_json(result, settings.folder)
@@ -142,6 +142,19 @@ def execute(
             f"run {settings.run_id}: {wish}, {state.counts.due} tasks left; the same --run-id goes on with them"
         )
     return result
+
+
+class _Clock:
+    """Tells the ledger how long a run goes on, in time: a driver that is killed can't do so in the end."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def tell(self, ledger: Ledger) -> None:
+        """Add what has passed since the last time."""
+        now = time.monotonic()
+        ledger.add_wall(now - self._told)
+        self._told = now
 
 
 def _check_same(path: Path, spec: RunSpec) -> None:
@@ -182,7 +195,7 @@ def _record(ledger: Ledger, plan: Plan) -> None:
 
 
 def _work(
-    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None]
+    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: _Clock
 ) -> tuple[RunState, Wish]:
     """Do what is due; returns the run as it stands then, and what its user wished last."""
     if settings.engine == "serial" or not ledger.counts().due:
@@ -192,11 +205,11 @@ def _work(
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     with cluster(settings.limits.max_actors):
-        return asyncio.run(_with_ray(ledger, settings, cache, progress))
+        return asyncio.run(_with_ray(ledger, settings, cache, progress, clock))
 
 
 async def _with_ray(
-    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None]
+    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: _Clock
 ) -> tuple[RunState, Wish]:
     from hzzray.engine.pool import Pool, Scale, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
 
@@ -210,6 +223,7 @@ async def _with_ray(
             now = time.monotonic() - begun
             recorder.add(now, [*usages, machine.usage()])
             recorder.add_scale(now, **scale._asdict())
+            clock.tell(ledger)
 
         pool = Pool(start, reducer, settings.limits, watch, Metrics(ledger.run_id, "pool"))
         with _signals(pool.obey):
