@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test check bench lock clean
+.PHONY: run test check bench bench-engine chaos lock clean
 
 # The first Python that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -28,6 +28,15 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-engine: $(VENV)/.dev
+	$(BIN)/python benchmarks/reducer.py $(ARGS)
+
+# The kills of the tests, for longer: make chaos ROUNDS=20 SEED=7
+ROUNDS ?= 10
+SEED ?= 1
+chaos: $(VENV)/.dev
+	HZZRAY_CHAOS_ROUNDS=$(ROUNDS) HZZRAY_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/test_chaos.py --timeout 7200
 
 # Pinned versions for every platform and Python >= 3.11; needs uv.
 lock:

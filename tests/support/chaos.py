@@ -125,7 +125,7 @@ def check_ledger(path: Path, *, split: bool = False) -> int:
     database = sqlite3.connect(path)
     try:
         merged = database.execute(
-            "SELECT uuid, start, stop, events FROM tasks JOIN partials USING (task_id) WHERE state = 1"
+            "SELECT uuid, start, stop, events FROM tasks JOIN partials ON task = number WHERE state = 1"
             " ORDER BY uuid, start, stop"
         ).fetchall()
         (partials,) = database.execute("SELECT COUNT(*) FROM partials").fetchone()
