@@ -137,7 +137,8 @@ def nodes():
     """A cluster of several nodes on this machine, ended with all that it started."""
     from ray.cluster_utils import Cluster
 
-    several = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 0, **SMALL})
+    head = {"num_cpus": 0, **SMALL}
+    several = Cluster(initialize_head=True, connect=False, head_node_args=head)
     try:
         yield several
     finally:

@@ -82,10 +82,14 @@ _DEATHS = 5  # of an actor that was never heard of, in a row
 
 @dataclass(eq=False, slots=True)
 class _Delivery:
-    """A task that the source handed out, until the source is told what became of it; ``copies`` are being worked on."""
+    """A task that the source handed out, until the source is told what became of it.
+
+    ``copies`` are being worked on, of those ``started`` so far: two at the most.
+    """
 
     task: Task
     copies: int = 0
+    started: int = 0
     settled: bool = False
 
 
@@ -251,6 +255,7 @@ class Pool:
             actor.since = time.monotonic()
         actor.flying.append(delivery)
         delivery.copies += 1
+        delivery.started += 1
         self._attempts.add(attempt := self._group.create_task(self._attempt(slot, delivery)))
         attempt.add_done_callback(self._attempts.discard)
 
@@ -486,7 +491,7 @@ class Pool:
             if not actor.flying or now - actor.since < max(_STRAGGLER_S, 4 * self._task_s):
                 continue
             for delivery in actor.flying:
-                if not delivery.settled and delivery.copies == 1 and (slot := self._spare(actor)):
+                if not delivery.settled and delivery.started == 1 and (slot := self._spare(actor)):
                     self._send(slot, delivery)
 
     def _spare(self, busy: _Actor) -> Slot | None:

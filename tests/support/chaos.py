@@ -57,7 +57,7 @@ def actors(*kinds: str) -> list[psutil.Process]:
 
 def nothing_is_left() -> None:
     """Wait until no actor of a run is there any more."""
-    wait_for("the actors' end", lambda: not actors("Worker", "Reducer"), 60)
+    wait_for("the actors' end", lambda: not actors("Worker", "Troubled", "Quick", "Reducer"), 60)
 
 
 class Driver:
