@@ -71,7 +71,6 @@ def _connect(cpus: int) -> None:
         for key, value in _THREADS.items():
             os.environ.setdefault(key, value)
         ray.init(
-            "local",  # or Ray looks for any other's on this machine
             num_cpus=cpus,
             object_store_memory=min(_OBJECT_STORE, psutil.virtual_memory().available // 8),
             dashboard_host="127.0.0.1",
