@@ -6,6 +6,7 @@ it: HZZRAY_CHAOS_ROUNDS (default 1, each of 20 kills) and HZZRAY_CHAOS_SEED.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -137,17 +138,20 @@ def nodes():
     """A cluster of several nodes on this machine, ended with all that it started."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, **SMALL}
-    several = Cluster(initialize_head=True, connect=False, head_node_args=head)
+    several = Cluster(initialize_head=True, connect=False, head_node_args={"num_cpus": 0, **SMALL})
     try:
         yield several
     finally:
         several.shutdown()
+        del several
+        gc.collect()  # Ray forgets to close a socket; let that be said in this test, which doesn't mind
 
 
 SMALL = {"object_store_memory": 80 * 1024**2, "include_dashboard": False}
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(600)
 def test_whole_nodes_are_killed(nodes, many, many_digest, tmp_path):
     first, second = (nodes.add_node(num_cpus=1, object_store_memory=80 * 1024**2) for _ in range(2))

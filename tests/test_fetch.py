@@ -14,10 +14,10 @@ import fsspec
 import pytest
 from rich.console import Console
 
-from hzzray.console import bar
 from hzzray.data.catalogue import Sample, release
 from hzzray.data.fetch import Step, check_root, fetch, root_length
 from hzzray.errors import DataError, UsageError
+from hzzray.transfers import bar
 from hzzray.urls import join, redact
 from tests.support.http_server import serve
 
