@@ -146,7 +146,6 @@ def _attach(address: str) -> None:
     set_by_job = (job.get("runtime_env") or {}).get("env_vars") or {}
     threads = {key: value for key, value in _THREADS.items() if key not in set_by_job}
     try:
-<<<<<<< HEAD
         ray.init(address=address, runtime_env={"env_vars": threads}, **_COMMON)
     except ConnectionError as error:
         raise ConnectionError("it answers, but lets nobody in without its token (RAY_AUTH_TOKEN)") from error
@@ -163,24 +162,3 @@ def _knock(address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=_KNOCK_S)
         except grpc.FutureTimeoutError as error:
             raise ConnectionError(f"no answer within {_KNOCK_S:g} s") from error
-=======
-        if address:
-            ray.init(address=address, runtime_env={"env_vars": _THREADS}, **common)
-            return
-        # A cluster of this process alone, on 127.0.0.1: no token is needed, nor written to HOME.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Its processes inherit these; a runtime_env would start each actor's process anew, in seconds.
-        for key, value in _THREADS.items():
-            os.environ.setdefault(key, value)
-        ray.init(
-            num_cpus=cpus,
-            object_store_memory=min(_OBJECT_STORE, psutil.virtual_memory().available // 8),
-            dashboard_host="127.0.0.1",
-            include_dashboard=True,
-            _node_ip_address="127.0.0.1",
-            **common,
-        )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
-        raise ClusterError(f"{where} can't be reached: {' '.join(str(error).split())}") from error
->>>>>>> h-chaos
