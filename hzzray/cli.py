@@ -134,7 +134,6 @@ def replay(
 def _execute(spec: RunSpec, settings: Settings) -> None:
     """Do a run, show how it goes, draw its plot, and exit as its status says."""
     from hzzray.console import run_progress, summary  # noqa: PLC0415
-    from hzzray.plotting import save  # noqa: PLC0415
     from hzzray.run import execute  # noqa: PLC0415
 
     try:
@@ -143,6 +142,8 @@ def _execute(spec: RunSpec, settings: Settings) -> None:
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
         raise typer.Exit(130) from None
+    from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
+
     plots = save(result, settings.folder)
     summary(result, console)
     console.print(f"plot: {plots[0]}", highlight=False, soft_wrap=True)
