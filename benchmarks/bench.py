@@ -79,7 +79,6 @@ WAYS = (
     ),
     Way("rdataframe", "ROOT RDataFrame, compiled, 1 thread", "rdataframe:compiled", ("root",)),
     Way("coffea", "coffea, iterative executor", "coffea_processor:iterative", ("coffea",)),
-    Way("ray", "hzzray on Ray, all cores", "ways:on_ray", ("ray",), peer=False, all_cores=True),
 )
 
 
