@@ -1,4 +1,4 @@
-"""Time from ``hzzray run`` to its first merged task, against a bare ``ray.init()``: ``python benchmarks/startup.py``."""
+"""Time from ``hzzray run`` to the first merged task, against bare ``ray.init()``: ``python benchmarks/startup.py``."""
 
 from __future__ import annotations
 
