@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 complete, 3 partial, 2 wrong arguments, 1 anything else, 130 interrupted."""
+"""The command line. Exit codes: 0 complete, 3 partial, 2 wrong arguments, 1 anything else, a drained run included."""
 
 from __future__ import annotations
 
