@@ -79,7 +79,7 @@ def work(tmp_path, tasks, limits, *, task_s, num_cpus=1):
             lambda name: actor.remote(name, diary, task_s),
             start_reducer(path, "run"),
             limits,
-            watcher=lambda usages, states, counts, flying: seen.append(states),
+            watcher=lambda usages, scale: seen.append({usage.actor: usage.state for usage in usages}),
         )
         return await pool.run(MemorySource(tasks), lambda _: None)
 
@@ -204,7 +204,7 @@ def test_nodes_come_for_pending_actors_and_go_when_they_have_ended(toys, tmp_pat
         try:
             done = head.run(
                 str(Path(sys.executable).with_name("hzzray")),
-                "run", "--source", str(toys), "--runs", str(tmp_path), "--run-id", "elastic", "--chunk", "3",
+                "run", "--source", str(toys), "--runs", str(tmp_path), "--run-id", "elastic", "--chunk", "1",
                 "--min-actors", "1", "--max-actors", "3", timeout=200,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
