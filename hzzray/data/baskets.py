@@ -21,6 +21,7 @@ from hzzray.physics.jit import entry
 
 _KEY = struct.Struct(">ihiIhh")  # fNbytes, fVersion, fObjlen, fDatime, fKeylen, fCycle
 _TAIL = struct.Struct(">hiiii")  # fVersion, fBufferSize, fNevBufSize, fNevBuf, fLast: end of the key, before one flag
+_TABLE = struct.Struct(">ii")  # number of offsets, and the first of them
 _BLOCK_HEADER = 9  # two letters of the algorithm, its method, compressed and uncompressed size in 3 bytes each
 
 UNEQUAL = "has another number of leptons than the branch of pt"
@@ -29,10 +30,12 @@ UNEQUAL = "has another number of leptons than the branch of pt"
 class Body:
     """A decompressed basket: ``data`` (uint8) with values up to ``border``, entry offsets counted from ``-keylen``."""
 
-    __slots__ = ("border", "data", "entries", "first", "keylen")
+    __slots__ = ("_raw", "border", "data", "entries", "first", "keylen")
 
-    def __init__(self, data: bytes, border: int, keylen: int, first: int, entries: int) -> None:
+    def __init__(self, data: bytes | bytearray, border: int, keylen: int, first: int, entries: int) -> None:
+        self._raw = data
         self.data = np.frombuffer(data, np.uint8)
+        self.data.flags.writeable = False  # one kind of array, one compiled kernel
         self.border = border
         self.keylen = keylen
         self.first = first
@@ -44,11 +47,11 @@ class Body:
 
         The border stands in the key, which has no checksum: this is what a wrong one is told by.
         """
-        table = self.data[self.border :]
-        if len(table) < 8:
+        size = len(self._raw) - self.border
+        if size < _TABLE.size:
             return False
-        count, start = table[:8].view(">i4").tolist()
-        return count in (self.entries, self.entries + 1) and len(table) == 4 * (1 + count) and start == self.keylen
+        count, start = _TABLE.unpack_from(self._raw, self.border)
+        return self.entries <= count <= self.entries + 1 and size == 4 * (1 + count) and bool(start == self.keylen)
 
 
 def unpack(raw: bytes, first: int, entries: int) -> Body:
@@ -66,8 +69,11 @@ def unpack(raw: bytes, first: int, entries: int) -> Body:
     return Body(data, last - keylen, keylen, first, entries)
 
 
-def _decompress(body: memoryview, size: int) -> bytes:
+def _decompress(body: memoryview, size: int) -> bytes | bytearray:
     """Join the blocks of a compressed record, each at most 16 MB; raises ValueError where one is damaged."""
+    head = bytes(body[:_BLOCK_HEADER])
+    if head[:2] == b"ZL" and int.from_bytes(head[3:], "little") == (size << 24) + len(body) - _BLOCK_HEADER:
+        return _block(b"ZL", body[_BLOCK_HEADER:], size)  # nearly always: one block, of zlib, of both sizes
     blocks = []
     at = 0
     done = 0
@@ -81,8 +87,6 @@ def _decompress(body: memoryview, size: int) -> bytes:
         if len(block) != packed or plain == 0:
             raise ValueError("a compressed block is cut short")
         blocks.append(_block(head[:2], block, plain))
-        if len(blocks[-1]) != plain:
-            raise ValueError(f"{len(blocks[-1])} bytes came out of a block where {plain} were promised")
         at += _BLOCK_HEADER + packed
         done += plain
     if done != size:
@@ -90,12 +94,13 @@ def _decompress(body: memoryview, size: int) -> bytes:
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
-def _block(algorithm: bytes, block: memoryview, size: int) -> bytes:
+def _block(algorithm: bytes, block: memoryview, size: int) -> bytes | bytearray:
     if algorithm == b"ZL":
         try:
-            return bytes(deflate.zlib_decompress(block, size))
+            inflated = deflate.zlib_decompress(block, size)  # a bytearray: as good, and no copy is made
         except deflate.DeflateError as error:
             raise ValueError(f"zlib: {error}") from error
+        return _whole(inflated, size)
     import uproot  # noqa: PLC0415 (the releases use zlib; a cold start needn't wait for uproot)
 
     other = {b"XZ": uproot.LZMA, b"L4": uproot.LZ4, b"ZS": uproot.ZSTD}.get(algorithm)
@@ -109,9 +114,16 @@ def _block(algorithm: bytes, block: memoryview, size: int) -> bytes:
         if xxhash.xxh64(payload).digest() != block[:8]:
             raise ValueError("LZ4: wrong checksum")
     try:
-        return bytes(other(1).decompress(payload, size))
+        data = bytes(other(1).decompress(payload, size))
     except Exception as error:  # each library has its own
         raise ValueError(f"{other.__name__}: {error}") from error
+    return _whole(data, size)
+
+
+def _whole(data: bytes | bytearray, size: int) -> bytes | bytearray:
+    if len(data) != size:
+        raise ValueError(f"{len(data)} bytes came out of a block where {size} were promised")
+    return data
 
 
 def _load_be32(_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401 (numba's and LLVM's own types)

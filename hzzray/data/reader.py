@@ -173,8 +173,8 @@ class Reader:
             if not self._cursors[name].fast:
                 out[:], _ = self._through_uproot(name, start, stop, lists=False)
                 return
-            for body, first, last in self._bodies(name, raw, start, stop):
-                with self._blame(name):
+            with self._blame(name):
+                for body, first, last in self._bodies(name, raw, start, stop):
                     out[first - start : last - start] = scalars(body, dtype, first, last)
 
     def _jagged(self, name: str, dtype: type[Any], raw: _Raw, start: int, stop: int) -> NDArray[Any]:
@@ -186,8 +186,8 @@ class Reader:
         branch = self._cursors[name].branch
         store: type[Any] = np.uint8 if dtype is np.uint8 else np.uint32
         out: NDArray[Any] = self._leptons.get(name, np.empty(0, store))
-        for body, first, last in self._bodies(name, raw, start, stop):
-            with self._blame(name):
+        with self._blame(name):
+            for body, first, last in self._bodies(name, raw, start, stop):
                 if leads:
                     copy_offsets(body, branch.header, first, last, offsets, first - start)
                 needed = int(offsets[last - start])
@@ -241,7 +241,10 @@ class Reader:
         try:
             yield
         except ValueError as error:
-            raise DataError(f"{self._source.name}: branch {name}: corrupt: {error}") from error
+            raise self._corrupt(name, error) from error
+
+    def _corrupt(self, name: str, reason: object) -> DataError:
+        return DataError(f"{self._source.name}: branch {name}: corrupt: {reason}")
 
     def _fetch(self, start: int, stop: int) -> _Raw:
         """Read the baskets that a step needs, all branches at once; a cursor's own is at hand."""
@@ -284,9 +287,11 @@ class Reader:
                 body = Body(data, border, 0, begin, end - begin)
             else:
                 found = raw[name, i]
-                with self._blame(f"{name}, basket {i}"):
+                try:
                     body = found if isinstance(found, Body) else unpack(found, begin, end - begin)
+                except ValueError as error:
+                    raise self._corrupt(f"{name}, basket {i}", error) from error
             if branch.jagged and not body.has_offsets:
-                raise DataError(f"{self._source.name}: branch {name}, basket {i}: corrupt: entry offsets don't fit it")
+                raise self._corrupt(f"{name}, basket {i}", "entry offsets don't fit it")
             cursor.number, cursor.body = i, body
             yield body, max(begin, start), min(end, stop)
