@@ -90,9 +90,9 @@ class RemoteBytes:
     def __init__(self, url: str) -> None:
         self.name = redact(url)
         self.bytes_read = 0
-        self._url = url
         self._fs, self._faults = _filesystem(url)
-        info: dict[str, Any] = self._try(lambda: self._fs.info(url))
+        self._path = self._fs._strip_protocol(url)  # noqa: SLF001 (as fsspec has it; XRootD refuses whole URLs)
+        info: dict[str, Any] = self._try(lambda: self._fs.info(self._path))
         if info.get("size") is None:
             raise DataError(f"{self.name}: the server doesn't tell the file's size")
         self.size = int(info["size"])
@@ -113,7 +113,7 @@ class RemoteBytes:
         starts = [start for start, _ in spans]
         ends = [start + length for start, length in spans]
         # Errors are asked for as results: some versions of fsspec return them whatever they are told.
-        parts: list[Any] = self._fs.cat_ranges([self._url] * len(spans), starts, ends, on_error="return")
+        parts: list[Any] = self._fs.cat_ranges([self._path] * len(spans), starts, ends, on_error="return")
         self.bytes_read += sum(len(part) for part in parts if isinstance(part, bytes))
         for (start, length), part in zip(spans, parts, strict=True):
             if isinstance(part, BaseException):
