@@ -8,9 +8,10 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +23,7 @@ from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
-from hzzray.engine.monitor import NodeMeter, Recorder, Usage
+from hzzray.engine.monitor import Recorder
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec
 from hzzray.output import save_json, save_root
@@ -127,6 +128,7 @@ def execute(
     plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache)
     if not path.exists():  # a run that can't be planned leaves nothing behind
         Ledger.create(path, settings.run_id, spec, environment()).close()
+        _check_same(path, spec)  # another process may have been faster
     with Ledger.open(path) as ledger:
         _record(ledger, plan)
         ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
@@ -198,34 +200,45 @@ def _work(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: _Clock
 ) -> tuple[RunState, Wish]:
     """Do what is due; returns the run as it stands then, and what its user wished last."""
+
+    def show(state: RunState) -> None:
+        """Let whoever shares the run's folder see how it goes."""
+        save_json(summarise(state), settings.folder)
+
     if settings.engine == "serial" or not ledger.counts().due:
         from hzzray.engine.serial import run_serial  # noqa: PLC0415 (compiled kernels are loaded here, or by the actors)
 
-        return run_serial(ledger, settings.sources, cache=cache, progress=progress)
+        return run_serial(ledger, settings.sources, cache=cache, progress=progress, watcher=show)
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     with cluster(settings.limits.max_actors):
-        return asyncio.run(_with_ray(ledger, settings, cache, progress, clock))
+        return asyncio.run(_with_ray(ledger, settings, cache, progress, show, clock))
 
 
 async def _with_ray(
-    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: _Clock
+    ledger: Ledger,
+    settings: Settings,
+    cache: Path | None,
+    progress: Callable[[Counts], None],
+    show: Callable[[RunState], None],
+    clock: _Clock,
 ) -> tuple[RunState, Wish]:
-    from hzzray.engine.pool import Pool, Scale, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.pool import Pool, Report, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
 
     start = worker_starter(ledger.spec, settings.sources, cache)
-    reducer = start_reducer(ledger.path, ledger.run_id)
     begun = time.monotonic()
-    machine = NodeMeter()
     with Recorder(settings.folder, ledger.environment, ledger.wall_s()) as recorder:
 
-        def watch(usages: Sequence[Usage], scale: Scale) -> None:
+        def watch(report: Report) -> None:
             now = time.monotonic() - begun
-            recorder.add(now, [*usages, machine.usage()])
-            recorder.add_scale(now, **scale._asdict())
+            recorder.add(now, report.usages)
+            recorder.add_scale(now, report.scale)
             clock.tell(ledger)
+            if report.state is not None:
+                show(report.state.with_wall(ledger.wall_s()))
 
-        pool = Pool(start, reducer, settings.limits, watch, Metrics(ledger.run_id, "pool"))
+        find = partial(start_reducer, ledger.path, ledger.run_id)
+        pool = Pool(start, find, settings.limits, watch, Metrics(ledger.run_id, "pool"))
         with _signals(pool.obey):
             state = await pool.run(MemorySource(ledger.due()), progress)
     return state, pool.wish

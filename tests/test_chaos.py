@@ -6,6 +6,7 @@ it: HZZRAY_CHAOS_ROUNDS (default 1, each of 20 kills) and HZZRAY_CHAOS_SEED.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import random
@@ -13,14 +14,20 @@ import shutil
 import signal
 import time
 from collections import Counter
+from functools import partial
 
 import psutil
 import pytest
+import ray
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
 from hzzray.engine.limits import Limits
+from hzzray.engine.pool import Pool, join_reducer
+from hzzray.engine.worker import Worker
+from hzzray.output import load_json
 from hzzray.run import Settings, execute, make_spec
+from hzzray.source import MemorySource
 from tests.support.chaos import (
     Driver,
     Once,
@@ -81,8 +88,6 @@ def toys_digest(toys, spec, tmp_path_factory):
 
 
 def digest_of(driver):
-    from hzzray.output import load_json
-
     return load_json(driver.ledger.parent).digest
 
 
@@ -280,6 +285,70 @@ def test_stragglers_are_started_twice_and_merged_once(troubled, toys_digest):
     assert sum(marks.seen(task.task_id) for task in tasks) <= len(tasks) + 2
 
 
+def test_a_reducer_that_hangs_is_replaced(toys, toys_digest, spec, tmp_path):
+    path = tmp_path / "run" / "ledger.db"
+    tasks = plan_run(path, spec, toys, 100)
+    stopped = []
+
+    def stop_it(counts):
+        if counts.merged and not stopped:
+            (reducer,) = actors("Reducer")
+            reducer.suspend()
+            stopped.append(reducer)
+
+    workers = starter(Worker, spec, (str(toys),), ...)
+    state = pool_run(path, workers, Limits(reducer_s=2.0), progress=stop_it)
+    (old,) = stopped
+    wait_for("the old reducer's end", lambda: not old.is_running() or old.status() == psutil.STATUS_ZOMBIE, 60)
+    assert state.counts.merged == len(tasks)
+    assert digest(state) == toys_digest
+    check_ledger(path)
+
+
+def test_idle_actors_go_and_come_back_with_the_next_task(toys, toys_digest, spec, tmp_path):
+    path = tmp_path / "run" / "ledger.db"
+    tasks = plan_run(path, spec, toys, 2_000)
+
+    class Trickle(MemorySource):
+        """A queue whose last tasks come when all actors have gone."""
+
+        async def get(self):
+            if (task := await super().get()) is tasks[-2]:
+                await asyncio.to_thread(wait_for, "the workers' end", lambda: not actors("Worker"), 60)
+            return task
+
+    workers = starter(Worker, spec, (str(toys),), ...)
+    state = pool_run(path, workers, Limits(**TWO, idle_s=1.0), source=Trickle(tasks))
+    assert state.counts.merged == len(tasks)
+    assert digest(state) == toys_digest
+
+
+def test_two_pools_share_a_run_and_the_reducer(toys, toys_digest, spec, tmp_path):
+    path = tmp_path / "run" / "ledger.db"
+    tasks = plan_run(path, spec, toys, 100)
+    workers = starter(Worker, spec, (str(toys),), ...)
+
+    async def both():
+        sources = MemorySource(tasks[::2]), MemorySource(tasks[1::2])
+        # Each takes the reducer that is there; when that is killed for good, they find themselves another.
+        pools = [Pool(workers, partial(join_reducer, path, "run"), Limits(), shared=True) for _ in sources]
+        killed = []
+
+        def kill(counts):
+            if counts.merged and not killed:
+                killed.extend(actors("Reducer"))
+                ray.kill(ray.get_actor("reducer:run"))
+
+        await asyncio.gather(*(pool.run(source, kill) for pool, source in zip(pools, sources, strict=True)))
+        assert len(killed) == 1
+        return await join_reducer(path, "run").snapshot.remote()
+
+    state = asyncio.run(both())
+    assert state.counts.merged == len(tasks)
+    assert digest(state) == toys_digest
+    check_ledger(path)
+
+
 # Several drivers at once, and what their users and the system ask of them.
 
 RUN = ("--chunk", 10, "--actors", 1)
@@ -327,6 +396,8 @@ def test_pause_resume_drain_and_cancel(cli, address, toys, toys_digest, tmp_path
         wait_for("a pause", lambda: is_still(driver))
         paused = driver.counts()
         assert paused.due
+        seen = load_json(driver.ledger.parent)
+        assert (seen.status, seen.tasks.merged) == ("running", paused.merged), "the run's folder shows it live"
         assert "asked to pause" in cli("status", "run", "--runs", tmp_path)[1]
         assert cli("resume", "run", "--runs", tmp_path)[0] == 0
         driver.wait_until_merged(paused.merged + 100)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,9 @@ def work(tmp_path, tasks, limits, *, task_s, num_cpus=1):
     async def go():
         pool = Pool(
             lambda name: actor.remote(name, diary, task_s),
-            start_reducer(path, "run"),
+            partial(start_reducer, path, "run"),
             limits,
-            watcher=lambda usages, scale: seen.append({usage.actor: usage.state for usage in usages}),
+            watcher=lambda report: seen.append({row.actor: row.state for row in report.usages if row.state != "up"}),
         )
         return await pool.run(MemorySource(tasks), lambda _: None)
 

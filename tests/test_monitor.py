@@ -15,6 +15,7 @@ from hzzray.engine.monitor import (
     Meter,
     NodeMeter,
     Recorder,
+    Scale,
     Usage,
     absent,
     cpu_percent,
@@ -135,7 +136,7 @@ def test_rows_come_back(tmp_path):
     usage = Usage("a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40, 2**41, 2**42, 0.125, 3)
     with Recorder(tmp_path, "KubeRay, here") as recorder:
         recorder.add(1.0, [usage, absent("worker-1", "pending")])
-        recorder.add_scale(1.0, actors=1, pending=2, nodes=3, waiting=4, in_flight=5)
+        recorder.add_scale(1.0, Scale(actors=1, pending=2, nodes=3, waiting=4, in_flight=5))
     rows = read_usage(tmp_path)
     names = ("time_s", "environment", "actor", "node", "pid", "state", "sample", "user_s", "system_s", "rss_bytes")
     assert rows.dtype.names == (*names, "events", "bytes_read", "read_s", "tasks")
@@ -159,7 +160,7 @@ def test_no_file_is_no_rows(tmp_path):
 def test_rows_are_there_before_the_recorder_ends(tmp_path):
     with Recorder(tmp_path, "local") as recorder:
         recorder.add(1.0, [used()])
-        recorder.add_scale(1.0, actors=1, pending=0, nodes=1, waiting=0, in_flight=0)
+        recorder.add_scale(1.0, Scale(actors=1, pending=0, nodes=1, waiting=0, in_flight=0))
         assert len(read_usage(tmp_path)) == len(read_scale(tmp_path)) == 1
 
 

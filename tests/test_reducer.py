@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from hzzray.engine.ledger import FencedError, Ledger, LedgerError
+from hzzray.engine.monitor import Scale, absent
 from hzzray.engine.reducer import Reducer
 from hzzray.messages import Cost, Counts, Failure, Partial
 from hzzray.physics.histogram import Histogram, digest
@@ -35,24 +36,24 @@ def failure(of, reason="broken"):
 
 def test_nothing_yet(reducer):
     state = reducer.snapshot()
-    assert state.version == 0
     assert state.counts == Counts(180, 0, 0)
     assert digest(state.histograms) == digest(sums([]))
     assert state.entries == entries(60)
-    assert reducer.newer(0) is None
+    assert reducer.newer(state.version) is None
     assert repr(reducer) == "reducer:run"
 
 
 @pytest.mark.parametrize("batch", [1, 7, 256])
 def test_sums_do_not_depend_on_order_or_batches(reducer, batch):
     order = random.Random(batch).sample(tasks(60), 180)
+    first = reducer.snapshot().version
     for i in range(0, 180, batch):
         assert set(reducer.merge([partial(one) for one in order[i : i + batch]])) == {"merged"}
     state = reducer.snapshot()
     assert digest(state.histograms) == digest(sums(tasks(60)))
     assert state.counts == Counts(180, 180, 0, 1800, 0)
     assert state.cost == Cost(180.0, 90.0, 45.0, 18_000, 1800)
-    assert state.version == -(-180 // batch)
+    assert state.version - first == -(-180 // batch)
 
 
 def test_a_second_delivery_is_not_added(reducer):
@@ -97,11 +98,28 @@ def test_versions_rise_with_each_change(reducer):
         change()
         state = reducer.newer(seen[-1])
         seen.append(state.version)
-    assert seen == [0, 1, 2, 3]
+    assert [version - seen[0] for version in seen] == [0, 1, 2, 3]
     reducer.fail(failure(task(1)))
     assert reducer.split(task(2), task(2).halves()), "asked again, it stands"
-    assert reducer.newer(3) is None, "what changes nothing is no news"
-    assert reducer.newer(-1).version == 3
+    assert reducer.newer(seen[-1]) is None, "what changes nothing is no news"
+    assert reducer.newer(-1).version == seen[-1]
+
+
+def test_versions_rise_over_a_restart(reducer, path):
+    for i in range(3):
+        reducer.merge([partial(task(i))])
+    seen = reducer.snapshot().version
+    again = Reducer(path)
+    assert again.newer(seen).counts.merged == 3
+    again.close()
+
+
+def test_who_watches_sees_what_the_pool_told_last(reducer):
+    state, *told = reducer.live(-1)
+    assert told == [(), None]
+    usage, scale = absent("worker-0", "pending"), Scale(0, 1, 1, 180, 0)
+    reducer.report([usage], scale)
+    assert reducer.live(state.version) == (None, (usage,), scale)
 
 
 def test_a_failure_that_is_overtaken_was_none(reducer):
@@ -158,6 +176,7 @@ def test_the_users_wish_and_the_counts(reducer, path):
 def test_snapshots_are_whole_while_another_thread_merges(reducer):
     """Every event of these partials is in a bin: a snapshot must hold as many as it counts, and its failures too."""
     work = tasks(60)
+    first = reducer.snapshot().version
     over = threading.Event()
     torn, versions, numbers = [], [], set()
 
@@ -189,7 +208,7 @@ def test_snapshots_are_whole_while_another_thread_merges(reducer):
     reader.join()
     assert not torn
     assert versions == sorted(versions)
-    assert versions[-1] == 180
+    assert versions[-1] - first == 180
     assert len(numbers) > 2, "the reader saw the storm"
     state = reducer.snapshot()
     assert state.counts == Counts(180, 180, 0, 1800, 60)

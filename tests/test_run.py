@@ -13,6 +13,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.errors import UsageError
+from hzzray.output import load_json
 from hzzray.run import Settings, execute, make_spec
 from tests.support.http_server import serve
 
@@ -128,6 +129,20 @@ def test_a_run_that_is_complete_is_not_done_again(toys, toy_spec, serial, tmp_pa
     again = run(tmp_path, [moved], toy_spec)
     assert again.digest == serial.digest
     assert again.cost.events == serial.cost.events
+
+
+def test_a_run_that_goes_on_shows_in_its_folder(toys, toy_spec, serial, tmp_path, monkeypatch):
+    monkeypatch.setattr("hzzray.engine.serial._TELL_S", 0.0)
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(toys),), engine="serial", chunk=1_000)
+    seen = []
+
+    def look(counts):
+        if counts.merged > 1:  # as of the task before
+            seen.append((load_json(settings.folder), counts))
+
+    assert execute(toy_spec, settings, planned=lambda _: None, progress=look).digest == serial.digest
+    assert len(seen) > 2
+    assert all((live.status, live.tasks.merged) == ("running", counts.merged - 1) for live, counts in seen)
 
 
 def test_resuming_finishes_what_is_left(toys, toy_spec, serial, tmp_path):

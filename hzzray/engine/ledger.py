@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import fields
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -99,7 +99,10 @@ class Ledger:
 
     @classmethod
     def create(cls, path: Path, run_id: str, spec: RunSpec, environment: str) -> Ledger:
-        """Start a ledger where there is none; raises LedgerError where there is one, or it can't be written."""
+        """Start a ledger, or open the one that another process was faster with.
+
+        Raises LedgerError where it can't be written.
+        """
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Written whole under a name of its own first: a ledger that is there has all its tables, and its run.
@@ -118,7 +121,8 @@ class Ledger:
                             (run_id, spec.canonical().decode(), environment, time.time()),
                         )
                     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                path.hardlink_to(part)  # refused where another process was faster
+                with suppress(FileExistsError):
+                    path.hardlink_to(part)
             finally:
                 for leftover in part.parent.glob(f"{part.name}*"):
                     leftover.unlink()
@@ -237,14 +241,19 @@ class Ledger:
 
     # What its reducer writes.
 
-    def take_over(self) -> None:
-        """Become the one that writes results: any earlier one is fenced off. Raises LedgerError on a damaged file."""
+    def take_over(self) -> int:
+        """Become the one that writes results: any earlier one is fenced off; returns this one's epoch.
+
+        Raises LedgerError on a damaged file.
+        """
         (found,) = self._one("PRAGMA quick_check(1)")
         if found != "ok":
             raise LedgerError(f"{self.path}: damaged: {found}")
         with self._transaction() as database:
             database.execute("UPDATE run SET epoch = epoch + 1")
-            (self._epoch,) = self._one("SELECT epoch FROM run")
+            epoch: int = self._one("SELECT epoch FROM run")[0]
+        self._epoch = epoch
+        return epoch
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

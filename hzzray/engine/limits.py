@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -28,7 +29,9 @@ class Limits:
     drain_s
         How long a drained run waits for what is in flight.
     reducer_s
-        How long the reducer may be away before the run gives up.
+        How long the reducer may be away, or silent, before it is replaced or the run gives up.
+    idle_s
+        How long there may be nothing to do before all actors are let go; the next task brings them back.
     """
 
     min_actors: int = 1
@@ -41,3 +44,4 @@ class Limits:
     patience_s: float = 5.0
     drain_s: float = 30.0
     reducer_s: float = 120.0
+    idle_s: float = math.inf

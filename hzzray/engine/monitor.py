@@ -80,6 +80,16 @@ class Usage:
     tasks: int = 0
 
 
+class Scale(NamedTuple):
+    """How big a pool is: actors that run and that are pending, nodes; tasks that wait and that are in flight."""
+
+    actors: int
+    pending: int
+    nodes: int
+    waiting: int
+    in_flight: int
+
+
 def absent(actor: str, state: State) -> Usage:
     """Usage of an actor that has no process (it is pending) or gives no answer (it restarts)."""
     return Usage(actor=actor, node="", pid=0, state=state, sample="")
@@ -186,10 +196,9 @@ class Recorder:
         first = (round(self.started + time_s, 3), self._environment)
         self._usage.write([(*first, *_rounded(astuple(usage))) for usage in usages])
 
-    def add_scale(self, time_s: float, *, actors: int, pending: int, nodes: int, waiting: int, in_flight: int) -> None:
-        """Append actors that run and that are pending, nodes, tasks that wait and that are in flight."""
-        first = (round(self.started + time_s, 3), self._environment)
-        self._scale.write([(*first, actors, pending, nodes, waiting, in_flight)])
+    def add_scale(self, time_s: float, scale: Scale) -> None:
+        """Append how big the pool is."""
+        self._scale.write([(round(self.started + time_s, 3), self._environment, *scale)])
 
     def close(self) -> None:
         """Close the files."""

@@ -34,7 +34,7 @@ from hzzray.engine.cluster import ClusterError
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
-from hzzray.engine.monitor import State, Usage, absent
+from hzzray.engine.monitor import NodeMeter, Scale, State, Usage, absent
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError
@@ -45,18 +45,16 @@ from hzzray.source import TaskSource
 _T = TypeVar("_T")
 
 
-class Scale(NamedTuple):
-    """How big a pool is: actors that run and that are pending, nodes; tasks that wait and that are in flight."""
+class Report(NamedTuple):
+    """How a run goes: what each worker and this machine use, how big the pool is, the run's state where it changed."""
 
-    actors: int
-    pending: int
-    nodes: int
-    waiting: int
-    in_flight: int
+    usages: Sequence[Usage]
+    scale: Scale
+    state: RunState | None
 
 
-Watcher = Callable[[Sequence[Usage], Scale], None]
-"""Is told about every second what each actor has used, and how big the pool is."""
+Watcher = Callable[[Report], None]
+"""Is told about every second how the run goes."""
 
 Handle = Any
 """An actor's handle: Ray types its methods' arguments, not what awaits them."""
@@ -69,7 +67,7 @@ BATCH = 256
 UNCOMMITTED = 1024
 
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
-_READS = ("progress", "snapshot", "newer")
+_READS = ("progress", "snapshot", "newer", "report")
 
 # A wish gives way to none that is less firm.
 _FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
@@ -128,21 +126,33 @@ Slot = tuple[_Actor, int]
 class Pool:
     """Worker actors and the reducer actor of one run. ``start`` makes a worker actor of a name.
 
-    ``watcher``, if there is one, is told about every second what the actors use.
+    ``reducer`` gives the reducer's handle. A pool that is the run's only one asks for it once: a reducer that was ended
+    for good means that another process took over. With ``shared``, several pools work on the run, each may have
+    started the reducer, and when its owner goes the others ask for it again.
+
+    ``watcher``, if there is one, is told about every second how the run goes. Workers' names begin with ``prefix``.
     """
 
     def __init__(
         self,
         start: Callable[[str], Handle],
-        reducer: Handle,
+        reducer: Callable[[], Handle],
         limits: Limits,
         watcher: Watcher | None = None,
         metrics: Metrics | None = None,
+        *,
+        shared: bool = False,
+        prefix: str = "worker-",
     ) -> None:
         self._start = start
-        self._reducer = reducer
+        self._find_reducer = reducer
+        self._reducer = reducer()
+        self._shared = shared
+        self._prefix = prefix
         self._limits = limits
         self._watcher = watcher
+        self._machine = NodeMeter()
+        self._version = -1
         self._metrics = metrics or Metrics("", "pool")
         self._actors: list[_Actor] = []
         self._started = 0
@@ -163,6 +173,7 @@ class Pool:
         self._counts = Counts(0, 0, 0)
         self._task_s: float | None = None
         self._enough_since: float | None = None
+        self._idle_since: float | None = None
 
     @property
     def wish(self) -> Wish:
@@ -220,6 +231,8 @@ class Pool:
         """Give tasks to free slots until the source ends, or an end is wished."""
         task: Task | None = None
         while not self._ending.is_set():
+            if task is not None and all(actor.leaving for actor in self._actors):
+                self._resize(max(1, self._limits.min_actors))  # they went when there was nothing to do
             slot = await self._unless_ending(self._free.get())
             if slot is None or not _holds(slot):
                 continue
@@ -312,14 +325,19 @@ class Pool:
 
     async def _call(self, method: str, *args: object) -> Any:  # noqa: ANN401 (whatever the reducer returns)
         """Call the reducer, again while it is being restarted: all that it does may be done twice."""
-        bound = getattr(self._reducer, method)
-        if method in _READS:
-            bound = bound.options(concurrency_group="read")
         begun = time.monotonic()
+        patience = self._limits.reducer_s
         waits = _waits(self._limits.back_off_s)
         while True:
+            bound = getattr(self._reducer, method)
+            if method in _READS:
+                bound = bound.options(concurrency_group="read")
             try:
-                return await bound.remote(*args)
+                return await asyncio.wait_for(bound.remote(*args), patience)
+            except TimeoutError as error:
+                if time.monotonic() - begun > 2 * patience:
+                    raise ClusterError(f"the reducer gives no answer within {patience:g} s") from error
+                ray.kill(self._reducer, no_restart=False)  # a fence keeps out what it may write when it comes to
             except RayTaskError as error:
                 if isinstance(error.cause, HzzrayError):
                     raise error.cause from error
@@ -327,9 +345,11 @@ class Pool:
             except ActorDiedError as error:  # for good; from restarts it comes back
                 if error.actor_init_failed:
                     raise LedgerError(f"the reducer can't start: {_reason(error)}") from error
-                raise FencedError("the reducer was ended: another process has taken over the run") from error
+                if not self._shared:
+                    raise FencedError("the reducer was ended: another process has taken over the run") from error
+                self._reducer = self._find_reducer()
             except RayActorError as error:
-                if time.monotonic() - begun > self._limits.reducer_s:
+                if time.monotonic() - begun > patience:
                     raise ClusterError(f"the reducer can't be kept alive: {_first_line(error)}") from error
             await asyncio.sleep(next(waits))
 
@@ -406,7 +426,7 @@ class Pool:
         """Start actors, or let the idlest go, until as many as wanted stay."""
         staying = [actor for actor in self._actors if not actor.leaving]
         for _ in range(len(staying), number):
-            name = f"worker-{self._started}"
+            name = f"{self._prefix}{self._started}"
             self._started += 1
             actor = _Actor(name, self._start(name))
             self._actors.append(actor)
@@ -466,6 +486,7 @@ class Pool:
             self._free_the_hung()
             self._chase_stragglers()
             self._fit()
+            self._rest()
             self._bury()
             if self._watcher is not None:
                 await self._report(self._watcher)
@@ -507,7 +528,7 @@ class Pool:
         """Start actors for the work that is left at once; let them go when fewer have sufficed for a while."""
         limits = self._limits
         staying = sum(not actor.leaving for actor in self._actors)
-        if limits.min_actors == limits.max_actors or self._ending.is_set() or self._task_s is None:
+        if limits.min_actors == limits.max_actors or self._ending.is_set() or self._task_s is None or not staying:
             return
         work_s = self._counts.due * self._task_s
         wanted = min(math.ceil(work_s / limits.worth_s), self._counts.due)
@@ -519,6 +540,15 @@ class Pool:
             self._enough_since = time.monotonic()
         elif time.monotonic() - self._enough_since > limits.patience_s:
             self._resize(wanted)
+
+    def _rest(self) -> None:
+        """Let all actors go when there has been nothing to do for a while: others may have use for their slots."""
+        if self._open or not self._hungry:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > self._limits.idle_s:
+            self._resize(0)
 
     def _bury(self) -> None:
         """End the actors that are leaving and have nothing in flight: one that idles would keep its node."""
@@ -541,7 +571,12 @@ class Pool:
             waiting=max(0, self._counts.due - len(self._open)),
             in_flight=len(self._open),
         )
-        watcher(rows, scale)
+        rows.append(self._machine.usage())
+        await self._call("report", rows, scale)
+        state: RunState | None = await self._call("newer", self._version)
+        if state is not None:
+            self._version = state.version
+        watcher(Report(rows, scale, state))
         self._metrics.level("actors", scale.actors)
         self._metrics.level("tasks_waiting", scale.waiting)
         self._metrics.level("tasks_in_flight", scale.in_flight)
@@ -620,21 +655,36 @@ def worker_starter(spec: RunSpec, sources: tuple[str, ...], cache: Path | None) 
 def start_reducer(path: Path, run_id: str) -> Handle:
     """Start the reducer of a run on this node, where its ledger is; one that is there already is ended.
 
-    It waits for the disk more than it computes, and so takes no CPU slot. Snapshots have a thread of their own. Raises
-    ClusterError when the earlier one won't go.
+    Raises ClusterError when the earlier one won't go.
     """
-    name = f"reducer:{run_id}"
-    actor = _actor_class(Reducer, "read").options(
-        name=name,
-        num_cpus=0,
-        max_restarts=-1,
-        max_task_retries=0,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
-    )
+    name = _reducer_name(run_id)
     for wait in itertools.islice(_waits((0.05, 1.0)), 20):
         with contextlib.suppress(ValueError):  # there is none of that name
             ray.kill(ray.get_actor(name))
         with contextlib.suppress(ValueError):  # the name is still taken
-            return actor.remote(path)
+            return _reducer(path, name)
         time.sleep(wait)
     raise ClusterError(f"an earlier {name} of this cluster won't end")
+
+
+def join_reducer(path: Path, run_id: str) -> Handle:
+    """Find the reducer that another process of this cluster has started for a run, or start it on this node."""
+    return _reducer(path, _reducer_name(run_id), get_if_exists=True)
+
+
+def _reducer_name(run_id: str) -> str:
+    return f"reducer:{run_id}"
+
+
+def _reducer(path: Path, name: str, *, get_if_exists: bool = False) -> Handle:
+    """Start a reducer: it waits for the disk more than it computes, and so takes no CPU slot."""
+    node = ray.get_runtime_context().get_node_id()
+    actor = _actor_class(Reducer, "read").options(
+        name=name,
+        get_if_exists=get_if_exists,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+    )
+    return actor.remote(path)

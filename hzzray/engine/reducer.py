@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from hzzray.engine.ledger import Ledger, Outcome, Wish
 from hzzray.engine.metrics import Metrics
+from hzzray.engine.monitor import Scale, Usage
 from hzzray.messages import Cost, Counts, Failure, Partial, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
@@ -25,22 +27,35 @@ class _Sums:
     cost: Cost
 
 
+class Live(NamedTuple):
+    """What whoever watches a run sees: how it stands, if that is new, and what its pool told last.
+
+    ``usages`` has each worker and the driver's machine; both it and ``scale`` are empty before the first report.
+    """
+
+    state: RunState | None
+    usages: tuple[Usage, ...]
+    scale: Scale | None
+
+
 class Reducer:
     """Merges the partials of one run. A plain class: an actor under Ray, called directly by the serial engine.
 
     Starts from what its ledger holds, so that a restarted one goes on where the last commit was, and fences off any
     earlier one. ``merge``, ``fail`` and ``split`` are for one thread; the rest may be called from another meanwhile.
+    Versions of its state rise from commit to commit, over restarts too.
     """
 
     def __init__(self, path: Path) -> None:
         self._ledger = Ledger.open(path)
-        self._ledger.take_over()
+        version = self._ledger.take_over() << 32
         self._reading = Ledger.open(path)
         self._metrics = Metrics(self._ledger.run_id, "reducer")
         spec = self._ledger.spec
         self._shape = len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)
         failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
-        self._sums = _Sums(0, self._ledger.counts(), self._ledger.histograms(), failures, self._ledger.cost())
+        self._sums = _Sums(version, self._ledger.counts(), self._ledger.histograms(), failures, self._ledger.cost())
+        self._told: tuple[tuple[Usage, ...], Scale | None] = ((), None)
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -107,6 +122,14 @@ class Reducer:
     def progress(self) -> tuple[Counts, Wish]:
         """How far the run is, and what its user wants."""
         return self._sums.counts, self._reading.wished()
+
+    def report(self, usages: Sequence[Usage], scale: Scale) -> None:
+        """Take note what the pool's actors use and how big it is, for whoever watches the run."""
+        self._told = (tuple(usages), scale)
+
+    def live(self, than: int) -> Live:
+        """Return what there is to see, the run's state only where it changed since version ``than``."""
+        return Live(self.newer(than), *self._told)
 
     def newer(self, than: int) -> RunState | None:
         """Return the run as of the last commit, or None when nothing changed since version ``than``."""

@@ -18,15 +18,25 @@ from hzzray.retry import retrying
 ATTEMPTS = 4
 
 _POLL_S = 0.2
+_TELL_S = 1.0
 
 
 def run_serial(
-    ledger: Ledger, sources: tuple[str, ...], *, cache: Path | None, progress: Callable[[Counts], None]
+    ledger: Ledger,
+    sources: tuple[str, ...],
+    *,
+    cache: Path | None,
+    progress: Callable[[Counts], None],
+    watcher: Callable[[RunState], None],
 ) -> tuple[RunState, Wish]:
-    """Work through what is due in this process; returns the run as it stands then, and what its user wished last."""
+    """Work through what is due in this process; returns the run as it stands then, and what its user wished last.
+
+    ``watcher`` is told about every second how the run stands.
+    """
     reducer = Reducer(ledger.path)
     worker = Worker(ledger.spec, sources, cache=cache)
     wish: Wish = "run"
+    told = time.monotonic()
     try:
         for task in ledger.due():
             try:
@@ -37,6 +47,9 @@ def run_serial(
                 reducer.fail(Failure(task=task, reason=str(error), permanent=permanent, attempts=attempts))
             counts, wish = reducer.progress()
             progress(counts)
+            if time.monotonic() - told > _TELL_S:
+                watcher(reducer.snapshot())
+                told = time.monotonic()
             while wish == "pause":
                 time.sleep(_POLL_S)
                 _, wish = reducer.progress()

@@ -26,7 +26,7 @@ from hzzray.messages import Cost, Counts, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import RunState
-from hzzray.source import MemorySource
+from hzzray.source import MemorySource, TaskSource
 
 T = TypeVar("T")
 
@@ -220,6 +220,7 @@ def pool_run(
     *,
     progress: Callable[[Counts], None] = lambda _: None,
     meanwhile: Callable[[Pool], None] = lambda _: None,
+    source: TaskSource | None = None,
 ) -> RunState:
     """Work on what is due in a ledger with workers of one's own."""
     import ray
@@ -227,10 +228,10 @@ def pool_run(
     async def work() -> RunState:
         with Ledger.open(path) as ledger:
             reducer = start_reducer(path, ledger.run_id)
-            pool = Pool(start, reducer, limits)
+            pool = Pool(start, lambda: reducer, limits)
             meanwhile(pool)
             try:
-                return await pool.run(MemorySource(ledger.due()), progress)
+                return await pool.run(source or MemorySource(ledger.due()), progress)
             finally:
                 ray.kill(reducer)
 
