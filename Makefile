@@ -14,11 +14,13 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Options of pytest, such as: make test PYTEST="-m 'not slow'"
 PYTEST ?=
+# Debian's packages that the tests need; SYSTEM= installs none.
+SYSTEM ?= rabbitmq-server
 
 run: $(VENV)/.run
 	$(BIN)/hzzray run $(ARGS)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(PYTEST)
 
 check: $(VENV)/.dev
@@ -61,4 +63,8 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.system: Makefile tests/support/install.sh | $(VENV)/bin/python
+	tests/support/install.sh $(SYSTEM)
 	@touch $@

@@ -16,6 +16,8 @@ def _own_places(tmp_path_factory):
     os.environ["HZZRAY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     for name in ("HZZRAY_CATALOGUE", "HZZRAY_RUNS", "HZZRAY_ENVIRONMENT", "RAY_ADDRESS"):
         os.environ.pop(name, None)
+    for name in [name for name in os.environ if name.startswith("HZZRAY_BROKER")]:
+        del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
@@ -37,6 +39,29 @@ def ray_cluster():
 
     with cluster(3):
         yield
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory):
+    """A real RabbitMQ node of our own, one for all tests: each takes a ``vhost``. Whoever kills it starts it again."""
+    from tests.support import rabbit
+
+    if not rabbit.is_installed() and "CI" not in os.environ:
+        pytest.skip("no RabbitMQ here: apt-get install rabbitmq-server, or make test")
+    node = rabbit.Broker(tmp_path_factory.mktemp("rabbit"))
+    try:
+        yield node.start()
+    finally:
+        node.kill()  # its folder is thrown away: no need for the seconds that a stop in good order takes
+        node.stop()
+
+
+@pytest.fixture
+def vhost(broker):
+    """A fresh virtual host of the session's broker: nothing is declared in it."""
+    mine = broker.new_vhost()
+    yield mine
+    mine.delete()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import psutil
 
@@ -27,19 +27,9 @@ from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import RunState
 from hzzray.source import MemorySource, TaskSource
-
-T = TypeVar("T")
+from tests.support.waiting import wait_for
 
 _COMMAND = (sys.executable, "-c", "from hzzray.cli import main; main()", "run")
-
-
-def wait_for(what: str, condition: Callable[[], T], within: float = 90.0) -> T:
-    """Ask until the answer is yes, and return it; fails naming what was waited for."""
-    until = time.monotonic() + within
-    while not (answer := condition()):
-        assert time.monotonic() < until, f"waited {within:g} s for {what}"
-        time.sleep(0.02)
-    return answer
 
 
 def actors(*kinds: str) -> list[psutil.Process]:
