@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,7 +14,7 @@ from rich.table import Table
 from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.urls import redact
+from hzzray.urls import is_remote, redact
 
 if TYPE_CHECKING:
     from hzzray.engine.ledger import Wish
@@ -83,6 +84,10 @@ def run(
     min_actors: Annotated[int | None, typer.Option(min=1, help="Fewest workers of an elastic pool.")] = None,
     max_actors: Annotated[int | None, typer.Option(min=1, help="Most workers; the backlog decides in between.")] = None,
     chunk: Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 2 million.")] = None,
+    events: Annotated[
+        int | None, typer.Option(min=1, help="Simulate this many into the source of toy, if there is no such folder.")
+    ] = None,
+    pace: Annotated[float, typer.Option(min=0, help="Take this long at least [s], so that people can watch.")] = 0.0,
     runs: Runs = Path("runs"),
     run_id: Annotated[str | None, typer.Option(help="Name of the run. One that exists is resumed.")] = None,
     catalogue: Catalogue = None,
@@ -101,12 +106,13 @@ def run(
     settings = runner.make_settings(
         runs=runs,
         run_id=run_id or runner.new_run_id(),
-        sources=_sources(chosen, source),
+        sources=_sources(chosen, source, events),
         engine=engine,
         limits=Limits(
             min_actors=min_actors or actors or usable_cpus(), max_actors=max_actors or actors or usable_cpus()
         ),
         chunk=chunk or CHUNK,
+        pace_s=pace,
     )
     _execute(spec, settings)
 
@@ -322,7 +328,8 @@ def toy(
     seed: Annotated[int, typer.Option(help="Same seed, same content.")] = 1,
 ) -> None:
     """Write simulated files, for machines without the data."""
-    _write_toys(release(release_name), folder, events, seed)
+    written = _write_toys(release(release_name), folder, events, seed)
+    console.print(f"wrote {written} files to {folder}", highlight=False)
 
 
 @app.command()
@@ -357,29 +364,33 @@ def _release(name: str, catalogue: Path | None, *, openmagic: bool) -> Release:
     return openmagic_release(chosen)
 
 
-def _write_toys(chosen: Release, folder: Path, events: int, seed: int) -> None:
+def _write_toys(chosen: Release, folder: Path, events: int, seed: int) -> int:
+    """Write toy files; returns how many."""
     from rich.progress import Progress  # noqa: PLC0415
 
     from hzzray.data.toy import write_toys  # noqa: PLC0415
 
     with Progress(console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("simulating", total=events)
-        files = write_toys(folder, chosen, events=events, seed=seed, progress=lambda n: bar.advance(row, n))
-    console.print(f"wrote {len(files)} files to {folder}", highlight=False)
+        return len(write_toys(folder, chosen, events=events, seed=seed, progress=lambda n: bar.advance(row, n)))
 
 
-def _sources(chosen: Release, source: str | None) -> tuple[str, ...]:
+def _sources(chosen: Release, source: str | None, events: int | None) -> tuple[str, ...]:
     """Where to read from: what the user says, else the release's addresses, else toys."""
+    if chosen.name == "toy" and not is_remote(source or ""):
+        folder = Path(source or "toy")
+        if (source is None or events is not None) and not folder.exists():
+            events = events or 200_000
+            console.print(f"simulating {events} events", highlight=False)
+            part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+            _write_toys(chosen, part, events, 1)
+            part.rename(folder)  # a folder that is there is whole
+        return (str(folder),)
     if source is not None:
         return (source,)
-    if chosen.name != "toy":
-        if not chosen.sources:
-            raise UsageError(f"release {chosen.name} names no address: give --source")
-        return chosen.sources
-    folder = Path("toy")
-    if not folder.exists():
-        _write_toys(chosen, folder, 200_000, 1)
-    return (str(folder),)
+    if not chosen.sources:
+        raise UsageError(f"release {chosen.name} names no address: give --source")
+    return chosen.sources
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,14 +216,17 @@ def significance(axis: Axis, window: tuple[float, float], groups: Sequence[tuple
     def count(role: Role, field: Literal["sumw", "sumw2"]) -> float:
         return float(sum(sum(getattr(bins, field)[inside]) for its_role, bins in groups if its_role == role))
 
-    s, b = count("signal", "sumw"), count("background", "sumw")
-    n = round(count("data", "sumw"))
+    error = count("background", "sumw2") ** 0.5
+    return _meaning(window, count("signal", "sumw"), count("background", "sumw"), error, round(count("data", "sumw")))
+
+
+def _meaning(window: tuple[float, float], s: float, b: float, b_error: float, n: int) -> Significance:
     sigma_b = float(np.sqrt(0.3)) * abs(b)
     return Significance(
         window=window,
         n_signal=s,
         n_background=b,
-        n_background_error=count("background", "sumw2") ** 0.5,
+        n_background_error=b_error,
         sigma_b=sigma_b,
         n_data=n,
         notebook=z.notebook(s + b, b),
@@ -232,6 +236,61 @@ def significance(axis: Axis, window: tuple[float, float], groups: Sequence[tuple
         asimov_sigma=z.asimov_sigma(s, b, sigma_b),
         observed=z.observed(n, b),
         observed_sigma=z.observed_sigma(n, b, sigma_b),
+    )
+
+
+def scaled(found: Significance, factor: float) -> Significance:
+    """Tell what a part of the events (or a multiple) would signify: simulation scaled, data as they are."""
+    s, b, error = (factor * count for count in (found.n_signal, found.n_background, found.n_background_error))
+    return _meaning(found.window, s, b, error, found.n_data)
+
+
+def so_far(result: Result) -> Significance:
+    """Tell what the events that were read until now signify.
+
+    A result's own significance is that of the run's end: simulation is scaled to what is planned. Here it is scaled to
+    the share that was read; for the observed ones, to the share of the data that was read.
+    """
+    data = [sample for sample in result.samples.values() if result.groups[sample.group].role == "data"]
+    seen = scaled(result.significance, _share(data))
+    expected = scaled(result.significance, _share(list(result.samples.values())))
+    return expected.model_copy(update={"observed": seen.observed, "observed_sigma": seen.observed_sigma})
+
+
+def _share(samples: Sequence[SampleResult]) -> float:
+    planned = sum(sample.planned for sample in samples)
+    return sum(sample.entries for sample in samples) / planned if planned else 0.0
+
+
+class Moment(NamedTuple):
+    """What a run has found at some time: events read, their share of those to read, and what they signify.
+
+    A row of ``history.csv``; nan is a significance that the counts don't define.
+    """
+
+    events: int
+    share: float
+    n_signal: float
+    n_background: float
+    n_data: int
+    notebook: float
+    s_over_sqrt_b: float
+    asimov: float
+    asimov_sigma: float
+    observed: float
+
+
+def moment(result: Result) -> Moment:
+    """Put what a run has found by now into one row."""
+    found = so_far(result)
+    values = (found.notebook, found.s_over_sqrt_b, found.asimov, found.asimov_sigma, found.observed)
+    return Moment(
+        result.cost.events,
+        _share(list(result.samples.values())),
+        found.n_signal,
+        found.n_background,
+        found.n_data,
+        *(math.nan if value is None else value for value in values),
     )
 
 

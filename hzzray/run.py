@@ -29,7 +29,7 @@ from hzzray.messages import RUN_ID, Counts, RunSpec
 from hzzray.output import save_json, save_root
 from hzzray.physics.selection import PRESETS
 from hzzray.places import cache_folder
-from hzzray.result import Result, RunState, environment, summarise
+from hzzray.result import Result, RunState, environment, moment, summarise
 from hzzray.source import MemorySource
 
 Engine = Literal["ray", "serial"]
@@ -40,7 +40,7 @@ class StoppedError(HzzrayError):
 
 
 class Settings(BaseModel):
-    """Where and how a run is done; what it computes is its spec."""
+    """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s]."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,6 +50,7 @@ class Settings(BaseModel):
     engine: Engine = "ray"
     limits: Limits = Limits()
     chunk: int = CHUNK
+    pace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @property
     def folder(self) -> Path:
@@ -201,18 +202,26 @@ def _work(
 ) -> tuple[RunState, Wish]:
     """Do what is due; returns the run as it stands then, and what its user wished last."""
 
-    def show(state: RunState) -> None:
+    def show(state: RunState) -> Result:
         """Let whoever shares the run's folder see how it goes."""
-        save_json(summarise(state), settings.folder)
+        result = summarise(state)
+        save_json(result, settings.folder)
+        return result
 
     if settings.engine == "serial" or not ledger.counts().due:
         from hzzray.engine.serial import run_serial  # noqa: PLC0415 (compiled kernels are loaded here, or by the actors)
 
-        return run_serial(ledger, settings.sources, cache=cache, progress=progress, watcher=show)
+        interval_s = _interval_s(ledger, settings)
+        return run_serial(ledger, settings.sources, cache=cache, progress=progress, watcher=show, interval_s=interval_s)
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     with cluster(settings.limits.max_actors):
         return asyncio.run(_with_ray(ledger, settings, cache, progress, show, clock))
+
+
+def _interval_s(ledger: Ledger, settings: Settings) -> float:
+    """Spread what is due over the time that the run is to take at least."""
+    return settings.pace_s / max(1, ledger.counts().due)
 
 
 async def _with_ray(
@@ -220,7 +229,7 @@ async def _with_ray(
     settings: Settings,
     cache: Path | None,
     progress: Callable[[Counts], None],
-    show: Callable[[RunState], None],
+    show: Callable[[RunState], Result],
     clock: _Clock,
 ) -> tuple[RunState, Wish]:
     from hzzray.engine.pool import Pool, Report, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
@@ -235,12 +244,13 @@ async def _with_ray(
             recorder.add_scale(now, report.scale)
             clock.tell(ledger)
             if report.state is not None:
-                show(report.state.with_wall(ledger.wall_s()))
+                recorder.add_history(now, moment(show(report.state.with_wall(ledger.wall_s()))))
 
         find = partial(start_reducer, ledger.path, ledger.run_id)
         pool = Pool(start, find, settings.limits, watch, Metrics(ledger.run_id, "pool"))
+        source = MemorySource(ledger.due(), interval_s=_interval_s(ledger, settings))
         with _signals(pool.obey):
-            state = await pool.run(MemorySource(ledger.due()), progress)
+            state = await pool.run(source, progress)
     return state, pool.wish
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -35,21 +36,27 @@ class TaskSource(Protocol):
 class MemorySource:
     """Tasks of one process, first in, first out. Ends when every task was acknowledged or rejected.
 
-    Takes from ``tasks`` only what is asked for, so that a long plan needn't be in memory.
+    Takes from ``tasks`` only what is asked for, so that a long plan needn't be in memory. ``interval_s`` is the least
+    time between two tasks.
     """
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
+    def __init__(self, tasks: Iterable[Task], *, interval_s: float = 0.0) -> None:
         self._planned = iter(tasks)
+        self._interval_s = interval_s
+        self._next = time.monotonic()
         self._again: deque[Task] = deque()
         self._out = 0
         self._changed = asyncio.Event()
 
     async def get(self) -> Task | None:
         """Take the next task, or wait for one that comes back while others are being worked on."""
+        if (early := self._next - time.monotonic()) > 0:
+            await asyncio.sleep(early)
         while True:
             task = self._again.popleft() if self._again else next(self._planned, None)
             if task is not None:
                 self._out += 1
+                self._next = time.monotonic() + self._interval_s
                 return task
             if not self._out:
                 return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hzzray.engine.monitor import NODE, Recorder, Usage, absent
+from hzzray.engine.monitor import NODE, Recorder, Scale, Usage, absent
 from hzzray.output import save_json
 from hzzray.result import Result
 from tests.support_result import make_result
@@ -36,14 +36,7 @@ def record(folder: Path, environment: str, actors: int, seconds: int, *, share: 
             pending = [absent(f"worker-{i}", "pending") for i in range(up, actors)]
             node = Usage(f"{NODE}n", "n", 1, "up", "", 3.0 * time_s, 0.5 * time_s, 10_000 * MIB)
             recorder.add(time_s, [*usages, *pending, node])
-            recorder.add_scale(
-                time_s,
-                actors=up,
-                pending=actors - up,
-                nodes=1 + (time_s > 5),
-                waiting=(seconds - time_s) * 20,
-                in_flight=2 * up,
-            )
+            recorder.add_scale(time_s, Scale(up, actors - up, 1 + (time_s > 5), (seconds - time_s) * 20, 2 * up))
 
 
 def _usage(i: int, cpu_s: float, rss: int) -> Usage:

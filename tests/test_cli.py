@@ -151,3 +151,18 @@ def test_fetch_then_run(cli, toys, tmp_path):
     code, _, err = cli("fetch", tmp_path / "data", "--release", "toy")
     assert code == 2
     assert "lies nowhere on the web" in err
+
+
+def test_a_toy_run_writes_its_files_first(cli, tmp_path):
+    folder = tmp_path / "toy-2000"
+    command = ("run", "--engine", "serial", "--source", folder, "--events", "2000", "--runs", tmp_path / "runs")
+    code, out, _ = cli(*command)
+    assert (code, "simulating 2000 events" in out) == (0, True)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    code, out, _ = cli(*command)
+    assert (code, "simulating" in out) == (0, False)
+
+
+def test_the_package_is_the_command():
+    said = subprocess.run([sys.executable, "-m", "hzzray", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("hzzray 0.")

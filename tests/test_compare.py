@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from hzzray import compare, timelines
-from hzzray.engine.monitor import CpuUse, Recorder, read_scale
+from hzzray.engine.monitor import CpuUse, Recorder, Scale, read_scale
 from hzzray.errors import UsageError
 from hzzray.output import OutputError
 from hzzray.result import Tasks
@@ -77,7 +77,7 @@ def test_a_run_of_nothing_has_no_ratios(tmp_path):
 def test_one_sample_is_the_mean(tmp_path):
     make_run(tmp_path, "short", wall_s=1.0)
     with Recorder(tmp_path, "local") as recorder:
-        recorder.add_scale(1.0, actors=3, pending=0, nodes=1, waiting=0, in_flight=0)
+        recorder.add_scale(1.0, Scale(actors=3, pending=0, nodes=1, waiting=0, in_flight=0))
     assert compare.summarise(compare.load([tmp_path])[0]).actors_mean == 3
 
 

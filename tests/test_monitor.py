@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import threading
@@ -19,11 +20,14 @@ from hzzray.engine.monitor import (
     Usage,
     absent,
     cpu_percent,
+    follow_usage,
+    read_history,
     read_scale,
     read_usage,
 )
 from hzzray.messages import Cost, Task
 from hzzray.output import OutputError
+from hzzray.result import Moment
 
 TASK = Task(run_id="r", spec="0" * 64, sample="ggH, 4ℓ", file="f.root", uuid="u", tree="t", start=0, stop=10)
 
@@ -133,19 +137,23 @@ def test_cpu_is_what_the_system_says(tmp_path):
 
 
 def test_rows_come_back(tmp_path):
-    usage = Usage("a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40, 2**41, 2**42, 0.125, 3)
+    usage = Usage("a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40, 2**41, 2**42, 0.125, 3, "0a1b")
     with Recorder(tmp_path, "KubeRay, here") as recorder:
         recorder.add(1.0, [usage, absent("worker-1", "pending")])
         recorder.add_scale(1.0, Scale(actors=1, pending=2, nodes=3, waiting=4, in_flight=5))
+        recorder.add_history(1.0, Moment(10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0, math.nan))
     rows = read_usage(tmp_path)
     names = ("time_s", "environment", "actor", "node", "pid", "state", "sample", "user_s", "system_s", "rss_bytes")
-    assert rows.dtype.names == (*names, "events", "bytes_read", "read_s", "tasks")
+    assert rows.dtype.names == (*names, "events", "bytes_read", "read_s", "tasks", "actor_id")
     assert rows[0].item() == (
         *(1.0, "KubeRay, here", "a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40),
-        *(2**41, 2**42, 0.125, 3),
+        *(2**41, 2**42, 0.125, 3, "0a1b"),
     )
-    assert rows[1].item() == (1.0, "KubeRay, here", "worker-1", "", 0, "pending", "", 0.0, 0.0, 0, 0, 0, 0.0, 0)
+    assert rows[1].item() == (1.0, "KubeRay, here", "worker-1", "", 0, "pending", "", 0.0, 0.0, 0, 0, 0, 0.0, 0, "")
     assert read_scale(tmp_path)[0].item() == (1.0, "KubeRay, here", 1, 2, 3, 4, 5)
+    history = read_history(tmp_path)[0]
+    assert history.item()[:-1] == (1.0, "KubeRay, here", 10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0)
+    assert np.isnan(history["observed"])
 
 
 def test_no_file_is_no_rows(tmp_path):
@@ -185,6 +193,33 @@ def test_cut_anywhere_a_file_has_its_whole_lines_and_goes_on(tmp_path):
         assert read_usage(tmp_path)["time_s"].tolist() == [*[1.0, 2.0, 3.0][:whole], whole + 0.5]
 
 
+def test_a_follower_reads_on(tmp_path):
+    follower = follow_usage(tmp_path)
+    assert follower.rows().shape == (0,)
+    record(tmp_path, (1.0, used()))
+    assert follower.rows()["actor"].tolist() == ["worker-0"]
+    with (tmp_path / "cpu.csv").open("a") as file:
+        file.write("1.5,local,half a li")
+    assert follower.rows()["time_s"].tolist() == [1.0]
+    record(tmp_path, (1.0, used(actor="a-longer-name")))
+    assert follower.rows()["actor"].tolist() == ["worker-0", "a-longer-name"]
+    assert follower.rows().tolist() == read_usage(tmp_path).tolist()
+    (tmp_path / "cpu.csv").unlink()
+    assert follower.rows().shape == (0,)
+    record(tmp_path, (7.0, used()))
+    assert follower.rows()["time_s"].tolist() == [7.0]
+
+
+def test_a_follower_of_a_long_file_keeps_its_end(tmp_path):
+    record(tmp_path, *((float(t), used()) for t in range(1000)))
+    follower = follow_usage(tmp_path, limit=50)
+    rows = follower.rows()
+    assert 50 <= len(rows) < 200
+    assert rows["time_s"].tolist() == [float(t) for t in range(1000 - len(rows), 1000)]
+    record(tmp_path, *((float(t), used()) for t in range(1, 301)))
+    assert follower.rows()["time_s"].tolist() == [float(t) for t in range(1250, 1300)]
+
+
 def test_a_long_half_line_is_removed(tmp_path):
     record(tmp_path, (1.0, used()))
     with (tmp_path / "cpu.csv").open("a") as file:
@@ -197,8 +232,8 @@ def test_a_long_half_line_is_removed(tmp_path):
     ("text", "said"),
     [
         ("a,b\n1,2\n", r"cpu\.csv: its columns are"),
-        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 14"),
-        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0\n", r"cpu\.csv: column time_s has what is no number"),
+        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 15"),
+        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0,\n", r"cpu\.csv: column time_s has what is no number"),
     ],
 )
 def test_what_is_no_such_table_is_refused(tmp_path, text, said):

@@ -15,7 +15,7 @@ from hzzray.messages import Cost, Counts, Failure
 from hzzray.physics import significance as formulas
 from hzzray.physics.histogram import ExactSums, Histogram, digest
 from hzzray.physics.selection import CHANNELS
-from hzzray.result import Bins, Result, RunState, environment, significance, summarise, versions
+from hzzray.result import Bins, Result, RunState, environment, moment, scaled, significance, so_far, summarise, versions
 from hzzray.run import make_spec
 from tests.support.ledgers import start, task
 
@@ -229,3 +229,37 @@ def test_versions():
     assert list(found) == ["hzzray", "python", "numpy", "numba", "uproot", "ray"]
     assert found["numpy"] == np.__version__
     assert all(re.match(r"\d+\.\d+", version) for version in found.values())
+
+
+def test_what_is_read_so_far_signifies_less():
+    result = summarise(state())
+    found, now = result.significance, so_far(result)
+    assert (now.n_signal, now.n_background) == pytest.approx((found.n_signal / 4, found.n_background / 4))
+    assert now.s_over_sqrt_b == pytest.approx(found.s_over_sqrt_b / 2)
+    assert now.n_data == found.n_data
+    row = moment(result)
+    assert (row.events, row.share, row.asimov) == (1000, 0.25, now.asimov)
+    assert row.observed == pytest.approx(formulas.observed(found.n_data, found.n_background / 4))
+
+
+def test_observed_is_against_the_share_of_the_data():
+    histograms = state().histograms | {"data_A": filled(1, 800)}
+    now = so_far(result := summarise(state(histograms=histograms)))
+    found = result.significance
+    assert now.n_background == pytest.approx(found.n_background * (800 + 4 * 200) / 4000)
+    assert now.observed == pytest.approx(formulas.observed(found.n_data, found.n_background))
+
+
+def test_nothing_read_yet_signifies_nothing():
+    empty = {name: Histogram.zeros(*SHAPE) for name in state().histograms}
+    row = moment(summarise(state(Counts(10, 0, 0), histograms=empty)))
+    assert (row.share, row.n_background) == (0.0, 0.0)
+    assert math.isnan(row.asimov)
+
+
+def test_scaled_simulation_leaves_the_data():
+    found = summarise(state(DONE)).significance
+    twice = scaled(found, 2.0)
+    assert (twice.n_signal, twice.n_data) == (2 * found.n_signal, found.n_data)
+    assert twice.s_over_sqrt_b == pytest.approx(2**0.5 * found.s_over_sqrt_b)
+    assert scaled(found, 1.0) == found

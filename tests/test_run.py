@@ -12,6 +12,7 @@ import uproot
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
+from hzzray.engine.monitor import read_history, read_usage
 from hzzray.errors import UsageError
 from hzzray.output import load_json
 from hzzray.run import Settings, execute, make_spec
@@ -278,3 +279,19 @@ def test_the_window_counts_are_those_of_the_bins(toys, toy_spec, serial):
     assert z.n_signal == pytest.approx(signal)
     assert z.n_data == sum(serial.groups["Data"].sumw[i] for i in inside)
     assert z.s_over_sqrt_b == pytest.approx(z.n_signal / z.n_background**0.5)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_paced_run_takes_its_time_and_keeps_its_history(toys, toy_spec, serial, tmp_path):
+    result = run(tmp_path, [toys], toy_spec, engine="ray", actors=2, chunk=2_000, pace_s=3.0)
+    assert result.digest == serial.digest
+    assert result.cost.wall_s > 2.5
+    history = read_history(tmp_path / "run")
+    assert len(history) >= 2
+    assert (np.diff(history["events"]) >= 0).all()
+    assert history["n_signal"][-1] > 0
+    assert 0 <= history["share"][0] < history["share"][-1] <= 1
+    usage = read_usage(tmp_path / "run")
+    ids = {(row["actor"], row["actor_id"]) for row in usage[usage["pid"] > 0] if row["actor_id"]}
+    assert {name for name, _ in ids} == {"worker-0", "worker-1"}
+    assert len({actor_id for _, actor_id in ids}) == 2

@@ -1,4 +1,4 @@
-"""What each actor and node uses over time: measured where it is used, kept in the run's ``cpu.csv`` and ``scale.csv``.
+"""What happens over time: what actors and nodes use (``cpu.csv``), how big the pool is, what the run has found.
 
 Counters are cumulative, as the system's own are: a sample that is lost or late loses nothing but detail.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self, get_type_hints
 
 import numpy as np
 import psutil
@@ -21,6 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from hzzray.messages import Cost, Task
 from hzzray.output import OutputError
+from hzzray.result import Moment
 
 State = Literal["idle", "working", "pending", "restarting", "draining", "up"]
 
@@ -45,6 +47,7 @@ _USAGE: dict[str, DTypeLike] = {
     "bytes_read": np.int64,
     "read_s": np.float64,
     "tasks": np.int64,
+    "actor_id": np.str_,
 }
 _SCALE: dict[str, DTypeLike] = {
     "time_s": np.float64,
@@ -55,7 +58,13 @@ _SCALE: dict[str, DTypeLike] = {
     "waiting": np.int64,
     "in_flight": np.int64,
 }
+_HISTORY: dict[str, DTypeLike] = {
+    "time_s": np.float64,
+    "environment": np.str_,
+    **{name: np.dtype(kind) for name, kind in get_type_hints(Moment).items()},
+}
 _TAIL_BYTES = 64 * 1024  # holds any last line
+_ROW_BYTES = 128  # of a file, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class Usage:
 
     ``user_s`` and ``system_s`` are seconds of CPU of all its threads, ``rss`` its resident memory in bytes now. Events,
     bytes read, seconds of reading and tasks are those of finished tasks. ``pid`` 0 is an actor without a process.
+    ``actor_id`` is Ray's, which its dashboard knows it by.
     """
 
     actor: str
@@ -78,6 +88,7 @@ class Usage:
     bytes_read: int = 0
     read_s: float = 0.0
     tasks: int = 0
+    actor_id: str = ""
 
 
 class Scale(NamedTuple):
@@ -101,9 +112,10 @@ class Meter:
     Each field is one reference to a value that never changes, and so is always seen whole.
     """
 
-    def __init__(self, name: str, node: str = "") -> None:
-        """Begin; ``node`` is Ray's id of the node, by default the host's name."""
+    def __init__(self, name: str, node: str = "", actor_id: str = "") -> None:
+        """Begin; ``node`` is by default the host's name, ``actor_id`` Ray's id of the actor, if it is one."""
         self._name = name
+        self._actor_id = actor_id
         self._node = node or socket.gethostname()
         self._process = psutil.Process()
         self._doing: tuple[State, str] = ("idle", "")
@@ -142,6 +154,7 @@ class Meter:
             bytes_read=done.bytes_read,
             read_s=done.read_s,
             tasks=tasks,
+            actor_id=self._actor_id,
         )
 
 
@@ -165,14 +178,14 @@ class NodeMeter:
             pid=self._pid,
             state="up",
             sample="",
-            user_s=now.user - self._begun.user,
+            user_s=now.user + now.nice - self._begun.user - self._begun.nice,
             system_s=now.system - self._begun.system,
             rss=memory.total - memory.available,
         )
 
 
 class Recorder:
-    """Appends to a run's ``cpu.csv`` and ``scale.csv``. Use as a context manager. Nothing is kept in memory.
+    """Appends to a run's ``cpu.csv``, ``scale.csv`` and ``history.csv``, and keeps nothing. Use as a context manager.
 
     Time is the run's own clock: seconds that the run has been going, over all its starts, without the pauses between
     them. It goes on from ``started``, the seconds of earlier starts (the ledger's wall time), or from the last row
@@ -188,8 +201,9 @@ class Recorder:
         self._environment = environment
         self._usage = _Appender(folder / "cpu.csv", _USAGE)
         self._scale = _Appender(folder / "scale.csv", _SCALE)
+        self._history = _Appender(folder / "history.csv", _HISTORY)
         #: The run's clock at the beginning of this start, in seconds.
-        self.started = max(started, self._usage.last_time, self._scale.last_time)
+        self.started = max(started, *(file.last_time for file in (self._usage, self._scale, self._history)))
 
     def add(self, time_s: float, usages: Iterable[Usage]) -> None:
         """Append what was used up to ``time_s`` seconds after this start."""
@@ -200,10 +214,15 @@ class Recorder:
         """Append how big the pool is."""
         self._scale.write([(round(self.started + time_s, 3), self._environment, *scale)])
 
+    def add_history(self, time_s: float, moment: Moment) -> None:
+        """Append what the run has found."""
+        self._history.write([(round(self.started + time_s, 3), self._environment, *moment)])
+
     def close(self) -> None:
         """Close the files."""
         self._usage.close()
         self._scale.close()
+        self._history.close()
 
     def __enter__(self) -> Self:
         """Use as a context manager closes the files."""
@@ -288,10 +307,10 @@ def read_usage(folder: Path) -> Rows:
     """Read a run's ``cpu.csv``, in the order of time; no rows where there is no file.
 
     Fields: time_s [s], environment, actor, node, pid, state, sample, user_s [s], system_s [s], rss_bytes, events,
-    bytes_read, read_s [s], tasks. Raises OutputError for a file that is no such table. A last line that isn't whole
-    is left out, so that the file of a run that goes on can be read at any time.
+    bytes_read, read_s [s], tasks, actor_id. Raises OutputError for a file that is no such table. A last line that isn't
+    whole is left out, so that the file of a run that goes on can be read at any time.
     """
-    return _read(folder / "cpu.csv", _USAGE)
+    return follow_usage(folder).rows()
 
 
 def read_scale(folder: Path) -> Rows:
@@ -300,29 +319,93 @@ def read_scale(folder: Path) -> Rows:
     Fields: time_s [s], environment, and the numbers of actors that run, actors that are pending, nodes, tasks that
     wait, tasks in flight.
     """
-    return _read(folder / "scale.csv", _SCALE)
+    return follow_scale(folder).rows()
 
 
-def _read(path: Path, columns: dict[str, DTypeLike]) -> Rows:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        text = b""
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}") from error
-    whole = text[: text.rfind(b"\n") + 1].decode(errors="replace")
-    header, *rows = csv.reader(io.StringIO(whole)) if whole else [list(columns)]
-    if header != list(columns):
-        raise OutputError(f"{path}: its columns are not {', '.join(columns)}")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(columns):
-            raise OutputError(f"{path}: line {number} has {len(row)} columns, not {len(columns)}")
-    values = zip(*rows, strict=True) if rows else [()] * len(columns)
-    arrays = [_column(path, name, kind, texts) for (name, kind), texts in zip(columns.items(), values, strict=True)]
-    table = np.empty(len(rows), [(name, array.dtype) for name, array in zip(columns, arrays, strict=True)])
-    for name, array in zip(columns, arrays, strict=True):
-        table[name] = array
-    return table
+def read_history(folder: Path) -> Rows:
+    """Read a run's ``history.csv`` as ``read_usage`` does its file.
+
+    Fields: time_s [s], environment, and those of ``hzzray.result.Moment``; nan is a significance that isn't defined.
+    """
+    return follow_history(folder).rows()
+
+
+def follow_usage(folder: Path, limit: int | None = None) -> Follower:
+    """Follow a run's ``cpu.csv``, for a run that goes on."""
+    return Follower(folder / "cpu.csv", _USAGE, limit)
+
+
+def follow_scale(folder: Path, limit: int | None = None) -> Follower:
+    """Follow a run's ``scale.csv``."""
+    return Follower(folder / "scale.csv", _SCALE, limit)
+
+
+def follow_history(folder: Path, limit: int | None = None) -> Follower:
+    """Follow a run's ``history.csv``."""
+    return Follower(folder / "history.csv", _HISTORY, limit)
+
+
+class Follower:
+    """Reads a table that grows: each time only what is new. Not for two threads at once.
+
+    With a ``limit`` it keeps about that many of the last rows, and begins so near the end of a long file.
+    """
+
+    def __init__(self, path: Path, columns: dict[str, DTypeLike], limit: int | None = None) -> None:
+        self._path = path
+        self._columns = columns
+        self._limit = limit
+        self._header = _lines([tuple(columns)])
+        self._file = 0, 0  # which it is: device and inode
+        self._at = 0
+        self._rows = self._table([], 0)
+
+    def rows(self) -> Rows:
+        """Return the rows there are now; raises OutputError for a file that is no such table."""
+        try:
+            with self._path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                if (about.st_dev, about.st_ino) != self._file or about.st_size < self._at:  # another file, or a new one
+                    self._file, self._at, self._rows = (about.st_dev, about.st_ino), 0, self._rows[:0]
+                self._read(file, about.st_size)
+        except FileNotFoundError:
+            self._at, self._rows = 0, self._rows[:0]
+        except OSError as error:
+            raise OutputError(f"{self._path}: {error.strerror or error}") from error
+        return self._rows
+
+    def _read(self, file: BinaryIO, size: int) -> None:
+        if not self._at:
+            header = file.readline()
+            if not header.endswith(b"\n"):
+                return
+            if header != self._header:
+                raise OutputError(f"{self._path}: its columns are not {', '.join(self._columns)}")
+            self._at = len(header)
+            if self._limit and size - self._at > self._limit * _ROW_BYTES:
+                file.seek(size - self._limit * _ROW_BYTES)
+                self._at = file.tell() + len(file.readline())
+        file.seek(self._at)
+        text = file.read(size - self._at)
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole:
+            fresh = self._table(list(csv.reader(io.StringIO(whole.decode(errors="replace")))), len(self._rows))
+            self._rows = np.concatenate([self._rows, fresh]) if len(self._rows) else fresh
+            if self._limit and len(self._rows) > 2 * self._limit:
+                self._rows = self._rows[-self._limit :].copy()
+            self._at += len(whole)
+
+    def _table(self, rows: Sequence[Sequence[str]], before: int) -> Rows:
+        for number, row in enumerate(rows, start=before + 2):
+            if len(row) != len(self._columns):
+                raise OutputError(f"{self._path}: line {number} has {len(row)} columns, not {len(self._columns)}")
+        values = zip(*rows, strict=True) if rows else [()] * len(self._columns)
+        columns = zip(self._columns.items(), values, strict=True)
+        arrays = {name: _column(self._path, name, kind, texts) for (name, kind), texts in columns}
+        table = np.empty(len(rows), [(name, array.dtype) for name, array in arrays.items()])
+        for name, array in arrays.items():
+            table[name] = array
+        return table
 
 
 def _column(path: Path, name: str, kind: DTypeLike, texts: Sequence[str]) -> NDArray[Any]:

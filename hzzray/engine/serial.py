@@ -27,11 +27,12 @@ def run_serial(
     *,
     cache: Path | None,
     progress: Callable[[Counts], None],
-    watcher: Callable[[RunState], None],
+    watcher: Callable[[RunState], object],
+    interval_s: float = 0.0,
 ) -> tuple[RunState, Wish]:
     """Work through what is due in this process; returns the run as it stands then, and what its user wished last.
 
-    ``watcher`` is told about every second how the run stands.
+    ``watcher`` is told about every second how the run stands. ``interval_s`` is the least time between two tasks.
     """
     reducer = Reducer(ledger.path)
     worker = Worker(ledger.spec, sources, cache=cache)
@@ -50,6 +51,7 @@ def run_serial(
             if time.monotonic() - told > _TELL_S:
                 watcher(reducer.snapshot())
                 told = time.monotonic()
+            time.sleep(interval_s)
             while wish == "pause":
                 time.sleep(_POLL_S)
                 _, wish = reducer.progress()

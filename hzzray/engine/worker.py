@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from hzzray.data.reader import Reader
+from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage
 from hzzray.errors import DataError, HzzrayError
@@ -29,7 +30,7 @@ class Worker:
         self._reader: Reader | None = None
         self._location = ""
         self._counted = (0.0, 0)
-        self._meter = Meter(name)
+        self._meter = Meter(name, actor_id=actor_id())
         warm_up()
 
     def __repr__(self) -> str:

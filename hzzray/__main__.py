@@ -1,0 +1,5 @@
+"""``python -m hzzray`` is ``hzzray``."""
+
+from hzzray.cli import main
+
+main()
