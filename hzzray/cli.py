@@ -77,6 +77,9 @@ def run(
         str | None,
         typer.Option(help="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's."),
     ] = None,
+    cut: Annotated[
+        list[str] | None, typer.Option(help="A cut of the selection, changed: pt_min=25,15,10. Several times.")
+    ] = None,
     luminosity: Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")] = None,
     fraction: Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")] = 1.0,
     engine: Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")] = "ray",
@@ -101,7 +104,12 @@ def run(
 
     chosen = _release(release_name, catalogue, openmagic=openmagic)
     spec = runner.make_spec(
-        chosen, samples=_names(samples), selection=selection, luminosity=luminosity, fraction=fraction
+        chosen,
+        samples=_names(samples),
+        selection=selection,
+        luminosity=luminosity,
+        fraction=fraction,
+        cuts=cut or (),
     )
     settings = runner.make_settings(
         runs=runs,

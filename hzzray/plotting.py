@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from numpy.typing import NDArray
 from hzzray.errors import UsageError
 from hzzray.physics.selection import CHANNELS
 from hzzray.physics.significance import poisson_interval
-from hzzray.result import Bins, GroupResult, Result
+from hzzray.result import Result
+from hzzray.stack import Contents, contents
 from hzzray.style import StyledFigure, plain, save_figure, style
 
 #: The ratio panel's range; what lies above is shown by an arrow.
@@ -59,35 +59,6 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Content:
-    """What is drawn: arrays of shape (bins,), simulation by group from the bottom of the stack up."""
-
-    edges: NDArray[np.float64]
-    simulation: list[tuple[str, str, NDArray[np.float64]]]
-    total: NDArray[np.float64]
-    error: NDArray[np.float64]
-    data: NDArray[np.float64] | None
-
-    @property
-    def width(self) -> float:
-        """Width of a bin in GeV."""
-        return float(self.edges[1] - self.edges[0])
-
-    @property
-    def centres(self) -> NDArray[np.float64]:
-        """Centres of the bins in GeV."""
-        return (self.edges[1:] + self.edges[:-1]) / 2
-
-    @property
-    def highest(self) -> NDArray[np.float64]:
-        """The top of what is drawn in each bin."""
-        top = self.total + self.error
-        if self.data is None:
-            return top
-        return np.maximum(top, np.where(self.data > 0, poisson_interval(self.data)[1], 0.0))
-
-
 def figure(result: Result, *, channel: str | None = None, log: bool = False) -> Figure:
     """Draw a result: the stack by group with its statistical uncertainty, the data, and below their ratio.
 
@@ -113,7 +84,10 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     UsageError
         If the result has no such channel, or a group's colour is none.
     """
-    content = _content(result, channel)
+    content = contents(result, channel)
+    for layer in content.simulation:
+        if not is_color_like(layer.colour):
+            raise UsageError(f"group {layer.name}: {layer.colour!r} is not a colour")
     with style(_STYLE):
         fig = StyledFigure(_STYLE, figsize=(8.0, 7.2))
         main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1), gridspec_kw=_MARGINS)
@@ -138,42 +112,16 @@ def save(result: Result, folder: Path, *, channel: str | None = None, log: bool 
     return save_figure(fig, folder / name, result.run_id)
 
 
-def _content(result: Result, channel: str | None) -> _Content:
-    edges = np.array(result.edges)
-    simulation: list[tuple[str, str, NDArray[np.float64]]] = []
-    variance, data = np.zeros(len(edges) - 1), None
-    # Sorting is stable: within a role, groups keep the catalogue's order.
-    for name, group in sorted(result.groups.items(), key=lambda item: item[1].role == "signal"):
-        bins = _bins(result, group, channel)
-        sumw = np.array(bins.sumw)
-        if group.role == "data":
-            data = sumw if data is None else data + sumw
-            continue
-        if not is_color_like(group.colour):
-            raise UsageError(f"group {name}: {group.colour!r} is not a colour")
-        simulation.append((name, group.colour, sumw))
-        variance += bins.sumw2
-    total = np.sum([sumw for _, _, sumw in simulation], axis=0) if simulation else np.zeros_like(variance)
-    return _Content(edges, simulation, total, np.sqrt(variance), data)
-
-
-def _bins(result: Result, group: GroupResult, channel: str | None) -> Bins:
-    if channel is None:
-        return group
-    if channel not in group.channels:
-        raise UsageError(f"run {result.run_id} has no channel {channel!r}; it has {', '.join(group.channels)}")
-    return group.channels[channel]
-
-
-def _draw_events(axes: Axes, content: _Content) -> list[Artist | ErrorbarContainer]:
+def _draw_events(axes: Axes, content: Contents) -> list[Artist | ErrorbarContainer]:
     """Draw stack, band and points; return what the legend lists, from its top down."""
     handles: list[Artist | ErrorbarContainer] = []
     below = np.zeros_like(content.total)
-    for name, colour, sumw in content.simulation:
-        layer = axes.stairs(below + sumw, content.edges, baseline=below, fill=True, label=_tex(name))
-        layer.set(facecolor=colour, edgecolor="black", linewidth=0.8)
-        handles.insert(0, layer)
-        below = below + sumw
+    for layer in content.simulation:
+        top = below + layer.sumw
+        step = axes.stairs(top, content.edges, baseline=below, fill=True, label=_tex(layer.name))
+        step.set(facecolor=layer.colour, edgecolor="black", linewidth=0.8)
+        handles.insert(0, step)
+        below = top
     if content.simulation:
         handles.append(_draw_band(axes, content.edges, content.total, content.error))
     if content.data is not None:
@@ -182,7 +130,7 @@ def _draw_events(axes: Axes, content: _Content) -> list[Artist | ErrorbarContain
     return handles
 
 
-def _draw_ratio(axes: Axes, content: _Content) -> None:
+def _draw_ratio(axes: Axes, content: Contents) -> None:
     predicted = content.total > 0
     unit = np.where(predicted, content.total, np.nan)
     _draw_band(axes, content.edges, unit / unit, content.error / unit)
@@ -205,7 +153,7 @@ def _draw_band(
     return band
 
 
-def _draw_points(axes: Axes, content: _Content, unit: NDArray[np.float64]) -> ErrorbarContainer:
+def _draw_points(axes: Axes, content: Contents, unit: NDArray[np.float64]) -> ErrorbarContainer:
     """Draw the data in units of ``unit``, shape (bins,). No event or a unit of nan: no point."""
     data = content.data if content.data is not None else np.zeros_like(unit)
     shown = (data > 0) & np.isfinite(unit)
@@ -270,14 +218,14 @@ def _state(result: Result) -> list[str]:
     return lines
 
 
-def _set_range(axes: Axes, content: _Content, boxes: list[Artist], *, log: bool) -> None:
+def _set_range(axes: Axes, content: Contents, boxes: list[Artist], *, log: bool) -> None:
     """Set the range of the event axis so that every bin ends below the text and the legend over it."""
     edges, highest = content.edges, content.highest
     if log:
         seen = highest[highest > 0]
         bottom = float(np.clip(seen.min(initial=1.0) / 2, 1e-4 * seen.max(initial=1.0), 0.5))
     else:
-        layers = np.cumsum([sumw for _, _, sumw in content.simulation], axis=0)
+        layers = np.cumsum([layer.sumw for layer in content.simulation], axis=0)
         bottom = 1.1 * float(np.min(layers, initial=0.0))
     # Before the scale: else matplotlib looks for a range that suits a logarithm, and warns if there is none.
     axes.set_ylim(bottom, bottom + 1.0)

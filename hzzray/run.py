@@ -8,15 +8,16 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hzzray.data.catalogue import Release
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
@@ -27,7 +28,7 @@ from hzzray.engine.monitor import Recorder
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec
 from hzzray.output import save_json, save_root
-from hzzray.physics.selection import PRESETS
+from hzzray.physics.selection import PRESETS, Selection
 from hzzray.places import cache_folder
 from hzzray.result import Result, RunState, environment, moment, summarise
 from hzzray.source import MemorySource
@@ -65,8 +66,12 @@ def make_spec(
     selection: str | None = None,
     luminosity: float | None = None,
     fraction: float = 1.0,
+    cuts: Sequence[str] = (),
 ) -> RunSpec:
-    """Put a spec together, the release's defaults where nothing is chosen; raises UsageError naming what is wrong."""
+    """Put a spec together, the release's defaults where nothing is chosen; raises UsageError naming what is wrong.
+
+    ``cuts`` are changes of the selection as ``name=value``, names those of Selection's fields.
+    """
     preset = selection or release.selection
     if preset not in PRESETS:
         raise UsageError(f"no selection {preset!r}; there are {', '.join(PRESETS)}")
@@ -74,13 +79,28 @@ def make_spec(
     try:
         return RunSpec(
             release=release.only(chosen),
-            selection=PRESETS[preset],
+            selection=_changed(PRESETS[preset], cuts),
             luminosity=release.luminosity if luminosity is None else luminosity,
             fraction=fraction,
             axis=release.axis,
         )
     except ValidationError as error:
         raise UsageError(_mistake(error)) from error
+
+
+def _changed(preset: Selection, cuts: Sequence[str]) -> Selection:
+    """Change a preset's cuts; raises UsageError for what isn't one, ValidationError for a value that can't be."""
+    changes: dict[str, object] = {}
+    known = preset.changeable
+    for cut in cuts:
+        name, _, value = cut.partition("=")
+        if name not in known:
+            raise UsageError(f"no cut {name!r} in {preset.name}; there are {', '.join(known)}")
+        several = isinstance(getattr(preset, name), tuple)
+        changes[name] = tuple(part for part in value.split(",") if part) if several else value
+    if not changes:
+        return preset
+    return TypeAdapter(Selection).validate_python({**asdict(preset), "name": f"{preset.name}*", **changes})
 
 
 def make_settings(**chosen: object) -> Settings:

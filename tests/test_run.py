@@ -281,6 +281,15 @@ def test_the_window_counts_are_those_of_the_bins(toys, toy_spec, serial):
     assert z.s_over_sqrt_b == pytest.approx(z.n_signal / z.n_background**0.5)
 
 
+def test_cuts_of_a_preset_can_be_changed():
+    chosen = make_spec(release("toy"), selection="h4l", cuts=["pt_min=25,15", "z1_window=60,100", "sfos_mass_min=8"])
+    selection = chosen.selection
+    assert (selection.pt_min, selection.z1_window, selection.sfos_mass_min) == ((25.0, 15.0), (60.0, 100.0), 8.0)
+    assert (selection.name, selection.z2_max) == ("h4l*", 115.0)
+    assert make_spec(release("toy"), selection="h4l").selection.name == "h4l"
+    assert make_spec(release("toy"), selection="notebook-2020-pt", cuts=["pt_min="]).selection.pt_min == ()
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_paced_run_takes_its_time_and_keeps_its_history(toys, toy_spec, serial, tmp_path):
     result = run(tmp_path, [toys], toy_spec, engine="ray", actors=2, chunk=2_000, pace_s=3.0)

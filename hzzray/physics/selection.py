@@ -91,6 +91,16 @@ class Selection:
         pt = ("pt",) if self.pt_min else ()
         return (*common, "two SFOS pairs", *pt, "delta R", "J/psi veto", "Z1 window", "Z2 window")
 
+    @property
+    def changeable(self) -> tuple[str, ...]:
+        """Names of the fields that can be changed, and matter to what leptons the selection looks at."""
+        of_best = (
+            "electron_pt_min", "muon_pt_min", "z1_window", "z2_max", "z2_min", "z2_min_from", "dr_same", "dr_other",
+            "sfos_mass_min",
+        )  # fmt: skip
+        common = ("pt_min", "trigger", "matched", "identified", "absolute_weights")
+        return common if self.leptons == "first" else (*common, *of_best)
+
     def with_changes(self, **changes: object) -> Selection:
         """Return a copy with other cuts, named after its origin so that results tell them apart."""
         return dataclasses.replace(self, **{"name": f"{self.name}*", **changes})  # type: ignore[arg-type]
