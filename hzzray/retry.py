@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+
 import tenacity
 
 from hzzray.errors import TransientError
@@ -18,3 +21,11 @@ def retrying(attempts: int) -> tenacity.Retrying:
         retry=tenacity.retry_if_exception_type(TransientError),
         reraise=True,
     )
+
+
+def waits(first_s: float, longest_s: float) -> Iterator[float]:
+    """Yield waits in seconds that double from the first to the longest, with jitter, without end."""
+    wait = first_s
+    while True:
+        yield wait * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+        wait = min(longest_s, 2 * wait)

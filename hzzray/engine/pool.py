@@ -14,7 +14,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -40,6 +40,7 @@ from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Counts, Failure, Partial, RunSpec, Task
 from hzzray.result import RunState
+from hzzray.retry import waits
 from hzzray.source import TaskSource
 
 _T = TypeVar("_T")
@@ -327,7 +328,7 @@ class Pool:
         """Call the reducer, again while it is being restarted: all that it does may be done twice."""
         begun = time.monotonic()
         patience = self._limits.reducer_s
-        waits = _waits(self._limits.back_off_s)
+        pauses = waits(*self._limits.back_off_s)
         while True:
             bound = getattr(self._reducer, method)
             if method in _READS:
@@ -351,7 +352,7 @@ class Pool:
             except RayActorError as error:
                 if time.monotonic() - begun > patience:
                     raise ClusterError(f"the reducer can't be kept alive: {_first_line(error)}") from error
-            await asyncio.sleep(next(waits))
+            await asyncio.sleep(next(pauses))
 
     # What goes wrong.
 
@@ -452,7 +453,7 @@ class Pool:
         It may be long in coming: its demand is what makes the autoscaler add a node.
         """
         deaths = 0
-        for wait in _waits(self._limits.back_off_s):
+        for wait in waits(*self._limits.back_off_s):
             try:
                 await asyncio.wait_for(self._usage(actor), _PING_S)
                 break
@@ -610,14 +611,6 @@ def _holds(slot: Slot) -> bool:
     return actor.ready and not actor.leaving and actor.life == life
 
 
-def _waits(bounds: tuple[float, float]) -> Iterator[float]:
-    """Yield waits that double between bounds, with jitter, without end."""
-    low, high = bounds
-    while True:
-        yield low * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
-        low = min(high, 2 * low)
-
-
 def _first(error: BaseException) -> BaseException:
     """Find the first error in nested groups."""
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
@@ -658,7 +651,7 @@ def start_reducer(path: Path, run_id: str) -> Handle:
     Raises ClusterError when the earlier one won't go.
     """
     name = _reducer_name(run_id)
-    for wait in itertools.islice(_waits((0.05, 1.0)), 20):
+    for wait in itertools.islice(waits(0.05, 1.0), 20):
         with contextlib.suppress(ValueError):  # there is none of that name
             ray.kill(ray.get_actor(name))
         with contextlib.suppress(ValueError):  # the name is still taken

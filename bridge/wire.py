@@ -1,0 +1,351 @@
+"""What goes through the broker: announcements of runs, tasks, users' wishes. JSON, versioned, bounded, validated.
+
+Nothing here trusts what it reads: whatever comes is turned into a value, or into a Refusal that says why not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+
+import pika
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from bridge.topology import Queue, Topology
+from hzzray.data.plan import Plan
+from hzzray.engine.ledger import UNREAD, Wish
+from hzzray.errors import UsageError
+from hzzray.messages import WIRE_VERSION, Failure, Message, RunId, RunSpec, Task
+
+#: Bytes of a body at the most: of an announcement, which holds a whole plan, and of anything else.
+ANNOUNCEMENT_BYTES = 16_000_000
+MESSAGE_BYTES = 64 * 1024
+
+#: Headers of a task: how often it was tried in vain; how often nobody knew its run; that a failure of it is forgiven.
+ATTEMPT = "attempt"
+STRANGE = "strange"
+REPLAY = "replay"
+
+#: Headers of a dead letter.
+REASON = "x-hzzray-reason"
+ATTEMPTS = "x-hzzray-attempts"
+RUN = "x-hzzray-run"
+
+#: What the broker counts in quorum queues: deliveries of a message that were not acknowledged.
+_RETURNS = "x-delivery-count"
+
+_JSON = "application/json"
+_COUNT_LIMIT = 1_000_000
+_REASON_CHARACTERS = 1000
+
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Entry = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Refusal(NamedTuple):
+    """Why a message can't be taken for what it should be."""
+
+    reason: str
+
+
+class PlannedFile(Message):
+    """A sample's file, cut into tasks: their borders are ``cuts``, first to last; (0, 0) of a file without entries.
+
+    ``entries`` is how many the file holds, of which the last cut may be fewer.
+    """
+
+    sample: Name
+    file: Name
+    uuid: Name
+    tree: Name
+    cuts: tuple[Entry, ...] = Field(min_length=2)
+    entries: Entry
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        rising = all(low < high for low, high in pairwise(self.cuts)) or self.cuts == (0, 0)
+        if self.cuts[0] != 0 or not rising or self.cuts[-1] > self.entries:
+            raise ValueError(f"the cuts of {self.sample} don't tile it")
+        if self.uuid.startswith(UNREAD):
+            raise ValueError(f"{self.sample} has no file of uuid {self.uuid}")
+        return self
+
+
+class UnreadFile(Message):
+    """A sample whose file could not be planned, and why."""
+
+    sample: Name
+    file: Name
+    tree: Name
+    reason: Annotated[str, Field(max_length=_REASON_CHARACTERS)]
+    missing: bool
+    permanent: bool
+
+
+class Announcement(Message):
+    """A run and its whole plan, so that any bridge can take it up and knows when it is complete."""
+
+    version: Literal[1] = WIRE_VERSION
+    run_id: RunId
+    spec: RunSpec
+    files: tuple[PlannedFile, ...]
+    unread: tuple[UnreadFile, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        samples = [row.sample for row in self.files] + [row.sample for row in self.unread]
+        strangers = set(samples) - {sample.name for sample in self.spec.release.samples}
+        if strangers:
+            raise ValueError(f"its spec has no sample {min(strangers)}")
+        if len(set(samples)) < len(samples):
+            raise ValueError("a sample is in it twice")
+        if len({row.uuid for row in self.files}) < len(self.files):
+            raise ValueError("a file is in it twice")
+        return self
+
+    @classmethod
+    def of(cls, spec: RunSpec, run_id: str, plan: Plan) -> Announcement:
+        """Announce a plan."""
+        files = []
+        for sample, tasks in groupby(plan.tasks, key=lambda task: task.sample):
+            first, *others = tasks
+            cuts = (first.start, first.stop, *(task.stop for task in others))
+            files.append(
+                PlannedFile(
+                    sample=sample, file=first.file, uuid=first.uuid, tree=first.tree, cuts=cuts,
+                    entries=plan.entries[sample][1],
+                )
+            )  # fmt: skip
+        unread = [
+            UnreadFile(
+                sample=failure.task.sample, file=failure.task.file, tree=failure.task.tree,
+                reason=failure.reason[:_REASON_CHARACTERS], missing=failure.task.sample in plan.missing,
+                permanent=failure.permanent,
+            )
+            for failure in plan.failures
+        ]  # fmt: skip
+        return cls(run_id=run_id, spec=spec, files=tuple(files), unread=tuple(unread))
+
+    def plan(self) -> Plan:
+        """Return the plan as the planner made it."""
+        tasks = [self._task(row, row.uuid, span) for row in self.files for span in pairwise(row.cuts)]
+        failures = [
+            Failure(task=self._task(row, UNREAD + row.sample, (0, 0)), reason=row.reason, permanent=row.permanent)
+            for row in self.unread
+        ]
+        missing = tuple(row.sample for row in self.unread if row.missing)
+        entries = {row.sample: (row.cuts[-1], row.entries) for row in self.files}
+        return Plan(tuple(tasks), tuple(failures), missing, entries)
+
+    def _task(self, row: PlannedFile | UnreadFile, uuid: str, span: tuple[int, int]) -> Task:
+        return Task(
+            run_id=self.run_id, spec=self.spec.digest, sample=row.sample, file=row.file, uuid=uuid, tree=row.tree,
+            start=span[0], stop=span[1],
+        )  # fmt: skip
+
+    def with_later(self, later: Announcement) -> Announcement:
+        """Add what a later announcement of the same run knows of samples that this one could not plan.
+
+        All who read the announcements in their order come to the same plan, whoever made them. Raises UsageError when
+        the later one is of another spec.
+        """
+        if later.spec.digest != self.spec.digest:
+            raise UsageError(f"run {self.run_id} was announced with another spec")
+        known = {row.sample for row in self.files}
+        uuids = {row.uuid for row in self.files}
+        files = self.files + tuple(row for row in later.files if row.sample not in known and row.uuid not in uuids)
+        planned = {row.sample for row in files}
+        unread = tuple(row for row in self.unread if row.sample not in planned)
+        return Announcement(run_id=self.run_id, spec=self.spec, files=files, unread=unread)
+
+
+class Order(Message):
+    """What a user wants of the bridges: a wish for a run, or a number of tasks to hold (0: as many as suit)."""
+
+    version: Literal[1] = WIRE_VERSION
+    run_id: RunId | None = None
+    wish: Wish | None = None
+    prefetch: Annotated[int, Field(ge=0, le=65_535)] | None = None
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        if (self.wish is None) != (self.run_id is None) or (self.wish is None) == (self.prefetch is None):
+            raise ValueError("an order is a run's wish or a prefetch")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMessage:
+    """A task as it was delivered.
+
+    Attributes
+    ----------
+    attempt
+        How often it was tried in vain.
+    strange
+        How often it was put off because nobody knew its run.
+    replay
+        Whether it shall be tried though it failed before.
+    returns
+        How often it was delivered to one who went without a word.
+    published
+        When, in seconds since the epoch; None where it doesn't say.
+    """
+
+    task: Task
+    attempt: int = 0
+    strange: int = 0
+    replay: bool = False
+    returns: int = 0
+    published: float | None = None
+
+    def headers(self) -> dict[str, Any]:
+        """Headers of a message that carries it."""
+        optional = {STRANGE: self.strange, REPLAY: self.replay}
+        return {ATTEMPT: self.attempt, **{name: value for name, value in optional.items() if value}}
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message to be published: where to, and what."""
+
+    exchange: str
+    key: str
+    body: bytes
+    properties: pika.BasicProperties
+
+
+def task_letter(topology: Topology, message: TaskMessage, queue: Queue | None = None) -> Letter:
+    """Write a task as a durable message, for the queue of tasks or another one."""
+    queue = queue or topology.tasks
+    task = message.task
+    properties = _properties("task", task.task_id, message.headers(), message.published)
+    return Letter(queue.exchange, queue.name, task.canonical(), properties)
+
+
+def announcement_letter(topology: Topology, announcement: Announcement, mark: str) -> Letter:
+    """Write an announcement for the stream of runs; ``mark`` tells it from others of the same run.
+
+    Raises UsageError for a plan too big for one message.
+    """
+    body = announcement.canonical()
+    if len(body) > ANNOUNCEMENT_BYTES:
+        raise UsageError(
+            f"run {announcement.run_id}: its plan takes {len(body)} bytes, more than the {ANNOUNCEMENT_BYTES} of a "
+            "message: take a bigger --chunk"
+        )
+    properties = _properties("announcement", announcement.run_id, {})
+    properties.correlation_id = mark
+    return Letter(topology.runs.exchange, topology.runs.name, body, properties)
+
+
+def order_letter(topology: Topology, order: Order) -> Letter:
+    """Write an order to all bridges that listen."""
+    return Letter(topology.control, "", order.canonical(), _properties("order", order.run_id or "", {}))
+
+
+def dead_letter(
+    topology: Topology, body: bytes, properties: pika.BasicProperties, *, reason: str, attempts: int, run_id: str
+) -> Letter:
+    """Write a message that is given up as it came, with the reason."""
+    headers = {
+        **{name: value for name, value in _headers(properties).items() if name in (ATTEMPT, STRANGE, REPLAY)},
+        REASON: reason[:_REASON_CHARACTERS],
+        ATTEMPTS: attempts,
+        RUN: run_id,
+    }
+    kept = pika.BasicProperties(
+        content_type=properties.content_type,
+        type=properties.type,
+        message_id=properties.message_id,
+        timestamp=properties.timestamp,
+        delivery_mode=pika.DeliveryMode.Persistent.value,
+        headers=headers,
+    )
+    return Letter(topology.dead.exchange, topology.dead.name, body, kept)
+
+
+def _properties(kind: str, name: str, headers: dict[str, Any], published: float | None = None) -> pika.BasicProperties:
+    return pika.BasicProperties(
+        content_type=_JSON,
+        type=kind,
+        message_id=name,
+        timestamp=int(time.time() if published is None else published),
+        delivery_mode=pika.DeliveryMode.Persistent.value,
+        headers=headers,
+    )
+
+
+def read_task(body: bytes, properties: pika.BasicProperties) -> TaskMessage | Refusal:
+    """Read a task's message."""
+    task = _read(Task, "task", body, properties, MESSAGE_BYTES)
+    if isinstance(task, Refusal):
+        return task
+    if properties.message_id != task.task_id:
+        return Refusal(f"its message_id is not the id of its task, {task.task_id}")
+    headers = _headers(properties)
+    counts = [headers.get(name, 0) for name in (ATTEMPT, STRANGE, _RETURNS)]
+    if not all(type(count) is int and 0 <= count <= _COUNT_LIMIT for count in counts):
+        return Refusal(f"its headers {ATTEMPT} and {STRANGE} must be numbers from 0 on")
+    published = properties.timestamp
+    return TaskMessage(
+        task,
+        attempt=counts[0],
+        strange=counts[1],
+        returns=counts[2],
+        replay=headers.get(REPLAY) is True,
+        published=float(published) if type(published) is int and published >= 0 else None,
+    )
+
+
+def read_announcement(body: bytes, properties: pika.BasicProperties) -> Announcement | Refusal:
+    """Read an announcement."""
+    return _read(Announcement, "announcement", body, properties, ANNOUNCEMENT_BYTES)
+
+
+def read_order(body: bytes, properties: pika.BasicProperties) -> Order | Refusal:
+    """Read an order."""
+    return _read(Order, "order", body, properties, MESSAGE_BYTES)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _read(
+    model: type[_Model], kind: str, body: bytes, properties: pika.BasicProperties, limit: int
+) -> _Model | Refusal:
+    if len(body) > limit:
+        return Refusal(f"too big: {len(body)} bytes, where {limit} are allowed")
+    if properties.content_type != _JSON:
+        return Refusal(f"its content type is {_shown(properties.content_type)}, not {_JSON}")
+    if properties.content_encoding is not None:
+        return Refusal(f"its content encoding {_shown(properties.content_encoding)} is not known here")
+    if properties.type != kind:
+        return Refusal(f"a message of type {_shown(properties.type)}, not {kind}")
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        return Refusal(_mistake(error))
+
+
+def _headers(properties: pika.BasicProperties) -> Mapping[str, Any]:
+    return properties.headers or {}
+
+
+def _mistake(error: ValidationError) -> str:
+    """Say in one line what is wrong with a body; an unknown version first, since all else follows from it."""
+    wrong = error.errors(include_url=False, include_context=False)
+    for one in wrong:
+        if one["loc"] == ("version",):
+            return f"version {_shown(one['input'])}: this hzzray reads version {WIRE_VERSION}"
+    field = ".".join(str(part) for part in wrong[0]["loc"])
+    message = wrong[0]["msg"].removeprefix("Value error, ")
+    return (f"{field}: {message}" if field else message)[:_REASON_CHARACTERS]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
