@@ -18,6 +18,7 @@ from bridge.publisher import PublishError, send
 from bridge.settings import BrokerSettings
 from bridge.wire import Letter
 from tests.support.proxy import Proxy
+from tests.support.waiting import wait_for
 
 QUORUM = {"x-queue-type": "quorum"}
 
@@ -131,7 +132,7 @@ def test_what_is_confirmed_is_there_and_what_is_acknowledged_is_gone(admin, sett
         assert sink.most <= 50
 
     run(work())
-    assert depth(admin) == 0
+    wait_for("the acknowledgements", lambda: depth(admin) == 0, 10)
 
 
 def test_prefetch_is_changed_live_and_nothing_is_delivered_twice_for_it(admin, settings):
@@ -165,7 +166,7 @@ def test_prefetch_is_changed_live_and_nothing_is_delivered_twice_for_it(admin, s
             assert set(sink.came.values()) == {1}
 
     run(work())
-    assert depth(admin) == 0
+    wait_for("the acknowledgements", lambda: depth(admin) == 0, 10)
 
 
 def test_a_stale_acknowledgement_touches_no_other_message(admin, settings):
@@ -186,7 +187,7 @@ def test_a_stale_acknowledgement_touches_no_other_message(admin, settings):
             assert len(sink.held) == 2  # else the broker had sent the next ones
 
     run(work())
-    assert depth(admin) == 4
+    wait_for("what was not acknowledged", lambda: depth(admin) == 4, 10)
 
 
 def test_a_full_queue_makes_the_publisher_wait_and_give_up_in_time(admin, settings):

@@ -46,25 +46,25 @@ class Proxy:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await asyncio.sleep(0)  # so that what was aborted is closed
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        both = {writer}
+        pumps: list[asyncio.Future[None]] = []
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._to)
-        except OSError:
-            writer.transport.abort()
-            return
-        both = {writer, back}
-        for each in both:
-            each.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-        self._writers |= both
-        pumps = [asyncio.ensure_future(self._pump(*pair)) for pair in ((reader, back), (there, writer))]
-        try:
+            both.add(back)
+            for each in both:
+                each.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            self._writers |= both
+            pumps += [asyncio.ensure_future(self._pump(*pair)) for pair in ((reader, back), (there, writer))]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # there is nobody
         finally:
             for pump in pumps:
                 pump.cancel()
-            await asyncio.wait(pumps)
             self._writers -= both
             for each in both:
                 each.transport.abort()
