@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bridge.cli import app as broker_commands
 from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(broker_commands)
 console = Console()
 errors = Console(stderr=True)
 

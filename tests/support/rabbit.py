@@ -100,11 +100,13 @@ class Vhost:
 class Broker:
     """A node in a folder. ``start`` it, ``kill`` (SIGKILL) and ``start`` it again: what is durable is still there.
 
-    Its TLS listener wants clients' certificates of :attr:`certificates`.
+    Its TLS listener wants clients' certificates of :attr:`certificates`. ``config`` is added to rabbitmq.conf,
+    ``login`` is an administrator's user and password.
     """
 
-    def __init__(self, folder: Path, config: str = "") -> None:
+    def __init__(self, folder: Path, config: str = "", login: tuple[str, str] = (USER, PASSWORD)) -> None:
         self.folder = folder
+        self._login = login
         self.port, self.tls_port, self._management, self._prometheus, self._dist, self._epmd_port = free_ports(6)
         self.certificates = Certificates(folder / "tls")
         self._node: subprocess.Popen[bytes] | None = None
@@ -122,6 +124,9 @@ class Broker:
         )
         (folder / "rabbitmq.conf").write_text(text + config, encoding="ascii")
         (folder / "enabled_plugins").write_text("[rabbitmq_management,rabbitmq_prometheus].\n", encoding="ascii")
+        # Sooner than by itself: dead letters that found no room try again, queues tell their numbers.
+        hurry = "{dead_letter_worker_publisher_confirm_timeout, 1000}, {quorum_tick_interval, 1000}"
+        (folder / "advanced.config").write_text(f"[{{rabbit, [{hurry}]}}].\n", encoding="ascii")
         (folder / "env.conf").write_text("", encoding="ascii")
 
     @property
@@ -223,9 +228,7 @@ class Broker:
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """Ask the management API; returns what its JSON says, None when it says nothing."""
-        answer = requests.request(
-            method, f"{self.management_url}/api/{path}", json=body, auth=(USER, PASSWORD), timeout=10
-        )
+        answer = requests.request(method, f"{self.management_url}/api/{path}", json=body, auth=self._login, timeout=10)
         answer.raise_for_status()
         return json.loads(answer.content) if answer.content else None
 
@@ -239,7 +242,7 @@ class Broker:
     def blocks_publishers(self) -> bool:
         """Tell whether an alarm is on: publishers wait then, consumers don't."""
         check = f"{self.management_url}/api/health/checks/local-alarms"
-        return not requests.get(check, auth=(USER, PASSWORD), timeout=10).ok
+        return not requests.get(check, auth=self._login, timeout=10).ok
 
     @contextmanager
     def memory_alarm(self) -> Iterator[None]:

@@ -1,0 +1,190 @@
+"""The commands that talk to a broker; ``hzzray`` has them too. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import asdict
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bridge.settings import DEFAULT_PREFIX, BrokerSettings, password_from
+from bridge.topology import Topology
+from hzzray.errors import UsageError
+
+if TYPE_CHECKING:
+    from bridge.connection import BrokerError
+    from bridge.provision import Check
+    from bridge.queues import QueuesState
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+topology_app = typer.Typer(no_args_is_help=True, help="What a broker must hold: see, check, put there.")
+app.add_typer(topology_app, name="topology")
+console = Console()
+errors = Console(stderr=True)
+
+Broker = Annotated[
+    str | None,
+    typer.Option(
+        "--broker",
+        envvar="HZZRAY_BROKER",
+        help="amqp[s]://USER@HOST[:PORT][/VHOST]; the password comes from HZZRAY_BROKER_PASSWORD or …_PASSWORD_FILE.",
+    ),
+]
+Prefix = Annotated[
+    str, typer.Option("--queue-prefix", envvar="HZZRAY_QUEUE_PREFIX", help="What the queues' names begin with.")
+]
+
+
+def broker_settings(url: str | None, prefix: str = DEFAULT_PREFIX) -> BrokerSettings:
+    """Read a command's options. Raises UsageError, also when pika is not installed."""
+    if find_spec("pika") is None:
+        raise UsageError("a broker needs the extra: pip install 'hzzray[broker]'")
+    return BrokerSettings.from_url(url, prefix=prefix)
+
+
+@topology_app.command("apply")
+def apply_topology(broker: Broker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+    """Make exchanges, queues, bindings and policies, as an administrator, through the management plugin.
+
+    Users are made, or get this password and these rights, if HZZRAY_ADMIN_PASSWORD, HZZRAY_PUBLISHER_PASSWORD or
+    HZZRAY_BRIDGE_PASSWORD (each also with _FILE) is set.
+    """
+    from bridge.provision import apply  # noqa: PLC0415
+
+    topology, settings = Topology(prefix), broker_settings(broker, prefix)
+    _report(settings, apply(settings, topology, _passwords(topology)))
+
+
+@topology_app.command("check")
+def check_topology(broker: Broker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+    """Tell what the broker lacks, if anything (exit code 1)."""
+    from bridge.provision import check  # noqa: PLC0415
+
+    settings = broker_settings(broker, prefix)
+    _report(settings, check(settings, Topology(prefix)))
+
+
+@topology_app.command("definitions")
+def definitions(
+    vhost: Annotated[str, typer.Option(help="Virtual host that all of it is in.")] = "/",
+    prefix: Prefix = DEFAULT_PREFIX,
+    output: Annotated[Path | None, typer.Option(help="File to write, for its owner only. Default: print.")] = None,
+) -> None:
+    """Write the definitions that a broker loads at its start (load_definitions in rabbitmq.conf).
+
+    The users' passwords come from HZZRAY_ADMIN_PASSWORD, HZZRAY_PUBLISHER_PASSWORD and HZZRAY_BRIDGE_PASSWORD, each
+    also with _FILE; only their salted hashes are written.
+    """
+    topology = Topology(prefix)
+    passwords = _passwords(topology)
+    if missing := [_variable(user.name) for user in topology.users if user.name not in passwords]:
+        raise UsageError(f"each user needs a password: {', '.join(missing)} (or …_FILE) is not set")
+    text = json.dumps(topology.definitions(vhost, passwords), indent=2) + "\n"
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.touch(mode=0o600)
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"can't write {output}: {error.strerror}") from error
+    console.print(output, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def queues(
+    broker: Broker = None,
+    prefix: Prefix = DEFAULT_PREFIX,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a look.")] = False,
+) -> None:
+    """Show how full the broker's queues are, and how fast they move."""
+    from bridge.queues import look  # noqa: PLC0415
+    from bridge.queues import watch as looks  # noqa: PLC0415
+
+    settings, topology = broker_settings(broker, prefix), Topology(prefix)
+    if not watch:
+        state = look(settings, topology)
+        typer.echo(_json(state)) if as_json else console.print(_table(state))
+        return
+    try:
+        _follow(looks(settings, topology, every), as_json=as_json)
+    except KeyboardInterrupt:
+        return
+
+
+def _follow(looks: Iterable[QueuesState | BrokerError], *, as_json: bool) -> None:
+    """Show look after look: a table that changes on a terminal, lines elsewhere."""
+    from rich.live import Live  # noqa: PLC0415
+
+    from bridge.connection import BrokerError  # noqa: PLC0415
+
+    live = console.is_terminal and not as_json
+    with Live(console=console, auto_refresh=False) if live else nullcontext() as screen:
+        for state in looks:
+            if isinstance(state, BrokerError):
+                errors.print(str(state), style="red", highlight=False, soft_wrap=True, markup=False)
+            elif screen is not None:
+                screen.update(_table(state), refresh=True)
+            else:
+                typer.echo(_json(state) if as_json else _line(state))
+
+
+def _table(state: QueuesState) -> Table:
+    table = Table("queue", title=_pace(state), caption=state.unseen or None)
+    for column in ("ready", "in flight", "consumers", "in /s", "done /s"):
+        table.add_column(column, justify="right")
+    for queue in state.all:
+        style = "red" if queue is state.dead and queue.ready else None
+        numbers = (queue.ready, queue.unacked, queue.consumers, queue.published_per_s, queue.acked_per_s)
+        table.add_row(queue.name, *("" if number is None else f"{number:.10g}" for number in numbers), style=style)
+    return table
+
+
+def _line(state: QueuesState) -> str:
+    waiting = sum(retry.ready for retry in state.retries)
+    flying = "" if state.tasks.unacked is None else f"{state.tasks.unacked} in flight, "
+    return (
+        f"{state.tasks.ready} ready, {flying}{waiting} wait for another try, {state.dead.ready} dead, "
+        f"{state.tasks.consumers} consumers; {_pace(state)}"
+    )
+
+
+def _pace(state: QueuesState) -> str:
+    if state.tasks.acked_per_s is None:
+        return f"{state.backlog} tasks to do"
+    left = "" if state.left_s is None else f", {timedelta(seconds=round(state.left_s))} left"
+    return f"{state.backlog} tasks to do, {state.tasks.acked_per_s:.3g} done a second{left}"
+
+
+def _json(state: QueuesState) -> str:
+    return json.dumps(asdict(state) | {"backlog": state.backlog, "left_s": state.left_s})
+
+
+def _report(settings: BrokerSettings, found: Check) -> None:
+    for line in found.lacks:
+        errors.print(f"lacks {line}", style="red", highlight=False, soft_wrap=True, markup=False)
+    for line in found.unseen:
+        errors.print(f"not checked: {line}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    if found.lacks:
+        raise typer.Exit(1)
+    all_of_it = "what could be checked" if found.unseen else "all that hzzray needs"
+    console.print(f"{settings} has {all_of_it}", highlight=False, soft_wrap=True)
+
+
+def _passwords(topology: Topology) -> dict[str, str]:
+    given = {user.name: password_from(_variable(user.name)) for user in topology.users}
+    return {name: password for name, password in given.items() if password is not None}
+
+
+def _variable(user: str) -> str:
+    return f"HZZRAY_{user.upper()}_PASSWORD"
