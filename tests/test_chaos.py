@@ -275,6 +275,19 @@ def test_passing_faults_alone_leave_no_trace(troubled, toys_digest):
     check_ledger(path)
 
 
+def test_tiny_tasks_go_together_and_fail_alone(troubled):
+    faults = {150: "corrupt", 300: "die", 450: "flaky 2", 600: "hang 1"}
+    limits = Limits(**TWO, timeout_s=2.0, crashes=2, back_off_s=(0.01, 0.1))
+    state, _, tasks, marks = troubled(faults, limits, chunk=20)
+    assert {failure.task for failure in state.failures} == {tasks[150], tasks[300]}
+    assert state.counts.due == 0
+    # Each may have been tried once more than it takes, beside one that killed its worker.
+    assert marks.seen(tasks[450].task_id) >= 3
+    assert marks.seen(tasks[300].task_id) >= 3, "once among others, then alone until it was given up"
+    assert marks.seen(tasks[600].task_id) >= 2
+    assert sum(marks.seen(task.task_id) > 1 for task in tasks) > 4, "neighbours were tried again"
+
+
 def test_stragglers_are_started_twice_and_merged_once(troubled, toys_digest):
     # With what waits behind it, at an actor that hangs in its first task for an hour.
     state, path, tasks, marks = troubled({0: "slow 1"}, Limits(**TWO))
@@ -341,7 +354,10 @@ def test_two_pools_share_a_run_and_the_reducer(toys, toys_digest, spec, tmp_path
 
         await asyncio.gather(*(pool.run(source, kill) for pool, source in zip(pools, sources, strict=True)))
         assert len(killed) == 1
-        return await join_reducer(path, "run").snapshot.remote()
+        reducer = join_reducer(path, "run")
+        state = await reducer.snapshot.remote()
+        ray.kill(reducer)
+        return state
 
     state = asyncio.run(both())
     assert state.counts.merged == len(tasks)

@@ -273,6 +273,16 @@ def copy_values(
         raise ValueError(f"entry {body.first + bad} {UNEQUAL}")
 
 
+def warm_up() -> None:
+    """Compile the copying kernels, or load them from numba's cache, by copying nothing."""
+    data, offsets = np.zeros(4, np.uint8), np.zeros(1, np.int64)
+    data.flags.writeable = False
+    shape = data, 0, 0, 0, 0, 0, 0, offsets, 0
+    _offsets(*shape)
+    _words(*shape, np.empty(0, np.uint32))
+    _flags(*shape, np.empty(0, np.uint8))
+
+
 def scalars(body: Body, dtype: str, first: int, last: int) -> NDArray[np.generic]:
     """View file entries first to last of a branch with one value an entry, as stored."""
     values = body.data[: body.border].view(dtype)

@@ -8,9 +8,11 @@ import json
 import os
 import struct
 import tempfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ _CACHE_VERSION = 2
 _HEADER = 128  # bytes at a file's start that hold its identity
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Branch:
     """Where one branch's values lie.
 
@@ -46,9 +48,28 @@ class Branch:
         """Numbers of the baskets that hold entries start to stop, without empty ones."""
         if stop <= start:
             return []
-        first = int(np.searchsorted(self.starts, start, "right")) - 1
-        last = int(np.searchsorted(self.starts, stop, "left"))
-        return [i for i in range(first, last) if self.starts[i] < self.starts[i + 1]]
+        starts = self._starts
+        first, last = bisect_right(starts, start) - 1, bisect_left(starts, stop)
+        return [i for i in range(first, last) if starts[i] < starts[i + 1]]
+
+    def range(self, basket: int) -> tuple[int, int]:
+        """Entries that a basket holds: the first, and the one after the last."""
+        return self._starts[basket], self._starts[basket + 1]
+
+    def place(self, basket: int) -> tuple[int, int]:
+        """Where in the file a basket lies, and its bytes."""
+        return self._places[basket]
+
+    # Plain numbers: looking one up in an array would take longer than reading small baskets does.
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        starts: list[int] = self.starts.tolist()
+        return starts
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        return list(zip(self.seeks.tolist(), self.sizes.tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -192,7 +192,9 @@ class Reader:
                     copy_offsets(body, branch.header, first, last, offsets, first - start)
                 needed = int(offsets[last - start])
                 if needed > len(out):
-                    out = np.resize(out, max(needed, len(out) * 3 // 2, 4 * self._step))
+                    grown = np.empty(max(needed, len(out) * 3 // 2, 4 * self._step), store)
+                    grown[: offsets[first - start]] = out[: offsets[first - start]]
+                    out = grown
                 copy_values(body, branch.header, first, last, offsets, first - start, out)
         self._leptons[name] = out
         return out[: offsets[stop - start]].view(dtype)
@@ -256,7 +258,7 @@ class Reader:
                 if i == cursor.number and cursor.body is not None:
                     held[name, i] = cursor.body
                 elif i not in branch.embedded:
-                    wanted[name, i] = int(branch.seeks[i]), int(branch.sizes[i])
+                    wanted[name, i] = branch.place(i)
         begun = time.perf_counter()
         parts = self._source.read(list(wanted.values()))
         self.read_s += time.perf_counter() - begun
@@ -281,7 +283,7 @@ class Reader:
         cursor = self._cursors[name]
         branch = cursor.branch
         for i in branch.baskets(start, stop):
-            begin, end = int(branch.starts[i]), int(branch.starts[i + 1])
+            begin, end = branch.range(i)
             if i in branch.embedded:
                 data, border = branch.embedded[i]
                 body = Body(data, border, 0, begin, end - begin)

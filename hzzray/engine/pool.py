@@ -1,9 +1,9 @@
 """Tasks to actors, and their partials to the reducer: bounded, elastic, and indifferent to what dies meanwhile.
 
-One dispatcher gives the source's tasks to free slots, two an actor. What comes back goes through one committer, which
-hands the reducer as many partials as have gathered since its last commit; only then are they acknowledged. What goes
-wrong is told apart: a bad file is given up at once, a passing fault is tried again, a task under which actors die or
-hang is cut in two and, when nothing helps, set aside with its reason.
+One dispatcher gives the source's tasks to free slots, two an actor: one task a slot, or several tiny ones. What comes
+back goes through one committer, which hands the reducer as many partials as have gathered since its last commit; only
+then are they acknowledged. What goes wrong is told apart: a bad file is given up at once, a passing fault is tried
+again, a task under which actors die or hang is cut in two and, when nothing helps, set aside with its reason.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ Handle = Any
 
 #: Tasks in flight an actor: one that it computes, one that waits so that it never does.
 IN_FLIGHT = 2
+
+#: Tiny tasks go to an actor together, so many at the most, as a call costs a millisecond: about as much work as this.
+TOGETHER = 16
+_WORTH_A_CALL_S = 0.02
 
 #: Partials in one commit at the most, and how many may wait for theirs before workers get no more tasks.
 BATCH = 256
@@ -169,6 +173,7 @@ class Pool:
         self._ending = asyncio.Event()
         self._wish: Wish = "run"
         self._hungry = False
+        self._alone: set[str] = set()
         self._faults: dict[str, int] = {}
         self._crashes: dict[str, int] = {}
         self._counts = Counts(0, 0, 0)
@@ -203,7 +208,9 @@ class Pool:
             async with asyncio.TaskGroup() as self._group:
                 self._counts, _ = await self._call("progress")
                 progress(self._counts)
-                services = [
+                self._ended = self._group.create_task(self._ending.wait())
+                services: list[asyncio.Task[Any]] = [
+                    self._ended,
                     self._group.create_task(self._commit()),
                     self._group.create_task(self._watch(progress)),
                 ]
@@ -234,44 +241,61 @@ class Pool:
         while not self._ending.is_set():
             if task is not None and all(actor.leaving for actor in self._actors):
                 self._resize(max(1, self._limits.min_actors))  # they went when there was nothing to do
-            slot = await self._unless_ending(self._free.get())
+            slot = self._free.get_nowait() if self._free.qsize() else await self._unless_ending(self._free.get())
             if slot is None or not _holds(slot):
                 continue
             if task is None:
-                await self._unless_ending(self._going.wait())
+                if not self._going.is_set():
+                    await self._unless_ending(self._going.wait())
                 self._hungry = True
                 task = await self._unless_ending(self._source.get())
                 self._hungry = False
                 if task is None:
                     return
             if _holds(slot):  # the actor may have fallen while the source was waited for
-                delivery = _Delivery(task)
-                self._open.add(delivery)
-                self._send(slot, delivery)
-                task = None
+                tasks, task = await self._gather(task)
+                deliveries = [_Delivery(task) for task in tasks]
+                self._open.update(deliveries)
+                self._send(slot, deliveries)
         if task is not None:
             self._source.retry(task)
+
+    async def _gather(self, first: Task) -> tuple[list[Task], Task | None]:
+        """Add more tasks to a tiny one, as many as are at hand; returns them, and one that must go alone if it came."""
+        tasks = [first]
+        number = min(TOGETHER, int(_WORTH_A_CALL_S / max(self._task_s, 1e-6))) if self._task_s is not None else 1
+        while len(tasks) < number and first.task_id not in self._alone:
+            coming = asyncio.ensure_future(self._source.get())
+            await asyncio.sleep(0)  # what is at hand comes at once
+            task = coming.result() if coming.done() else None
+            coming.cancel()
+            if task is None:
+                break
+            if task.task_id in self._alone:
+                return tasks, task
+            tasks.append(task)
+        return tasks, None
 
     async def _unless_ending(self, awaited: Awaitable[_T]) -> _T | None:
         """Wait for something; None when an end is wished before."""
         wanted = asyncio.ensure_future(awaited)
-        ending = asyncio.ensure_future(self._ending.wait())
         try:
-            await asyncio.wait({wanted, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({wanted, self._ended}, return_when=asyncio.FIRST_COMPLETED)
             return wanted.result() if wanted.done() else None
         finally:
-            ending.cancel()
             wanted.cancel()
 
-    def _send(self, slot: Slot, delivery: _Delivery) -> None:
+    def _send(self, slot: Slot, deliveries: Sequence[_Delivery]) -> None:
         actor, _ = slot
         if not actor.flying:
             actor.since = time.monotonic()
-        actor.flying.append(delivery)
-        delivery.copies += 1
-        delivery.started += 1
-        self._attempts.add(attempt := self._group.create_task(self._attempt(slot, delivery)))
-        attempt.add_done_callback(self._attempts.discard)
+        actor.flying.extend(deliveries)
+        for delivery in deliveries:
+            delivery.copies += 1
+            delivery.started += 1
+        attempt = self._attempt(slot, deliveries[0]) if len(deliveries) == 1 else self._attempt_all(slot, deliveries)
+        self._attempts.add(task := self._group.create_task(attempt))
+        task.add_done_callback(self._attempts.discard)
 
     async def _attempt(self, slot: Slot, delivery: _Delivery) -> None:
         """See one task through at one actor."""
@@ -282,13 +306,46 @@ class Pool:
             if _is_fall(error):
                 self._fell(slot)
             self._land(slot, delivery)
-            await self._faulty(slot, delivery, error)
+            self._offer(slot)
+            await self._faulty(actor, delivery, error)
         else:
             self._land(slot, delivery)
-            spent = partial.cost.wall_s
-            self._task_s = spent if self._task_s is None else 0.9 * self._task_s + 0.1 * spent
-            await self._done.put((delivery, partial))
+            await self._keep(delivery, partial)
             self._offer(slot)
+
+    async def _attempt_all(self, slot: Slot, deliveries: Sequence[_Delivery]) -> None:
+        """See several tiny tasks through at one actor. Whatever goes wrong with them all is found out one by one."""
+        actor, _ = slot
+        try:
+            outcomes = await actor.handle.process_all.remote([delivery.task for delivery in deliveries])
+        except RayError as error:
+            if _is_fall(error):
+                self._fell(slot)
+            for delivery in deliveries:
+                self._land(slot, delivery)
+            self._offer(slot)
+            self._alone.update(delivery.task.task_id for delivery in deliveries)
+            for delivery in deliveries:
+                if not delivery.copies:
+                    self._settle(delivery, self._source.retry, delivery.task)
+            return
+        for delivery in deliveries:
+            self._land(slot, delivery)
+        failed = []
+        for delivery, outcome in zip(deliveries, outcomes, strict=True):
+            if isinstance(outcome, Partial):
+                await self._keep(delivery, outcome)
+            else:
+                failed.append((delivery, outcome))
+        self._offer(slot)
+        for delivery, fault in failed:
+            await self._faulty(actor, delivery, fault)
+
+    async def _keep(self, delivery: _Delivery, partial: Partial) -> None:
+        """Queue a partial for its commit, when there is room."""
+        spent = partial.cost.wall_s
+        self._task_s = spent if self._task_s is None else 0.9 * self._task_s + 0.1 * spent
+        await self._done.put((delivery, partial))
 
     def _land(self, slot: Slot, delivery: _Delivery) -> None:
         actor, _ = slot
@@ -356,9 +413,8 @@ class Pool:
 
     # What goes wrong.
 
-    async def _faulty(self, slot: Slot, delivery: _Delivery, error: RayError) -> None:
+    async def _faulty(self, actor: _Actor, delivery: _Delivery, error: Exception) -> None:
         """Decide what a failed attempt means for the task."""
-        actor, _ = slot
         cause = _cause(error)
         if _is_fall(error):
             blamed = actor.culprit is delivery
@@ -373,7 +429,6 @@ class Pool:
             else:
                 self._settle(delivery, self._source.retry, delivery.task)
             return
-        self._offer(slot)
         if delivery.settled or delivery.copies:
             return
         if isinstance(cause, DataError):
@@ -393,6 +448,7 @@ class Pool:
     def _forget(self, delivery: _Delivery) -> int:
         """Forget what went wrong with a task; returns how often something did."""
         name = delivery.task.task_id
+        self._alone.discard(name)
         return self._faults.pop(name, 0) + self._crashes.pop(name, 0)
 
     def _count(self, faults: dict[str, int], delivery: _Delivery) -> int:
@@ -514,7 +570,7 @@ class Pool:
                 continue
             for delivery in actor.flying:
                 if not delivery.settled and delivery.started == 1 and (slot := self._spare(actor)):
-                    self._send(slot, delivery)
+                    self._send(slot, [delivery])
 
     def _spare(self, busy: _Actor) -> Slot | None:
         """Take a free slot of any other actor, if there is one."""
@@ -596,14 +652,16 @@ class Pool:
             task.cancel()
 
 
-def _cause(error: RayError) -> Exception:
+def _cause(error: Exception) -> Exception:
     """Tell what went wrong, wherever: in the task itself, or on the way to it."""
     return error.cause if isinstance(error, RayTaskError) else error
 
 
-def _is_fall(error: RayError) -> bool:
+def _is_fall(error: Exception) -> bool:
     """Whether it was the actor that failed, rather than its task."""
-    return not isinstance(error, RayTaskError) or isinstance(error.cause, RayActorError | OutOfMemoryError)
+    if isinstance(error, RayTaskError):
+        return isinstance(error.cause, RayActorError | OutOfMemoryError)
+    return isinstance(error, RayError)
 
 
 def _holds(slot: Slot) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from hzzray.data import baskets
 from hzzray.data.reader import Reader
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage
 from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Cost, Partial, RunSpec, Task
+from hzzray.physics import kernels
 from hzzray.physics.histogram import Histogram
-from hzzray.physics.kernels import cuts, fill, warm_up
+from hzzray.physics.kernels import cuts, fill
 from hzzray.physics.selection import CHANNELS
 from hzzray.urls import is_inside, redact
 
@@ -31,7 +34,10 @@ class Worker:
         self._location = ""
         self._counted = (0.0, 0)
         self._meter = Meter(name, actor_id=actor_id())
-        warm_up()
+        self._told = self._meter.usage()
+        self._run_id = ""
+        kernels.warm_up()
+        baskets.warm_up()
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -39,7 +45,12 @@ class Worker:
 
     def usage(self) -> Usage:
         """Tell what this process has used so far; answers while a task is being computed."""
-        return self._meter.usage()
+        usage = self._meter.usage()
+        metrics = Metrics(self._run_id, self.name)  # here and not with each task, as tasks may be tiny
+        metrics.count("events", usage.events - self._told.events)
+        metrics.count("bytes_read", usage.bytes_read - self._told.bytes_read)
+        self._told = usage
+        return usage
 
     def process(self, task: Task) -> Partial:
         """Run the selection over a task's entries.
@@ -50,11 +61,19 @@ class Worker:
         with self._meter.working(task):
             partial = self._compute(task)
         self._meter.add(partial.cost)
-        metrics = Metrics(task.run_id, self.name)
-        metrics.count("events", partial.cost.events)
-        metrics.count("bytes_read", partial.cost.bytes_read)
-        metrics.observe("task_seconds", partial.cost.wall_s)
+        self._run_id = task.run_id
+        Metrics(task.run_id, self.name).observe("task_seconds", partial.cost.wall_s)
         return partial
+
+    def process_all(self, tasks: Sequence[Task]) -> list[Partial | HzzrayError]:
+        """Process small tasks in one call; returns for each its partial, or what it failed with."""
+        return [self._outcome(task) for task in tasks]
+
+    def _outcome(self, task: Task) -> Partial | HzzrayError:
+        try:
+            return self.process(task)
+        except HzzrayError as error:
+            return error
 
     def _compute(self, task: Task) -> Partial:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -67,10 +86,11 @@ class Worker:
         reader = self._open(task, simulation=spec.release.role(sample) != "data")
         cut = cuts(spec.selection, spec.release.schema_.gev, spec.release.normalisation(sample, spec.luminosity))
         rows = len(spec.selection.cuts)
-        histogram = Histogram.zeros(len(CHANNELS), spec.axis.bins, rows)
+        histogram = None
         try:
             for columns in reader.steps(task.start, task.stop):
-                histogram += fill(columns, cut, spec.axis, rows)
+                filled = fill(columns, cut, spec.axis, rows)
+                histogram = filled if histogram is None else histogram + filled
         except HzzrayError:
             self.close()  # the next try opens the file anew: it may have been put right, or replaced
             raise
@@ -83,6 +103,7 @@ class Worker:
             bytes_read=reader.bytes_read - bytes_read,
             events=task.entries,
         )
+        histogram = histogram or Histogram.zeros(len(CHANNELS), spec.axis.bins, rows)
         return Partial(task, histogram.pack(), cost, self.name)
 
     def _open(self, task: Task, *, simulation: bool) -> Reader:

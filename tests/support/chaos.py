@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -195,6 +195,9 @@ class Quick:
 
     def process(self, task: Task) -> Partial:
         return Partial(task, self._packed, Cost(wall_s=1e-4, events=task.entries), self._name)
+
+    def process_all(self, tasks: Sequence[Task]) -> list[Partial]:
+        return [self.process(task) for task in tasks]
 
 
 def starter(plain: type, *given: object) -> Callable[[str], object]:
