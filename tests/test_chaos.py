@@ -406,7 +406,7 @@ def test_a_live_run_is_taken_over(address, many, many_digest, tmp_path):
 
 
 def test_pause_resume_drain_and_cancel(cli, address, toys, toys_digest, tmp_path):
-    with Driver(address, toys, tmp_path, "run", *RUN) as driver:
+    with Driver(address, toys, tmp_path, "run", *RUN, "--pace", 15) as driver:
         driver.wait_until_merged(100)
         assert cli("pause", "run", "--runs", tmp_path)[0] == 0
         wait_for("a pause", lambda: is_still(driver))

@@ -48,6 +48,7 @@ def lost():
 def work(toys, tmp_path, monkeypatch):
     """Let a pool work through a plan with workers and a reducer of this process; returns its final state."""
     monkeypatch.setattr("ray.kill", lambda *_, **__: None)
+    monkeypatch.setattr("hzzray.engine.pool.TOGETHER", 1)  # these workers have a say over each task
     spec = make_spec(release("toy"))
     path = tmp_path / "run" / "ledger.db"
     tasks = plan_run(path, spec, toys, 2_000)
@@ -56,7 +57,7 @@ def work(toys, tmp_path, monkeypatch):
         async def go():
             with Ledger.open(path) as ledger:
                 merging = reducer(path)
-                pool = Pool(lambda name: Here(worker(spec, name)), Here(merging), limits)
+                pool = Pool(lambda name: Here(worker(spec, name)), lambda: Here(merging), limits)
                 try:
                     async with asyncio.timeout(30):
                         return await pool.run(MemorySource(ledger.due()), during(pool) if during else lambda _: None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 
@@ -31,7 +30,7 @@ class Limits:
     reducer_s
         How long the reducer may be away, or silent, before it is replaced or the run gives up.
     idle_s
-        How long there may be nothing to do before all actors are let go; the next task brings them back.
+        How long there may be nothing to do before all actors are let go; the next task brings them back. None: never.
     """
 
     min_actors: int = 1
@@ -44,4 +43,4 @@ class Limits:
     patience_s: float = 5.0
     drain_s: float = 30.0
     reducer_s: float = 120.0
-    idle_s: float = math.inf
+    idle_s: float | None = None

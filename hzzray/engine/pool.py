@@ -600,11 +600,12 @@ class Pool:
 
     def _rest(self) -> None:
         """Let all actors go when there has been nothing to do for a while: others may have use for their slots."""
-        if self._open or not self._hungry:
+        idle_s = self._limits.idle_s
+        if self._open or not self._hungry or idle_s is None:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = time.monotonic()
-        elif time.monotonic() - self._idle_since > self._limits.idle_s:
+        elif time.monotonic() - self._idle_since > idle_s:
             self._resize(0)
 
     def _bury(self) -> None:
