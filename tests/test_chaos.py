@@ -368,6 +368,7 @@ def test_two_pools_share_a_run_and_the_reducer(toys, toys_digest, spec, tmp_path
 # Several drivers at once, and what their users and the system ask of them.
 
 RUN = ("--chunk", 10, "--actors", 1)
+LASTING = (*RUN, "--pace", 5)
 
 
 def test_two_runs_at_once_on_one_cluster(address, toys, toys_digest, tmp_path):
@@ -395,9 +396,9 @@ def test_a_second_driver_of_a_run_takes_it_over(address, many, many_digest, tmp_
 
 
 def test_a_live_run_is_taken_over(address, many, many_digest, tmp_path):
-    with Driver(address, many, tmp_path, "same", *RUN) as first:
+    with Driver(address, many, tmp_path, "same", *LASTING) as first:
         first.wait_until_merged(100)
-        with Driver(address, many, tmp_path, "same", *RUN) as second:
+        with Driver(address, many, tmp_path, "same", *LASTING) as second:
             assert first.end(60) == 1
             assert "another process has taken over" in first.said().strip().splitlines()[-1]
             assert second.end() == 0, second.said()
@@ -406,7 +407,7 @@ def test_a_live_run_is_taken_over(address, many, many_digest, tmp_path):
 
 
 def test_pause_resume_drain_and_cancel(cli, address, toys, toys_digest, tmp_path):
-    with Driver(address, toys, tmp_path, "run", *RUN, "--pace", 15) as driver:
+    with Driver(address, toys, tmp_path, "run", *LASTING) as driver:
         driver.wait_until_merged(100)
         assert cli("pause", "run", "--runs", tmp_path)[0] == 0
         wait_for("a pause", lambda: is_still(driver))
@@ -438,7 +439,7 @@ def is_still(driver):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_a_run_that_resumes(address, toys, toys_digest, tmp_path, number):
-    with Driver(address, toys, tmp_path, "run", *RUN) as driver:
+    with Driver(address, toys, tmp_path, "run", *LASTING) as driver:
         driver.wait_until_merged(100)
         driver.signal(number)
         assert driver.end(25) == 1  # what is in flight takes far less than the bound of 30 s
@@ -452,7 +453,7 @@ def test_a_signal_drains_a_run_that_resumes(address, toys, toys_digest, tmp_path
 
 
 def test_a_second_interrupt_ends_a_run_at_once(address, toys, toys_digest, tmp_path):
-    with Driver(address, toys, tmp_path, "run", *RUN) as driver:
+    with Driver(address, toys, tmp_path, "run", *LASTING) as driver:
         driver.wait_until_merged(100)
         for worker in actors("Worker"):
             worker.suspend()  # so that there is something that a drain waits for
