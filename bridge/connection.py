@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import re
 import ssl
 import threading
 import time
@@ -19,6 +20,7 @@ from pika.exceptions import (
     AMQPError,
     ChannelClosed,
     ConnectionClosed,
+    IncompatibleProtocolError,
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
 )
@@ -37,6 +39,11 @@ BACK_OFF_S = 0.1, 10.0
 # What stood for so long was well: when it is lost, the first wait is a short one again.
 _WELL_S = 10.0
 _CLOSE_S = 5.0
+
+# How OpenSSL puts it: [SSL: NAME] what is wrong (_ssl.c:1006)
+_TLS = re.compile(r"\[SSL: \w+\] (?P<what>.*?) ?\(_ssl\.c:\d+\)")
+
+_NO_VHOST = "there is no such virtual host, or the user may not use it"
 
 _T = TypeVar("_T")
 
@@ -232,9 +239,14 @@ def explain(error: BaseException) -> str:
             return str(cause.reply_text)
         if _is_denial(cause):
             is_password = isinstance(cause, ProbableAuthenticationError)
-            return "it refuses the user or the password" if is_password else "the user may not use this virtual host"
+            return "it refuses the user or the password" if is_password else _NO_VHOST
     said = [str(cause) for cause in causes if str(cause)]
-    return redact(" ".join(said[-1].split())) if said else type(error).__name__
+    text = redact(" ".join(said[-1].split())) if said else type(error).__name__
+    if tls := _TLS.search(text):
+        return f"TLS: {tls['what']}"
+    if any(isinstance(cause, IncompatibleProtocolError) for cause in causes):
+        return f"nobody speaks AMQP there, or not yet (with TLS it is amqps://): {text}"
+    return text
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -258,4 +270,6 @@ def _is_denial(error: BaseException) -> bool:
 
 
 def _is_distrust(error: BaseException) -> bool:
+    if isinstance(error, IncompatibleProtocolError):  # so pika calls it when the broker refuses our certificate
+        return _TLS.search(str(error)) is not None
     return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)

@@ -7,10 +7,11 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from bridge.connection import BrokerError
-from bridge.settings import BrokerSettings
+from bridge.settings import BrokerSettings, Tls
 from hzzray.urls import redact
 
 
@@ -27,11 +28,7 @@ class Management:
         self._session.trust_env = False  # no proxy, no netrc: the login goes to the broker and nowhere else
         self._session.auth = HTTPBasicAuth(broker.user.encode(), broker.password.get_secret_value().encode())
         if broker.tls is not None:
-            tls = broker.tls
-            if tls.authority is not None:
-                self._session.verify = str(tls.authority)
-            if tls.certificate is not None:
-                self._session.cert = (str(tls.certificate), str(tls.key)) if tls.key else str(tls.certificate)
+            self._session.mount("https://", _TlsAdapter(broker.tls))
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +71,21 @@ class Management:
                 raise ManagementError(f"{where} refuses user {broker.user}: {reason}")
             case status:
                 raise ManagementError(f"{where}: {method} {path}: {status} {reason}")
+
+
+class _TlsAdapter(HTTPAdapter):
+    """Trusts, and proves itself, exactly as the AMQP connection does."""
+
+    def __init__(self, tls: Tls) -> None:
+        self._context = tls.context()
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 (of urllib3)
+        host = None if self._context.check_hostname else False
+        super().init_poolmanager(*args, ssl_context=self._context, assert_hostname=host, **options)
+
+    def cert_verify(self, *_: object) -> None:
+        """Leave it to the context; requests would add the authorities of its own bundle."""
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroker
 from pika.spec import ACCESS_REFUSED
 
@@ -38,7 +39,7 @@ def connected(broker: BrokerSettings, name: str) -> Iterator[pika.BlockingConnec
     """Connect for a few questions; for use on one thread, not for long. Raises BrokerError."""
     try:
         connection = pika.BlockingConnection(broker.parameters(name))
-    except (AMQPError, OSError) as error:
+    except (AMQPError, AMQPConnectorException, OSError) as error:
         raise BrokerError(f"no broker at {broker}: {explain(error)}") from error
     try:
         yield connection

@@ -302,7 +302,7 @@ def test_the_first_connection_is_waited_for_and_explained(settings, vhost):
         assert took > 0.9
         for changes, reason in (
             ({"password": "wrong"}, "it refuses the user or the password"),
-            ({"vhost": "nowhere"}, "the user may not use this virtual host"),
+            ({"vhost": "nowhere"}, "there is no such virtual host, or the user may not use it"),
         ):
             other = BrokerSettings.model_validate(settings.model_dump() | changes)
             said, took = await refused(other)

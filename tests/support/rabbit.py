@@ -35,6 +35,13 @@ ssl_options.verify = verify_peer
 ssl_options.fail_if_no_peer_cert = true
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {management}
+management.ssl.ip = 127.0.0.1
+management.ssl.port = {management_tls}
+management.ssl.cacertfile = {authority}
+management.ssl.certfile = {certificate}
+management.ssl.keyfile = {key}
+management.ssl.verify = verify_peer
+management.ssl.fail_if_no_peer_cert = true
 prometheus.tcp.ip = 127.0.0.1
 prometheus.tcp.port = {prometheus}
 collect_statistics_interval = 1000
@@ -107,7 +114,8 @@ class Broker:
     def __init__(self, folder: Path, config: str = "", login: tuple[str, str] = (USER, PASSWORD)) -> None:
         self.folder = folder
         self._login = login
-        self.port, self.tls_port, self._management, self._prometheus, self._dist, self._epmd_port = free_ports(6)
+        self.port, self.tls_port, self._management, self._management_tls, *others = free_ports(7)
+        self._prometheus, self._dist, self._epmd_port = others
         self.certificates = Certificates(folder / "tls")
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -117,6 +125,7 @@ class Broker:
             amqp=self.port,
             amqps=self.tls_port,
             management=self._management,
+            management_tls=self._management_tls,
             prometheus=self._prometheus,
             authority=self.certificates.authority,
             certificate=server.certificate,
@@ -138,6 +147,11 @@ class Broker:
     def management_url(self) -> str:
         """Address of the management plugin."""
         return f"http://127.0.0.1:{self._management}"
+
+    @property
+    def management_tls_url(self) -> str:
+        """The same by TLS: it asks for a client's certificate too."""
+        return f"https://127.0.0.1:{self._management_tls}"
 
     @property
     def prometheus_url(self) -> str:

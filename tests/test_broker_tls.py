@@ -1,0 +1,102 @@
+"""A broker by TLS: it proves who it is, and we to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from bridge.connection import BrokerError, Link
+from bridge.provision import apply, check, connected
+from bridge.settings import BrokerSettings
+from bridge.topology import Topology
+from tests.support.certificates import Certificates
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory):
+    """Certificates of an authority that the broker doesn't know."""
+    return Certificates(tmp_path_factory.mktemp("strangers") / "tls")
+
+
+@pytest.fixture
+def settings(vhost):
+    """Settings from the environment that one gives it."""
+
+    def make(url=None, *, authority=None, client=None, **environ):
+        environ["HZZRAY_BROKER_MANAGEMENT"] = vhost.broker.management_tls_url
+        if authority is not None:
+            environ["HZZRAY_BROKER_CA"] = str(authority)
+        if client is not None:
+            environ |= {"HZZRAY_BROKER_CERT": str(client.certificate), "HZZRAY_BROKER_KEY": str(client.key)}
+        return BrokerSettings.from_url(url or vhost.tls_url, environ=environ)
+
+    return make
+
+
+def test_with_the_right_certificates_all_goes_by_tls(broker, settings):
+    ours = broker.certificates
+    right = settings(authority=ours.authority, client=ours.client)
+    found = apply(right, Topology())
+    assert (found.lacks, found.unseen) == ((), ())
+
+
+def test_what_is_wrong_with_tls_is_named_at_once(broker, vhost, settings, strangers):
+    ours = broker.certificates
+    elsewhere = vhost.tls_url.replace("127.0.0.1", "localhost")
+    for wrong, reason in (
+        (settings(authority=strangers.authority, client=ours.client), "certificate verify failed: self-signed"),
+        (settings(client=ours.client), "certificate verify failed: self-signed"),
+        (settings(elsewhere, authority=ours.authority, client=ours.client), "not valid for 'localhost'"),
+        (settings(authority=ours.authority), "certificate required"),
+        (settings(authority=ours.authority, client=strangers.client), "alert unknown ca"),
+        (settings(authority=ours.authority, client=ours.server), "alert"),
+    ):
+        with pytest.raises(BrokerError, match=f"no broker at amqps://.*: TLS: .*{reason}"), connected(wrong, "test"):
+            pass
+        began = time.monotonic()
+        with pytest.raises(BrokerError, match=f"no broker at amqps://.*: TLS: .*{reason}"):
+            asyncio.run(first(wrong))
+        assert time.monotonic() - began < 5  # another try would end the same
+
+
+async def first(broker):
+    """Connect as a bridge does."""
+    link = Link(broker, "test")
+    try:
+        await link.start(30)
+    finally:
+        await link.stop()
+
+
+def test_the_check_of_the_host_can_be_left_out(broker, vhost, settings):
+    ours, elsewhere = broker.certificates, vhost.tls_url.replace("127.0.0.1", "localhost")
+    lenient = settings(elsewhere, authority=ours.authority, client=ours.client, HZZRAY_BROKER_CHECK_HOST="no")
+    asyncio.run(first(lenient))
+
+
+def test_tls_where_there_is_none_and_none_where_there_is(broker, vhost, settings):
+    ours = broker.certificates
+    to_plain = vhost.url.replace("amqp:", "amqps:")
+    wrong = settings(to_plain, authority=ours.authority, client=ours.client)
+    with pytest.raises(BrokerError, match="TLS: "), connected(wrong, "test"):
+        pass
+    to_tls = vhost.tls_url.replace("amqps:", "amqp:")
+    with pytest.raises(BrokerError, match="nobody speaks AMQP there"), connected(settings(to_tls), "test"):
+        pass
+
+
+def test_the_management_plugin_must_prove_itself_too(broker, settings, strangers):
+    ours = broker.certificates
+    right = settings(authority=ours.authority, client=ours.client)
+    apply(right, Topology())
+    elsewhere = right.model_copy(update={"management": broker.management_tls_url.replace("127.0.0.1", "localhost")})
+    (unseen,) = check(elsewhere, Topology()).unseen
+    assert "not valid for 'localhost'" in unseen
+    lenient = elsewhere.model_copy(update={"tls": right.tls.model_copy(update={"check_host": False})})
+    assert check(lenient, Topology()).unseen == ()
+    for change in ({"authority": None}, {"authority": strangers.authority}, {"authority": None, "check_host": False}):
+        other = right.model_copy(update={"tls": right.tls.model_copy(update=change)})
+        with pytest.raises(BrokerError, match=r"no management plugin at https://.*: self-signed certificate"):
+            apply(other, Topology())
