@@ -44,8 +44,6 @@ class Way:
         Distributions whose versions matter.
     peer
         It runs in the peers' environment, not in hzzray's.
-    all_cores
-        It is not pinned to one core.
     """
 
     name: str
@@ -53,7 +51,6 @@ class Way:
     function: str
     packages: tuple[str, ...]
     peer: bool = True
-    all_cores: bool = False
 
 
 OURS = "hzzray"
@@ -85,14 +82,14 @@ WAYS = (
 def measure(way: Way, python: str, path: Path, repeats: int, timeout: float) -> Measurement:
     """Time one way in a process of its own; a way that fails has a reason in place of times."""
     command = [python, str(HERE / "measure.py"), way.function, str(path), "--repeats", str(repeats)]
-    command += ["--all-cores"] * way.all_cores + ["--packages", *way.packages]
+    command += ["--packages", *way.packages]
     try:
         # Libraries may print before.
         found = json.loads(run(command, timeout).rstrip().rpartition("\n")[2])
     except (Failed, json.JSONDecodeError) as failure:
         reason = str(failure).replace(f"{HERE.parent}/", "")
-        return Measurement(way.name, way.title, way.all_cores, reason=reason)
-    return Measurement(way.name, way.title, way.all_cores, **found)
+        return Measurement(way.name, way.title, reason=reason)
+    return Measurement(way.name, way.title, **found)
 
 
 def data_file(events: int) -> Path:
@@ -157,7 +154,7 @@ def main() -> int:
         path.unlink()
 
     console.print(report.terminal(measurements, OURS))
-    for line in report.remarks(measurements, OURS):
+    for line in report.remarks(measurements):
         console.print(f"- {line}", markup=False, highlight=False)
     document = {**facts, "ways": [dataclasses.asdict(way) for way in measurements]}
     (OUT / "results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

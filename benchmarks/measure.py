@@ -25,11 +25,9 @@ def main() -> None:
     parser.add_argument("way")
     parser.add_argument("path", type=Path)
     parser.add_argument("--repeats", type=int, required=True)
-    parser.add_argument("--all-cores", action="store_true")
     parser.add_argument("--packages", nargs="*", default=[])
     args = parser.parse_args()
-    if not args.all_cores:
-        pin()
+    pin()
     module, function = args.way.split(":")
     way = getattr(importlib.import_module(module), function)
 

@@ -28,7 +28,6 @@ class Measurement:
 
     name: str
     title: str
-    all_cores: bool = False
     events: int = 0
     selected: int | None = None
     total: float | None = None
@@ -55,8 +54,8 @@ class Measurement:
 
     @property
     def disturbed(self) -> bool:
-        """Tell whether even the fastest pass had to share its core. Says nothing of ways that use many."""
-        if self.all_cores or not self.wall_s:
+        """Tell whether even the fastest pass had to share its core."""
+        if not self.wall_s:
             return False
         wall, cpu = min(zip(self.wall_s, self.cpu_s, strict=True))
         return cpu / wall < UNDISTURBED
@@ -105,9 +104,8 @@ def rows(measurements: list[Measurement], ours: str) -> list[tuple[str, ...]]:
         if way.reason:
             table.append((way.title, "—", "—", "—", "—"))
             continue
-        ratio = f"{reference.best / way.best:.2f}" if reference and not way.all_cores else "—"
-        by_cpu = "—" if way.all_cores else f"{way.by_cpu:.2f}"
-        table.append((way.title, f"{way.best:.2f}", f"{way.median:.2f}", by_cpu, ratio))
+        ratio = f"{reference.best / way.best:.2f}" if reference else "—"
+        table.append((way.title, f"{way.best:.2f}", f"{way.median:.2f}", f"{way.by_cpu:.2f}", ratio))
     return table
 
 
@@ -115,16 +113,9 @@ def _measured(measurements: list[Measurement], name: str) -> Measurement | None:
     return next((way for way in measurements if way.name == name and way.wall_s), None)
 
 
-def remarks(measurements: list[Measurement], ours: str) -> list[str]:
-    """Sentences to stand under the table: agreement, gain by more cores, disturbances, what is missing."""
+def remarks(measurements: list[Measurement]) -> list[str]:
+    """Sentences to stand under the table: agreement, disturbances, what is missing."""
     lines = disagreements(measurements) or [agreement(measurements)]
-    reference = _measured(measurements, ours)
-    if reference:
-        lines += [
-            f"{way.title}: {way.best / reference.best:.2f} times the rate of one core"
-            for way in measurements
-            if way.all_cores and way.wall_s
-        ]
     lines += [f"{way.title}: its core was shared, so its figures are too low" for way in measurements if way.disturbed]
     lines += [f"{way.title}: not measured ({way.reason})" for way in measurements if way.reason]
     return lines
@@ -171,7 +162,7 @@ def markdown(measurements: list[Measurement], ours: str, facts: dict[str, Any]) 
         f"Measured on {facts['date']}: {facts['machine']}. {facts['events']:,} events, "
         f"{facts['megabytes']:.0f} MB, {facts['repeats']} passes each.\n"
         f"Command: `{facts['command']}`. {packages}.\n\n"
-        f"{table}\n\n" + "\n".join(f"- {line}" for line in remarks(measurements, ours)) + "\n"
+        f"{table}\n\n" + "\n".join(f"- {line}" for line in remarks(measurements)) + "\n"
     )
 
 

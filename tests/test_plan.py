@@ -283,6 +283,22 @@ def test_of_several_reasons_the_one_that_is_more_than_absence_is_told(source, tm
         assert found.missing == ()
 
 
+def test_a_server_that_is_down_is_not_asked_for_every_file(source, monkeypatch):
+    monkeypatch.setattr(retry, "_FIRST_S", 0.001)
+    with serve(source) as web:
+        for path in PATHS.values():
+            web.fail(path, status=503, times=99)
+        found = plan((web.url, source))
+        assert found.failures == ()
+        assert len(web.requests) == 2, "the third file came from the other source at once"
+        web.reset()
+        for path in PATHS.values():
+            web.fail(path, status=503, times=99)
+        with pytest.raises(TransientError, match=r"no file of release 2020 can be read now: .*503"):
+            plan(web.url)
+        assert len(web.requests) == 2
+
+
 def test_a_busy_server_is_a_failure_that_may_pass_and_no_message_shows_its_login(source, monkeypatch):
     monkeypatch.setattr(retry, "_FIRST_S", 0.001)
     with serve(source) as web:

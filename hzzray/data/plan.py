@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from hzzray.urls import is_remote, join, redact
 
 #: Entries of a task unless the user says otherwise: about a second on one core with the fast path.
 CHUNK = 2_000_000
+
+#: After so many files in a row that a server gave no answer for, it is asked for no more: each costs many seconds.
+PATIENCE = 2
 
 # How far from the wished place a cut may lie, as a part of the chunk, to hit a cluster's border.
 _SLACK = 0.5
@@ -84,7 +88,7 @@ def make_plan(
 
     A file that is missing everywhere, or that isn't what it should be, becomes a failure with its reason; the others
     are planned. Of several sources the first that has the file, with the branches that are read, is taken. Raises
-    UsageError when there is no file at all, or for a chunk below 1.
+    UsageError when there is no file at all, or for a chunk below 1; TransientError when no source gives an answer.
     """
     if chunk < 1:
         raise UsageError(f"chunk must be at least 1, not {chunk}")
@@ -93,11 +97,12 @@ def make_plan(
     missing: list[str] = []
     entries: dict[str, tuple[int, int]] = {}
     owners: dict[str, str] = {}
+    silent: Counter[str] = Counter()
     schema = spec.release.schema_
     for sample in spec.release.samples:
         simulation = spec.release.role(sample) != "data"
         names = schema.branches(spec.selection, simulation=simulation)
-        location, layout, error = _first_found([join(source, sample.path) for source in sources], spec, names, cache)
+        location, layout, error = _first_found(sample.path, sources, silent, spec, names, cache)
         if layout is not None and layout.uuid in owners:
             other = owners[layout.uuid]
             error = DataError(f"{redact(location)}: the file of sample {other} again (same uuid), left out")
@@ -122,29 +127,44 @@ def make_plan(
     if missing and len(missing) == len(spec.release.samples):
         looked = " or ".join(map(redact, sources))
         raise UsageError(f"no file of release {spec.release.name} in {looked}: {failures[0].reason}")
+    if not tasks and not any(failure.permanent for failure in failures):
+        raise TransientError(f"no file of release {spec.release.name} can be read now: {failures[0].reason}")
     return Plan(tuple(tasks), tuple(failures), tuple(missing), entries)
 
 
 def _first_found(
-    locations: Sequence[str], spec: RunSpec, names: tuple[str, ...], cache: Path | None
+    path: str,
+    sources: Sequence[str],
+    silent: Counter[str],
+    spec: RunSpec,
+    names: tuple[str, ...],
+    cache: Path | None,
 ) -> tuple[str, Layout | None, DataError | TransientError | None]:
-    """Read the layout from the first place whose file has the branches ``names``; else say where none was, and why.
+    """Read the layout from the first source whose file has the branches ``names``; else say where none was, and why.
 
-    Of several faults the first counts that is more than a missing file.
+    Of several faults the first counts that is more than a missing file. ``silent`` counts for each source the files in
+    a row that it gave no answer for.
     """
     schema = spec.release.schema_
     known = schema.branches(spec.selection, simulation=True)
     first: tuple[str, DataError | TransientError] | None = None
-    for location in locations:
+    for source in sources:
+        location = join(source, path)
+        if silent[source] >= PATIENCE:
+            down = TransientError(f"{redact(source)}: gave no answer for {PATIENCE} files in a row, not asked again")
+            first = first or (location, down)
+            continue
         try:
-            source = open_bytes(location)
+            file = open_bytes(location)
             try:
-                layout = read_layout(source, schema.tree, known, cache)
-                layout.require(names, source.name)
+                layout = read_layout(file, schema.tree, known, cache)
+                silent[source] = 0
+                layout.require(names, file.name)
                 return location, layout, None
             finally:
-                source.close()
+                file.close()
         except (DataError, TransientError) as error:
+            silent[source] = silent[source] + 1 if isinstance(error, TransientError) else 0
             if first is None or isinstance(first[1], MissingFileError):
                 first = location, error
     if first is None:
