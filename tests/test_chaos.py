@@ -22,6 +22,7 @@ import ray
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
+from hzzray.engine.cluster import ClusterError
 from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool, join_reducer
 from hzzray.engine.worker import Worker
@@ -242,8 +243,7 @@ def test_poison_is_set_aside_with_its_reason(troubled, toys_digest):
     assert "the worker died over it" in failure.reason
     assert failure.attempts == 3
     assert not failure.permanent
-    # More than three deaths when a neighbour's result was lost with the actor, and the neighbour was blamed.
-    assert marks.seen(tasks[5].task_id) >= 3
+    assert marks.seen(tasks[5].task_id) in (3, 4), "once beside others, if there were any, then alone"
     assert state.counts.merged == len(tasks) - 1
     assert digest(state) != toys_digest
 
@@ -296,6 +296,23 @@ def test_stragglers_are_started_twice_and_merged_once(troubled, toys_digest):
     assert check_ledger(path) == len(tasks)
     assert marks.seen(tasks[0].task_id) == 2
     assert sum(marks.seen(task.task_id) for task in tasks) <= len(tasks) + 2
+
+
+class Stillborn(Worker):
+    """A worker whose process ends as it starts."""
+
+    def __init__(self, *_given):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_workers_that_can_not_start_end_the_run_with_one_line(toys, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("hzzray.engine.pool._PING_S", 1.0)
+    monkeypatch.setattr("hzzray.engine.pool._FRUITLESS", 3)
+    path = tmp_path / "run" / "ledger.db"
+    plan_run(path, spec, toys, 2_000)
+    with pytest.raises(ClusterError, match="worker-0 can't be kept alive: it ends as soon as it starts"):
+        pool_run(path, starter(Stillborn, ...), Limits())
+    nothing_is_left()
 
 
 def test_a_reducer_that_hangs_is_replaced(toys, toys_digest, spec, tmp_path):

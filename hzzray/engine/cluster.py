@@ -49,6 +49,13 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def restarts(handle: Any) -> int:  # noqa: ANN401 (an actor's handle, which Ray gives no type)
+    """Tell how often Ray has restarted an actor."""
+    from ray._private.state import actors  # noqa: PLC0415 (the public way asks the dashboard, which needn't be there)
+
+    return int(actors(handle._actor_id.hex()).get("NumRestarts", 0))  # noqa: SLF001
+
+
 def actor_id() -> str:
     """Tell Ray's id of the actor that this process is; empty where it is none."""
     ray = sys.modules.get("ray")

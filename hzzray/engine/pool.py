@@ -2,8 +2,9 @@
 
 One dispatcher gives the source's tasks to free slots, two an actor: one task a slot, or several tiny ones. What comes
 back goes through one committer, which hands the reducer as many partials as have gathered since its last commit; only
-then are they acknowledged. What goes wrong is told apart: a bad file is given up at once, a passing fault is tried
-again, a task under which actors die or hang is cut in two and, when nothing helps, set aside with its reason.
+then are they acknowledged. What goes wrong is told apart: a bad file is given up at once, and a passing fault tried
+again; all that an actor had in flight when it died is suspect, and gets an actor to itself, one by one; a task that
+hangs or needs too much memory is cut in two; what actors die over again and again is set aside with its reason.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import itertools
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hzzray.engine.cluster import ClusterError
+from hzzray.engine.cluster import ClusterError, restarts
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
@@ -79,8 +81,9 @@ _FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
 
 _TICK_S = 1.0
 _STRAGGLER_S = 2.0
-_PING_S = 60.0
+_PING_S = 20.0
 _DEATHS = 5  # of an actor that was never heard of, in a row
+_FRUITLESS = 20  # restarts by Ray without an answer
 
 
 @dataclass(eq=False, slots=True)
@@ -100,32 +103,32 @@ class _Delivery:
 class _Actor:
     """A worker actor as the pool sees it: what flies to it, its first one since ``since``.
 
-    ``life`` goes up each time that it falls: what was promised in an earlier one counts no more. ``culprit`` is what it
-    was at when it last fell, ``hung`` what it was last killed over.
+    ``turn`` goes up each time that it falls, and when its slots are given out anew: those of earlier turns are void.
+    ``fell_with`` is what flew to it when it last fell, ``hung`` what it was last killed over.
     """
 
     name: str
     handle: Handle
     ready: bool = False
     leaving: bool = False
-    life: int = 0
+    turn: int = 0
     flying: list[_Delivery] = field(default_factory=list)
     since: float = 0.0
-    culprit: _Delivery | None = None
+    fell_with: tuple[_Delivery, ...] = ()
     hung: _Delivery | None = None
 
     @property
     def state(self) -> State:
         """What the actor is at, for people."""
         if not self.ready:
-            return "restarting" if self.life else "pending"
+            return "restarting" if self.turn else "pending"
         if self.leaving:
             return "draining"
         return "working" if self.flying else "idle"
 
 
 Slot = tuple[_Actor, int]
-"""A place in flight at an actor, in one of its lives."""
+"""A place in flight at an actor, in one of its turns."""
 
 
 class Pool:
@@ -173,7 +176,7 @@ class Pool:
         self._ending = asyncio.Event()
         self._wish: Wish = "run"
         self._hungry = False
-        self._alone: set[str] = set()
+        self._suspects: deque[_Delivery] = deque()
         self._faults: dict[str, int] = {}
         self._crashes: dict[str, int] = {}
         self._counts = Counts(0, 0, 0)
@@ -253,28 +256,26 @@ class Pool:
                 if task is None:
                     return
             if _holds(slot):  # the actor may have fallen while the source was waited for
-                tasks, task = await self._gather(task)
-                deliveries = [_Delivery(task) for task in tasks]
+                deliveries = [_Delivery(one) for one in await self._gather(task)]
                 self._open.update(deliveries)
                 self._send(slot, deliveries)
+                task = None
         if task is not None:
             self._source.retry(task)
 
-    async def _gather(self, first: Task) -> tuple[list[Task], Task | None]:
-        """Add more tasks to a tiny one, as many as are at hand; returns them, and one that must go alone if it came."""
+    async def _gather(self, first: Task) -> list[Task]:
+        """Add more tasks to a tiny one, as many as are at hand."""
         tasks = [first]
         number = min(TOGETHER, int(_WORTH_A_CALL_S / max(self._task_s, 1e-6))) if self._task_s is not None else 1
-        while len(tasks) < number and first.task_id not in self._alone:
+        while len(tasks) < number:
             coming = asyncio.ensure_future(self._source.get())
             await asyncio.sleep(0)  # what is at hand comes at once
             task = coming.result() if coming.done() else None
             coming.cancel()
             if task is None:
                 break
-            if task.task_id in self._alone:
-                return tasks, task
             tasks.append(task)
-        return tasks, None
+        return tasks
 
     async def _unless_ending(self, awaited: Awaitable[_T]) -> _T | None:
         """Wait for something; None when an end is wished before."""
@@ -324,10 +325,8 @@ class Pool:
             for delivery in deliveries:
                 self._land(slot, delivery)
             self._offer(slot)
-            self._alone.update(delivery.task.task_id for delivery in deliveries)
             for delivery in deliveries:
-                if not delivery.copies:
-                    self._settle(delivery, self._source.retry, delivery.task)
+                self._suspect(delivery)
             return
         for delivery in deliveries:
             self._land(slot, delivery)
@@ -349,14 +348,26 @@ class Pool:
 
     def _land(self, slot: Slot, delivery: _Delivery) -> None:
         actor, _ = slot
-        actor.flying.remove(delivery)
+        if delivery in actor.flying:  # a fall has taken all off
+            actor.flying.remove(delivery)
         actor.since = time.monotonic()
         delivery.copies -= 1
 
     def _offer(self, slot: Slot) -> None:
-        """Give a slot back, unless its actor's life is over."""
-        if _holds(slot):
-            self._free.put_nowait(slot)
+        """Give a slot back, unless it is void. An actor that has nothing in flight takes a suspect before all else."""
+        actor, _ = slot
+        if not _holds(slot):
+            return
+        if actor.flying:
+            if not self._suspects:
+                self._free.put_nowait(slot)
+            return
+        actor.turn += 1
+        if self._suspects:
+            self._send((actor, actor.turn), [self._suspects.popleft()])
+        else:
+            for _ in range(IN_FLIGHT):
+                self._free.put_nowait((actor, actor.turn))
 
     # From the actors to the reducer.
 
@@ -417,17 +428,17 @@ class Pool:
         """Decide what a failed attempt means for the task."""
         cause = _cause(error)
         if _is_fall(error):
-            blamed = actor.culprit is delivery
+            alone = actor.fell_with == (delivery,)
             if delivery.settled or delivery.copies:
                 return  # another copy decides
             if actor.hung is delivery:
                 await self._cut(delivery, f"no result within {self._limits.timeout_s:g} s")
-            elif isinstance(cause, OutOfMemoryError) and blamed:
+            elif isinstance(cause, OutOfMemoryError) and alone:
                 await self._cut(delivery, f"out of memory: {_first_line(cause)}")
-            elif blamed and self._count(self._crashes, delivery) >= self._limits.crashes:
+            elif alone and self._count(self._crashes, delivery) >= self._limits.crashes:
                 await self._give_up(delivery, f"the worker died over it: {_first_line(cause)}", permanent=False)
             else:
-                self._settle(delivery, self._source.retry, delivery.task)
+                self._suspect(delivery)
             return
         if delivery.settled or delivery.copies:
             return
@@ -445,10 +456,18 @@ class Pool:
                 await asyncio.sleep(min(high, low * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
                 self._settle(delivery, self._source.retry, delivery.task)
 
+    def _suspect(self, delivery: _Delivery) -> None:
+        """Let a task have an actor to itself: if that dies too, it is known over what."""
+        if delivery.settled or delivery.copies:
+            return
+        self._suspects.append(delivery)
+        for actor in self._actors:
+            if not actor.flying:
+                self._offer((actor, actor.turn))
+
     def _forget(self, delivery: _Delivery) -> int:
         """Forget what went wrong with a task; returns how often something did."""
         name = delivery.task.task_id
-        self._alone.discard(name)
         return self._faults.pop(name, 0) + self._crashes.pop(name, 0)
 
     def _count(self, faults: dict[str, int], delivery: _Delivery) -> int:
@@ -494,12 +513,13 @@ class Pool:
 
     def _fell(self, slot: Slot) -> None:
         """Take note that an actor fell: its slots are void until it is back."""
-        actor, life = slot
-        if actor.life != life:
+        actor, turn = slot
+        if actor.turn != turn:
             return
-        actor.life += 1
+        actor.turn += 1
         actor.ready = False
-        actor.culprit = actor.flying[0]
+        actor.fell_with = tuple(actor.flying)
+        actor.flying.clear()
         if not actor.leaving:
             self._revivals.add(self._group.create_task(self._revive(actor)))
 
@@ -509,15 +529,18 @@ class Pool:
         It may be long in coming: its demand is what makes the autoscaler add a node.
         """
         deaths = 0
+        restarted = await asyncio.to_thread(restarts, actor.handle)
         for wait in waits(*self._limits.back_off_s):
             try:
                 await asyncio.wait_for(self._usage(actor), _PING_S)
                 break
-            except TimeoutError:
-                continue
-            except RayError as error:
+            except (TimeoutError, RayError) as error:
                 if actor.leaving:
                     return
+                if await asyncio.to_thread(restarts, actor.handle) - restarted >= _FRUITLESS:
+                    raise ClusterError(f"{actor.name} can't be kept alive: it ends as soon as it starts") from error
+                if isinstance(error, TimeoutError):
+                    continue
                 if not isinstance(error, ActorUnavailableError):
                     deaths += 1
                     if deaths >= _DEATHS:
@@ -526,8 +549,7 @@ class Pool:
                         actor.handle = self._start(actor.name)
             await asyncio.sleep(wait)
         actor.ready = True
-        for _ in range(IN_FLIGHT):
-            self._offer((actor, actor.life))
+        self._offer((actor, actor.turn))
 
     async def _usage(self, actor: _Actor) -> Usage:
         usage: Usage = await actor.handle.usage.options(concurrency_group="monitor").remote()
@@ -666,8 +688,8 @@ def _is_fall(error: Exception) -> bool:
 
 
 def _holds(slot: Slot) -> bool:
-    actor, life = slot
-    return actor.ready and not actor.leaving and actor.life == life
+    actor, turn = slot
+    return actor.ready and not actor.leaving and actor.turn == turn
 
 
 def _first(error: BaseException) -> BaseException:
