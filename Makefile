@@ -47,6 +47,49 @@ lock:
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \
 	  --extra broker --extra app --extra openmagic --extra test --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
+# Containers: docs/compose.md. make compose-up, and http://127.0.0.1:8501 is the app.
+COMPOSE ?= docker compose
+.PHONY: compose-build compose-up compose-scale compose-logs compose-status compose-down compose-clean compose-secrets
+.PHONY: compose-test compose-test-all
+
+compose-build:
+	docker build --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) --tag $${HZZRAY_IMAGE:-hzzray:0.1.0} .
+
+compose-up: compose-build
+	$(COMPOSE) up --detach
+	@echo "app: http://127.0.0.1:$${APP_PORT:-8501}   make compose-status shows how it goes"
+
+# make compose-scale N=4: nothing else is started anew
+N ?= 2
+compose-scale:
+	$(COMPOSE) up --detach --no-deps --no-recreate --scale ray-worker=$(N) ray-worker
+
+# make compose-logs ARGS=bridge
+compose-logs:
+	$(COMPOSE) logs --follow --tail 100 $(ARGS)
+
+compose-status:
+	$(COMPOSE) ps --all
+	$(COMPOSE) exec bridge hzzray runs
+
+# Runs and messages stay in their volumes, and go on with the next compose-up.
+compose-down:
+	$(COMPOSE) down --remove-orphans
+
+# All of it, results too.
+compose-clean:
+	$(COMPOSE) down --remove-orphans --volumes --rmi local
+
+compose-secrets:
+	deploy/secrets.sh secrets
+
+# Need a Docker Engine; skipped without one. The first is the core, some minutes.
+compose-test: $(VENV)/.dev
+	HZZRAY_COMPOSE=core $(BIN)/python -m pytest tests/test_compose.py $(PYTEST)
+
+compose-test-all: $(VENV)/.dev
+	HZZRAY_COMPOSE=all $(BIN)/python -m pytest tests/test_compose.py --timeout 1200 $(PYTEST)
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 

@@ -1,6 +1,7 @@
 """The kernel against the oracle, event by event, and against itself however events are cut up."""
 
 import operator
+import shutil
 import threading
 from functools import reduce
 from itertools import pairwise
@@ -699,3 +700,17 @@ def test_real_masses_are_those_of_the_oracle_to_rounding():
     schema = release("2020").schema_
     events = real_events(file, schema, PRESETS["notebook-2020"], simulation=True)
     assert len(masses(events, PRESETS["notebook-2020"], schema.gev)) == 243
+
+
+def test_compiled_code_of_a_read_only_cache_is_used_from_a_copy(tmp_path, monkeypatch):
+    from hzzray.physics import jit
+
+    monkeypatch.setenv("HZZRAY_CACHE", str(tmp_path))
+    filled = Path(jit._cache())
+    assert filled.is_relative_to(tmp_path)
+    (filled / "kernel").write_text("compiled")
+    monkeypatch.setattr(jit.os, "access", lambda *_: False)  # root may write anywhere: only a whole file system says no
+    copy = Path(jit._cache())
+    assert not copy.is_relative_to(tmp_path)
+    assert (copy / "kernel").read_text() == "compiled"
+    shutil.rmtree(copy)

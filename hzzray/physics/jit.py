@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ def _cache() -> str:
             folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return str(folder)
+        with contextlib.suppress(OSError):  # filled where a container's image was built, read-only since
+            return shutil.copytree(folder, tempfile.mkdtemp(prefix="hzzray-"), dirs_exist_ok=True)
     # Nowhere to keep it: a folder of this process alone, as what is loaded from there is run.
     return tempfile.mkdtemp(prefix="hzzray-")
 
