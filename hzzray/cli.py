@@ -16,6 +16,8 @@ from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.urls import is_remote, redact
+from hzzray.urls import redact
+from kuberay.cli import app as kube_commands
 
 if TYPE_CHECKING:
     from hzzray.engine.ledger import Wish
@@ -30,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(broker_commands)
+app.add_typer(kube_commands, name="kube")
 console = Console()
 errors = Console(stderr=True)
 

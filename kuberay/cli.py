@@ -1,0 +1,189 @@
+"""``hzzray kube``: a deployment on Kubernetes. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from hzzray.errors import UsageError
+
+if TYPE_CHECKING:
+    from kuberay.config import Values
+    from kuberay.kubectl import Kubectl
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="A deployment on Kubernetes: broker, Ray cluster, bridge, app.",
+)
+console = Console()
+
+Overlay = Annotated[str | None, typer.Option(help="minikube, production. Default: neither.")]
+Own = Annotated[
+    Path | None,
+    typer.Option("--values", envvar="HZZRAY_KUBE_VALUES", help="YAML file with what differs from values.yaml."),
+]
+Context = Annotated[str | None, typer.Option(help="kubectl's context. Default: its current one.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done; no cluster is asked.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds.")]
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _open(overlay: str | None, own: Path | None, context: str | None, *, dry: bool = False) -> tuple[Kubectl, Values]:
+    from kuberay.config import load  # noqa: PLC0415
+    from kuberay.kubectl import Kubectl  # noqa: PLC0415
+
+    values = load(overlay, own)
+    return Kubectl(values.namespace, context, dry=dry, say=_say), values
+
+
+@app.command()
+def up(
+    overlay: Overlay = None,
+    own: Own = None,
+    context: Context = None,
+    timeout: Timeout = 900,
+    wait: Annotated[bool, typer.Option(help="Wait until all is ready.")] = True,
+    dry_run: DryRun = False,
+) -> None:
+    """Apply everything, make passwords, and wait until each pod is ready, or say why one isn't (exit code 1)."""
+    from kuberay import deploy  # noqa: PLC0415
+    from kuberay.kubectl import KubeError  # noqa: PLC0415
+
+    kubectl, values = _open(overlay, own, context, dry=dry_run)
+    deploy.up(kubectl, values, _say)
+    if dry_run or not wait:
+        return
+    if missing := deploy.wait(kubectl, values, timeout, _say):
+        said = "; ".join(f"{part.kind} {part.name}: {part.says}" for part in missing)
+        raise KubeError(f"not ready after {timeout:g} s: {said}")
+    _say(f"all ready: hzzray kube forward{f' --overlay {overlay}' if overlay else ''}")
+
+
+@app.command()
+def status(overlay: Overlay = None, own: Own = None, context: Context = None) -> None:
+    """Show each part of a deployment, and why one isn't ready (exit code 1)."""
+    from rich.table import Table  # noqa: PLC0415
+
+    from kuberay import deploy  # noqa: PLC0415
+
+    kubectl, values = _open(overlay, own, context)
+    parts = deploy.look(kubectl, values)
+    table = Table("", "kind", "name", "state")
+    for part in parts:
+        table.add_row("✓" if part.ready else "[red]✗[/]", part.kind, part.name, part.says)
+    console.print(table)
+    if any(not part.ready for part in parts):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    ctx: typer.Context,
+    overlay: Overlay = None,
+    own: Own = None,
+    context: Context = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray's dashboard (http://…), with its token in RAY_AUTH_TOKEN. Default: found by kubectl."),
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Show the run's log until it ends, and exit as it does.")] = True,
+    dry_run: DryRun = False,
+) -> None:
+    """Start a run as a job of the Ray cluster. What follows -- goes to `hzzray run` there."""
+    from kuberay import submit as jobs  # noqa: PLC0415
+
+    kubectl, values = _open(overlay, own, context, dry=dry_run)
+    command, run_id = jobs.entrypoint(values, ctx.args)
+    if dry_run:
+        _say(f"ray job submit --address {address or 'http://127.0.0.1:8265'} --submission-id {run_id} -- {command}")
+        return
+    with jobs.connected(kubectl, values, address) as client:
+        submission = jobs.start(client, command, run_id)
+        _say(f"job {submission}: {command}")
+        if not follow:
+            _say(f"it goes on; `ray job logs {submission}` shows its log, `ray job stop {submission}` drains it")
+            return
+        try:
+            code = jobs.follow(client, submission, lambda text: typer.echo(text, nl=False))
+        except KeyboardInterrupt:
+            _say(f"job {submission} goes on; `ray job stop {submission}` drains it")
+            raise typer.Exit(130) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def forward(
+    overlay: Overlay = None,
+    own: Own = None,
+    context: Context = None,
+    app_port: Annotated[int, typer.Option(min=1, max=65535, help="The app, here.")] = 8501,
+    dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="Ray's dashboard, here.")] = 8265,
+    management_port: Annotated[int, typer.Option(min=1, max=65535, help="The broker's management, here.")] = 15672,
+    broker_port: Annotated[int, typer.Option(min=1, max=65535, help="The broker, here.")] = 5672,
+) -> None:
+    """Have app, dashboard and broker on this machine's 127.0.0.1 until Ctrl-C."""
+    from kuberay import forward as ports  # noqa: PLC0415
+
+    kubectl, values = _open(overlay, own, context)
+    chosen = ports.routes(values, app=app_port, dashboard=dashboard_port, management=management_port, amqp=broker_port)
+    with ports.Forwards(kubectl, chosen, _say) as forwards:
+        for line in ports.welcome(values, chosen):
+            _say(line)
+        try:
+            while True:
+                forwards.mend()
+                time.sleep(1)
+        except KeyboardInterrupt:
+            _say("ended")
+
+
+@app.command()
+def down(
+    overlay: Overlay = None,
+    own: Own = None,
+    context: Context = None,
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Leave runs, queues and passwords there.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    timeout: Timeout = 600,
+    dry_run: DryRun = False,
+) -> None:
+    """Remove everything that `up` made, and nothing else."""
+    from kuberay import deploy  # noqa: PLC0415
+
+    kubectl, values = _open(overlay, own, context, dry=dry_run)
+    if not (yes or dry_run or keep_data):
+        typer.confirm(f"Delete {values.name} in namespace {values.namespace}, with all its runs?", abort=True)
+    deploy.down(kubectl, values, _say, keep_data=keep_data, timeout_s=timeout)
+
+
+@app.command()
+def manifests(
+    folder: Annotated[Path, typer.Argument(help="Where to write.")] = Path("kuberay/manifests"),
+) -> None:
+    """Write the manifests of values.yaml, for `kubectl apply -k`."""
+    from kuberay.manifests import write  # noqa: PLC0415
+
+    try:
+        number = write(folder)
+    except OSError as error:
+        raise UsageError(f"can't write {folder}: {error.strerror}") from error
+    _say(f"wrote {number} files to {folder}")
+
+
+@app.command()
+def secrets(overlay: Overlay = None, own: Own = None) -> None:
+    """Print Secrets with new passwords, for `kubectl create --filename -`; `up` makes them by itself."""
+    from kuberay.config import load  # noqa: PLC0415
+    from kuberay.deploy import new_secrets  # noqa: PLC0415
+    from kuberay.manifests import dump  # noqa: PLC0415
+
+    typer.echo("---\n".join(dump(secret) for secret in new_secrets(load(overlay, own))), nl=False)

@@ -1,0 +1,191 @@
+"""All manifests of a deployment, and the folder that they are written to.
+
+``base`` has what the values give; an overlay has what differs, as kustomize wants it: whole objects that are its own,
+and JSON patches of those that the base has too. Jobs are files by themselves: they are started, not kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kuberay import app, broker, network, ray, redis
+from kuberay.config import Values, load, overlays
+from kuberay.parts import MANAGED, Object, priority, runs_volume, thing
+
+HEADER = "# Written by `hzzray kube manifests` from kuberay/values.yaml: change that, and write it again.\n"
+
+#: Where an object is in a deployment: kind and name.
+Key = tuple[str, str]
+
+
+def key(made: Object) -> Key:
+    """Name an object within a deployment."""
+    return made["kind"], made["metadata"]["name"]
+
+
+def deployment(values: Values) -> list[Object]:
+    """Make all that stands, in the order in which it is to be applied."""
+    return [
+        namespace(values),
+        *priorities(values),
+        _runs(values),
+        *(network.policies(values) if values.network.policies else []),
+        *broker.objects(values),
+        *(redis.objects(values) if values.ray.fault_tolerance else []),
+        ray.cluster(values),
+        ray.disruption_budget(values),
+        *app.objects(values),
+        *([app.loader(values)] if values.loader.run_id else []),
+        *(ray.monitors(values) if values.metrics.pod_monitor else []),
+    ]
+
+
+def jobs(values: Values) -> dict[str, Object]:
+    """Make the RayJobs: one with a cluster of its own, one of the standing cluster."""
+    return {"batch": ray.batch(values), "standing": ray.standing(values)}
+
+
+def namespace(values: Values) -> Object:
+    """Make the namespace, which lets in only pods that keep to the strictest of the Pod Security Standards."""
+    levels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    meta = {"name": values.namespace, "labels": MANAGED | levels}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": meta}
+
+
+def priorities(values: Values) -> list[Object]:
+    """Make the priority classes: what there is one of goes before workers."""
+    return [
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": priority(values, "core"), "labels": MANAGED},
+            "value": values.priority.core,
+            "description": "hzzray: what there is one of.",
+        },
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": priority(values, "workers"), "labels": MANAGED},
+            "value": values.priority.workers,
+            "preemptionPolicy": "Never",
+            "description": "hzzray: workers, which wait for a place.",
+        },
+    ]
+
+
+def _runs(values: Values) -> Object:
+    spec: Object = {
+        "accessModes": [values.storage.access],
+        "resources": {"requests": {"storage": values.storage.size}},
+    }
+    if values.storage.class_name:
+        spec["storageClassName"] = values.storage.class_name
+    name = runs_volume(values)["persistentVolumeClaim"]["claimName"]
+    return thing("PersistentVolumeClaim", "v1", name, values, "runs", spec=spec)
+
+
+def files() -> dict[str, str]:
+    """Make the whole folder: path -> content."""
+    base = {key(made): made for made in deployment(load())}
+    written = {f"base/{_file(name)}": dump(made) for name, made in base.items()}
+    written["base/kustomization.yaml"] = _kustomization([_file(name) for name in base])
+    written |= {f"jobs/base/{name}.yaml": dump(job) for name, job in jobs(load()).items()}
+    for overlay in overlays():
+        values = load(overlay)
+        written |= {f"overlays/{overlay}/{path}": text for path, text in _overlay(base, deployment(values)).items()}
+        written |= {f"jobs/{overlay}/{name}.yaml": dump(job) for name, job in jobs(values).items()}
+    return {path: HEADER + text for path, text in written.items()}
+
+
+def write(folder: Path) -> int:
+    """Write the folder anew; returns the number of files."""
+    made = files()
+    for part in ("base", "overlays", "jobs"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    for path, text in made.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    return len(made)
+
+
+def _overlay(base: Mapping[Key, Object], wanted: Sequence[Object]) -> dict[str, str]:
+    """Make an overlay's files: what it adds, and a patch for each object that it changes or leaves out."""
+    objects = {key(made): made for made in wanted}
+    written = {_file(name): dump(made) for name, made in objects.items() if name not in base}
+    patches: list[Object] = []
+    for name, made in base.items():
+        kind, called = name
+        if name not in objects:
+            gone = {"$patch": "delete", "apiVersion": made["apiVersion"], "kind": kind, "metadata": {"name": called}}
+            patches.append({"patch": dump(gone), "target": {"kind": kind, "name": called}})
+        elif steps := list(_differences(made, objects[name])):
+            path = f"patches/{_file(name)}"
+            written[path] = dump(steps)
+            patches.append({"path": path, "target": {"kind": kind, "name": called}})
+    own = [path for path in written if not path.startswith("patches/")]
+    written["kustomization.yaml"] = _kustomization(["../../base", *own], patches)
+    return written
+
+
+def _differences(old: Object, new: Object, path: str = "") -> Iterator[Object]:
+    """Tell how to make one tree of another, as the steps of a JSON patch (RFC 6902)."""
+    for name in old.keys() - new.keys():
+        yield {"op": "remove", "path": f"{path}/{_escaped(name)}"}
+    for name, value in new.items():
+        where = f"{path}/{_escaped(name)}"
+        if name not in old:
+            yield {"op": "add", "path": where, "value": value}
+        else:
+            yield from _change(old[name], value, where)
+
+
+def _change(old: Any, new: Any, path: str) -> Iterator[Object]:  # noqa: ANN401
+    if isinstance(old, dict) and isinstance(new, dict):
+        yield from _differences(old, new, path)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _change(before, after, f"{path}/{index}")
+    elif old != new:
+        yield {"op": "replace", "path": path, "value": new}
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _kustomization(resources: Sequence[str], patches: Sequence[Object] = ()) -> str:
+    head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    return dump(head | {"resources": list(resources)} | ({"patches": list(patches)} if patches else {}))
+
+
+def _file(name: Key) -> str:
+    kind, called = name
+    return f"{kind.lower()}-{called}.yaml"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as such, lists indented, and nothing by reference."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001
+        super().increase_indent(flow, indentless=False)
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _write_text)
+
+
+def dump(made: Object | list[Object]) -> str:
+    """Write an object as YAML, in the order that it was made in."""
+    return yaml.dump(made, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
