@@ -16,7 +16,6 @@ from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.urls import is_remote, redact
-from hzzray.urls import redact
 from kuberay.cli import app as kube_commands
 
 if TYPE_CHECKING:

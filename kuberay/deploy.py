@@ -62,7 +62,7 @@ def check(kubectl: Kubectl, values: Values) -> None:
     if values.metrics.pod_monitor:
         needed["podmonitors.monitoring.coreos.com"] = "the Prometheus Operator (or choose metrics.pod_monitor: false)"
     for name, whose in needed.items():
-        if kubectl.find("customresourcedefinition", name) is None:
+        if not kubectl.serves(name):
             raise KubeError(f"the cluster lacks {whose}: docs/kuberay.md says how to install it")
     for name, what in _brought(values).items():
         if kubectl.find("secret", name) is None:
@@ -177,10 +177,7 @@ def _served(kubectl: Kubectl, kinds: Iterable[str]) -> Sequence[str]:
     if kubectl.dry:
         return tuple(kinds)
     return [
-        kind
-        for kind in kinds
-        if not kind.endswith((".ray.io", ".rabbitmq.com", ".coreos.com"))
-        or kubectl.find("customresourcedefinition", kind) is not None
+        kind for kind in kinds if not kind.endswith((".ray.io", ".rabbitmq.com", ".coreos.com")) or kubectl.serves(kind)
     ]
 
 

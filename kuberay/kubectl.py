@@ -88,6 +88,12 @@ class Kubectl:
         found: Object | None = json.loads(answer) if answer.strip() else None
         return found
 
+    def serves(self, resource: str) -> bool:
+        """Tell whether the cluster knows a kind, such as ``rayclusters.ray.io``; to ask that takes no rights."""
+        group = resource.partition(".")[2]
+        known = self._run(["api-resources", f"--api-group={group}", "--output", "name"], None, _TIMEOUT_S)
+        return resource in known.split()
+
     def change(self, *arguments: str, objects: Sequence[Object] = (), timeout_s: float = _TIMEOUT_S) -> str:
         """Change something; ``objects`` go in by standard input, where no other process sees them."""
         if self.dry:
@@ -95,7 +101,7 @@ class Kubectl:
             for made in objects:
                 self._say(f"    {made['kind']} {made['metadata']['name']}")
             return ""
-        given = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}) if objects else None
+        given = "\n".join(map(json.dumps, objects)) if objects else None
         return self._run(list(arguments), given, timeout_s)
 
     @contextmanager

@@ -1,0 +1,354 @@
+"""``hzzray kube`` against stand-ins: an API server that a real kubectl talks to, and a kubectl for ports and jobs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kuberay import manifests
+from kuberay.config import load
+from tests.support.kube_api import kube_api
+from tests.support.kubectl_stand_in import KubectlStandIn
+from tests.support.rabbit import free_ports
+from tests.support.waiting import wait_for
+
+HZZRAY = str(Path(sys.executable).with_name("hzzray"))
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    """An API server with KubeRay's kinds, that kubectl finds."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl here")
+    with kube_api(tmp_path) as served:
+        served.install("ray.io")
+        monkeypatch.setenv("KUBECONFIG", str(served.kubeconfig))
+        monkeypatch.setenv("HOME", str(tmp_path))  # where kubectl keeps what it learnt of a server
+        yield served
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    folder = tmp_path / "kubectl"
+    folder.mkdir()
+    made = KubectlStandIn(folder)
+    for name, value in made.env.items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+def own_ports() -> list[str]:
+    """Options of ``forward`` with ports that nobody has."""
+    names = ("--app-port", "--dashboard-port", "--management-port", "--broker-port")
+    return [word for name, port in zip(names, free_ports(4), strict=True) for word in (name, str(port))]
+
+
+def make_well(api, overlay="minikube"):
+    """Do what controllers would: say of each thing that it is ready."""
+    well = {
+        "RayCluster": ("rayclusters", {"conditions": [{"type": "HeadPodReady", "status": "True"}]}),
+        "StatefulSet": ("statefulsets", {"readyReplicas": 1}),
+        "Deployment": ("deployments", {"availableReplicas": 1}),
+        "Job": ("jobs", {"conditions": [{"type": "Complete", "status": "True"}]}),
+        "PersistentVolumeClaim": ("persistentvolumeclaims", {"phase": "Bound"}),
+    }
+    for made in manifests.deployment(load(overlay)):
+        if made["kind"] in well:
+            resource, status = well[made["kind"]]
+            api.put(resource, made | {"status": status}, "hzzray")
+
+
+def test_up_applies_all_of_it_and_again_changes_no_password(api, cli):
+    code, said, err = cli("kube", "up", "--overlay", "minikube", "--no-wait")
+    assert code == 0, err
+    wanted = manifests.deployment(load("minikube"))
+    assert len([call for call in api.changes() if call.startswith("PATCH")]) == len(wanted) - 1
+    made = {name for resource, _, name in api.objects if resource != "secrets"}
+    assert made == {each["metadata"]["name"] for each in wanted}
+    assert "raycluster.ray.io/hzzray serverside-applied" in said
+    before = {key: made["stringData"] for key, made in api.objects.items() if key[0] == "secrets"}
+    assert before["secrets", "hzzray", "hzzray-broker"].keys() == {"admin", "publisher", "bridge"}
+    assert not any(password in said for each in before.values() for password in each.values())
+    code, _, err = cli("kube", "up", "--overlay", "minikube", "--no-wait")
+    assert code == 0, err
+    assert before == {key: made["stringData"] for key, made in api.objects.items() if key[0] == "secrets"}
+
+
+def test_up_waits_until_all_is_ready(api):
+    command = [HZZRAY, "kube", "up", "--overlay", "minikube", "--timeout", "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("waiting  RayCluster hzzray: its head isn't ready"):
+                make_well(api)
+                break
+        said = process.stdout.read()
+    assert process.returncode == 0, said
+    assert "ready    RayCluster hzzray: head and 0 of 0 workers" in said
+    assert "all ready" in said
+
+
+def test_up_says_why_something_is_not_ready(api, cli):
+    reason = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient memory"}
+    labels = {"ray.io/cluster": "hzzray"}
+    api.put("pods", {"metadata": {"name": "head", "labels": labels}, "status": {"conditions": [reason]}}, "hzzray")
+    code, _, err = cli("kube", "up", "--overlay", "minikube", "--timeout", "1")
+    assert code == 1
+    assert "Pod head: Unschedulable: Insufficient memory" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_status_shows_each_part(api, cli):
+    make_well(api)
+    code, said, err = cli("kube", "status", "--overlay", "minikube")
+    assert code == 0, err
+    assert said.count("✓") == 5
+    api.objects["deployments", "hzzray", "hzzray-app"]["status"] = {}
+    code, said, _ = cli("kube", "status", "--overlay", "minikube")
+    assert code == 1
+    assert said.count("✗") == 1
+
+
+def test_down_removes_what_it_made_and_nothing_else(api, cli):
+    cli("kube", "up", "--overlay", "minikube", "--no-wait")
+    api.put("configmaps", {"metadata": {"name": "theirs", "labels": {"app": "x"}}}, "hzzray")
+    api.put("configmaps", {"metadata": {"name": "kube-root-ca.crt"}}, "hzzray")
+    api.put("priorityclasses", {"metadata": {"name": "theirs"}})
+    api.calls.clear()
+    code, said, err = cli("kube", "down", "--overlay", "minikube", "--yes")
+    assert code == 0, err
+    assert {name for _, _, name in api.objects} == {"theirs", "kube-root-ca.crt", "hzzray"}
+    assert "namespace hzzray stays: ConfigMap theirs in it" in said
+    # KubeRay cleans Redis up when the cluster goes: what it needs for that goes later.
+    assert "/rayclusters/" in api.changes()[0]
+    del api.objects["configmaps", "hzzray", "theirs"]
+    code, said, err = cli("kube", "down", "--overlay", "minikube", "--yes")
+    assert code == 0, err
+    assert {name for _, _, name in api.objects} == {"theirs"}
+
+
+def test_down_may_keep_the_data(api, cli):
+    cli("kube", "up", "--overlay", "minikube", "--no-wait")
+    code, _, err = cli("kube", "down", "--overlay", "minikube", "--keep-data")
+    assert code == 0, err
+    kept = {resource for resource, _, _ in api.objects}
+    assert kept == {"namespaces", "persistentvolumeclaims", "secrets"}
+
+
+def test_down_asks_first(api, cli, monkeypatch):
+    make_well(api)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, _, _ = cli("kube", "down", "--overlay", "minikube")
+    assert code == 1
+    assert api.changes() == []
+
+
+def test_a_namespace_that_was_there_stays(api, cli):
+    api.put("namespaces", {"metadata": {"name": "hzzray"}})
+    _, said, _ = cli("kube", "up", "--overlay", "minikube", "--no-wait")
+    assert "namespace hzzray is not ours" in said
+    code, _, err = cli("kube", "down", "--overlay", "minikube", "--yes")
+    assert code == 0, err
+    assert set(api.objects) == {("namespaces", "", "hzzray")}
+
+
+@pytest.mark.parametrize(
+    ("own", "installed", "said"),
+    [
+        ({}, (), "the cluster lacks the KubeRay operator"),
+        ({"broker": {"kind": "operator"}}, ("ray.io",), "the cluster lacks RabbitMQ's Cluster Operator"),
+        ({"metrics": {"pod_monitor": True}}, ("ray.io",), "the cluster lacks the Prometheus Operator"),
+        ({"broker": {"tls_secret": "tls"}}, ("ray.io",), "namespace hzzray lacks the Secret tls (tls.crt, tls.key"),
+        ({"image": {"secrets": ["login"]}}, ("ray.io",), "lacks the Secret login (login of the image's registry)"),
+        ({"data": {"claim": "files"}}, ("ray.io",), "lacks the PersistentVolumeClaim files"),
+    ],
+)
+def test_what_the_cluster_lacks_is_named(api, cli, tmp_path, own, installed, said):
+    for group in {"ray.io"} - set(installed):
+        del api.groups[group]
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(own))
+    code, _, err = cli("kube", "up", "--no-wait", "--values", path)
+    assert code == 1
+    assert said in err
+    assert not [call for call in api.changes() if call.startswith("PATCH")]
+
+
+def test_no_cluster_is_one_clear_line(cli, tmp_path, monkeypatch):
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl here")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    for command in (("up",), ("status",), ("down", "--yes"), ("submit",), ("forward", *own_ports())):
+        code, _, err = cli("kube", *command)
+        assert code == 1
+        assert "refused" in err
+        assert len(err.strip().splitlines()) == 1
+
+
+def test_no_kubectl_is_one_clear_line(cli, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    code, _, err = cli("kube", "status")
+    assert code == 1
+    assert "kubectl is not on the PATH" in err
+
+
+def test_a_dry_run_asks_nobody(cli, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    code, said, _ = cli("kube", "up", "--dry-run", "--overlay", "production", "--context", "prod")
+    assert code == 0
+    assert "kubectl --namespace hzzray --context prod apply --server-side" in said
+    for made in manifests.deployment(load("production")):
+        assert f"    {made['kind']} {made['metadata']['name']}\n" in said
+    code, said, _ = cli("kube", "down", "--dry-run")
+    assert code == 0
+    assert said.count("kubectl --namespace hzzray delete") == 6
+    code, said, _ = cli("kube", "submit", "--dry-run", "--", "--run-id", "a", "--fraction", "0.5")
+    assert code == 0
+    assert said == (
+        "ray job submit --address http://127.0.0.1:8265 --submission-id a -- "
+        "hzzray run --run-id a --fraction 0.5 --release toy --source /data --min-actors 1 --max-actors 4\n"
+    )
+
+
+def test_a_jobs_places_are_the_clusters(cli):
+    code, _, err = cli("kube", "submit", "--dry-run", "--", "--runs=here")
+    assert code == 2
+    assert "takes no --engine, --runs or --broker" in err
+
+
+def test_secrets_for_kubectl(cli):
+    code, said, _ = cli("kube", "secrets", "--overlay", "production")
+    assert code == 0
+    made = {each["metadata"]["name"]: each["stringData"] for each in yaml.safe_load_all(said)}
+    assert made.keys() == {"hzzray-broker", "hzzray-app", "hzzray-redis"}
+    redis = made["hzzray-redis"]
+    assert redis["auth.conf"] == f"requirepass {redis['password']}\n"
+    passwords = [value for each in made.values() for key, value in each.items() if key != "auth.conf"]
+    assert len(set(passwords)) == len(passwords)
+    assert min(map(len, passwords)) >= 16
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+
+@pytest.fixture
+def page():
+    """The port of a web server."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def read(port: int) -> bytes:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as answer:
+        return answer.read()
+    return b""
+
+
+def kubectls(parent: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(parent).children()]
+
+
+def test_forward_leads_to_all_services_and_mends_what_breaks(stand_in, page):
+    services = ("hzzray-app:8501", "hzzray-head-svc:8265", "hzzray-broker:15672", "hzzray-broker:5672")
+    stand_in.lead({f"service/{service}": page for service in services})
+    options = own_ports()
+    ports = dict(zip(options[::2], map(int, options[1::2]), strict=True))
+    with subprocess.Popen(
+        [HZZRAY, "kube", "forward", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            lines = []
+            while "Ctrl-C ends\n" not in lines:
+                lines.append(process.stdout.readline())
+                assert lines[-1], lines
+            assert all(read(port) == b"ok" for port in ports.values())
+            assert f"http://127.0.0.1:{ports['--app-port']}" in "".join(lines)
+            before = kubectls(process.pid)
+            assert len(before) == 4
+            os.kill(before[0], signal.SIGKILL)
+            said = [process.stdout.readline(), process.stdout.readline()]
+            assert "lost" in said[0]
+            assert "back" in said[1]
+            wait_for("all ports", lambda: all(read(port) == b"ok" for port in ports.values()), 20)
+        finally:
+            process.send_signal(signal.SIGINT)
+            rest = process.stdout.read()
+    assert process.returncode == 0, rest
+    assert not any(read(port) for port in ports.values())
+    assert all(call[3] == "--address" and call[4] == "127.0.0.1" for call in stand_in.calls())
+
+
+def test_forward_says_what_is_wrong(stand_in, page, cli):
+    code, _, err = cli("kube", "forward", *own_ports(), "--app-port", page)
+    assert code == 2
+    assert f"port {page} for the app is taken" in err
+    code, _, err = cli("kube", "forward", *own_ports())
+    assert code == 1
+    assert "service/hzzray-app not found" in err
+
+
+def test_submit_needs_the_token(stand_in, cli):
+    stand_in.answer({"get secret hzzray": {"data": {}}})
+    code, _, err = cli("kube", "submit")
+    assert code == 1
+    assert "no Ray token in Secret hzzray: is the deployment up?" in err
+
+
+@pytest.mark.slow
+def test_submit_runs_a_job_of_a_real_ray_cluster(stand_in, toys, tmp_path):
+    """The cluster is real, with a token; only the way to it is the stand-in's."""
+    import secrets
+    from urllib.parse import urlsplit
+
+    from hzzray.data.catalogue import release
+    from hzzray.output import load_json
+    from hzzray.run import Settings, execute, make_spec
+    from tests.support.ray_head import ray_head
+
+    token = secrets.token_hex(16)
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HZZRAY_RUNS": str(tmp_path)}
+    settings = Settings(runs=tmp_path, run_id="serial", sources=(str(toys),), engine="serial")
+    serial = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
+    with ray_head("--num-cpus=1", env=env) as head:
+        stand_in.lead({"service/hzzray-head-svc:8265": urlsplit(head.dashboard).port})
+        stand_in.answer({"get secret hzzray": {"data": {"auth_token": base64.b64encode(token.encode()).decode()}}})
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        command = [HZZRAY, "kube", "submit", "--", "--source", str(toys), "--run-id", "job", "--actors", "1"]
+        done = subprocess.run(command, env=kept, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert load_json(tmp_path / "job").digest == serial.digest
+        assert "tasks merged" in done.stdout
+        assert token not in done.stdout + done.stderr
+        failing = [*command[:-5], str(tmp_path / "absent"), "--run-id", "bad"]
+        done = subprocess.run(failing, env=kept, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "no such folder" in done.stdout
+    assert token not in json.dumps(stand_in.calls())
