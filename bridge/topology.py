@@ -1,16 +1,8 @@
 """What a broker must hold for us: exchanges, queues, policies, users. One description, from which all else is derived.
 
-::
-
-    publisher ─► hzzray ──┬─► hzzray.tasks ─────────────► bridge ─► hzzray.bridge ─┬─► hzzray.retry.1 … .N
-       (direct)     ▲     └─► hzzray.runs (a stream)         │        (direct)     └─► hzzray.dead
-                    │                   hzzray.tasks ── rejected, too often ──────────────────▲
-                    └────────── hzzray.retry.N, after its delay                              (at least once)
-
-    anyone ─► hzzray.control (fanout) ─► a queue of each bridge, gone with its connection
-
-Each queue is reached through :attr:`Queue.exchange` with its own name as routing key. Queues have no arguments but
-their type: limits, delays and dead-lettering are policies, so that they can be changed while messages wait.
+docs/messaging.md shows it in one picture. Each queue is reached through :attr:`Queue.exchange` with its own name as
+routing key. Queues have no arguments but their type: limits, delays and dead-lettering are policies, so that they can be
+changed while messages wait.
 """
 
 from __future__ import annotations
