@@ -26,7 +26,7 @@ class QueueState:
     Attributes
     ----------
     ready
-        Messages that wait, as of now; of a stream all that it holds, some seconds ago.
+        Messages that wait, as of now; of a stream all that it holds.
     consumers
         Those who take from it, as of now.
     unacked
@@ -122,8 +122,6 @@ def _state(queue: Queue, counts: tuple[int, int], known: Mapping[str, Any] | Non
     if not known:
         return QueueState(queue.name, ready, consumers)
     flow = known.get("message_stats", {})
-    if queue.kind == "stream":  # AMQP says 0 of every stream
-        return QueueState(queue.name, known.get("messages", ready), consumers, 0, _rate(flow, "publish"))
     unacked = known.get("messages_unacknowledged", 0)
     return QueueState(queue.name, ready, consumers, unacked, _rate(flow, "publish"), _rate(flow, "ack"))
 

@@ -1,8 +1,8 @@
 """What a broker must hold for us: exchanges, queues, policies, users. One description, from which all else is derived.
 
 docs/messaging.md shows it in one picture. Each queue is reached through :attr:`Queue.exchange` with its own name as
-routing key. Queues have no arguments but their type: limits, delays and dead-lettering are policies, so that they can be
-changed while messages wait.
+routing key. Queues have no arguments but their type: limits, delays and dead-lettering are policies, so that they can
+be changed while messages wait.
 """
 
 from __future__ import annotations

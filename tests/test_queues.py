@@ -157,7 +157,11 @@ def test_queues_command(settings, address, cli):
 
 
 def test_watching_queues_ends_with_ctrl_c(settings, address):
-    command = [sys.executable, "-c", "from hzzray.cli import main; main()", "queues", "--watch", "--every", "0.2"]
+    sensitive = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # where we run in a background
+    )
+    command = [sys.executable, "-c", f"{sensitive}; from hzzray.cli import main; main()"]
+    command += ["queues", "--watch", "--every", "0.2"]
     env = {**os.environ, "HZZRAY_BROKER": address, "PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import time
 from contextlib import contextmanager
 from uuid import uuid4
@@ -48,13 +49,14 @@ def put(channel, queue, body=b"work", **properties):
 
 
 def fill(channel, queue):
-    """Publish numbered messages, ten at most, until the broker refuses; tells how many it took."""
-    for number in range(10):
+    """Publish numbered messages, ten at most, until the broker refuses; returns those that it took."""
+    bodies = [f"{queue.name} {number}".encode() for number in range(10)]
+    for number, body in enumerate(bodies):
         try:
-            put(channel, queue, str(number).encode())
+            put(channel, queue, body)
         except NackError:
-            return number
-    return 10
+            return bodies[:number]
+    return bodies
 
 
 def take(channel, queue, within=10.0):
@@ -100,6 +102,14 @@ def test_definitions_hold_no_password_and_no_feature_that_newer_brokers_refuse()
         if "dead-letter-strategy" in p["definition"]  # at least once needs it
     )
     assert definitions["users"][1]["tags"] == ""
+
+
+def test_policies_are_for_one_queue_each():
+    topologies = [Topology(prefix, (1.0,) * 10) for prefix in ("hzzray", "hzzray.tasks", "my.hzzray", "hzzrayX")]
+    names = [queue.name for topology in topologies for queue in topology.queues]
+    for topology in topologies:
+        for policy in topology.definitions()["policies"]:
+            assert [name for name in names if re.search(policy["pattern"], name)] == [policy["name"]]
 
 
 def test_prefixes_keep_apart(vhost):
@@ -347,13 +357,27 @@ def test_a_full_queue_refuses_and_dead_letters_wait_for_room(provisioned):
     limit(TOPOLOGY.tasks, 2)
     limit(TOPOLOGY.dead, 1)
     with channel_of(provisioned) as channel:
-        sent = fill(channel, TOPOLOGY.tasks)
-        assert 2 <= sent < 10  # the broker takes one or two above the limit
-        for _ in range(sent):
+        sent, dead = fill(channel, TOPOLOGY.tasks), fill(channel, TOPOLOGY.dead)
+        assert 2 <= len(sent) < 10  # the broker takes one or two above the limit
+        assert 1 <= len(dead) < 10
+        for _ in sent:
             method, _, _ = channel.basic_get(TOPOLOGY.tasks.name)
             channel.basic_reject(method.delivery_tag, requeue=False)
-        bodies = {take(channel, TOPOLOGY.dead, within=60)[1] for _ in range(sent)}
-        assert bodies == {str(number).encode() for number in range(sent)}  # none dropped for lack of room
+        with pytest.raises(NackError):  # still full: the dead letters were refused
+            put(channel, TOPOLOGY.dead, b"late")
+        bodies = [take(channel, TOPOLOGY.dead, within=60)[1] for _ in sent + dead]
+        assert sorted(bodies) == sorted(sent + dead)  # none dropped for lack of room, none doubled
+
+
+def test_a_dead_letter_waits_for_a_queue_that_is_away(provisioned):
+    provisioned.api("DELETE", "queues/hzzray.dead")
+    with channel_of(provisioned) as channel:
+        put(channel, TOPOLOGY.tasks, b"bad")
+        method, _, _ = wait_for("it", lambda: (got := channel.basic_get(TOPOLOGY.tasks.name))[0] and got)
+        channel.basic_reject(method.delivery_tag, requeue=False)
+        channel.queue_declare(TOPOLOGY.tasks.name, passive=True)  # the broker has seen it by now
+        apply(settings(provisioned), TOPOLOGY)
+        assert take(channel, TOPOLOGY.dead, within=60)[1] == b"bad"
 
 
 @pytest.mark.slow

@@ -192,7 +192,7 @@ class Broker:
             self._node = subprocess.Popen(
                 [_BIN / "rabbitmq-server"], env=self._env, stdout=log, stderr=log, start_new_session=True
             )
-        wait_for("RabbitMQ", self._is_up, 60)
+        wait_for("RabbitMQ", self._is_up, 120)
         return self
 
     def _is_up(self) -> bool:
