@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -47,7 +49,15 @@ def broker_settings(url: str | None, prefix: str = DEFAULT_PREFIX) -> BrokerSett
     """Read a command's options. Raises UsageError, also when pika is not installed."""
     if find_spec("pika") is None:
         raise UsageError("a broker needs the extra: pip install 'hzzray[broker]'")
-    return BrokerSettings.from_url(url, prefix=prefix)
+    settings = BrokerSettings.from_url(url, prefix=prefix)
+    is_typed = url is not None and url != os.environ.get("HZZRAY_BROKER")
+    if is_typed and settings.user != "guest" and urlsplit(url).password:
+        errors.print(
+            "others on this machine can see a password on the command line: set HZZRAY_BROKER_PASSWORD_FILE instead",
+            style="yellow",
+            soft_wrap=True,
+        )
+    return settings
 
 
 @topology_app.command("apply")

@@ -156,6 +156,16 @@ def test_queues_command(settings, address, cli):
     assert cli("queues", "--broker", "http://x")[0] == 2
 
 
+def test_a_password_on_the_command_line_is_warned_of(vhost, address, cli, monkeypatch):
+    with_password = vhost.url_for("somebody", "hunter2")
+    code, _, said = cli("queues", "--broker", with_password)
+    assert code == 1
+    assert "HZZRAY_BROKER_PASSWORD_FILE" in said
+    monkeypatch.setenv("HZZRAY_BROKER", with_password)
+    assert "HZZRAY_BROKER_PASSWORD_FILE" not in cli("queues")[2]
+    assert "hunter2" not in said
+
+
 def test_watching_queues_ends_with_ctrl_c(settings, address):
     sensitive = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # where we run in a background
