@@ -50,6 +50,7 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
       --disable-pip-version-check /wheels/*.whl
 COPY --chmod=755 deploy/answers /usr/local/bin/hzzray-answers
 COPY --chmod=755 deploy/driver /usr/local/bin/hzzray-driver
+COPY --chmod=755 deploy/head /usr/local/bin/hzzray-head
 COPY --chmod=755 deploy/loader /usr/local/bin/hzzray-loader
 WORKDIR /srv/hzzray
 COPY .streamli[t] .streamlit

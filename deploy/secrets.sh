@@ -3,7 +3,7 @@
 set -euo pipefail
 folder=${1:-secrets}
 install -d -m 0700 "$folder"
-for name in broker-admin broker-publisher broker-bridge ray-token; do
+for name in app-password broker-admin broker-publisher broker-bridge ray-token; do
   [[ -s $folder/$name ]] && continue
   python3 -c 'import secrets; print(secrets.token_urlsafe(32), end="")' >"$folder/$name"
   # The containers' user reads it; the folder keeps this machine's other users out.

@@ -1,0 +1,108 @@
+"""A Compose project, or a Swarm stack, of this checkout in real containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("rabbitmq", "ray-head", "ray-worker", "bridge", "app")
+
+
+def docker(*command: str, timeout: float = 120, check: bool = True, env: dict[str, str] | None = None) -> str:
+    """Run docker; returns what it printed. Fails with what it complained of."""
+    done = subprocess.run(
+        ["docker", *command], capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT,
+        env=os.environ | (env or {}),
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"docker {' '.join(command)}: {done.stderr[-3000:]}"
+    return done.stdout
+
+
+def engine_answers() -> bool:
+    """Tell whether there is a Docker Engine with Compose v2 for us."""
+    try:
+        for command in (("info",), ("compose", "version")):
+            docker(*command, timeout=20)
+    except (OSError, AssertionError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Project:
+    """One project: its name, its files, and what would stand in its ``.env``."""
+
+    name: str
+    env: dict[str, str]
+    files: Sequence[str] = ("docker-compose.yml",)
+    loaders: list[str] = field(default_factory=list)
+
+    def compose(self, *command: str, timeout: float = 300, check: bool = True, **env: str) -> str:
+        """Run docker compose for this project."""
+        files = [part for name in self.files for part in ("--file", name)]
+        return docker("compose", "--project-name", self.name, *files, *command, timeout=timeout, check=check,
+                      env=self.env | env)  # fmt: skip
+
+    def publish(self, run_id: str, **env: str) -> None:
+        """Let the loader publish a run."""
+        options = [
+            part for key, value in (env | {"HZZRAY_RUN_ID": run_id}).items() for part in ("-e", f"{key}={value}")
+        ]
+        self.compose("run", "--rm", "--no-deps", "-T", *options, "loader")
+
+    def containers(self, service: str) -> list[str]:
+        """Ids of a service's containers."""
+        return self.compose("ps", "--all", "--quiet", service).split()
+
+    def inspect(self, service: str) -> list[dict[str, Any]]:
+        """What the engine knows of a service's containers."""
+        ids = self.containers(service)
+        found: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if ids else []
+        return found
+
+    def crash(self, service: str) -> None:
+        """End all processes of a service's first container at once, and wait until its restart policy has acted."""
+        container = self.containers(service)[0]
+        before = self._started(container)
+        docker("exec", container, "sh", "-c", "kill -9 -1", check=False)
+        wait_for(f"{service} to be started again", lambda: self._started(container) not in ("", before))
+
+    def _started(self, container: str) -> str:
+        state = json.loads(docker("inspect", container))[0]["State"]
+        return str(state["StartedAt"]) if state["Running"] else ""
+
+    def result(self, run_id: str, service: str = "app") -> dict[str, Any] | None:
+        """A run's result as it stands, read through a service; None before its first."""
+        text = self.compose("exec", "-T", service, "cat", f"/runs/{run_id}/result.json", check=False)
+        return json.loads(text) if text else None
+
+    def wait_until_under_way(self, run_id: str, service: str = "app") -> None:
+        """Wait until some tasks of a run are merged, but not all: it must last longer than this takes."""
+
+        def looked() -> dict[str, Any] | None:
+            result = self.result(run_id, service)
+            return result if result is not None and result["tasks"]["merged"] else None
+
+        result = wait_for(f"first results of {run_id}", looked, within=180)
+        assert result["status"] == "running", f"{run_id} was over too soon"
+
+    def wait_until_over(self, run_id: str, service: str = "app", within: float = 240) -> dict[str, Any]:
+        """Wait for a run's end; returns its result."""
+
+        def over() -> dict[str, Any] | None:
+            result = self.result(run_id, service)
+            return result if result is not None and result["status"] != "running" else None
+
+        return wait_for(f"the end of {run_id}", over, within=within)
+
+    def down(self) -> None:
+        """Remove all of it."""
+        self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)

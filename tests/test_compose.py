@@ -1,0 +1,137 @@
+"""The whole system in real containers: ``make compose-test`` for the core, ``make compose-test-all`` for all of it."""
+
+import json
+import os
+import urllib.request
+
+import pytest
+
+from tests.support import compose
+from tests.support.compose import SERVICES, Project, docker
+from tests.support.rabbit import free_ports
+from tests.support.waiting import wait_for
+
+CHOSEN = os.environ.get("HZZRAY_COMPOSE")
+EVENTS = 20_000
+IMAGE = "hzzray:test"
+
+pytestmark = [
+    pytest.mark.compose,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(CHOSEN not in ("core", "all"), reason="make compose-test runs these"),
+]
+everything = pytest.mark.skipif(CHOSEN != "all", reason="make compose-test-all runs this")
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    if not compose.engine_answers():
+        pytest.skip("no Docker Engine with Compose v2 answers")
+    docker("build", "--tag", IMAGE, ".", timeout=900)
+    return IMAGE
+
+
+@pytest.fixture(scope="module")
+def digest(tmp_path_factory) -> str:
+    """What one process here makes of the toys that the loader writes."""
+    from hzzray.data.catalogue import release
+    from hzzray.data.toy import write_toys
+    from hzzray.engine.limits import Limits
+    from hzzray.run import execute, make_settings, make_spec
+
+    folder = tmp_path_factory.mktemp("serial")
+    toy = release("toy")
+    write_toys(folder / "toy", toy, events=EVENTS, seed=1)
+    settings = make_settings(
+        runs=folder, run_id="serial", sources=(str(folder / "toy"),), engine="serial", limits=Limits()
+    )
+    return execute(make_spec(toy), settings, planned=lambda _: None, progress=lambda _: None).digest
+
+
+@pytest.fixture(scope="module")
+def environment(image):
+    app, dashboard, rabbitmq = free_ports(3)
+    return {
+        "HZZRAY_IMAGE": image,
+        "HZZRAY_EVENTS": str(EVENTS),
+        "HZZRAY_CHUNK": "2000",
+        "APP_PORT": str(app),
+        "DASHBOARD_PORT": str(dashboard),
+        "RABBITMQ_PORT": str(rabbitmq),
+    }
+
+
+@pytest.fixture(scope="module")
+def project(environment):
+    """The project as ``docker compose up`` starts it, on ports of its own."""
+    mine = Project("hzzray-test", environment)
+    mine.down()
+    try:
+        mine.compose("up", "--detach", "--no-build")
+        yield mine
+    finally:
+        mine.down()
+
+
+def test_files_are_clean():
+    if not compose.engine_answers():
+        pytest.skip("no Docker Engine with Compose v2 answers")
+    config = json.loads(docker("compose", "config", "--format", "json"))
+    published = [port for service in config["services"].values() for port in service.get("ports", ())]
+    assert {port["published"] for port in published} == {"8501", "8265", "15672"}
+    assert {port["host_ip"] for port in published} == {"127.0.0.1"}
+    for service in config["services"].values():
+        assert "max-size" in service["logging"]["options"]
+        assert {"cpus", "memory", "pids"} <= set(service["deploy"]["resources"]["limits"])
+
+
+def test_the_first_run_completes_with_the_serial_digest(project, digest):
+    result = project.wait_until_over("first")
+    assert (result["status"], result["digest"], result["environment"]) == ("complete", digest, "compose")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_containers_have_no_rights(project, service):
+    for container in project.inspect(service):
+        host = container["HostConfig"]
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
+        status = docker("exec", container["Id"], "cat", "/proc/self/status")
+        rows = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert "0" not in rows["Uid"].split()
+        assert [int(rows[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")] == [0, 0, 0]
+        assert rows["NoNewPrivs"] == "1"
+
+
+def test_app_dashboard_and_broker_answer(project, environment):
+    for port, path in (("APP_PORT", "_stcore/health"), ("DASHBOARD_PORT", "api/version"), ("RABBITMQ_PORT", "")):
+        url = f"http://127.0.0.1:{environment[port]}/{path}"
+        wait_for(url, lambda url=url: _status(url))
+    # Who has no token starts nothing.
+    assert _status(f"http://127.0.0.1:{environment['DASHBOARD_PORT']}/api/jobs/") == 401
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+KILLED = [pytest.param(service, marks=[] if service == "bridge" else everything) for service in SERVICES]
+
+
+@pytest.mark.parametrize("service", KILLED)
+def test_a_run_survives_a_crash(project, digest, service):
+    run_id = f"crash-{service}"
+    reader = "bridge" if service == "app" else "app"
+    project.publish(run_id, HZZRAY_CHUNK="4")
+    project.wait_until_under_way(run_id, reader)
+    project.crash(service)
+    result = project.wait_until_over(run_id, reader)
+    assert (result["status"], result["digest"]) == ("complete", digest)
