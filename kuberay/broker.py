@@ -23,7 +23,7 @@ from kuberay.parts import (
     thing,
 )
 
-AMQP, AMQPS, MANAGEMENT, MANAGEMENT_TLS, METRICS = 5672, 5671, 15672, 15671, 15692
+AMQP, AMQPS, MANAGEMENT, MANAGEMENT_TLS, METRICS, METRICS_TLS = 5672, 5671, 15672, 15671, 15692, 15691
 
 #: Users of the broker, each with the least it needs; their passwords are the Secret's keys.
 USERS = ("admin", "publisher", "bridge")
@@ -38,6 +38,8 @@ load_definitions = {_DEFINITIONS_PATH}/definitions.json
 consumer_timeout = 7200000
 vm_memory_high_watermark.relative = 0.6
 disk_free_limit.absolute = 200MB
+# An announcement of a run carries its whole plan.
+max_message_size = 16777216
 collect_statistics_interval = 5000
 """
 
@@ -223,6 +225,20 @@ def _by_operator(values: Values) -> Object:
     if broker.tls_secret:
         spec["tls"] = {"secretName": broker.tls_secret, "disableNonTLSListeners": True}
     return thing("RabbitmqCluster", "rabbitmq.com/v1beta1", values.broker_name, values, "broker", spec=spec)
+
+
+def monitor(values: Values) -> Object:
+    """Make the Prometheus Operator's PodMonitor: queue depths are there. The Cluster Operator gives them by TLS."""
+    endpoint: Object = {"port": "prometheus"}
+    if values.broker.kind == "operator" and values.broker.tls_secret:
+        authority = {"secret": {"name": values.broker.tls_secret, "key": "ca.crt"}}
+        endpoint = {
+            "port": "prometheus-tls",
+            "scheme": "https",
+            "tlsConfig": {"ca": authority, "serverName": values.broker_name},
+        }
+    spec = {"selector": broker_selector(values), "podMetricsEndpoints": [endpoint]}
+    return thing("PodMonitor", "monitoring.coreos.com/v1", values.broker_name, values, "broker", spec=spec)
 
 
 def _disruption_budget(values: Values) -> Object:

@@ -41,7 +41,7 @@ def deployment(values: Values) -> list[Object]:
         ray.disruption_budget(values),
         *app.objects(values),
         *([app.loader(values)] if values.loader.run_id else []),
-        *(ray.monitors(values) if values.metrics.pod_monitor else []),
+        *([*ray.monitors(values), broker.monitor(values)] if values.metrics.pod_monitor else []),
     ]
 
 

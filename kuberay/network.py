@@ -74,7 +74,7 @@ def policies(values: Values) -> list[Object]:
             rabbit,
             ingress=[
                 {"from": [_peer(selector(values, name)) for name in ("head", "loader", "app")], "ports": clients},
-                {"from": prometheus, "ports": _ports([broker.METRICS])},
+                {"from": prometheus, "ports": _ports([broker.METRICS, broker.METRICS_TLS])},
                 {"from": [_peer(rabbit)], "ports": _CLUSTERING},
             ],
             egress=[
