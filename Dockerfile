@@ -27,13 +27,6 @@ COPY kuberay kuberay
 RUN pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir --wheel-dir /wheels .
 
 FROM ${BASE}
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="hzzray" \
-      org.opencontainers.image.description="The ATLAS Open Data H→ZZ*→4ℓ analysis as a live, exact, distributed pipeline on Ray" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
 # The user that Ray's own images have, which KubeRay's samples expect. Volumes take over the folders' owner.
 RUN groupadd --gid 1000 hzzray && useradd --uid 1000 --gid 1000 --create-home hzzray \
  && install -d -o 1000 -g 1000 /runs /data /var/cache/hzzray /srv/hzzray
@@ -58,5 +51,12 @@ RUN ln -s "$(python -c 'import app; print(app.__path__[0])')" app
 USER 1000:1000
 # Kernels are compiled here, for the machine's own CPU; another kind of CPU compiles them at its first task.
 RUN python -c 'from hzzray.physics import kernels; from hzzray.data import baskets; kernels.warm_up(); baskets.warm_up()'
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="hzzray" \
+      org.opencontainers.image.description="The ATLAS Open Data H→ZZ*→4ℓ analysis as a live, exact, distributed pipeline on Ray" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 ENTRYPOINT []
 CMD ["hzzray", "--help"]
