@@ -49,7 +49,7 @@ def _deployment(values: Values) -> Object:
     health = {"httpGet": {"path": "/_stcore/health", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5}
     volumes = [
         empty("tmp", "1Gi"),
-        runs_volume(values, read_only=True),
+        runs_volume(values),
         keys("login", f"{values.name}-app", {"password": "password"}),
         *broker.client_volumes(values, "publisher"),
     ]
@@ -78,7 +78,7 @@ def _deployment(values: Values) -> Object:
             token(values),
         ),
         mounts=[
-            mount("runs", RUNS, read_only=True),
+            mount("runs", RUNS),
             mount("login", _LOGIN_PATH, read_only=True),
             *broker.client_mounts(values),
             *([mount("ray-tls", "/etc/ray/tls", read_only=True)] if tls else []),
@@ -91,7 +91,7 @@ def _deployment(values: Values) -> Object:
     template = pod(values, "app", terminationGracePeriodSeconds=30, containers=[app], volumes=volumes)
     spec = {
         "replicas": 1,
-        "strategy": {"type": "Recreate"},  # the volume may be one machine's, and a page's state is one process's
+        "strategy": {"type": "Recreate"},  # a page's state is one process's
         "selector": selector(values, "app"),
         "template": with_runs(values, template),
     }

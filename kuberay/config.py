@@ -164,7 +164,6 @@ class Storage(_Frozen):
 
     size: Quantity
     class_name: Object
-    access: Literal["ReadWriteOnce", "ReadWriteMany"]
 
 
 class Data(_Frozen):

@@ -80,7 +80,7 @@ def priorities(values: Values) -> list[Object]:
 
 def _runs(values: Values) -> Object:
     spec: Object = {
-        "accessModes": [values.storage.access],
+        "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": values.storage.size}},
     }
     if values.storage.class_name:

@@ -173,23 +173,21 @@ def spread(selector: Object, *keys: str, strict: bool = False) -> list[Object]:
 MACHINE, ZONE = "kubernetes.io/hostname", "topology.kubernetes.io/zone"
 
 
-def runs_volume(values: Values, *, read_only: bool = False) -> Object:
+def runs_volume(values: Values) -> Object:
     """Make the volume of the runs."""
-    claim = {"claimName": f"{values.name}-runs"} | ({"readOnly": True} if read_only else {})
-    return {"name": "runs", "persistentVolumeClaim": claim}
+    return {"name": "runs", "persistentVolumeClaim": {"claimName": f"{values.name}-runs"}}
 
 
 def with_runs(values: Values, template: Object) -> Object:
-    """Bind a pod that mounts the runs to where the others are that do.
+    """Bind a pod that mounts the runs to the machine of the others that do.
 
-    A volume that one machine at a time may mount is of use to pods of that machine only. The first of them goes
-    anywhere: it matches its own rule.
+    Ledgers are SQLite's: their locks, and the memory that their readers share, are one machine's. The first of these
+    pods goes anywhere: it matches its own rule.
     """
     marked = {_USES_RUNS: values.name}
     template["metadata"]["labels"] |= marked
-    if values.storage.access == "ReadWriteOnce":
-        rule = {"labelSelector": {"matchLabels": marked}, "topologyKey": MACHINE}
-        template["spec"]["affinity"] = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [rule]}}
+    rule = {"labelSelector": {"matchLabels": marked}, "topologyKey": MACHINE}
+    template["spec"]["affinity"] = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [rule]}}
     return template
 
 

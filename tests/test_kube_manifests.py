@@ -37,7 +37,6 @@ VARIANTS = {
     "TLS everywhere": ("minikube", {"broker": {"tls_secret": "broker-tls"}, "ray": {"tls": True}}),
     "state in Redis": ("minikube", {"ray": {"fault_tolerance": True, "auth_secret": "token"}}),
     "data in a volume": (None, {"data": {"release": "2020", "claim": "files"}, "storage": {"class_name": "fast"}}),
-    "a shared volume": ("production", {"storage": {"access": "ReadWriteMany", "class_name": "nfs"}}),
     "data of the web": (None, {"data": {"release": 2025, "source": "https://example.org/data"}}),
     "nothing to publish": (None, {"loader": {"run_id": ""}, "network": {"policies": False}}),
 }
@@ -386,9 +385,6 @@ def test_pods_that_mount_the_runs_are_where_they_can(values):
             assert "affinity" not in pod["spec"], name
             continue
         mounting += 1
-        if values.storage.access == "ReadWriteMany":
-            assert "affinity" not in pod["spec"], name
-            continue
         (rule,) = pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         # The rule holds for the pod itself, so that the first of them is placed at all.
         assert rule["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items(), name
