@@ -170,7 +170,7 @@ def manifests(
     folder: Annotated[Path, typer.Argument(help="Where to write.")] = Path("kuberay/manifests"),
 ) -> None:
     """Write the manifests of values.yaml, for `kubectl apply -k`."""
-    from kuberay.manifests import write  # noqa: PLC0415
+    from kuberay.kustomize import write  # noqa: PLC0415
 
     try:
         number = write(folder)
@@ -184,6 +184,6 @@ def secrets(overlay: Overlay = None, own: Own = None) -> None:
     """Print Secrets with new passwords, for `kubectl create --filename -`; `up` makes them by itself."""
     from kuberay.config import load  # noqa: PLC0415
     from kuberay.deploy import new_secrets  # noqa: PLC0415
-    from kuberay.manifests import dump  # noqa: PLC0415
+    from kuberay.kustomize import dump  # noqa: PLC0415
 
     typer.echo("---\n".join(dump(secret) for secret in new_secrets(load(overlay, own))), nl=False)

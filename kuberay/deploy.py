@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from kuberay import manifests, redis
+from kuberay import objects, redis
 from kuberay.broker import USERS
 from kuberay.config import Values
 from kuberay.health import KINDS, Part, parts
@@ -86,8 +86,7 @@ def _brought(values: Values) -> dict[str, str]:
 
 def up(kubectl: Kubectl, values: Values, say: Say) -> None:
     """Apply everything; what is there already is changed to what it should be, and passwords stay what they are."""
-    objects = manifests.deployment(values)
-    space, rest = objects[0], objects[1:]
+    space, *rest = objects.deployment(values)
     if kubectl.dry:
         kubectl.change("create", "--filename", "-", objects=[space, *new_secrets(values)])
     else:
@@ -121,7 +120,7 @@ def _is_ours(made: Object) -> bool:
 
 def look(kubectl: Kubectl, values: Values) -> list[Part]:
     """See how each part of a deployment is."""
-    wanted = manifests.deployment(values)
+    wanted = objects.deployment(values)
     kinds = dict(KINDS)
     if values.broker.kind != "operator":
         del kinds["RabbitmqCluster"]
@@ -163,7 +162,7 @@ def down(kubectl: Kubectl, values: Values, say: Say, *, keep_data: bool, timeout
         if served := _served(kubectl, kinds):
             for line in kubectl.change("delete", ",".join(served), *common, timeout_s=timeout_s).splitlines():
                 say(line)
-    for made in manifests.priorities(values):  # the whole Kubernetes cluster's, so by name
+    for made in objects.priorities(values):  # the whole Kubernetes cluster's, so by name
         for line in kubectl.change(
             "delete", "priorityclass", made["metadata"]["name"], "--ignore-not-found"
         ).splitlines():

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kuberay import manifests
+from kuberay import objects
 from kuberay.config import load
 from tests.support.kube_api import kube_api
 from tests.support.kubectl_stand_in import KubectlStandIn
@@ -66,7 +66,7 @@ def make_well(api, overlay="minikube"):
         "Job": ("jobs", {"conditions": [{"type": "Complete", "status": "True"}]}),
         "PersistentVolumeClaim": ("persistentvolumeclaims", {"phase": "Bound"}),
     }
-    for made in manifests.deployment(load(overlay)):
+    for made in objects.deployment(load(overlay)):
         if made["kind"] in well:
             resource, status = well[made["kind"]]
             api.put(resource, made | {"status": status}, "hzzray")
@@ -75,7 +75,7 @@ def make_well(api, overlay="minikube"):
 def test_up_applies_all_of_it_and_again_changes_no_password(api, cli):
     code, said, err = cli("kube", "up", "--overlay", "minikube", "--no-wait")
     assert code == 0, err
-    wanted = manifests.deployment(load("minikube"))
+    wanted = objects.deployment(load("minikube"))
     assert len([call for call in api.changes() if call.startswith("PATCH")]) == len(wanted) - 1
     made = {name for resource, _, name in api.objects if resource != "secrets"}
     assert made == {each["metadata"]["name"] for each in wanted}
@@ -210,7 +210,7 @@ def test_a_dry_run_asks_nobody(cli, monkeypatch):
     code, said, _ = cli("kube", "up", "--dry-run", "--overlay", "production", "--context", "prod")
     assert code == 0
     assert "kubectl --namespace hzzray --context prod apply --server-side" in said
-    for made in manifests.deployment(load("production")):
+    for made in objects.deployment(load("production")):
         assert f"    {made['kind']} {made['metadata']['name']}\n" in said
     code, said, _ = cli("kube", "down", "--dry-run")
     assert code == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kuberay import manifests
+from kuberay import objects
 from kuberay.config import load
 from kuberay.health import Part, parts
 
@@ -156,7 +156,7 @@ def test_a_claim_that_waits_says_what_for():
 
 
 def test_what_should_be_there_and_is_not():
-    judged = parts(VALUES, manifests.deployment(VALUES), [], [])
+    judged = parts(VALUES, objects.deployment(VALUES), [], [])
     assert {part.kind: (part.ready, part.says) for part in judged} == {
         "PersistentVolumeClaim": (False, "not there"),
         "StatefulSet": (False, "not there"),

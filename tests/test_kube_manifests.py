@@ -20,10 +20,10 @@ import yaml
 
 import hzzray
 from bridge.topology import Topology
-from kuberay import broker, manifests
+from kuberay import broker, kustomize, objects
 from kuberay.config import Values, load, overlays, quantity
 from kuberay.parts import Object
-from tests.support import kustomize
+from tests.support.overlays import build
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = ROOT / "kuberay" / "manifests"
@@ -55,7 +55,7 @@ def values(request, tmp_path) -> Values:
 
 
 def all_objects(values: Values) -> list[Object]:
-    return [*manifests.deployment(values), *manifests.jobs(values).values()]
+    return [*objects.deployment(values), *objects.jobs(values).values()]
 
 
 def ray_specs(values: Values) -> Iterator[Object]:
@@ -94,21 +94,21 @@ def containers(values: Values) -> Iterator[tuple[str, Object]]:
 
 def test_the_committed_manifests_are_what_the_code_writes():
     written = {str(path.relative_to(WRITTEN)): path.read_text() for path in WRITTEN.rglob("*") if path.is_file()}
-    made = manifests.files()
+    made = kustomize.files()
     assert written.keys() == made.keys(), "run: hzzray kube manifests"
     assert written == made, "run: hzzray kube manifests"
 
 
-def by_key(objects: list[Object]) -> dict[tuple[str, str], Object]:
-    named = {manifests.key(made): made for made in objects}
-    assert len(named) == len(objects)
+def by_key(found: list[Object]) -> dict[tuple[str, str], Object]:
+    named = {objects.key(made): made for made in found}
+    assert len(named) == len(found)
     return named
 
 
 @pytest.mark.parametrize("overlay", overlays())
 def test_an_overlay_says_what_its_values_say(overlay):
-    built = by_key(kustomize.build(WRITTEN / "overlays" / overlay))
-    assert built == by_key(manifests.deployment(load(overlay)))
+    built = by_key(build(WRITTEN / "overlays" / overlay))
+    assert built == by_key(objects.deployment(load(overlay)))
 
 
 @pytest.mark.parametrize("folder", ["base", *(f"overlays/{name}" for name in overlays())])
@@ -120,7 +120,7 @@ def test_kustomize_takes_them(folder):
     )
     assert done.returncode == 0, done.stderr
     overlay = None if folder == "base" else folder.split("/")[1]
-    assert by_key(list(yaml.safe_load_all(done.stdout))) == by_key(manifests.deployment(load(overlay)))
+    assert by_key(list(yaml.safe_load_all(done.stdout))) == by_key(objects.deployment(load(overlay)))
 
 
 def test_writing_leaves_nothing_of_before(tmp_path, cli):
@@ -130,7 +130,7 @@ def test_writing_leaves_nothing_of_before(tmp_path, cli):
     code, said, _ = cli("kube", "manifests", tmp_path)
     assert code == 0
     assert not stale.exists()
-    assert str(len(manifests.files())) in said
+    assert str(len(kustomize.files())) in said
 
 
 # --------------------------------------------------------------------------------------------------- the schemas
@@ -146,7 +146,7 @@ def test_kubernetes_own_kinds_are_valid(values):
 
 @pytest.mark.parametrize("overlay", [None, *overlays()])
 def test_they_are_valid_for_a_later_kubernetes(overlay):
-    for made in manifests.deployment(load(overlay)):
+    for made in objects.deployment(load(overlay)):
         if made["kind"] not in OF_OPERATORS:
             kubernetes_validate.validate(made, "1.37", strict=True)
 
@@ -195,7 +195,7 @@ def test_operators_kinds_are_valid(values, crds):
 
 
 def test_the_strict_schema_refuses(crds, tmp_path):
-    made = by_key(manifests.deployment(load()))["RayCluster", "hzzray"]
+    made = by_key(objects.deployment(load()))["RayCluster", "hzzray"]
     made["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image_pull_policy"] = "Always"
     (error,) = crds["RayCluster", "ray.io/v1"].iter_errors(made)
     assert "image_pull_policy" in error.message
@@ -250,7 +250,7 @@ def test_all_pods_keep_to_the_restricted_standard(values):
             assert "hostPort" not in port, name
     for spec in ray_specs(values):
         assert_restricted("autoscaler", spec["autoscalerOptions"]["securityContext"])
-    assert manifests.namespace(values)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert objects.namespace(values)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 def test_only_the_head_may_ask_the_kubernetes_api(values):
@@ -267,7 +267,7 @@ def test_no_secret_is_in_them(values):
             if secret and not variable["name"].endswith("_FILE"):
                 assert "secretKeyRef" in variable["valueFrom"], name
         assert not re.search("passw|token", " ".join(each.get("command", []))), name
-    text = manifests.dump(all_objects(values))
+    text = kustomize.dump(all_objects(values))
     assert not re.search(r"://[^/\s]*:[^/\s@]+@", text)
 
 
@@ -364,7 +364,7 @@ def test_the_bridge_is_a_driver_on_the_head(values):
 
 
 def test_jobs_are_as_kuberay_wants_them(values):
-    batch, standing = (manifests.jobs(values)[name]["spec"] for name in ("batch", "standing"))
+    batch, standing = (objects.jobs(values)[name]["spec"] for name in ("batch", "standing"))
     assert batch["shutdownAfterJobFinishes"] is True
     assert batch["ttlSecondsAfterFinished"] == values.job.keep_s
     assert standing["clusterSelector"] == {"ray.io/cluster": values.name}
@@ -445,7 +445,7 @@ def test_services_lead_to_ports_that_are_there(values):
         name: {port["name"] for each in pod["spec"]["containers"] for port in each.get("ports", [])}
         for name, pod in pods(values)
     }
-    for made in manifests.deployment(values):
+    for made in objects.deployment(values):
         if made["kind"] == "Service":
             (owner,) = [
                 name for name, labels in live_pods(values).items() if made["spec"]["selector"].items() <= labels.items()
@@ -477,7 +477,7 @@ def allowed(policies: list[Object], source: dict[str, str], target: dict[str, st
 @pytest.mark.parametrize("variant", ["base", "production", "state in Redis", "TLS everywhere"])
 def test_pods_reach_what_they_need_and_nothing_else(variant, tmp_path):
     values = values_of(variant, tmp_path)
-    policies = [made for made in manifests.deployment(values) if made["kind"] == "NetworkPolicy"]
+    policies = [made for made in objects.deployment(values) if made["kind"] == "NetworkPolicy"]
     live = live_pods(values)
 
     def pod(ending: str) -> dict[str, str]:
@@ -552,7 +552,7 @@ def test_commands_are_ours(values):
         for name, each in containers(values)
         if name.endswith("bridge")
     ]
-    lines += [(name, job["spec"]["entrypoint"].split()) for name, job in manifests.jobs(values).items()]
+    lines += [(name, job["spec"]["entrypoint"].split()) for name, job in objects.jobs(values).items()]
     assert len(lines) >= 4
     for name, (_, *words) in lines:
         if words[0] in ("bridge", "publish") and words[0] not in root.commands:
@@ -574,5 +574,5 @@ def test_another_run_is_another_job(tmp_path):
     for number in range(2):
         path = tmp_path / "own.yaml"
         path.write_text(yaml.safe_dump({"loader": {"run_id": f"run-{number}"}}))
-        names |= {made["metadata"]["name"] for made in manifests.deployment(load(None, path)) if made["kind"] == "Job"}
+        names |= {made["metadata"]["name"] for made in objects.deployment(load(None, path)) if made["kind"] == "Job"}
     assert len(names) == 2
