@@ -245,7 +245,7 @@ def explain(error: BaseException) -> str:
     if tls := _TLS.search(text):
         return f"TLS: {tls['what']}"
     if any(isinstance(cause, IncompatibleProtocolError) for cause in causes):
-        return f"nobody speaks AMQP there, or not yet (with TLS it is amqps://): {text}"
+        return f"nobody speaks AMQP there, or not yet, or it wants TLS or a client's certificate: {text}"
     return text
 
 

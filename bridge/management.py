@@ -26,6 +26,8 @@ class Management:
         self._broker = broker
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy, no netrc: the login goes to the broker and nowhere else
+        # A connection over which the plugin has refused a request, without reading its body, may answer no other.
+        self._session.headers["Connection"] = "close"
         self._session.auth = HTTPBasicAuth(broker.user.encode(), broker.password.get_secret_value().encode())
         if broker.tls is not None:
             self._session.mount("https://", _TlsAdapter(broker.tls))

@@ -13,6 +13,8 @@ from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from tests.support.certificates import Certificates
 
+HIS_WORDS = "certificate required", "alert unknown ca", "alert"
+
 
 @pytest.fixture(scope="module")
 def strangers(tmp_path_factory):
@@ -49,16 +51,24 @@ def test_what_is_wrong_with_tls_is_named_at_once(broker, vhost, settings, strang
         (settings(authority=strangers.authority, client=ours.client), "certificate verify failed: self-signed"),
         (settings(client=ours.client), "certificate verify failed: self-signed"),
         (settings(elsewhere, authority=ours.authority, client=ours.client), "not valid for 'localhost'"),
-        (settings(authority=ours.authority), "certificate required"),
-        (settings(authority=ours.authority, client=strangers.client), "alert unknown ca"),
-        (settings(authority=ours.authority, client=ours.server), "alert"),
+        (settings(authority=ours.authority), HIS_WORDS[0]),
+        (settings(authority=ours.authority, client=strangers.client), HIS_WORDS[1]),
+        (settings(authority=ours.authority, client=ours.server), HIS_WORDS[2]),
     ):
-        with pytest.raises(BrokerError, match=f"no broker at amqps://.*: TLS: .*{reason}"), connected(wrong, "test"):
-            pass
+        # A broker that refuses our certificate hangs up, now and then before its reason gets through.
+        hung_up = "|or a client's certificate: " if reason in HIS_WORDS else ""
+        with pytest.raises(BrokerError, match=f"no broker at amqps://.*(: TLS: .*{reason}{hung_up})"):
+            ask(wrong)
         began = time.monotonic()
         with pytest.raises(BrokerError, match=f"no broker at amqps://.*: TLS: .*{reason}"):
             asyncio.run(first(wrong))
         assert time.monotonic() - began < 5  # another try would end the same
+
+
+def ask(broker):
+    """Connect as a command does."""
+    with connected(broker, "test"):
+        pass
 
 
 async def first(broker):
@@ -80,11 +90,11 @@ def test_tls_where_there_is_none_and_none_where_there_is(broker, vhost, settings
     ours = broker.certificates
     to_plain = vhost.url.replace("amqp:", "amqps:")
     wrong = settings(to_plain, authority=ours.authority, client=ours.client)
-    with pytest.raises(BrokerError, match="TLS: "), connected(wrong, "test"):
-        pass
+    with pytest.raises(BrokerError, match="TLS: "):
+        ask(wrong)
     to_tls = vhost.tls_url.replace("amqps:", "amqp:")
-    with pytest.raises(BrokerError, match="nobody speaks AMQP there"), connected(settings(to_tls), "test"):
-        pass
+    with pytest.raises(BrokerError, match="nobody speaks AMQP there"):
+        ask(settings(to_tls))
 
 
 def test_the_management_plugin_must_prove_itself_too(broker, settings, strangers):

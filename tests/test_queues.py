@@ -54,7 +54,7 @@ def test_counts_are_immediate_and_rates_follow(settings):
         send(channel, TOPOLOGY.dead, 2)
         send(channel, TOPOLOGY.retries[-1], 3)
         send(channel, TOPOLOGY.runs, 1)
-        state = wait_for("12 tasks", lambda: (now := look(settings, TOPOLOGY)).tasks.ready == 12 and now, 5)
+        state = wait_for("12 tasks", lambda: (now := look(settings, TOPOLOGY)).tasks.ready == 12 and now, 30)
         assert (state.dead.ready, state.retries[-1].ready, state.tasks.consumers) == (2, 3, 0)
         assert abs(state.at - time.time()) < 5
         channel.basic_qos(prefetch_count=4)

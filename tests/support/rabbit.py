@@ -77,6 +77,7 @@ class Vhost:
 
     broker: Broker
     name: str
+    start: int = 0  # which of the broker's starts it was made after
 
     @property
     def url(self) -> str:
@@ -100,8 +101,13 @@ class Vhost:
         return self.broker.api(method, "/".join([kind, quote(self.name, safe=""), *([rest] if rest else [])]), body)
 
     def delete(self) -> None:
-        """Take it away with all that is in it."""
-        self.broker.api("DELETE", f"vhosts/{quote(self.name, safe='')}")
+        """Take it away with all that is in it, if the node hasn't been started again since.
+
+        RabbitMQ 3.10 can't always: a quorum queue that is deleted before it has a leader takes the processes for dead
+        letters of all queues with it.
+        """
+        if self.start == self.broker.starts:
+            self.broker.api("DELETE", f"vhosts/{quote(self.name, safe='')}")
 
 
 class Broker:
@@ -113,6 +119,7 @@ class Broker:
 
     def __init__(self, folder: Path, config: str = "", login: tuple[str, str] = (USER, PASSWORD)) -> None:
         self.folder = folder
+        self.starts = 0
         self._login = login
         self.port, self.tls_port, self._management, self._management_tls, *others = free_ports(7)
         self._prometheus, self._dist, self._epmd_port = others
@@ -185,6 +192,7 @@ class Broker:
 
     def start(self) -> Self:
         """Start the node, the first time or again; returns when it takes connections."""
+        self.starts += 1
         with (self.folder / "output.log").open("ab") as log:
             if self._epmd is None:  # ours, so that it can be ended: the one that Erlang starts would outlive it
                 self._epmd = subprocess.Popen(["epmd"], env=self._env, stdout=log, stderr=log)
@@ -248,7 +256,7 @@ class Broker:
 
     def new_vhost(self) -> Vhost:
         """Make a virtual host."""
-        vhost = Vhost(self, f"test-{next(self._numbers)}")
+        vhost = Vhost(self, f"test-{next(self._numbers)}", self.starts)
         self.api("PUT", f"vhosts/{vhost.name}")
         vhost.api("PUT", f"permissions/{USER}", {"configure": ".*", "write": ".*", "read": ".*"})
         return vhost
