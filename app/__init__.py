@@ -1,1 +1,1 @@
-"""The Streamlit app: reads runs, changes nothing in them."""
+"""The Streamlit app: shows runs while they go on and afterwards, starts them, tells them what their user wants."""

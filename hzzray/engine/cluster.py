@@ -125,6 +125,28 @@ def _guest() -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token" if given else "disabled", "RAY_NUM_REDIS_GET_RETRIES": "3"}
 
 
+@contextmanager
+def visit(address: str) -> Iterator[None]:
+    """Look at another's cluster for a while: ``host:port`` from a node of it, ``ray://host:port`` from anywhere.
+
+    Raises ClusterError saying why there is none.
+    """
+    with _environment(_SETTINGS | _guest()):
+        import ray  # noqa: PLC0415
+        from ray.exceptions import RayError  # noqa: PLC0415
+
+        _reread_settings()
+        try:
+            _knock(address.removeprefix("ray://"))
+            ray.init(address=address, **_COMMON)
+        except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+            raise ClusterError(f"no Ray cluster at {address}: {' '.join(str(error).split())}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
 def _reread_settings() -> None:
     """Make Ray see the settings that it read when it was imported, which may have been before they were set."""
     from ray import _raylet  # noqa: PLC0415

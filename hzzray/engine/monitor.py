@@ -358,7 +358,11 @@ class Follower:
         self._header = _lines([tuple(columns)])
         self._file = 0, 0  # which it is: device and inode
         self._at = 0
-        self._rows = self._table([], 0)
+        self._rows = self.none()
+
+    def none(self) -> Rows:
+        """Return a table without rows."""
+        return self._table([], 0)
 
     def rows(self) -> Rows:
         """Return the rows there are now; raises OutputError for a file that is no such table."""

@@ -37,7 +37,7 @@ from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import NodeMeter, Scale, State, Usage, absent
-from hzzray.engine.reducer import Reducer
+from hzzray.engine.reducer import WATCHING_S, Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Counts, Failure, Partial, RunSpec, Task
@@ -74,7 +74,7 @@ BATCH = 256
 UNCOMMITTED = 1024
 
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
-_READS = ("progress", "snapshot", "newer", "report")
+_READS = ("progress", "snapshot", "newer", "report", "is_unseen")
 
 # A wish gives way to none that is less firm.
 _FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
@@ -82,6 +82,7 @@ _FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
 _TICK_S = 1.0
 _STRAGGLER_S = 2.0
 _PING_S = 20.0
+_GLANCE_S = 0.1
 _DEATHS = 5  # of an actor that was never heard of, in a row
 _FRUITLESS = 20  # restarts by Ray without an answer
 
@@ -234,6 +235,10 @@ class Pool:
                 ray.kill(actor.handle)
         state: RunState = await self._call("snapshot")
         progress(state.counts)
+        for _ in range(round(WATCHING_S / _GLANCE_S)):
+            if not await self._call("is_unseen"):
+                break
+            await asyncio.sleep(_GLANCE_S)
         return state
 
     # From the source to the actors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,9 @@ from hzzray.messages import Cost, Counts, Failure, Partial, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import RunState
+
+#: Who asked for news within so long is still watching [s].
+WATCHING_S = 3.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,6 +60,7 @@ class Reducer:
         failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
         self._sums = _Sums(version, self._ledger.counts(), self._ledger.histograms(), failures, self._ledger.cost())
         self._told: tuple[tuple[Usage, ...], Scale | None] = ((), None)
+        self._watched = -WATCHING_S, 0
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -123,13 +128,23 @@ class Reducer:
         """How far the run is, and what its user wants."""
         return self._sums.counts, self._reading.wished()
 
+    def wish(self, wish: Wish) -> None:
+        """Leave word for whoever works on the run, from where its ledger is out of reach."""
+        self._reading.wish(wish)
+
     def report(self, usages: Sequence[Usage], scale: Scale) -> None:
         """Take note what the pool's actors use and how big it is, for whoever watches the run."""
         self._told = (tuple(usages), scale)
 
     def live(self, than: int) -> Live:
         """Return what there is to see, the run's state only where it changed since version ``than``."""
+        self._watched = time.monotonic(), than
         return Live(self.newer(than), *self._told)
+
+    def is_unseen(self) -> bool:
+        """Tell whether somebody watches who hasn't seen all yet: worth a moment's wait before the end."""
+        asked, than = self._watched
+        return time.monotonic() - asked < WATCHING_S and than < self._sums.version
 
     def newer(self, than: int) -> RunState | None:
         """Return the run as of the last commit, or None when nothing changed since version ``than``."""

@@ -1,0 +1,81 @@
+"""What a run's actors do now, in one row each, from the rows of ``cpu.csv``. No Streamlit here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.charts import binned, in_order
+from hzzray.engine.monitor import NODE, CpuUse, Rows
+
+#: What a rate is taken over: tasks count when they end, and take about so long [s].
+RATE_S = 5.0
+
+#: What a sparkline shows: so many seconds, in bins of one.
+SPARK_S = 60
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Actor:
+    """An actor or a node; ``cpu`` is per cent of one core now, ``spark`` over the last minute, ``rss`` bytes."""
+
+    name: str
+    node: str
+    pid: int
+    state: str
+    sample: str
+    events_per_s: float
+    bytes_per_s: float
+    cpu: float
+    spark: NDArray[np.float64]
+    rss: int
+    tasks: int
+    actor_id: str
+
+
+def actors(rows: Rows, uses: dict[str, CpuUse]) -> list[Actor]:
+    """Put each actor that the last report knows into one row; ``uses`` is ``cpu_percent(rows)``."""
+    if not len(rows):
+        return []
+    now = float(rows["time_s"][-1])
+    last = rows[rows["time_s"] == now]
+    return [_actor(row, rows[rows["actor"] == row["actor"]], uses.get(str(row["actor"])), now) for row in _sorted(last)]
+
+
+def _sorted(rows: Rows) -> list[np.void]:
+    by_name = {str(row["actor"]): row for row in rows}
+    workers = [name for name in by_name if not name.startswith(NODE)]
+    return [by_name[name] for name in [*in_order(workers), *in_order(by_name.keys() - set(workers))]]
+
+
+def _actor(row: np.void, own: Rows, use: CpuUse | None, now: float) -> Actor:
+    known = own[own["actor_id"] != ""]
+    return Actor(
+        name=str(row["actor"]),
+        node=str(row["node"]),
+        pid=int(row["pid"]),
+        state=str(row["state"]),
+        sample=str(row["sample"]),
+        events_per_s=_rate(own, "events", now),
+        bytes_per_s=_rate(own, "bytes_read", now),
+        cpu=float(use.percent[-1]) if use is not None and row["pid"] else 0.0,
+        spark=_spark(use, now),
+        rss=int(row["rss_bytes"]),
+        tasks=int(row["tasks"]),
+        actor_id=str(known["actor_id"][-1]) if len(known) else "",
+    )
+
+
+def _rate(own: Rows, field: str, now: float) -> float:
+    """Growth of a counter over the last seconds; one that fell began anew with its process."""
+    late = own[own["time_s"] >= now - RATE_S]
+    span = float(late["time_s"][-1] - late["time_s"][0])
+    grown = np.diff(late[field])
+    return float(np.where(grown < 0, late[field][1:], grown).sum()) / span if span else 0.0
+
+
+def _spark(use: CpuUse | None, now: float) -> NDArray[np.float64]:
+    grid = np.linspace(max(0.0, now - SPARK_S), now, SPARK_S + 1)
+    return np.zeros(SPARK_S) if use is None or now <= 0 else np.clip(binned(use, grid), 0.0, None).round()

@@ -1,0 +1,465 @@
+"""What the charts draw: tables and Vega-Lite specifications, from runs. No Streamlit here.
+
+A chart whose specification stays the same is given new numbers in place: nothing flickers, and the reader's zoom stays.
+So what changes from second to second is in the table, and what the reader chooses in the specification.
+
+``currentColor`` is the page's text colour, in whichever theme.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hzzray.compare import Run, RunSummary
+from hzzray.engine.monitor import NODE, CpuUse, Rows, cpu_percent
+from hzzray.physics.significance import poisson_interval
+from hzzray.result import Result, moment
+from hzzray.stack import Contents, Layer, contents
+
+Spec = dict[str, Any]
+
+#: Colours that all eyes tell apart (M. A. Petroff, arXiv:2107.02270), those of ``hzzray.timelines``.
+COLOURS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+
+#: Names of the groups in the mass plot's legend that aren't the catalogue's.
+BAND, DATA = "Stat. uncertainty", "Data"
+
+#: The significances that are shown, by their fields.
+SIGNIFICANCES = {
+    "notebook": "notebook (s+b)/√(b+0.3b²)",
+    "s_over_sqrt_b": "s/√b",
+    "asimov": "Asimov",
+    "asimov_sigma": "Asimov, σ_b = √0.3·b",
+}
+
+_INK = "currentColor"
+_GREY = "#8a93a3"
+_RATIO_MAX = 2.0
+_UPPER, _LOWER = 0.76, 0.81  # where the panels of the mass plot end and begin, as parts of its height
+_STEPS = 240  # along a time axis, at the most
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Chart:
+    """A table and the Vega-Lite specification that draws it."""
+
+    rows: pd.DataFrame
+    spec: Spec
+
+
+# The mass spectrum.
+
+
+def mass(
+    result: Result,
+    *,
+    channel: str | None = None,
+    hidden: Sequence[str] = (),
+    log: bool = False,
+    span: tuple[float, float] | None = None,
+) -> Chart:
+    """Draw the stack with its statistical uncertainty, the data, and below their ratio.
+
+    ``hidden`` groups are left out, of the sum too; ``span`` in GeV is what is shown of the axis. Hovering tells a bin's
+    contents. Dragging moves the axis, the wheel with Ctrl (or two fingers) stretches it, a double click puts it back.
+    """
+    whole = contents(result, channel)
+    shown = Contents(
+        whole.edges,
+        [layer for layer in whole.simulation if layer.name not in hidden],
+        None if DATA in hidden else whole.data,
+    )
+    low, high = span or (float(whole.edges[0]), float(whole.edges[-1]))
+    inside = (whole.edges[1:] > low) & (whole.edges[:-1] < high)
+    floor = _floor(shown.highest[inside]) if log else 0.0
+    tables = [
+        _window(result),
+        *_stack(shown, floor),
+        _band(shown, floor),
+        _points(shown, floor),
+        _ratio_band(shown),
+        _ratio(shown),
+        _hover(shown),
+    ]
+    rows = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    rows = rows[(rows["hi"] > low) & (rows["lo"] < high)]
+    return Chart(rows, _mass_spec(whole, (low, high), log=log, floor=floor))
+
+
+def _floor(highest: NDArray[np.float64]) -> float:
+    """Where a logarithmic axis begins: a power of ten, so that it seldom changes."""
+    seen = highest[highest > 0]
+    least = float(np.clip(seen.min(initial=1.0) / 2, 1e-4 * seen.max(initial=1.0), 0.5))
+    return float(10.0 ** math.floor(math.log10(least)))
+
+
+def _table(kind: str, content: Contents, **columns: Any) -> pd.DataFrame:  # noqa: ANN401 (arrays and names)
+    return pd.DataFrame({"kind": kind, "lo": content.edges[:-1], "hi": content.edges[1:], **columns})
+
+
+def _window(result: Result) -> pd.DataFrame:
+    low, high = result.significance.window
+    return pd.DataFrame({"kind": ["window"], "lo": [low], "hi": [high]})
+
+
+def _stack(content: Contents, floor: float) -> list[pd.DataFrame]:
+    below = np.zeros(len(content.edges) - 1)
+    tables = []
+    for layer in content.simulation:
+        top = below + layer.sumw
+        low, high = np.maximum(below, floor) if floor else below, np.maximum(top, floor) if floor else top
+        tables.append(_table("stack", content, group=layer.name, y0=low, y1=high))
+        below = top
+    return tables
+
+
+def _band(content: Contents, floor: float) -> pd.DataFrame:
+    low, high = content.total - content.error, content.total + content.error
+    if not content.simulation:
+        return pd.DataFrame()
+    return _table("band", content, group=BAND, y0=np.maximum(low, floor), y1=np.maximum(high, floor))
+
+
+def _points(content: Contents, floor: float) -> pd.DataFrame:
+    if content.data is None:
+        return pd.DataFrame()
+    low, high = poisson_interval(content.data)
+    table = _table(
+        "data", content, group=DATA, middle=content.centres, y=content.data, y0=np.maximum(low, floor), y1=high
+    )
+    return table[content.data > 0]
+
+
+def _ratio_band(content: Contents) -> pd.DataFrame:
+    if not content.simulation:
+        return pd.DataFrame()
+    unit = np.where(content.total > 0, content.total, np.nan)
+    error = content.error / unit
+    return _table("ratio band", content, y0=np.clip(1 - error, 0, 1), y1=np.clip(1 + error, 1, _RATIO_MAX)).dropna()
+
+
+def _ratio(content: Contents) -> pd.DataFrame:
+    if content.data is None or not content.simulation:
+        return pd.DataFrame()
+    unit = np.where((content.total > 0) & (content.data > 0), content.total, np.nan)
+    low, high = poisson_interval(content.data) / unit
+    table = _table(
+        "ratio", content, middle=content.centres, y=content.data / unit, y0=low, y1=np.minimum(high, _RATIO_MAX)
+    ).dropna()
+    return table[table["y0"] < _RATIO_MAX]
+
+
+def _hover(content: Contents) -> pd.DataFrame:
+    """Tell each bin's contents in words."""
+    words: dict[str, list[str]] = {
+        "range": [f"{low:g}–{high:g} GeV" for low, high in zip(content.edges, content.edges[1:], strict=False)]
+    }
+    for layer in content.simulation:
+        words[layer.name] = _with_error(layer)
+    words["simulation"] = [
+        f"{total:.3g} ± {error:.2g}" for total, error in zip(content.total, content.error, strict=True)
+    ]
+    if content.data is not None:
+        low, high = poisson_interval(content.data)
+        words["data"] = [
+            f"{n:.0f} (+{up - n:.1f} −{n - down:.1f})"
+            for n, down, up in zip(content.data, low, high, strict=True)
+        ]  # fmt: skip
+    return _table("bin", content, **{f"w{i}": text for i, text in enumerate(words.values())})
+
+
+def _with_error(layer: Layer) -> list[str]:
+    return [f"{w:.3g} ± {error:.2g}" for w, error in zip(layer.sumw, np.sqrt(layer.sumw2), strict=True)]
+
+
+def _of(kind: str) -> list[Spec]:
+    return [{"filter": f"datum.kind === '{kind}'"}]
+
+
+def _bar(kind: str, mark: Spec, **encoding: Spec | list[Spec]) -> Spec:
+    """Draw rectangles that cover bins."""
+    across = {"x": {"field": "lo", "type": "quantitative"}, "x2": {"field": "hi"}}
+    return {"transform": _of(kind), "mark": {"type": "rect", "clip": True, **mark}, "encoding": {**across, **encoding}}
+
+
+def _point(kind: str, mark: Spec, **encoding: Spec) -> Spec:
+    """Draw something at the middle of bins."""
+    across = {"x": {"field": "middle", "type": "quantitative"}}
+    return {"transform": _of(kind), "mark": {"clip": True, **mark}, "encoding": {**across, **encoding}}
+
+
+def _y(field: str = "y0", **more: Any) -> Spec:  # noqa: ANN401 (whatever Vega-Lite knows)
+    return {"field": field, "type": "quantitative", **more}
+
+
+_Y2 = {"field": "y1"}
+
+
+def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor: float) -> Spec:
+    """Lay out both panels as one view, each with its own part of the height: so they share the axis and the zoom."""
+    names = [layer.name for layer in reversed(content.simulation)]
+    colours = [layer.colour for layer in reversed(content.simulation)]
+    colour = {
+        "field": "group",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": [DATA, *names, BAND], "range": [_INK, *colours, _GREY]},
+        "legend": {"orient": "top", "columns": {"expr": "width < 480 ? 2 : 5"}, "labelLimit": 220},
+    }
+    kind = {"type": "log", "domainMin": floor, "nice": False} if log else {"type": "linear", "domainMin": 0}
+    events = _y(
+        title=f"Events / {content.width:g} GeV",
+        scale={**kind, "range": [{"expr": f"{_UPPER} * height"}, 0], "clamp": True},
+        axis={"orient": "left", "tickCount": 6, "titleY": {"expr": f"{_UPPER} * height / 2"}},
+    )
+    ratio = _y(
+        title="Data / Sim.",
+        scale={"domain": [0, _RATIO_MAX], "range": [{"expr": "height"}, {"expr": f"{_LOWER} * height"}], "clamp": True},
+        axis={"orient": "left", "values": [0.5, 1, 1.5], "titleY": {"expr": f"{(1 + _LOWER) / 2} * height"}},
+    )
+    tips = [("m₄ℓ", 0), *((layer.name, i) for i, layer in enumerate(content.simulation, 1))]
+    tips += [("Simulation", len(tips)), (DATA, len(tips) + 1)]
+    upper = [
+        _bar("window", {"color": _INK, "opacity": 0.07}, y={"value": 0}, y2={"value": {"expr": f"{_UPPER} * height"}}),
+        _bar("stack", {"stroke": _INK, "strokeWidth": 0.5, "strokeOpacity": 0.6}, y=events, y2=_Y2, color=colour),
+        _bar("band", {"opacity": 0.45}, y=_y(), y2=_Y2, color=colour),
+        _point("data", {"type": "rule", "strokeWidth": 1.6}, y=_y(), y2=_Y2, color=colour),
+        _point("data", {"type": "circle", "size": 44, "opacity": 1}, y=_y("y"), color=colour),
+    ]
+    lower = [
+        _bar("ratio band", {"opacity": 0.4, "color": _GREY}, y=ratio, y2=_Y2),
+        {"transform": _of("window"), "mark": {"type": "rule", "color": _INK}, "encoding": {"y": {"datum": 1}}},
+        _point("ratio", {"type": "rule", "strokeWidth": 1.6, "color": _INK}, y=_y(), y2=_Y2),
+        _point("ratio", {"type": "circle", "size": 44, "opacity": 1, "color": _INK}, y=_y("y")),
+    ]
+    hover = _bar(
+        "bin",
+        {"opacity": 0},
+        y={"value": 0},
+        y2={"value": {"expr": "height"}},
+        tooltip=[{"field": f"w{i}", "title": title} for title, i in tips],
+    )
+    hover["params"] = [
+        {
+            "name": "zoom",
+            "select": {
+                "type": "interval",
+                "encodings": ["x"],
+                "translate": "[mousedown, window:mouseup] > window:mousemove!",
+                "zoom": "wheel![event.ctrlKey]",
+            },
+            "bind": "scales",
+        }
+    ]
+    hover["encoding"]["x"] |= {
+        "title": "m₄ℓ [GeV]",
+        "scale": {"domain": list(span), "nice": False, "zero": False},
+        "axis": {"tickCount": 9},
+    }
+    return {
+        "height": 520,
+        "layer": [{"layer": upper}, {"layer": lower}, hover],
+        "resolve": {"scale": {"y": "independent"}},
+        "config": {"axis": {"gridOpacity": 0.35}, "view": {"stroke": None}},
+    }
+
+
+# Over time.
+
+
+def history(rows: Rows, result: Result) -> Chart:
+    """Draw how the significances grew with the time that the run took; the last point is the result's."""
+    last = moment(result)
+    found = [
+        pd.DataFrame(
+            {
+                "t": np.append(rows["time_s"], result.cost.wall_s),
+                "z": np.append(rows[field], getattr(last, field)),
+                "share": np.append(rows["share"], last.share),
+                "which": title,
+            }
+        )
+        for field, title in SIGNIFICANCES.items()
+    ]
+    table = pd.concat(found, ignore_index=True).dropna()
+    return Chart(
+        table,
+        {
+            "height": 300,
+            "mark": {"type": "line", "interpolate": "monotone", "strokeWidth": 2, "point": {"size": 14}},
+            "encoding": {
+                "x": _time(),
+                "y": _y("z", title="significance [σ]", scale={"domainMin": 0}),
+                "color": _series("which", list(SIGNIFICANCES.values())),
+                "tooltip": [
+                    {"field": "which", "title": "definition"},
+                    {"field": "z", "title": "σ", "format": ".2f"},
+                    {"field": "share", "title": "events read", "format": ".0%"},
+                    {"field": "t", "title": "after [s]", "format": ".1f"},
+                ],
+            },
+        },
+    )
+
+
+def _series(field: str, names: Sequence[str], *, columns: int = 2) -> Spec:
+    return {
+        "field": field,
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": list(names), "range": list(COLOURS[: len(names)])},
+        "legend": {"orient": "top", "columns": columns, "labelLimit": 260},
+    }
+
+
+def _time(title: str = "time since the start [s]") -> Spec:
+    return {"field": "t", "type": "quantitative", "title": title, "scale": {"nice": False, "zero": True}}
+
+
+def _grid(end: float) -> NDArray[np.float64]:
+    """Lay at most ``_STEPS`` steps of a second or more over a run."""
+    return np.linspace(0.0, max(end, 1.0), min(_STEPS, max(2, math.ceil(end))) + 1)
+
+
+def binned(use: CpuUse, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average an actor's CPU use over the bins of a grid of seconds, shape (n + 1,): per cent, shape (n,)."""
+    used = np.concatenate([[0.0], np.cumsum(use.percent * np.diff(use.edges))])
+    averages: NDArray[np.float64] = np.diff(np.interp(grid, use.edges, used)) / np.diff(grid)
+    return averages
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort names so that worker-10 comes after worker-9."""
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+def cpu(uses: dict[str, CpuUse]) -> Chart:
+    """Draw CPU over time, stacked by actor; more than ten are one."""
+    names = in_order(name for name in uses if not name.startswith(NODE))
+    grid = _grid(max((uses[name].edges[-1] for name in names), default=0.0))
+    heights = {name: binned(uses[name], grid) for name in names}
+    if len(names) > len(COLOURS):
+        heights = {f"{len(names)} actors": np.sum(list(heights.values()), axis=0)}
+    below = np.zeros(len(grid) - 1)
+    tables = []
+    for name, height in heights.items():
+        steps = {"t": grid[:-1], "t1": grid[1:], "y0": below, "y1": below + height}
+        tables.append(pd.DataFrame({"actor": name, "percent": height, **steps}))
+        below = below + height
+    across = {"x": _time(), "x2": {"field": "t1"}}
+    return Chart(
+        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
+        {
+            "height": 320,
+            "mark": {"type": "rect"},
+            "encoding": {
+                **across,
+                "y": _y(title="CPU [% of one core]"),
+                "y2": _Y2,
+                "color": _series("actor", list(heights), columns=5),
+                "tooltip": [
+                    {"field": "actor"},
+                    {"field": "percent", "title": "CPU [%]", "format": ".0f"},
+                    {"field": "t", "title": "after [s]", "format": ".0f"},
+                ],
+            },
+        },
+    )
+
+
+def steps(rows: Rows, fields: dict[str, str], title: str) -> Chart:
+    """Draw numbers of ``scale.csv`` over time; ``fields`` are their names and what they are called."""
+    few = rows[_thinned(len(rows))]
+    tables = [pd.DataFrame({"t": few["time_s"], "n": few[name], "what": called}) for name, called in fields.items()]
+    return Chart(
+        pd.concat(tables, ignore_index=True),
+        {
+            "height": 250,
+            "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
+            "encoding": {
+                "x": _time(),
+                "y": _y("n", title=title, axis={"tickMinStep": 1, "format": "d"}),
+                "color": _series("what", list(fields.values()), columns=4),
+                "tooltip": [
+                    {"field": "what", "title": " "},
+                    {"field": "n", "title": "number"},
+                    {"field": "t", "title": "after [s]", "format": ".0f"},
+                ],
+            },
+        },
+    )
+
+
+def _thinned(length: int) -> NDArray[np.int64]:
+    """Choose rows to draw: all of them, or as many as can be told apart, the last one included."""
+    return np.unique(np.linspace(0, max(0, length - 1), min(length, _STEPS)).round().astype(np.int64))
+
+
+# Runs side by side.
+
+
+def bars(summaries: Sequence[RunSummary], field: str, title: str) -> Chart:
+    """Draw one number of each run as bars, in the colours of the runs."""
+    names = [row.run_id for row in summaries]
+    table = pd.DataFrame({"run": names, "value": [getattr(row, field) for row in summaries]}).dropna()
+    table["environment"] = [row.environment for row in summaries if getattr(row, field) is not None]
+    return Chart(
+        table,
+        {
+            "height": {"step": 30},
+            "mark": {"type": "bar", "cornerRadiusEnd": 4},
+            "encoding": {
+                "y": {"field": "run", "type": "nominal", "title": None, "sort": names, "axis": {"labelLimit": 160}},
+                "x": {
+                    "field": "value",
+                    "type": "quantitative",
+                    "title": title,
+                    "axis": {"format": "~s", "tickCount": 4},
+                },
+                "color": {**_series("run", names), "legend": None},
+                "tooltip": [
+                    {"field": "run"},
+                    {"field": "environment"},
+                    {"field": "value", "title": title, "format": ".4~g"},
+                ],
+            },
+        },
+    )
+
+
+def cpu_of_runs(runs: Sequence[Run]) -> Chart:
+    """Draw all actors' CPU together over time, one line a run."""
+    names = [run.result.run_id for run in runs]
+    tables = []
+    for run in runs:
+        uses = [use for name, use in cpu_percent(run.usage).items() if not name.startswith(NODE)]
+        grid = _grid(max((use.edges[-1] for use in uses), default=0.0))
+        total = np.sum([np.zeros(len(grid) - 1), *(binned(use, grid) for use in uses)], axis=0)
+        tables.append(pd.DataFrame({"t": grid[:-1], "percent": total, "run": run.result.run_id}))
+    return Chart(
+        pd.concat(tables, ignore_index=True),
+        {
+            "height": 330,
+            "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
+            "encoding": {
+                "x": _time(),
+                "y": _y("percent", title="CPU of all actors [% of one core]"),
+                "color": _series("run", names, columns=3),
+                "tooltip": [
+                    {"field": "run"},
+                    {"field": "percent", "title": "CPU [%]", "format": ".0f"},
+                    {"field": "t", "title": "after [s]", "format": ".0f"},
+                ],
+            },
+        },
+    )

@@ -1,0 +1,303 @@
+"""All that pages know of runs: read from the folder of runs, once for all viewers, again only where it changed.
+
+A run's folder is its live view: whoever works on it writes its result and its tables there about once a second. Runs of
+a cluster elsewhere are written into the same folder by ``app.mirror``, a process of its own. So pages see every run the
+same way, and nothing that happens to a cluster can happen to the app.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from hzzray.compare import Run
+from hzzray.engine.ledger import Ledger, LedgerError, Wish
+from hzzray.engine.monitor import Follower, Rows, follow_history, follow_scale, follow_usage
+from hzzray.errors import HzzrayError, UsageError
+from hzzray.messages import RUN_ID
+from hzzray.output import OutputError, load_json
+from hzzray.result import Result, so_far
+
+_T = TypeVar("_T")
+
+Phase = Literal[
+    "starting", "running", "paused", "draining", "stopped", "interrupted", "failed", "partial", "complete"
+]  # fmt: skip
+
+#: Phases after which more comes without anybody's doing.
+LIVE: tuple[Phase, ...] = ("starting", "running", "paused", "draining")
+
+#: A run that goes on writes once a second. One that hasn't for so long is not being worked on [s].
+SILENCE_S = 10.0
+
+# Viewers that ask within this time get one answer [s].
+_FRESH_S = 0.2
+
+# A run that nobody looks at is forgotten after so long [s].
+_FORGET_S = 60.0
+
+_GOING: dict[Wish, Phase] = {"run": "running", "pause": "paused", "drain": "draining", "cancel": "draining"}
+_ENDED: dict[Wish, Phase] = {"run": "interrupted", "pause": "interrupted", "drain": "stopped", "cancel": "stopped"}
+
+# Rows of a table that are kept in memory, for pictures of the latest hours.
+_ROWS = 50_000
+
+_SHOWN = ("result.json", "cpu.csv", "scale.csv", "history.csv", "run.log")
+_FILES = (*_SHOWN, "ledger.db", "ledger.db-wal")
+_LOG_BYTES = 4096
+
+Stamp = tuple[int, int, int]
+"""What tells a file's versions apart: inode, size, time of its last change [ns]."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A run as it stands.
+
+    ``result`` is None before its first; then ``log`` tells what is going on. ``seen`` is when its folder changed last,
+    in Unix seconds.
+    """
+
+    run_id: str
+    phase: Phase
+    result: Result | None
+    seen: float
+    log: str
+    _book: Book = field(repr=False)
+    _made: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def live(self) -> bool:
+        """Whether more is to come without anybody's doing."""
+        return self.phase in LIVE
+
+    @property
+    def usage(self) -> Rows:
+        """Rows of ``cpu.csv``."""
+        return self.once("usage", self._book.usage)
+
+    @property
+    def scale(self) -> Rows:
+        """Rows of ``scale.csv``."""
+        return self.once("scale", self._book.scale)
+
+    @property
+    def history(self) -> Rows:
+        """Rows of ``history.csv``."""
+        return self.once("history", self._book.history)
+
+    def once(self, key: object, make: Callable[[], _T]) -> _T:
+        """Make something of this view, once for all viewers."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: _T = self._made[key]
+        return made
+
+    def run(self) -> Run:
+        """Return what comparisons are made of; raises UsageError before the first result."""
+        if self.result is None:
+            raise UsageError(f"run {self.run_id} has no result yet")
+        return Run(self.result, self.usage, self.scale)
+
+
+class Row(NamedTuple):
+    """A run in the list of runs; what its result doesn't tell yet is None."""
+
+    run_id: str
+    phase: Phase
+    seen: float
+    environment: str | None = None
+    release: str | None = None
+    selection: str | None = None
+    events: int | None = None
+    wall_s: float | None = None
+    events_per_s: float | None = None
+    asimov: float | None = None
+    merged: int = 0
+    planned: int = 0
+
+
+class Book:
+    """One run's folder. Safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._tables = threading.Lock()
+        self._usage = follow_usage(folder, _ROWS)
+        self._scale = follow_scale(folder, _ROWS)
+        self._history = follow_history(folder, _ROWS)
+        self._stamps: dict[str, Stamp] = {}
+        self._looked = -_FRESH_S
+        self._view: View | None = None
+        self._row: tuple[Stamp | None, Row] | None = None
+
+    def view(self, started: float | None) -> View:
+        """Return the run as it stands; ``started`` is since when a process started here works on it, if one does."""
+        with self._lock:
+            if self._view is None or time.monotonic() - self._looked >= _FRESH_S:
+                self._view = self._look(started)
+                self._looked = time.monotonic()
+            return self._view
+
+    def row(self, started: float | None) -> Row:
+        """Return the run in short. Of one that has ended, nothing but this is kept in memory."""
+        stamp = _stamp(self.folder / "result.json")
+        if self._row is None or self._row[0] != stamp or self._row[1].phase in LIVE or started is not None:
+            self._row = stamp, _row(self.view(started))
+        if self._row[1].phase not in LIVE and time.monotonic() - self._looked > _FORGET_S:
+            with self._lock:
+                self._view = None
+        return self._row[1]
+
+    def usage(self) -> Rows:
+        """Read ``cpu.csv`` on."""
+        return self._rows(self._usage)
+
+    def scale(self) -> Rows:
+        """Read ``scale.csv`` on."""
+        return self._rows(self._scale)
+
+    def history(self) -> Rows:
+        """Read ``history.csv`` on."""
+        return self._rows(self._history)
+
+    def _rows(self, table: Follower) -> Rows:
+        """Read a table on; one that can't be read is as good as none, and no reason to show nothing of the run."""
+        with self._tables:
+            try:
+                return table.rows()
+            except OutputError:
+                return table.none()
+
+    def _look(self, started: float | None) -> View:
+        stamps = {name: stamp for name in _FILES if (stamp := _stamp(self.folder / name)) is not None}
+        seen = max((stamp[2] for stamp in stamps.values()), default=0) / 1e9
+        last, changed = self._view, {name for name in _SHOWN if stamps.get(name) != self._stamps.get(name)}
+        result = last.result if last and "result.json" not in changed else self._result()
+        phase = self._phase(result, stamps, seen, started)
+        if last and not changed and phase == last.phase:
+            return last
+        self._stamps = stamps
+        log = self._log() if result is None or phase == "starting" else ""
+        return View(self.folder.name, phase, result, seen, log, self)
+
+    def _result(self) -> Result | None:
+        try:
+            return load_json(self.folder)
+        except UsageError:
+            return None
+
+    def _phase(self, result: Result | None, stamps: dict[str, Stamp], seen: float, started: float | None) -> Phase:
+        fresh = time.time() - seen < SILENCE_S
+        written = stamps["result.json"][2] / 1e9 if "result.json" in stamps else 0.0
+        if started is not None and written < started:
+            return "starting"
+        if result is None:
+            if "ledger.db" not in stamps:
+                return "failed"
+            return "starting" if fresh else "interrupted"
+        if result.status != "running":
+            return result.status
+        return _GOING[self._wish()] if fresh else _ENDED[self._wish()]
+
+    def _wish(self) -> Wish:
+        """Tell what the run's user wants; a run of elsewhere has no ledger here."""
+        try:
+            with Ledger.open(self.folder / "ledger.db") as ledger:
+                return ledger.wished()
+        except (UsageError, LedgerError):
+            return "run"
+
+    def _log(self) -> str:
+        """Return the end of what the process that was started here said."""
+        try:
+            with (self.folder / "run.log").open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+
+def _row(view: View) -> Row:
+    result = view.result
+    if result is None:
+        return Row(view.run_id, view.phase, view.seen)
+    spec, cost = result.spec, result.cost
+    return Row(
+        run_id=view.run_id,
+        phase=view.phase,
+        environment=result.environment,
+        release=spec.release.name,
+        selection=spec.selection.name,
+        events=cost.events,
+        wall_s=cost.wall_s,
+        events_per_s=cost.events_per_s,
+        asimov=so_far(result).asimov,
+        merged=result.tasks.merged,
+        planned=result.tasks.planned,
+        seen=view.seen,
+    )
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+class Client:
+    """The runs of a folder. One for all viewers of a server; safe to use from several threads.
+
+    ``started`` tells since when a process that this server started works on a run.
+    """
+
+    def __init__(self, runs: Path, started: Callable[[str], float | None] = lambda _: None) -> None:
+        self._runs = runs
+        self._started = started
+        self._books: dict[str, Book] = {}
+        self._lock = threading.Lock()
+
+    def run_ids(self) -> list[str]:
+        """Names of all runs, the one that changed last first."""
+        found = []
+        try:
+            for folder in self._runs.iterdir():
+                stamps = [stamp[2] for name in _FILES if (stamp := _stamp(folder / name)) is not None]
+                if stamps and re.match(RUN_ID, folder.name):
+                    found.append((max(stamps), folder.name))
+        except OSError:
+            return []
+        return [name for _, name in sorted(found, reverse=True)]
+
+    def view(self, run_id: str) -> View:
+        """Return a run as it stands; raises UsageError where there is none, OutputError where it can't be read."""
+        return self._book(run_id).view(self._started(run_id))
+
+    def rows(self) -> tuple[list[Row], list[str]]:
+        """Return all runs in short, and in one line each what is wrong with those that can't be read."""
+        rows, wrong = [], []
+        for run_id in self.run_ids():
+            try:
+                rows.append(self._book(run_id).row(self._started(run_id)))
+            except HzzrayError as error:
+                wrong.append(str(error))
+        return rows, wrong
+
+    def folder(self, run_id: str) -> Path:
+        """Return a run's folder; raises UsageError where there is no such run."""
+        return self._book(run_id).folder
+
+    def _book(self, run_id: str) -> Book:
+        folder = self._runs / run_id
+        if not re.match(RUN_ID, run_id) or not folder.is_dir():
+            raise UsageError(f"no run {run_id!r} in {self._runs}")
+        with self._lock:
+            return self._books.setdefault(run_id, Book(folder))

@@ -1,0 +1,173 @@
+"""Starting runs: what the user chooses, checked by the rules of ``hzzray run``, and the process that does it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hzzray.data.catalogue import Release
+from hzzray.data.plan import CHUNK, check_source
+from hzzray.engine.limits import Limits
+from hzzray.errors import UsageError
+from hzzray.messages import RunSpec
+from hzzray.output import OutputError
+from hzzray.run import make_settings, make_spec
+from hzzray.urls import is_inside, is_remote
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """A run as the user wants it; the fields are the options of ``hzzray run``."""
+
+    release: Release
+    source: str | None
+    run_id: str
+    samples: tuple[str, ...] = ()
+    selection: str = ""
+    cuts: tuple[str, ...] = ()
+    luminosity: float | None = None
+    fraction: float = 1.0
+    min_actors: int = 1
+    max_actors: int = 1
+    chunk: int = CHUNK
+    pace_s: float = 0.0
+    events: int | None = None
+    broker: str | None = field(default=None, repr=False)
+
+    def check(self, runs: Path, sources: Sequence[str]) -> RunSpec:
+        """Check all that can be before the start; raises UsageError naming what is wrong. Nothing is read but names."""
+        spec = make_spec(
+            self.release,
+            samples=self.samples,
+            selection=self.selection or None,
+            luminosity=self.luminosity,
+            fraction=self.fraction,
+            cuts=self.cuts,
+        )
+        if self.min_actors > self.max_actors:
+            raise UsageError(f"{self.min_actors} actors at least are more than {self.max_actors} at most")
+        make_settings(
+            runs=runs,
+            run_id=self.run_id,
+            sources=(self.source,) if self.source else self.release.sources,
+            limits=Limits(min_actors=self.min_actors, max_actors=self.max_actors),
+            chunk=self.chunk,
+            pace_s=self.pace_s,
+        )
+        if (runs / self.run_id / "ledger.db").exists():
+            raise UsageError(f"there is a run {self.run_id}; take another name")
+        if self.source is not None:
+            allowed = (*sources, *self.release.sources)
+            if self.source not in allowed and not is_inside(self.source, allowed):
+                raise UsageError(f"{self.source} is outside the sources of this app")
+            if self.events is None and not is_remote(self.source):
+                check_source(self.source)
+        return spec
+
+    def options(self) -> list[str]:
+        """Lay the choices out as options of ``hzzray run``, leaving out what is the default anyway."""
+        release = self.release
+        default = [sample.name for sample in release.samples if sample.default]
+        options = ["--release", release.name, "--run-id", self.run_id]
+        for name, value, usual in (
+            ("source", self.source, None),
+            ("events", self.events, None),
+            ("samples", ",".join(self.samples), ",".join(default)),
+            ("selection", self.selection, release.selection),
+            ("luminosity", self.luminosity, release.luminosity),
+            ("fraction", self.fraction, 1.0),
+            ("chunk", self.chunk, CHUNK),
+            ("pace", self.pace_s, 0.0),
+        ):
+            if value not in (None, "", usual):
+                options += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+        for cut in self.cuts:
+            options += ["--cut", cut]
+        if self.min_actors == self.max_actors:
+            return [*options, "--actors", str(self.min_actors)]
+        return [*options, "--min-actors", str(self.min_actors), "--max-actors", str(self.max_actors)]
+
+
+def toy_folder(home: str, events: int) -> str:
+    """Name the folder of toy files of a size, inside a source."""
+    return str(Path(home) / f"toy-{events}")
+
+
+def places(release: Release, sources: Sequence[str]) -> list[str]:
+    """Folders that hold files of a release, at the sources or one level below, and the sources that are addresses."""
+    folders = [Path(source) for source in sources if not is_remote(source)]
+    candidates = [*folders, *(child for folder in folders for child in _children(folder))]
+    found = [str(folder) for folder in candidates if _holds(folder, release)]
+    return [*found, *(source for source in sources if is_remote(source))]
+
+
+def _holds(folder: Path, release: Release) -> bool:
+    return any((folder / sample.path).is_file() for sample in release.samples)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    except OSError:
+        return []
+
+
+class Launcher:
+    """Processes that this server has started: each goes on by itself, whatever becomes of the app.
+
+    ``address`` is the cluster that they use, if it isn't one of their own.
+    """
+
+    def __init__(self, runs: Path, address: str | None = None) -> None:
+        self._runs = runs
+        self._address = address
+        self._lock = threading.Lock()
+        self._processes: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+
+    def run(self, choices: Choices) -> None:
+        """Start a run; raises OutputError where its folder can't be written."""
+        environ = {"HZZRAY_BROKER": choices.broker} if choices.broker else {}
+        self._start(choices.run_id, ["run", *choices.options()], environ)
+
+    def replay(self, run_id: str) -> None:
+        """Try a run's failed tasks again, and what was left of it; raises OutputError."""
+        self._start(run_id, ["replay", run_id], {})
+
+    def started(self, run_id: str) -> float | None:
+        """Tell since when [Unix seconds] a process works on a run; None where none does, or none of ours."""
+        with self._lock:
+            process, since = self._processes.get(run_id, (None, 0.0))
+            if process is None:
+                return None
+            if process.poll() is None:
+                return since
+            del self._processes[run_id]
+            return None
+
+    def _start(self, run_id: str, options: list[str], environ: dict[str, str]) -> None:
+        if self.started(run_id) is not None:
+            return  # a second click
+        folder = self._runs / run_id
+        command = [sys.executable, "-m", "hzzray", *options, "--runs", str(self._runs)]
+        ray = {"RAY_ADDRESS": self._address} if self._address else {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "run.log").open("ab") as log:
+                process = subprocess.Popen(  # noqa: S603 (our own program, no shell, checked arguments)
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env={**os.environ, **ray, **environ},
+                )
+        except OSError as error:
+            raise OutputError(f"{folder}: {error.strerror or error}") from error
+        with self._lock:
+            self._processes[run_id] = process, time.time()

@@ -1,0 +1,154 @@
+"""Writes what goes on in a Ray cluster elsewhere into the folder of runs: ``python -m app.mirror ADDRESS RUNS``.
+
+A process of its own, because one that is connected to a cluster may be ended when the cluster is. Once a second it asks
+every reducer for news, writes them down as the run's own driver would, and says so on standard output in a line of
+JSON, ``{"runs": [...]}``. A line ``{"run": ..., "wish": ...}`` on standard input is passed on to the run's reducer. It
+ends when standard input does, and with an error line and exit code 1 when the cluster is out of reach.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO, get_args
+
+from hzzray.engine.cluster import NAMESPACE, ClusterError, visit
+from hzzray.engine.ledger import Wish
+from hzzray.engine.monitor import Recorder
+from hzzray.engine.reducer import Live
+from hzzray.errors import HzzrayError
+from hzzray.messages import RUN_ID
+from hzzray.output import save_json, save_root
+from hzzray.result import moment, summarise
+
+_EVERY_S = 1.0
+_PATIENCE_S = 5.0  # for an answer of a reducer
+_PREFIX = "reducer:"
+
+
+class Copy:
+    """One run of the cluster, as its folder here shows it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._begun = time.monotonic()
+        self._recorder: Recorder | None = None
+        self.version = -1
+
+    def write(self, live: Live) -> None:
+        """Write down what is new."""
+        now = time.monotonic() - self._begun
+        if live.state is not None:
+            self.version = live.state.version
+            result = summarise(live.state)
+            save_json(result, self._folder)
+            if self._recorder is None:
+                self._recorder = Recorder(self._folder, live.state.environment, live.state.wall_s)
+            self._recorder.add_history(now, moment(result))
+            if result.status != "running":
+                save_root(result, self._folder)
+        if self._recorder is not None and live.scale is not None:
+            self._recorder.add(now, live.usages)
+            self._recorder.add_scale(now, live.scale)
+
+    def close(self) -> None:
+        """Close the tables."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+
+class Mirror:
+    """The runs of a cluster that have no ledger in the folder of runs: those are written where they are worked on.
+
+    ``ask`` calls a method of the reducer of a run, and waits for the answer.
+    """
+
+    def __init__(self, runs: Path, ask: Callable[..., Any]) -> None:
+        self._runs = runs
+        self._ask = ask
+        self._copies: dict[str, Copy] = {}
+
+    def look(self, names: set[str]) -> list[str]:
+        """Write down the news of each run; returns those that gave an answer."""
+        for name in self._copies.keys() - names:
+            self._copies.pop(name).close()
+        answered = []
+        for name in sorted(names):
+            if (self._runs / name / "ledger.db").exists():
+                continue
+            copy = self._copies.setdefault(name, Copy(self._runs / name))
+            live: Live | None = self._ask(name, "live", copy.version)
+            if live is not None:
+                copy.write(live)
+                answered.append(name)
+        return answered
+
+
+def _ask(name: str, method: str, *args: object) -> Any:  # noqa: ANN401 (whatever the reducer returns)
+    """Call a reducer; None when it is being restarted, or has ended."""
+    import ray  # noqa: PLC0415 (a second to import)
+    from ray.exceptions import GetTimeoutError, RayActorError  # noqa: PLC0415
+
+    try:
+        reducer = ray.get_actor(_PREFIX + name, namespace=NAMESPACE)
+        bound = getattr(reducer, method).options(concurrency_group="read")
+        return ray.get(bound.remote(*args), timeout=_PATIENCE_S)
+    except (ValueError, RayActorError, GetTimeoutError):
+        return None
+
+
+def _names() -> set[str]:
+    """Tell which runs have a reducer."""
+    import ray  # noqa: PLC0415
+
+    rows = ray.util.list_named_actors(all_namespaces=True)
+    names = {row["name"].removeprefix(_PREFIX) for row in rows if row["name"].startswith(_PREFIX)}
+    return {name for name in names if re.match(RUN_ID, name)}
+
+
+def _listen(lines: TextIO, wishes: queue.Queue[tuple[str, Wish]]) -> None:
+    """Take wishes until whoever started this is gone."""
+    for line in lines:
+        asked = json.loads(line)
+        if asked["wish"] in get_args(Wish):
+            wishes.put((asked["run"], asked["wish"]))
+    os._exit(0)
+
+
+def main(address: str, runs: Path) -> None:
+    """Mirror until standard input ends; raises HzzrayError when the cluster can't be reached any more."""
+    wishes: queue.Queue[tuple[str, Wish]] = queue.Queue()
+    threading.Thread(target=_listen, args=(sys.stdin, wishes), daemon=True).start()
+    with visit(address):
+        from ray.exceptions import RayError  # noqa: PLC0415
+
+        mirror = Mirror(runs, _ask)
+        try:
+            while True:
+                begun = time.monotonic()
+                while not wishes.empty():
+                    name, wish = wishes.get()
+                    _ask(name, "wish", wish)
+                _say(runs=mirror.look(_names()))
+                time.sleep(max(0.0, _EVERY_S - (time.monotonic() - begun)))
+        except (RayError, ConnectionError, RuntimeError) as error:
+            raise ClusterError(f"{address}: {error}") from error
+
+
+def _say(**what: object) -> None:
+    print(json.dumps(what), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], Path(sys.argv[2]))
+    except HzzrayError as error:
+        _say(error=" ".join(str(error).split())[:500])
+        sys.exit(1)

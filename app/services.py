@@ -1,0 +1,50 @@
+"""What all viewers of a server share: made once, when the first of them comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from app.client import Client
+from app.launch import Launcher
+from app.settings import Settings, read_settings
+from app.watch import Watch
+from hzzray.engine.ledger import Ledger, Wish
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The runs, and what starts and directs them. ``watch`` is there when a cluster elsewhere is watched."""
+
+    settings: Settings
+    client: Client
+    launcher: Launcher
+    watch: Watch | None
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the watched cluster can only be looked at: a run's driver must be on one of its nodes."""
+        return (self.settings.address or "").startswith("ray://")
+
+    def wish(self, run_id: str, wish: Wish) -> None:
+        """Tell whoever works on a run what its user wants; raises HzzrayError where that can't be written."""
+        if self.watch is not None and self.watch.has(run_id):
+            self.watch.wish(run_id, wish)
+        else:
+            with Ledger.open(self.client.folder(run_id) / "ledger.db") as ledger:
+                ledger.wish(wish)
+
+
+@st.cache_resource(show_spinner=False)
+def services() -> Services:
+    """Return this server's services; raises UsageError for an environment that makes no sense."""
+    settings = read_settings()
+    inside = settings.address if settings.address and "://" not in settings.address else None
+    launcher = Launcher(settings.runs, inside)
+    return Services(
+        settings=settings,
+        client=Client(settings.runs, launcher.started),
+        launcher=launcher,
+        watch=Watch(settings.address, settings.runs) if settings.address else None,
+    )

@@ -1,0 +1,117 @@
+"""The actors page: who works on what, how hard, and how many they are."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import charts, parts, words
+from app.actors import SPARK_S, Actor, actors
+from app.client import View
+from app.services import services
+from hzzray.engine.monitor import NODE, CpuUse, cpu_percent
+
+
+def show(view: View) -> None:
+    """Show the actors of a run as they are."""
+    if not len(view.usage):
+        _nobody(view)
+        return
+    uses = view.once("uses", lambda: cpu_percent(view.usage))
+    found = view.once("actors", lambda: actors(view.usage, uses))
+    workers = [actor for actor in found if not actor.name.startswith(NODE)]
+    _figures(view, workers, [actor for actor in found if actor.name.startswith(NODE)])
+    _table(workers)
+    _over_time(view, uses)
+
+
+def _nobody(view: View) -> None:
+    with st.container(border=True):
+        if view.live:
+            st.markdown("##### :material/hourglass_top: No actors yet", anchors=False)
+            st.caption("They report for the first time some seconds after the run's start.")
+        else:
+            st.markdown("##### This run had no actors", anchors=False)
+            st.caption("The serial engine works in one process and keeps no record of it.")
+
+
+def _figures(view: View, workers: list[Actor], nodes: list[Actor]) -> None:
+    up = [actor for actor in workers if actor.pid]
+    scale = view.scale[-1] if len(view.scale) else None
+    with st.container(horizontal=True, gap="small", key="figures"):
+        missing = len(workers) - len(up)
+        parts.figure("Actors", f"{len(up)}", f"{missing} pending" if missing else "all up")
+        parts.figure("Nodes", words.NONE if scale is None else f"{scale['nodes']}", _machine(nodes))
+        parts.figure("CPU of all actors", f"{sum(actor.cpu for actor in workers):.0f} %", "of one core, now")
+        events, read = (sum(getattr(actor, name) for actor in workers) for name in ("events_per_s", "bytes_per_s"))
+        parts.figure("Throughput", words.quantity(events, "events/s"), words.quantity(read, "B/s"))
+        parts.figure("Memory", words.quantity(sum(actor.rss for actor in workers), "B"), "resident, all actors")
+        if scale is not None:
+            parts.figure("In flight", f"{scale['in_flight']} tasks", f"{words.number(scale['waiting'])} waiting")
+
+
+def _machine(nodes: list[Actor]) -> str:
+    if not nodes:
+        return "no report"
+    return f"{nodes[0].name.removeprefix(NODE)}: CPU {nodes[0].cpu:.0f} %"
+
+
+def _table(workers: list[Actor]) -> None:
+    dashboard = services().settings.dashboard
+    rows = [
+        {
+            "actor": actor.name,
+            "state": actor.state,
+            "task": actor.sample,
+            "node": actor.node,
+            "pid": actor.pid or None,
+            "cpu": actor.cpu if actor.pid else None,
+            "spark": actor.spark,
+            "memory": actor.rss / 2**20 if actor.pid else None,
+            "events": actor.events_per_s / 1e3,
+            "bytes": actor.bytes_per_s / 1e6,
+            "tasks": actor.tasks,
+            "dashboard": f"{dashboard}/#/actors/{actor.actor_id}" if actor.actor_id else None,
+        }
+        for actor in workers
+    ]
+    column = st.column_config
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        height="content" if len(rows) <= 20 else 740,
+        key="workers",
+        placeholder="–",
+        column_config={
+            "task": column.TextColumn("task", help="The sample that it reads now."),
+            "pid": column.NumberColumn("pid", format="plain"),
+            "cpu": column.NumberColumn("CPU now [%]", format="%.0f", help="Of one core, over the last second."),
+            "spark": column.AreaChartColumn(f"CPU, last {SPARK_S} s", y_min=0, y_max=100, width="medium"),
+            "memory": column.NumberColumn("memory [MiB]", format="%.0f"),
+            "events": column.NumberColumn("kevents/s", format="%.0f", help="Finished tasks of the last seconds."),
+            "bytes": column.NumberColumn("MB/s", format="%.1f"),
+            "tasks": column.NumberColumn("tasks done"),
+            "dashboard": column.LinkColumn("Ray", display_text=":material/open_in_new:", help="In the Ray dashboard."),
+        },
+    )
+
+
+def _over_time(view: View, uses: dict[str, CpuUse]) -> None:
+    st.markdown("##### CPU over time, stacked by actor", anchors=False)
+    parts.draw(view.once("cpu", lambda: charts.cpu(uses)), "cpu", alt="CPU over time, stacked by actor")
+    if not len(view.scale):
+        return
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.markdown("##### Actors and nodes", anchors=False)
+        fields = {"actors": "actors", "pending": "pending actors", "nodes": "nodes"}
+        scale = view.once("scale", lambda: charts.steps(view.scale, fields, "number"))
+        parts.draw(scale, "scale", alt="Actors and nodes over time")
+    with right:
+        st.markdown("##### Tasks", anchors=False)
+        fields_of_tasks = {"waiting": "waiting", "in_flight": "in flight"}
+        tasks = view.once("tasks", lambda: charts.steps(view.scale, fields_of_tasks, "tasks"))
+        parts.draw(tasks, "tasks", alt="Tasks that wait and that are in flight, over time")
+
+
+parts.live(show)

@@ -1,0 +1,80 @@
+"""The failures page: what could not be done, why, and another try."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import parts
+from app.client import View
+from app.services import services
+from hzzray.engine.ledger import Ledger
+from hzzray.errors import HzzrayError
+from hzzray.messages import Failure
+from hzzray.urls import redact
+
+
+def show(view: View) -> None:
+    """Show what failed of a run."""
+    if view.result is None:
+        st.caption("Nothing was tried yet.")
+        return
+    rows = view.once("failures", lambda: _rows(view))
+    if not rows:
+        with st.container(border=True, horizontal_alignment="center"):
+            st.markdown("### :material/verified:", text_alignment="center", anchors=False)
+            st.markdown("#### Nothing failed", text_alignment="center", anchors=False)
+            tasks = view.result.tasks
+            st.markdown(f"{tasks.merged} of {tasks.planned} tasks are merged.", text_alignment="center")
+        return
+    table = pd.DataFrame(rows)
+    kinds = table["kind"].value_counts()
+    st.markdown(
+        f"**{len(table)}** of {view.result.tasks.planned} tasks failed: "
+        + ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        + ". The rest goes on without them; *try again* once the cause is gone."
+    )
+    column = st.column_config
+    st.dataframe(
+        table,
+        hide_index=True,
+        height="content" if len(table) <= 20 else 740,
+        key="failed",
+        column_config={
+            "reason": column.TextColumn("reason", width="large"),
+            "file": column.TextColumn("file", width="medium"),
+            "first": column.NumberColumn("first entry", format="localized"),
+            "stop": column.NumberColumn("up to", format="localized"),
+            "kind": column.TextColumn("kind", help="A permanent failure comes again as long as its file is as it is."),
+        },
+    )
+
+
+def _rows(view: View) -> list[dict[str, object]]:
+    """List failures from the ledger, which knows most of them, or from the result of a run of elsewhere."""
+    try:
+        with Ledger.open(services().client.folder(view.run_id) / "ledger.db") as ledger:
+            return [_row(failure) for failure in ledger.failures()]
+    except HzzrayError:
+        found = view.result.failures if view.result else ()
+        return [
+            {"sample": row.sample, "reason": row.reason, "kind": "–", "attempts": None, "file": row.file}
+            | {"first": row.start, "stop": row.stop}
+            for row in found
+        ]
+
+
+def _row(failure: Failure) -> dict[str, object]:
+    task = failure.task
+    return {
+        "sample": task.sample,
+        "reason": failure.reason,
+        "kind": "permanent" if failure.permanent else "passing",
+        "attempts": failure.attempts,
+        "file": redact(task.file),
+        "first": task.start,
+        "stop": task.stop,
+    }
+
+
+parts.live(show)

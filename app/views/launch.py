@@ -1,0 +1,242 @@
+"""The launch page: choose, see at once whether it can be, start."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import launch, parts, words
+from app.launch import Choices
+from app.services import services
+from hzzray.data.catalogue import Release, releases
+from hzzray.data.plan import CHUNK
+from hzzray.engine.cluster import usable_cpus
+from hzzray.errors import HzzrayError, UsageError
+from hzzray.messages import RunSpec
+from hzzray.physics.selection import PRESETS, Selection
+from hzzray.run import new_run_id
+from hzzray.urls import redact
+
+_TOYS = {200_000: "200 k events, 30 MB", 1_000_000: "1 M events, 150 MB", 5_000_000: "5 M events, 775 MB"}
+_ADDRESS = ""  # the choice of the release's own addresses
+_MOST_ACTORS = 64
+
+# How a cut is called on the page, with its unit.
+_CUTS = {
+    "pt_min": "pT of the leading leptons above [GeV]",
+    "electron_pt_min": "electrons above [GeV]",
+    "muon_pt_min": "muons above [GeV]",
+    "z1_window": "m₁₂ between [GeV]",
+    "z2_max": "m₃₄ below [GeV]",
+    "z2_min": "m₃₄ above, rising [GeV]",
+    "z2_min_from": "while m₄ℓ goes through [GeV]",
+    "dr_same": "ΔR, same flavour, above",
+    "dr_other": "ΔR, other flavour, above",
+    "sfos_mass_min": "any SFOS pair above [GeV]",
+    "trigger": "trigger",
+    "matched": "a lepton that fired the trigger",
+    "identified": "identified and isolated leptons",
+    "absolute_weights": "absolute values of the weights",
+}
+
+
+def main() -> None:
+    """Show the choices, and what they amount to."""
+    if services().is_outside:
+        parts.banner()
+        st.info(
+            "This app looks at a cluster from outside. Runs start on its nodes: `ray job submit -- hzzray run …`",
+            icon=":material/info:",
+        )
+        return
+    st.markdown("### Launch a run", anchors=False)
+    left, right = st.columns([1.5, 1], gap="large")
+    with left:
+        choices = _choose()
+    with right:
+        _confirm(choices)
+
+
+def _choose() -> Choices:
+    """Let the viewer choose all that there is to choose."""
+    known = releases(services().settings.catalogue)
+    with st.container(border=True):
+        st.markdown("##### :material/database: Data", anchors=False)
+        first, second = st.columns(2)
+        with first:
+            names = ["toy", *(name for name in known if name != "toy")]
+            name = st.selectbox(
+                "Release", names, format_func=lambda name: known[name].title, key="release", persist_state="session"
+            )
+            release = known[name]
+        with second:
+            source, events = _source(release)
+        samples = _samples(release)
+        first, second = st.columns(2)
+        with first:
+            fraction = st.slider(
+                "Part of each file to read [%]", 1, 100, 100, key="fraction", help="The leading entries of each file."
+            )
+        with second:
+            luminosity = st.number_input(
+                "Luminosity [fb⁻¹]", min_value=0.0, value=release.luminosity, step=1.0, key=f"luminosity-{name}",
+                help="What simulation is scaled to.",
+            )  # fmt: skip
+    with st.container(border=True):
+        st.markdown("##### :material/filter_alt: Selection", anchors=False)
+        preset = st.selectbox(
+            "Preset", list(PRESETS), index=list(PRESETS).index(release.selection), key=f"selection-{name}",
+            help="notebook-… are those of the published notebooks; h4l is that of the discovery paper.",
+        )  # fmt: skip
+        cuts = _cuts(PRESETS[preset])
+    with st.container(border=True):
+        st.markdown("##### :material/memory: Work", anchors=False)
+        run_id, actors, chunk, pace = _work()
+    return Choices(
+        release=release,
+        source=source,
+        run_id=run_id,
+        samples=samples,
+        selection=preset,
+        cuts=cuts,
+        luminosity=luminosity,
+        fraction=fraction / 100,
+        min_actors=actors[0],
+        max_actors=actors[1],
+        chunk=chunk,
+        pace_s=pace,
+        events=events,
+    )
+
+
+def _source(release: Release) -> tuple[str | None, int | None]:
+    """Let the viewer choose where to read; returns the place, None for the release's own, and toy events to write."""
+    settings = services().settings
+    found = launch.places(release, settings.sources)
+    if release.name == "toy":
+        home = next((source for source in settings.sources if "://" not in source), "data")
+        new = {launch.toy_folder(home, events): events for events in _TOYS}
+        options = [*found, *(folder for folder in new if folder not in found)]
+        place = st.selectbox(
+            "Source", options, key="source-toy", persist_state="session",
+            format_func=lambda folder: folder if folder in found else f"simulate {_TOYS[new[folder]]}",
+            help="Toy files have the format of the 2020 release. They are written once, and kept.",
+        )  # fmt: skip
+        return place, None if place in found else new[place]
+    place = st.selectbox(
+        "Source", [*found, _ADDRESS] if release.sources else found, key=f"source-{release.name}",
+        format_func=lambda place: redact(place) or f"CERN: {release.sources[0].split('/')[2]}",
+        placeholder="No files found", help="Folders of this server's sources, and the release's own address.",
+    )  # fmt: skip
+    return place or None, None
+
+
+def _samples(release: Release) -> tuple[str, ...]:
+    names = [sample.name for sample in release.samples]
+    default = [sample.name for sample in release.samples if sample.default]
+    every = st.toggle("All samples of the release", value=True, key=f"every-{release.name}")
+    if every:
+        return tuple(default)
+    return tuple(
+        st.multiselect("Samples", names, default=default, key=f"samples-{release.name}", placeholder="Choose samples")
+    )
+
+
+def _cuts(preset: Selection) -> tuple[str, ...]:
+    """Show the preset's cuts, to be changed; returns the changes."""
+    st.caption(f"In this order: {' → '.join(preset.cuts)}")
+    if not st.toggle("Change its cuts", key=f"change-{preset.name}"):
+        return ()
+    changes = []
+    columns = st.columns(2)
+    for i, name in enumerate(preset.changeable):
+        value, key = getattr(preset, name), f"cut-{preset.name}-{name}"
+        with columns[i % 2]:
+            if isinstance(value, bool):
+                chosen = str(st.toggle(_CUTS[name], value=value, key=key)).lower()
+                usual = str(value).lower()
+            elif isinstance(value, tuple):
+                usual = ",".join(f"{part:g}" for part in value)
+                chosen = st.text_input(_CUTS[name], usual, key=key, live=True, placeholder="none").replace(" ", "")
+            else:
+                usual = f"{value:g}"
+                chosen = f"{st.number_input(_CUTS[name], value=value, key=key, min_value=0.0):g}"
+        if chosen != usual:
+            changes.append(f"{name}={chosen}")
+    return tuple(changes)
+
+
+def _work() -> tuple[str, tuple[int, int], int, float]:
+    """Let the viewer choose name, actors, size of tasks, and pace."""
+    if "suggested" not in st.session_state:
+        st.session_state["suggested"] = new_run_id()
+    run_id = st.text_input("Name of the run", st.session_state["suggested"], key="run name", live=True, max_chars=64)
+    first, second = st.columns(2)
+    with first:
+        cpus = usable_cpus()
+        elastic = st.toggle("Elastic pool", key="elastic", help="The backlog decides how many actors there are.")
+        if elastic:
+            low, high = st.slider("Actors", 1, max(_MOST_ACTORS, cpus), (1, cpus), key="actors between")
+        else:
+            low = high = int(st.number_input("Actors", 1, _MOST_ACTORS, cpus, key="actors"))
+    with second:
+        pace = st.select_slider(
+            "Take at least", [0, 15, 30, 60, 120, 300], value=0, key="pace",
+            format_func=lambda s: f"{s} s" if s else "no time",
+            help="Spread the work over this time, so that an audience can watch. 0: as fast as can be.",
+        )  # fmt: skip
+        chunk = st.select_slider(
+            "Events a task", [1_000, 5_000, 20_000, 100_000, 500_000, CHUNK], value=20_000 if pace else CHUNK,
+            format_func=words.count, key=f"chunk-{bool(pace)}", help="Smaller tasks show progress in smaller steps.",
+        )  # fmt: skip
+    return run_id, (low, high), chunk, float(pace)
+
+
+def _confirm(choices: Choices) -> None:
+    """Say whether the choices can be, what they amount to, and start."""
+    settings = services().settings
+    with st.container(border=True, key="confirm"):
+        st.markdown("##### :material/rocket_launch: Ready?", anchors=False)
+        spec: RunSpec | None = None
+        try:
+            spec = choices.check(settings.runs, settings.sources)
+        except UsageError as error:
+            st.error(str(error), icon=":material/error:")
+        else:
+            _summary(choices, spec)
+        if st.button("Start", type="primary", width="stretch", disabled=spec is None, icon=":material/play_arrow:"):
+            _start(choices)
+        st.caption("The same, in a terminal:")
+        st.code(f"hzzray run {' '.join(choices.options())}", language="bash", wrap_lines=True)
+
+
+def _summary(choices: Choices, spec: RunSpec) -> None:
+    release = spec.release
+    stated = sum(sample.entries or 0 for sample in release.samples)
+    events = choices.events or (None if release.name == "toy" else stated)
+    lines = [
+        f"**{len(release.samples)}** samples of {release.title}"
+        + (f", about {words.count(events * spec.fraction)} events" if events else ""),
+        f"**{spec.selection.name}** at {spec.luminosity:g} fb⁻¹",
+        f"**{choices.max_actors}** actor{'s' if choices.max_actors > 1 else ''} on {_where()}",
+    ]
+    if choices.events:
+        lines.append(f"{words.count(choices.events)} toy events are simulated first")
+    st.success("\n".join(f"- {line}" for line in lines))
+
+
+def _where() -> str:
+    address = services().settings.address
+    return f"the cluster at {address}" if address else "this machine"
+
+
+def _start(choices: Choices) -> None:
+    try:
+        services().launcher.run(choices)
+    except HzzrayError as error:
+        st.error(str(error))
+        return
+    del st.session_state["suggested"]
+    st.switch_page("views/live.py", query_params={"run": choices.run_id})
+
+
+main()

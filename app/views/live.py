@@ -1,0 +1,218 @@
+"""The live page: the plot grows, the significance climbs."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import charts, parts, words
+from app.client import View
+from hzzray.engine.monitor import Rows
+from hzzray.physics.selection import CHANNELS
+from hzzray.result import Result, Significance, moment, scaled, so_far
+
+_TITLES = dict(zip(CHANNELS, ("4e", "4µ", "2e2µ"), strict=True))
+
+# A rate is taken over this long [s].
+_RATE_S = 8.0
+
+
+def show(view: View) -> None:
+    """Show a run as it stands."""
+    if view.result is None:
+        _waiting(view)
+        return
+    result = view.result
+    _figures(view, result)
+    left, right = st.columns([1.9, 1], gap="medium")
+    with left:
+        _spectrum(view, result)
+    with right:
+        _significance(view, result)
+    _samples(view, result)
+    _end(view, result)
+
+
+def _waiting(view: View) -> None:
+    with st.container(border=True):
+        if view.phase == "starting":
+            st.markdown("##### :material/hourglass_top: Getting ready", anchors=False)
+            st.caption("Files are planned, Ray and its actors start: 5 to 20 seconds on a laptop.")
+            st.progress(0.0)
+        else:
+            st.markdown(
+                f"##### This run {'could not begin' if view.phase == 'failed' else 'has no result'}", anchors=False
+            )
+        if view.log:
+            st.code(view.log, language=None, wrap_lines=True)
+
+
+def _figures(view: View, result: Result) -> None:
+    """Show the run in six numbers."""
+    now = moment(result)
+    rate, left_s = progress(view, result)
+    rows = view.history
+    found, full = so_far(result), scaled(result.significance, 1 / result.spec.fraction)
+    planned = sum(sample.planned for sample in result.samples.values())
+    with st.container(horizontal=True, gap="small", key="figures"):
+        parts.figure(
+            "Events read",
+            words.count(now.events),
+            f"{words.percent(now.share)} of {words.count(planned)}",
+            trend=_tail(rows, "events"),
+        )
+        parts.figure(
+            "Significance so far",
+            words.sigma(found.asimov),
+            f"{words.sigma(full.asimov)} with all events",
+            trend=_tail(rows, "asimov"),
+            says="Asimov: the median significance expected of the Higgs boson, with the events read so far.",
+        )
+        low, high = found.window
+        parts.figure(
+            f"Data in {low:g}–{high:g} GeV",
+            words.count(now.n_data),
+            f"{now.n_signal:.1f} signal + {now.n_background:.1f} background",
+            trend=_tail(rows, "n_data"),
+            says="Collisions seen in the window, and what simulation expects with the events read so far.",
+        )
+        speed = words.quantity(result.cost.bytes_read / max(result.cost.wall_s, 1e-9), "B/s")
+        parts.figure("Throughput", words.quantity(rate, "events/s"), f"{speed} on average")
+        merged, planned_tasks, failed = result.tasks.merged, result.tasks.planned, result.tasks.failed
+        parts.figure("Tasks", f"{merged} / {planned_tasks}", f"{failed or 'none'} failed", bad=failed > 0)
+        wall = words.seconds(result.cost.wall_s)
+        if view.live:
+            parts.figure("Time left", words.seconds(left_s), f"after {wall}")
+        else:
+            parts.figure("Wall clock", wall, f"{words.seconds(result.cost.cpu_s)} of CPU")
+
+
+def _tail(rows: Rows, field: str) -> list[float] | None:
+    values = pd.Series(rows[field]).dropna().tolist()[-60:]
+    return values if len(values) > 1 else None
+
+
+def progress(view: View, result: Result) -> tuple[float, float | None]:
+    """Events a second, lately or, of a run that has ended, on average; and seconds left of one that goes on."""
+    rows = view.history
+    if not view.live or len(rows) < 2:
+        return result.cost.events_per_s, None
+    late = rows[rows["time_s"] >= rows["time_s"][-1] - _RATE_S]
+    span = float(late["time_s"][-1] - late["time_s"][0])
+    rate = float(late["events"][-1] - late["events"][0]) / span if span else 0.0
+    left = sum(sample.planned - sample.entries for sample in result.samples.values())
+    return rate, left / rate if rate else None
+
+
+def _spectrum(view: View, result: Result) -> None:
+    """Show the mass spectrum with what the viewer chooses of it."""
+    groups = [charts.DATA, *(name for name, group in result.groups.items() if group.role != "data")]
+    low, high = result.edges[0], result.edges[-1]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        channel = st.segmented_control(
+            "Channel", ["all", *CHANNELS], default="all", required=True, key="channel", persist_state="session",
+            format_func=lambda name: _TITLES.get(name, "all"), label_visibility="collapsed",
+        )  # fmt: skip
+        log = st.toggle("Log scale", key="log", persist_state="session")
+        st.space("stretch")
+        with st.popover("View", icon=":material/tune:"):
+            shown = st.pills(
+                "Groups", groups, selection_mode="multi", default=groups, key=f"groups-{result.spec.release.name}",
+                persist_state="session",
+            )  # fmt: skip
+            span = st.slider(
+                "Mass range [GeV]", low, high, (low, high), step=result.edges[1] - result.edges[0],
+                key=f"span-{low:g}-{high:g}", persist_state="session",
+            )  # fmt: skip
+            st.caption("In the plot: drag to move, Ctrl + wheel or pinch to zoom, double-click to reset.")
+    hidden = tuple(name for name in groups if name not in shown)
+    chart = view.once(
+        ("mass", channel, hidden, log, span),
+        lambda: charts.mass(result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span),
+    )
+    parts.draw(chart, "mass", alt="Four-lepton mass: stacked simulation, data, and their ratio")
+    if result.status == "running":
+        st.caption(
+            "Simulation of each sample is scaled to all of its events; data are those read so far "
+            f"({words.percent(moment(result).share)} of all events)."
+        )
+
+
+def _significance(view: View, result: Result) -> None:
+    """Show the four significances, now and with all events, and how they came about."""
+    now, full = so_far(result), scaled(result.significance, 1 / result.spec.fraction)
+    st.markdown("##### Significance", anchors=False)
+    table = pd.DataFrame(
+        [
+            (title, _plain(getattr(now, field)), _plain(getattr(full, field)))
+            for field, title in charts.SIGNIFICANCES.items()
+        ]
+        + [("observed in data", _plain(now.observed), words.NONE)],
+        columns=["definition", "so far [σ]", "all events [σ]"],
+    )
+    st.table(table, border="horizontal", hide_index=True)
+    st.caption(_counts(now))
+    chart = view.once("history", lambda: charts.history(view.history, result))
+    parts.draw(chart, "history", alt="Significances over the time of the run")
+
+
+def _plain(value: float | None) -> str:
+    return words.NONE if value is None else f"{value:.2f}"
+
+
+def _counts(found: Significance) -> str:
+    low, high = found.window
+    return (
+        f"{low:g}–{high:g} GeV: s = {found.n_signal:.2f}, b = {found.n_background:.2f} ± "
+        f"{found.n_background_error:.2f} (statistics), n = {found.n_data}"
+    )
+
+
+def _samples(view: View, result: Result) -> None:
+    """Show how far each sample is."""
+    rate, _ = progress(view, result)
+    rows = []
+    for name, sample in result.samples.items():
+        left = sample.planned - sample.entries
+        share = sample.entries / sample.planned if sample.planned else (0.0 if name in result.missing else 1.0)
+        if name in result.missing:
+            remaining = "missing"
+        elif not left:
+            remaining = "done"
+        else:
+            remaining = words.seconds(left / rate) if view.live and rate else words.NONE
+        rows.append((name, sample.group, share, sample.entries, sample.planned, sample.n_out, sample.yield_, remaining))
+    columns = ["sample", "group", "progress", "read", "planned", "selected", "yield", "time left"]
+    st.markdown("##### Samples", anchors=False)
+    st.dataframe(
+        pd.DataFrame(rows, columns=columns),
+        hide_index=True,
+        height="content",
+        key="samples",
+        column_config={
+            "progress": st.column_config.ProgressColumn("progress", format="percent", min_value=0, max_value=1),
+            "read": st.column_config.NumberColumn("events read", format="localized"),
+            "planned": st.column_config.NumberColumn("of", format="localized"),
+            "selected": st.column_config.NumberColumn("selected", format="localized"),
+            "yield": st.column_config.NumberColumn("yield [events]", format="%.2f"),
+            "time left": st.column_config.TextColumn("time left", help="If all actors worked on this sample alone."),
+        },
+    )
+
+
+def _end(view: View, result: Result) -> None:
+    """Say how the run ended."""
+    if view.phase == "complete":
+        st.success(
+            f"Complete: all {result.tasks.planned} tasks merged. Digest `{result.digest}`", icon=":material/verified:"
+        )
+    if result.failures or result.missing:
+        with st.expander(
+            f"{len(result.failures)} failed tasks, {len(result.missing)} missing samples", icon=":material/report:"
+        ):
+            for row in result.failures[:20]:
+                st.markdown(f"**{row.sample}**, entries {row.start}–{row.stop}: {row.reason}")
+            st.page_link("views/failures.py", label="All of them", icon=":material/arrow_forward:")
+
+
+parts.live(show)
