@@ -15,7 +15,7 @@ ARGS ?=
 # Options of pytest, such as: make test PYTEST="-m 'not slow'"
 PYTEST ?=
 # Debian's packages that the tests need; SYSTEM= installs none.
-SYSTEM ?= rabbitmq-server
+SYSTEM ?= rabbitmq-server chromium
 
 run: $(VENV)/.run
 	$(BIN)/hzzray run $(ARGS)

@@ -77,5 +77,6 @@ def _rate(own: Rows, field: str, now: float) -> float:
 
 
 def _spark(use: CpuUse | None, now: float) -> NDArray[np.float64]:
-    grid = np.linspace(max(0.0, now - SPARK_S), now, SPARK_S + 1)
-    return np.zeros(SPARK_S) if use is None or now <= 0 else np.clip(binned(use, grid), 0.0, None).round()
+    if use is None:
+        return np.zeros(SPARK_S)
+    return binned(use, np.linspace(now - SPARK_S, now, SPARK_S + 1)).round()

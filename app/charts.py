@@ -43,6 +43,7 @@ SIGNIFICANCES = {
 }
 
 _INK = "currentColor"
+_FROM_0 = {"unionWith": [0, 1]}  # an axis from 0 that has a length even where there is nothing yet
 _GREY = "#8a93a3"
 _RATIO_MAX = 2.0
 _UPPER, _LOWER = 0.76, 0.81  # where the panels of the mass plot end and begin, as parts of its height
@@ -216,7 +217,7 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
         "scale": {"domain": [DATA, *names, BAND], "range": [_INK, *colours, _GREY]},
         "legend": {"orient": "top", "columns": {"expr": "width < 480 ? 2 : 5"}, "labelLimit": 220},
     }
-    kind = {"type": "log", "domainMin": floor, "nice": False} if log else {"type": "linear", "domainMin": 0}
+    kind = {"type": "log", "domainMin": floor, "nice": False} if log else {"type": "linear", "domain": _FROM_0}
     events = _y(
         title=f"Events / {content.width:g} GeV",
         scale={**kind, "range": [{"expr": f"{_UPPER} * height"}, 0], "clamp": True},
@@ -299,7 +300,7 @@ def history(rows: Rows, result: Result) -> Chart:
             "mark": {"type": "line", "interpolate": "monotone", "strokeWidth": 2, "point": {"size": 14}},
             "encoding": {
                 "x": _time(),
-                "y": _y("z", title="significance [σ]", scale={"domainMin": 0}),
+                "y": _y("z", title="significance [σ]", scale={"domain": _FROM_0}),
                 "color": _series("which", list(SIGNIFICANCES.values())),
                 "tooltip": [
                     {"field": "which", "title": "definition"},
@@ -323,7 +324,7 @@ def _series(field: str, names: Sequence[str], *, columns: int = 2) -> Spec:
 
 
 def _time(title: str = "time since the start [s]") -> Spec:
-    return {"field": "t", "type": "quantitative", "title": title, "scale": {"nice": False, "zero": True}}
+    return {"field": "t", "type": "quantitative", "title": title, "scale": {"nice": False, "domain": _FROM_0}}
 
 
 def _grid(end: float) -> NDArray[np.float64]:

@@ -79,17 +79,17 @@ class View:
     @property
     def usage(self) -> Rows:
         """Rows of ``cpu.csv``."""
-        return self.once("usage", self._book.usage)
+        return self.once(("rows", "usage"), self._book.usage)
 
     @property
     def scale(self) -> Rows:
         """Rows of ``scale.csv``."""
-        return self.once("scale", self._book.scale)
+        return self.once(("rows", "scale"), self._book.scale)
 
     @property
     def history(self) -> Rows:
         """Rows of ``history.csv``."""
-        return self.once("history", self._book.history)
+        return self.once(("rows", "history"), self._book.history)
 
     def once(self, key: object, make: Callable[[], _T]) -> _T:
         """Make something of this view, once for all viewers."""
@@ -144,6 +144,10 @@ class Book:
                 self._view = self._look(started)
                 self._looked = time.monotonic()
             return self._view
+
+    def look_again(self) -> None:
+        """Look at the folder the next time, however soon that is."""
+        self._looked = -_FRESH_S
 
     def row(self, started: float | None) -> Row:
         """Return the run in short. Of one that has ended, nothing but this is kept in memory."""
@@ -290,6 +294,10 @@ class Client:
             except HzzrayError as error:
                 wrong.append(str(error))
         return rows, wrong
+
+    def look_again(self, run_id: str) -> None:
+        """Read a run anew the next time it is asked for: something was done to it."""
+        self._book(run_id).look_again()
 
     def folder(self, run_id: str) -> Path:
         """Return a run's folder; raises UsageError where there is no such run."""

@@ -103,7 +103,7 @@ def places(release: Release, sources: Sequence[str]) -> list[str]:
     """Folders that hold files of a release, at the sources or one level below, and the sources that are addresses."""
     folders = [Path(source) for source in sources if not is_remote(source)]
     candidates = [*folders, *(child for folder in folders for child in _children(folder))]
-    found = [str(folder) for folder in candidates if _holds(folder, release)]
+    found = [str(folder) for folder in candidates if _holds(folder, release) and is_inside(str(folder), sources)]
     return [*found, *(source for source in sources if is_remote(source))]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from app import words
 from app.charts import Chart
 from app.client import LIVE, Phase, View
 from app.services import services
@@ -74,7 +75,7 @@ def banner() -> None:
     """Say what is wrong with the cluster that is watched, if anything."""
     watch = services().watch
     if watch is not None and watch.trouble:
-        st.warning(watch.trouble, icon=":material/cloud_off:")
+        st.warning(words.plain(watch.trouble), icon=":material/cloud_off:")
 
 
 def pick() -> str | None:
@@ -113,7 +114,7 @@ def live(page: Callable[[View], None]) -> None:
     try:
         phase = services().client.view(run_id).phase
     except HzzrayError as error:
-        st.error(str(error))
+        st.error(words.plain(str(error)))
         return
     every = LIVE_S if phase in LIVE else IDLE_S
     st.fragment(_shown, run_every=every)(run_id, phase, page, head)
@@ -125,7 +126,7 @@ def _shown(run_id: str, was: Phase, page: Callable[[View], None], head: DeltaGen
     try:
         view = services().client.view(run_id)
     except HzzrayError as error:  # its folder is gone, or what is in it can't be read
-        st.error(str(error))
+        st.error(words.plain(str(error)))
         return
     with head:
         _say(view)
@@ -179,6 +180,6 @@ def attempt(deed: Callable[[], object]) -> None:
     try:
         deed()
     except HzzrayError as error:
-        st.toast(str(error), icon=":material/error:")
+        st.toast(words.plain(str(error)), icon=":material/error:")
     else:
         st.rerun()

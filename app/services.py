@@ -34,6 +34,7 @@ class Services:
         else:
             with Ledger.open(self.client.folder(run_id) / "ledger.db") as ledger:
                 ledger.wish(wish)
+            self.client.look_again(run_id)
 
 
 @st.cache_resource(show_spinner=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 NONE = "–"
 
@@ -53,6 +54,11 @@ def percent(share: float) -> str:
 def number(value: float) -> str:
     """Write a whole number with its thousands apart."""
     return f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def plain(text: str) -> str:
+    """Keep Markdown from reading a text as markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#$:~|])", r"\\\1", text)
 
 
 def _figures(value: float) -> str:

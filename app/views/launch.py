@@ -90,7 +90,7 @@ def _choose() -> Choices:
         cuts = _cuts(PRESETS[preset])
     with st.container(border=True):
         st.markdown("##### :material/memory: Work", anchors=False)
-        run_id, actors, chunk, pace = _work()
+        run_id, actors, chunk, pace = _work(toy=release.name == "toy")
     return Choices(
         release=release,
         source=source,
@@ -165,7 +165,7 @@ def _cuts(preset: Selection) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def _work() -> tuple[str, tuple[int, int], int, float]:
+def _work(*, toy: bool) -> tuple[str, tuple[int, int], int, float]:
     """Let the viewer choose name, actors, size of tasks, and pace."""
     if "suggested" not in st.session_state:
         st.session_state["suggested"] = new_run_id()
@@ -180,12 +180,12 @@ def _work() -> tuple[str, tuple[int, int], int, float]:
             low = high = int(st.number_input("Actors", 1, _MOST_ACTORS, cpus, key="actors"))
     with second:
         pace = st.select_slider(
-            "Take at least", [0, 15, 30, 60, 120, 300], value=0, key="pace",
+            "Take at least", [0, 15, 30, 60, 120, 300], value=30 if toy else 0, key=f"pace-{toy}",
             format_func=lambda s: f"{s} s" if s else "no time",
             help="Spread the work over this time, so that an audience can watch. 0: as fast as can be.",
         )  # fmt: skip
         chunk = st.select_slider(
-            "Events a task", [1_000, 5_000, 20_000, 100_000, 500_000, CHUNK], value=20_000 if pace else CHUNK,
+            "Events a task", [1_000, 5_000, 20_000, 100_000, 500_000, CHUNK], value=5_000 if pace else CHUNK,
             format_func=words.count, key=f"chunk-{bool(pace)}", help="Smaller tasks show progress in smaller steps.",
         )  # fmt: skip
     return run_id, (low, high), chunk, float(pace)
@@ -200,7 +200,7 @@ def _confirm(choices: Choices) -> None:
         try:
             spec = choices.check(settings.runs, settings.sources)
         except UsageError as error:
-            st.error(str(error), icon=":material/error:")
+            st.error(words.plain(str(error)), icon=":material/error:")
         else:
             _summary(choices, spec)
         if st.button("Start", type="primary", width="stretch", disabled=spec is None, icon=":material/play_arrow:"):
@@ -233,7 +233,7 @@ def _start(choices: Choices) -> None:
     try:
         services().launcher.run(choices)
     except HzzrayError as error:
-        st.error(str(error))
+        st.error(words.plain(str(error)))
         return
     del st.session_state["suggested"]
     st.switch_page("views/live.py", query_params={"run": choices.run_id})

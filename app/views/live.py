@@ -23,6 +23,8 @@ def show(view: View) -> None:
         _waiting(view)
         return
     result = view.result
+    if view.live and not result.cost.events:
+        st.caption("The actors are starting: the first results come within seconds.")
     _figures(view, result)
     left, right = st.columns([1.9, 1], gap="medium")
     with left:
@@ -211,7 +213,7 @@ def _end(view: View, result: Result) -> None:
             f"{len(result.failures)} failed tasks, {len(result.missing)} missing samples", icon=":material/report:"
         ):
             for row in result.failures[:20]:
-                st.markdown(f"**{row.sample}**, entries {row.start}–{row.stop}: {row.reason}")
+                st.markdown(f"**{row.sample}**, entries {row.start}–{row.stop}: {words.plain(row.reason)}")
             st.page_link("views/failures.py", label="All of them", icon=":material/arrow_forward:")
 
 

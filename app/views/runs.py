@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from app import charts, parts, words
 from app.client import Row, View
+from app.downloads import content
 from app.services import services
 from hzzray.compare import RunSummary, differences, summarise
 from hzzray.errors import HzzrayError
-from hzzray.output import save_root
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import Result
 
@@ -48,7 +45,7 @@ def main() -> None:
     if everything.open is not False:
         with everything:
             for line in wrong:
-                st.warning(line, icon=":material/broken_image:")
+                st.warning(words.plain(line), icon=":material/broken_image:")
             chosen = _list(rows)
             if chosen is not None:
                 _open(chosen)
@@ -104,7 +101,7 @@ def _open(run_id: str) -> None:
     try:
         view = services().client.view(run_id)
     except HzzrayError as error:
-        st.error(str(error))
+        st.error(words.plain(str(error)))
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"### {run_id}", anchors=False, width="content")
@@ -140,27 +137,9 @@ def _downloads(view: View, result: Result) -> None:
             path = folder / name
             can = path.exists() or path.suffix in (".png", ".pdf", ".root")
             st.download_button(
-                label, _content(path, result), f"{view.run_id}-{name}", _MIMES[path.suffix[1:]],
+                label, content(path, result), f"{view.run_id}-{name}", _MIMES[path.suffix[1:]],
                 key=f"download-{name}", on_click="ignore", icon=":material/download:", disabled=not can, help=name,
             )  # fmt: skip
-
-
-def _content(path: Path, result: Result) -> Callable[[], bytes]:
-    """Read a run's file when it is asked for, or make it of the result where the run hasn't yet."""
-
-    def content() -> bytes:
-        if path.exists():
-            return path.read_bytes()
-        with tempfile.TemporaryDirectory() as name:
-            if path.suffix == ".root":
-                save_root(result, Path(name))
-            elif path.suffix in (".png", ".pdf"):
-                from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: only where there is no picture yet)
-
-                save(result, Path(name))
-            return (Path(name) / path.name).read_bytes()
-
-    return content
 
 
 def _numbers(view: View, result: Result) -> None:
@@ -224,13 +203,13 @@ def _compare(rows: list[Row]) -> None:
         try:
             views.append(services().client.view(name))
         except HzzrayError as error:
-            st.error(str(error))
+            st.error(words.plain(str(error)))
     found = [view.run() for view in views if view.result is not None]
     if len(found) < 2:
         st.caption("Two runs at least: the same work under Compose and on Kubernetes, say, or with 1 actor and with 8.")
         return
     for line in differences(found):
-        (st.success if line.startswith("comparable: ") else st.info)(line)
+        (st.success if line.startswith("comparable: ") else st.info)(words.plain(line))
     summaries = [_summary(view) for view in views]
     columns = st.columns(2, gap="medium")
     for place, (field, title) in zip([*columns, *columns], _BARS.items(), strict=True):

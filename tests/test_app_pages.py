@@ -1,0 +1,423 @@
+"""The logic of each page, without a browser: what it shows of runs in each state, and what it does when asked."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import uproot
+from streamlit.testing.v1 import AppTest
+
+from app.client import SILENCE_S
+from app.services import services
+from hzzray.data.catalogue import release
+from hzzray.engine.ledger import Ledger
+from hzzray.engine.limits import Limits
+from hzzray.output import load_json, save_json
+from hzzray.result import FailureRow
+from hzzray.run import Settings, execute, make_spec
+from tests.support_usage import record
+
+MAIN = str(Path(__file__).parents[1] / "app" / "main.py")
+
+
+@pytest.fixture(scope="module")
+def finished(toys, tmp_path_factory) -> Path:
+    """The folder of a complete run."""
+    runs = tmp_path_factory.mktemp("finished")
+    settings = Settings(runs=runs, run_id="done", sources=(str(toys),), engine="serial", limits=Limits())
+    execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
+    return runs / "done"
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """An empty folder of runs, and an app that looks at it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HZZRAY_ADDRESS", "HZZRAY_APP_PASSWORD", "HZZRAY_APP_PASSWORD_FILE", "HZZRAY_SOURCES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HZZRAY_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    services.clear()
+    yield tmp_path / "runs"
+    services.clear()
+
+
+@pytest.fixture
+def run(runs, finished):
+    """Put a run into a state: copies the complete one, with another status and another name."""
+
+    def put(name: str = "one", *, status: str = "complete", wish: str = "run", old: bool = False, **changes) -> Path:
+        folder = shutil.copytree(finished, runs / name)
+        result = load_json(folder).model_copy(update={"run_id": name, "status": status, **changes})
+        save_json(result, folder)
+        with Ledger.open(folder / "ledger.db") as ledger:
+            ledger.wish(wish)
+        if old:
+            for path in folder.iterdir():
+                os.utime(path, (time.time() - 2 * SILENCE_S,) * 2)
+        return folder
+
+    return put
+
+
+def look(page: str = "live", **query: str) -> AppTest:
+    """Open a page."""
+    test = AppTest.from_file(MAIN, default_timeout=60)
+    for name, value in query.items():
+        test.query_params[name] = value
+    test.run()
+    if page != "live":
+        test.switch_page(f"views/{page}.py").run()
+    assert not test.exception, test.exception
+    return test
+
+
+def said(test: AppTest) -> str:
+    """All that a page says, as Markdown."""
+    kinds = ("title", "markdown", "caption", "error", "success", "warning", "info", "code")
+    return " ".join(str(element.value) for kind in kinds for element in getattr(test, kind))
+
+
+def words(test: AppTest) -> str:
+    """All that a page says, as its reader sees it."""
+    return re.sub(r"\\(.)", r"\1", said(test))
+
+
+def figures(test: AppTest) -> dict[str, tuple[str, str]]:
+    return {metric.label: (metric.value, metric.delta) for metric in test.metric}
+
+
+def buttons(test: AppTest) -> list[str]:
+    return [button.label for button in test.button]
+
+
+def press(test: AppTest, label: str) -> AppTest:
+    next(button for button in test.button if button.label == label).click().run()
+    assert not test.exception, test.exception
+    return test
+
+
+def test_an_empty_folder_says_what_to_do(runs):
+    for page in ("live", "actors", "runs", "failures"):
+        test = look(page)
+        assert "No runs yet" in words(test), page
+        assert buttons(test) == ["Launch a run"], page
+
+
+def test_a_complete_run(run):
+    result = load_json(run())
+    test = look()
+    shown = figures(test)
+    assert shown["Events read"] == ("20.7 k", "100 % of 20.7 k")
+    assert shown["Significance so far"][0] == f"{result.significance.asimov:.2f} σ"
+    assert shown["Tasks"] == ("12 / 12", "none failed")
+    assert "Wall clock" in shown
+    assert result.digest in words(test)
+    assert buttons(test) == []
+    samples = test.dataframe[0].value
+    assert samples["time left"].unique().tolist() == ["done"]
+    assert samples["read"].tolist() == [sample.entries for sample in result.samples.values()]
+    table = test.table[0].value
+    assert table["so far [σ]"].tolist()[2] == table["all events [σ]"].tolist()[2] == f"{result.significance.asimov:.2f}"
+
+
+def half_read(folder: Path) -> dict:
+    """Change a result to one of a run that is half through."""
+    result = load_json(folder)
+    samples = {
+        name: sample.model_copy(update={"planned": 2 * sample.entries}) for name, sample in result.samples.items()
+    }
+    return {"samples": samples, "cost": result.cost.model_copy(update={"wall_s": 4.0})}
+
+
+def test_a_run_that_goes_on(run, finished):
+    folder = run(status="running", **half_read(finished))
+    record(folder, "local", 2, 4)
+    test = look()
+    shown = figures(test)
+    assert shown["Events read"] == ("20.7 k", "50.0 % of 41.4 k")
+    assert shown["Time left"][1] == "after 4.0 s"
+    asimov = load_json(folder).significance.asimov
+    so_far, with_all = shown["Significance so far"]
+    assert float(so_far.split()[0]) < asimov
+    assert with_all == f"{asimov:.2f} σ with all events"
+    assert buttons(test) == ["Pause", "Drain", "Cancel"]
+    press(test, "Pause")
+    assert buttons(test) == ["Resume", "Drain", "Cancel"]
+    press(test, "Resume")
+    press(test, "Drain")
+    assert buttons(test) == []
+    with Ledger.open(folder / "ledger.db") as ledger:
+        assert ledger.wished() == "drain"
+
+
+@pytest.mark.parametrize(
+    ("state", "label"),
+    [
+        ({"status": "running", "old": True}, "Resume"),
+        ({"status": "running", "old": True, "wish": "cancel"}, "Resume"),
+        ({"status": "partial"}, "Try what failed again"),
+    ],
+)
+def test_a_run_that_has_stopped_can_go_on(run, monkeypatch, state, label):
+    run(**state)
+    started = []
+    monkeypatch.setattr("app.launch.Launcher._start", lambda _, *what: started.append(what))
+    test = press(look(), label)
+    assert started == [("one", ["replay", "one"], {})]
+    assert buttons(test) == [label]
+
+
+def test_a_run_of_elsewhere_is_resumed_elsewhere(run):
+    folder = run(status="running", old=True)
+    (folder / "ledger.db").unlink()
+    test = look()
+    assert [button.disabled for button in test.button] == [True]
+
+
+def test_a_run_that_could_not_begin_says_why(runs):
+    (runs / "bad").mkdir()
+    (runs / "bad" / "run.log").write_text("hzzray: source /x: no such folder\n")
+    test = look()
+    assert "could not begin" in words(test)
+    assert "source /x: no such folder" in words(test)
+
+
+def test_what_the_viewer_chooses_of_the_plot(run):
+    run()
+    test = look()
+    test.segmented_control(key="channel").set_value("4mu").run()
+    test.toggle(key="log").set_value(True).run()
+    test.pills(key="groups-toy").set_value(["Data"]).run()
+    test.slider(key="span-80-250").set_value((110.0, 140.0)).run()
+    assert not test.exception
+    test.switch_page("views/actors.py").run().switch_page("views/live.py").run()
+    assert test.segmented_control(key="channel").value == "4mu"
+    assert test.pills(key="groups-toy").value == ["Data"]
+
+
+def test_the_address_names_the_run(run):
+    run("one")
+    run("two")
+    assert look(run="one").selectbox(key="run").value == "one"
+    assert look(run="two").selectbox(key="run").value == "two"
+    assert look(run="../two").selectbox(key="run").value in ("one", "two")
+
+
+def test_a_damaged_result_is_named(run):
+    (run("one") / "result.json").write_text("{")
+    run("two")
+    assert "result.json" in words(look(run="one"))
+    assert "result.json" in words(look("runs"))
+
+
+def test_actors(run):
+    folder = run(status="running")
+    record(folder, "local", 2, 8)
+    test = look("actors")
+    shown = figures(test)
+    assert shown["Actors"] == ("2", "all up")
+    assert shown["Nodes"][0] == "2"
+    assert shown["CPU of all actors"][0] == "160 %"
+    table = test.dataframe[0].value
+    assert table["actor"].tolist() == ["worker-0", "worker-1"]
+    assert table["cpu"].tolist() == pytest.approx([80, 80])
+    assert table["pid"].tolist() == [100, 101]
+    assert len(table["spark"][0]) == 60
+
+
+def test_no_actors(run):
+    run()
+    assert "This run had no actors" in words(look("actors"))
+
+
+def test_the_list_of_runs_and_one_of_them(run, finished):
+    run("one")
+    run("two", status="partial", environment="compose")
+    test = look("runs")
+    rows = test.dataframe[0].value
+    assert sorted(zip(rows["run"], rows["state"], rows["environment"], strict=True)) == [
+        ("one", "complete", "local"),
+        ("two", "partial", "compose"),
+    ]
+    result = load_json(finished)
+    cuts = test.dataframe[1].value
+    assert cuts["cut"].tolist() == list(result.spec.selection.cuts)
+    assert cuts["Signal (mH = 125 GeV)"].tolist()[-1] == pytest.approx(result.groups["Signal (mH = 125 GeV)"].yield_)
+    test.segmented_control(key="by").set_value("sample").run()
+    test.segmented_control(key="of").set_value("raw").run()
+    cuts = test.dataframe[1].value
+    assert cuts["llll"].tolist() == [row.n for row in result.samples["llll"].cutflow]
+
+
+def test_files_that_a_run_has_not_written_yet_are_made(run, tmp_path):
+    from app.downloads import content
+
+    folder = run(status="running")
+    result = load_json(folder)
+    (folder / "histograms.root").unlink()
+    made = {name: content(folder / name, result)() for name in ("histograms.root", "plot.png", "plot.pdf")}
+    assert content(folder / "result.json", result)() == (folder / "result.json").read_bytes()
+    assert made["plot.png"].startswith(b"\x89PNG")
+    assert made["plot.pdf"].startswith(b"%PDF")
+    (tmp_path / "read.root").write_bytes(made["histograms.root"])
+    with uproot.open(tmp_path / "read.root") as file:
+        assert file["groups/Data/all"].values().sum() == sum(result.groups["Data"].sumw)
+    assert not (folder / "plot.png").exists()
+
+
+def test_runs_side_by_side(run):
+    for name, environment in (("one", "compose"), ("two", "kuberay"), ("three", "local")):
+        record(run(name, environment=environment), environment, 2, 5)
+    test = look("runs")
+    test.tabs  # noqa: B018
+    test.session_state["tab"] = "Compare"
+    test.run()
+    assert not test.exception
+    assert len(test.multiselect(key="compared").value) == 2
+    test.multiselect(key="compared").set_value(["one", "two"]).run()
+    assert "comparable: one (compose) and two (kuberay) computed the same, to the last bit" in words(test)
+    table = test.dataframe[0].value.set_index("figure")
+    assert table.loc["environment"].tolist() == ["compose", "kuberay"]
+    test.multiselect(key="compared").set_value(["one"]).run()
+    assert "Two runs at least" in words(test)
+
+
+def test_failures(run, toys):
+    folder = run(status="partial")
+    with Ledger.open(folder / "ledger.db") as ledger:
+        ledger.forget_sample("Zee")
+    test = look("failures")
+    table = test.dataframe[0].value
+    assert table["sample"].tolist() == ["Zee"]
+    assert table["reason"].tolist() == ["retracted"]
+    assert "**1** of 12 tasks failed" in words(test)
+    assert buttons(test) == ["Try what failed again"]
+
+
+def test_nothing_failed(run):
+    run()
+    test = look("failures")
+    assert "Nothing failed" in words(test)
+    assert buttons(test) == []
+
+
+# Launching.
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What would be started."""
+    commands = []
+    monkeypatch.setattr("app.launch.Launcher._start", lambda _, *what: commands.append(what))
+    return commands
+
+
+def start_button(test: AppTest):
+    return next(button for button in test.button if button.label == "Start")
+
+
+def test_toys_are_offered_where_there_is_no_data(runs, started):
+    test = look("launch")
+    assert test.selectbox(key="source-toy").value == "data/toy-200000"
+    assert "200 k toy events are simulated first" in words(test)
+    test.text_input(key="run name").set_value("first").run()
+    test.number_input(key="actors").set_value(2).run()
+    press(test, "Start")
+    ((run_id, options, environ),) = started
+    assert (run_id, environ) == ("first", {})
+    assert " ".join(options) == (
+        "run --release toy --run-id first --source data/toy-200000 --events 200000 --selection notebook-2020"
+        " --chunk 5000 --pace 30 --actors 2"
+    ).replace(" --selection notebook-2020", "")
+
+
+def test_mistakes_are_said_at_once(run, runs, started):
+    run("taken")
+    test = look("launch")
+    for name, text in (("../up", "run-id: String should match pattern"), ("taken", "there is a run taken")):
+        test.text_input(key="run name").set_value(name).run()
+        assert text in words(test)
+        assert start_button(test).disabled
+    test.text_input(key="run name").set_value("mine").run()
+    assert not start_button(test).disabled
+    test.selectbox(key="selection-toy").set_value("notebook-2025").run()
+    assert "asks for identification" in words(test)
+    test.selectbox(key="selection-toy").set_value("h4l").run()
+    test.toggle(key="change-h4l").set_value(True).run()
+    test.text_input(key="cut-h4l-pt_min").set_value("10,20").run()
+    assert "pt_min must fall from the hardest lepton on" in words(test)
+    test.text_input(key="cut-h4l-pt_min").set_value("25, 15").run()
+    test.number_input(key="cut-h4l-z2_max").set_value(110.0).run()
+    assert "--selection h4l" in words(test)
+    assert "--cut pt_min=25,15 --cut z2_max=110" in words(test)
+    assert "h4l*" in words(test)
+    assert started == []
+
+
+def test_other_releases_and_samples(runs, toys, tmp_path, started):
+    shutil.copytree(toys, tmp_path / "data" / "mine")
+    test = look("launch")
+    test.selectbox(key="release").set_value("2020").run()
+    assert test.selectbox(key="source-2020").options == ["data/mine", "CERN: atlas-opendata.web.cern.ch"]
+    test.toggle(key="every-2020").set_value(False).run()
+    test.multiselect(key="samples-2020").set_value(["Zee", "llll"]).run()
+    test.slider(key="fraction").set_value(50).run()
+    test.toggle(key="elastic").set_value(True).run()
+    test.slider(key="actors between").set_value((1, 8)).run()
+    test.text_input(key="run name").set_value("real").run()
+    press(test, "Start")
+    assert started[0][1][:7] == ["run", "--release", "2020", "--run-id", "real", "--source", "data/mine"]
+    assert " ".join(started[0][1][7:]) == "--samples Zee,llll --fraction 0.5 --min-actors 1 --max-actors 8"
+    test = look("launch")
+    test.selectbox(key="release").set_value("2025").run()
+    assert test.selectbox(key="source-2025").options == ["CERN: opendata.cern.ch"]
+    assert test.selectbox(key="selection-2025").value == "notebook-2025"
+
+
+def test_a_cluster_that_is_looked_at_from_outside_takes_no_runs(runs, monkeypatch):
+    monkeypatch.setenv("HZZRAY_ADDRESS", "ray://127.0.0.1:1")
+    monkeypatch.setattr("app.watch.Watch._keep_going", lambda _: None)
+    test = look("launch")
+    assert "Runs start on its nodes" in words(test)
+    assert "Connecting to the cluster at ray://127.0.0.1:1" in words(test)
+    assert buttons(test) == []
+
+
+# Who may look.
+
+
+def test_the_password(run, monkeypatch):
+    run()
+    monkeypatch.setenv("HZZRAY_APP_PASSWORD", "open sesame")
+    services.clear()
+    test = look()
+    assert figures(test) == {}
+    test.text_input[0].set_value("sesame")
+    press(test, "Enter")
+    assert "That is not the password" in words(test)
+    assert figures(test) == {}
+    test.text_input[0].set_value("open sesame")
+    press(test, "Enter")
+    assert "Events read" in figures(test)
+
+
+def test_a_password_file_that_is_none_lets_nobody_in(run, monkeypatch):
+    run()
+    monkeypatch.setenv("HZZRAY_APP_PASSWORD_FILE", "/none")
+    services.clear()
+    test = look()
+    assert "HZZRAY_APP_PASSWORD_FILE=/none" in words(test)
+    assert figures(test) == {}
+
+
+def test_failure_texts_are_no_markup(run):
+    """A file's name or an error may hold anything."""
+    bad = FailureRow(sample="Zee", file="f", start=0, stop=1, reason="[x](http://y) :red[z] $w$")
+    run("one", status="partial", failures=(bad,))
+    assert r"\[x\](http\://y) \:red\[z\] \$w\$" in said(look(run="one"))
