@@ -2,18 +2,21 @@
 
 import json
 import os
+import subprocess
+import urllib.error
 import urllib.request
 
 import pytest
 
 from tests.support import compose
-from tests.support.compose import SERVICES, Project, docker
+from tests.support.compose import SERVICES, Project, Stack, docker, swarm
 from tests.support.rabbit import free_ports
 from tests.support.waiting import wait_for
 
 CHOSEN = os.environ.get("HZZRAY_COMPOSE")
 EVENTS = 20_000
 IMAGE = "hzzray:test"
+PORTS = ("APP_PORT", "DASHBOARD_PORT", "RABBITMQ_PORT")
 
 pytestmark = [
     pytest.mark.compose,
@@ -51,15 +54,12 @@ def digest(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def environment(image):
-    app, dashboard, rabbitmq = free_ports(3)
-    return {
-        "HZZRAY_IMAGE": image,
-        "HZZRAY_EVENTS": str(EVENTS),
-        "HZZRAY_CHUNK": "2000",
-        "APP_PORT": str(app),
-        "DASHBOARD_PORT": str(dashboard),
-        "RABBITMQ_PORT": str(rabbitmq),
-    }
+    chosen = {"HZZRAY_IMAGE": image, "HZZRAY_EVENTS": str(EVENTS), "HZZRAY_CHUNK": "2000"}
+    return chosen | _ports()
+
+
+def _ports() -> dict[str, str]:
+    return dict(zip(PORTS, map(str, free_ports(3)), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +123,118 @@ def _status(url: str) -> int:
         return 0
 
 
-KILLED = [pytest.param(service, marks=[] if service == "bridge" else everything) for service in SERVICES]
+SURVIVES = [pytest.param(service, marks=[] if service == "bridge" else everything) for service in SERVICES]
 
 
-@pytest.mark.parametrize("service", KILLED)
+@pytest.mark.parametrize("service", SURVIVES)
 def test_a_run_survives_a_crash(project, digest, service):
     run_id = f"crash-{service}"
     reader = "bridge" if service == "app" else "app"
-    project.publish(run_id, HZZRAY_CHUNK="4")
+    project.publish(run_id, HZZRAY_CHUNK="2")
     project.wait_until_under_way(run_id, reader)
     project.crash(service)
     result = project.wait_until_over(run_id, reader)
     assert (result["status"], result["digest"]) == ("complete", digest)
+
+
+@everything
+def test_killed_by_docker_and_started_again(project, digest):
+    """``docker kill`` is the user's word: nothing starts again by itself, ``up`` makes it whole."""
+    project.publish("killed", HZZRAY_CHUNK="2")
+    project.wait_until_under_way("killed")
+    for service in ("bridge", "rabbitmq", "ray-worker"):
+        docker("kill", *project.containers(service))
+    project.compose("up", "--detach", "--no-build")
+    result = project.wait_until_over("killed")
+    assert (result["status"], result["digest"]) == ("complete", digest)
+
+
+@everything
+def test_workers_come_and_go_in_the_middle_of_a_run(project, digest):
+    project.publish("scaled", HZZRAY_CHUNK="2")
+    project.wait_until_under_way("scaled")
+    for number in (4, 1, 2):
+        project.scale(number)
+        assert len(project.containers("ray-worker")) == number
+    result = project.wait_until_over("scaled")
+    assert (result["status"], result["digest"]) == ("complete", digest)
+
+
+@everything
+def test_down_and_up_in_the_middle_of_a_run(project, digest):
+    project.publish("resumed", HZZRAY_CHUNK="2")
+    project.wait_until_under_way("resumed")
+    project.compose("down")
+    project.compose("up", "--detach", "--no-build")
+    result = project.wait_until_over("resumed")
+    assert (result["status"], result["digest"]) == ("complete", digest)
+
+
+@everything
+def test_a_browser_sees_the_run(project, environment):
+    from tests.support.app import chromium
+
+    project.wait_until_over("first")
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{environment['APP_PORT']}/")
+        page.get_by_text("first").first.wait_for(timeout=60_000)
+
+
+@everything
+def test_with_tls_between_the_containers(environment, digest, tmp_path):
+    certificates = tmp_path / "certificates"
+    subprocess.run([compose.ROOT / "deploy" / "certificates.sh", certificates], check=True, timeout=60)
+    tls = Project(
+        "hzzray-test-tls",
+        environment
+        | dict(zip(PORTS, map(str, free_ports(3)), strict=True))
+        | {"HZZRAY_CERTIFICATES": str(certificates)},
+        files=("docker-compose.yml", "docker-compose.tls.yml"),
+    )
+    tls.down()
+    try:
+        tls.compose("up", "--detach", "--no-build")
+        result = tls.wait_until_over("first")
+        assert (result["status"], result["digest"]) == ("complete", digest)
+        # Plain connections get nowhere.
+        assert "refused" in tls.compose("exec", "-T", "app", "python", "-c", _KNOCK.format("rabbitmq", 5672))
+        assert "TLSv1" in tls.compose("exec", "-T", "app", "python", "-c", _HANDSHAKE.format("ray-head", 6379))
+    finally:
+        tls.down()
+
+
+_KNOCK = """
+import socket
+try:
+    socket.create_connection(({0!r}, {1}), 5)
+    print("open")
+except ConnectionRefusedError:
+    print("refused")
+"""
+_HANDSHAKE = """
+import os, socket, ssl
+context = ssl.create_default_context(cafile=os.environ["RAY_TLS_CA_CERT"])
+context.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
+with context.wrap_socket(socket.create_connection(({0!r}, {1}), 5), server_hostname={0!r}) as wrapped:
+    print(wrapped.version())
+"""
+
+
+@everything
+def test_as_a_swarm_of_one_machine(environment, digest, tmp_path):
+    subprocess.run([compose.ROOT / "deploy" / "secrets.sh", tmp_path], check=True, timeout=60)
+    with swarm():
+        stack = Stack("hzzray-test-swarm", environment | _ports() | {"HZZRAY_SECRETS": str(tmp_path)})
+        try:
+            stack.deploy()
+            result = stack.wait_until_over("first", within=300)
+            assert (result["status"], result["digest"], result["environment"]) == ("complete", digest, "swarm")
+            stack.scale("ray-worker", 3)
+            stack.scale("ray-worker", 1)
+            for container in stack.inspect():
+                assert container["HostConfig"]["ReadonlyRootfs"]
+                assert container["HostConfig"]["CapDrop"]
+                assert container["Config"]["User"] not in ("", "0", "root")
+        finally:
+            stack.remove()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ class Project:
     name: str
     env: dict[str, str]
     files: Sequence[str] = ("docker-compose.yml",)
-    loaders: list[str] = field(default_factory=list)
 
     def compose(self, *command: str, timeout: float = 300, check: bool = True, **env: str) -> str:
         """Run docker compose for this project."""
@@ -57,6 +57,19 @@ class Project:
             part for key, value in (env | {"HZZRAY_RUN_ID": run_id}).items() for part in ("-e", f"{key}={value}")
         ]
         self.compose("run", "--rm", "--no-deps", "-T", *options, "loader")
+
+    def scale(self, number: int) -> None:
+        """Have so many workers; nothing else is touched."""
+        self.compose(
+            "up",
+            "--detach",
+            "--no-build",
+            "--no-deps",
+            "--no-recreate",
+            "--scale",
+            f"ray-worker={number}",
+            "ray-worker",
+        )
 
     def containers(self, service: str) -> list[str]:
         """Ids of a service's containers."""
@@ -106,3 +119,66 @@ class Project:
     def down(self) -> None:
         """Remove all of it."""
         self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
+
+
+@contextmanager
+def swarm() -> Iterator[None]:
+    """Make the engine a Swarm of its own for a while, if it is none."""
+    state = docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip()
+    if state == "active":
+        yield
+        return
+    docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+    try:
+        yield
+    finally:
+        docker("swarm", "leave", "--force")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The Swarm's stack of this checkout, and the environment that its file is read with."""
+
+    name: str
+    env: dict[str, str]
+
+    def deploy(self) -> None:
+        """Start it."""
+        docker("stack", "deploy", "--compose-file", "docker-compose.swarm.yml", self.name, env=self.env)
+
+    def scale(self, service: str, number: int) -> None:
+        """Have so many of a service's tasks, and wait until they run."""
+        name = f"{self.name}_{service}"
+        docker("service", "scale", "--detach", f"{name}={number}")
+        row = f"{number}/{number}"
+        wait_for(f"{row} of {name}", lambda: row in docker("service", "ls", "--filter", f"name={name}"), within=120)
+
+    def inspect(self) -> list[dict[str, Any]]:
+        """What the engine knows of its running containers."""
+        ids = docker("ps", "--quiet", "--filter", f"label=com.docker.stack.namespace={self.name}").split()
+        found: list[dict[str, Any]] = json.loads(docker("inspect", *ids))
+        return found
+
+    def result(self, run_id: str) -> dict[str, Any] | None:
+        """A run's result as it stands, read through the app; None before its first."""
+        ids = docker("ps", "--quiet", "--filter", f"label=com.docker.swarm.service.name={self.name}_app").split()
+        text = docker("exec", ids[0], "cat", f"/runs/{run_id}/result.json", check=False) if ids else ""
+        return json.loads(text) if text else None
+
+    def wait_until_over(self, run_id: str, within: float) -> dict[str, Any]:
+        """Wait for a run's end; returns its result."""
+
+        def over() -> dict[str, Any] | None:
+            result = self.result(run_id)
+            return result if result is not None and result["status"] != "running" else None
+
+        return wait_for(f"the end of {run_id}", over, within=within)
+
+    def remove(self) -> None:
+        """Remove all of it, its volumes too."""
+        docker("stack", "rm", self.name, check=False)
+        label = f"label=com.docker.stack.namespace={self.name}"
+        wait_for("the stack's end", lambda: not docker("ps", "--all", "--quiet", "--filter", label), within=120)
+        volumes = docker("volume", "ls", "--quiet", "--filter", label).split()
+        if volumes:
+            docker("volume", "rm", *volumes, check=False)
