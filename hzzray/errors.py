@@ -19,3 +19,12 @@ class MissingFileError(DataError):
 
 class TransientError(HzzrayError):
     """A fault that may pass by itself (a network error, a server's 5xx). Retrying may help."""
+
+
+def first_of(group: BaseExceptionGroup) -> BaseException:
+    """Find the error that a group of tasks ended with: the first of ours, else the first of all."""
+    ours = group.subgroup(HzzrayError)
+    error: BaseException = ours if ours is not None else group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -25,6 +25,7 @@ from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Recorder
+from hzzray.engine.reducer import Live
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec
 from hzzray.output import save_json, save_root
@@ -139,27 +140,24 @@ def execute(
     A run folder that exists is resumed when its spec is the same: what is merged stays, what failed is tried again.
     Raises UsageError when the spec is another, StoppedError when the user ended it before it was finished.
     """
-    clock = _Clock()
+    clock = Clock()
     for source in settings.sources:
         check_source(source)
     cache = cache_folder()
     path = settings.folder.resolve() / "ledger.db"
     if path.exists():
-        _check_same(path, spec)
+        check_same(path, spec)
     plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache)
     if not path.exists():  # a run that can't be planned leaves nothing behind
         Ledger.create(path, settings.run_id, spec, environment()).close()
-        _check_same(path, spec)  # another process may have been faster
+        check_same(path, spec)  # another process may have been faster
     with Ledger.open(path) as ledger:
-        _record(ledger, plan)
+        record(ledger, plan)
         ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         planned(plan)
         state, wish = _work(ledger, settings, cache, progress, clock)
         clock.tell(ledger)
-        wall_s = ledger.wall_s()
-    result = summarise(state.with_wall(wall_s))
-    save_json(result, settings.folder)
-    save_root(result, settings.folder)
+        result = finish(state, ledger)
     if result.status == "running":
         raise StoppedError(
             f"run {settings.run_id}: {wish}, {state.counts.due} tasks left; the same --run-id goes on with them"
@@ -167,7 +165,7 @@ def execute(
     return result
 
 
-class _Clock:
+class Clock:
     """Tells the ledger how long a run goes on, in time: a driver that is killed can't do so in the end."""
 
     def __init__(self) -> None:
@@ -180,7 +178,7 @@ class _Clock:
         self._told = now
 
 
-def _check_same(path: Path, spec: RunSpec) -> None:
+def check_same(path: Path, spec: RunSpec) -> None:
     """Refuse to go on with a run of another spec; raises UsageError that says what differs."""
     with Ledger.open(path) as ledger:
         began = ledger.spec
@@ -193,8 +191,8 @@ def _check_same(path: Path, spec: RunSpec) -> None:
         )
 
 
-def _record(ledger: Ledger, plan: Plan) -> None:
-    """Write a plan into the ledger.
+def record(ledger: Ledger, plan: Plan) -> None:
+    """Write the plan of a start into the ledger: what failed before is tried again.
 
     A file that was planned before keeps its tasks, however it would be cut today: ranges never overlap.
     """
@@ -208,35 +206,32 @@ def _record(ledger: Ledger, plan: Plan) -> None:
     ledger.take_over()
     ledger.wish("run")
     ledger.forget_failures()
+    add_plan(ledger, plan)
+    ledger.relocate({task.uuid: task.file for task in plan.tasks if task.sample in known})
+
+
+def add_plan(ledger: Ledger, plan: Plan) -> None:
+    """Write into the ledger what a plan has of samples that were not planned before."""
+    known = ledger.planned_files()
     fresh = [task for task in plan.tasks if task.sample not in known]
-    moved = {task.uuid: task.file for task in plan.tasks if task.sample in known}
     unread = [failure for failure in plan.failures if failure.task.sample not in known]
-    ledger.plan([*fresh, *(failure.task for failure in unread)], plan.entries)
-    ledger.relocate(moved)
-    for failure in unread:
-        ledger.fail(failure)
+    ledger.plan(fresh, plan.entries, unread)
 
 
 def _work(
-    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: _Clock
+    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
 ) -> tuple[RunState, Wish]:
     """Do what is due; returns the run as it stands then, and what its user wished last."""
-
-    def show(state: RunState) -> Result:
-        """Let whoever shares the run's folder see how it goes."""
-        result = summarise(state)
-        save_json(result, settings.folder)
-        return result
-
     if settings.engine == "serial" or not ledger.counts().due:
         from hzzray.engine.serial import run_serial  # noqa: PLC0415 (compiled kernels are loaded here, or by the actors)
 
         interval_s = _interval_s(ledger, settings)
+        show = partial(_show, settings.folder)
         return run_serial(ledger, settings.sources, cache=cache, progress=progress, watcher=show, interval_s=interval_s)
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     with cluster(settings.limits.max_actors):
-        return asyncio.run(_with_ray(ledger, settings, cache, progress, show, clock))
+        return asyncio.run(_with_ray(ledger, settings, cache, progress, clock))
 
 
 def _interval_s(ledger: Ledger, settings: Settings) -> float:
@@ -245,37 +240,82 @@ def _interval_s(ledger: Ledger, settings: Settings) -> float:
 
 
 async def _with_ray(
-    ledger: Ledger,
-    settings: Settings,
-    cache: Path | None,
-    progress: Callable[[Counts], None],
-    show: Callable[[RunState], Result],
-    clock: _Clock,
+    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
 ) -> tuple[RunState, Wish]:
-    from hzzray.engine.pool import Pool, Report, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
 
     start = worker_starter(ledger.spec, settings.sources, cache)
-    begun = time.monotonic()
-    with Recorder(settings.folder, ledger.environment, ledger.wall_s()) as recorder:
-
-        def watch(report: Report) -> None:
-            now = time.monotonic() - begun
-            recorder.add(now, report.usages)
-            recorder.add_scale(now, report.scale)
-            clock.tell(ledger)
-            if report.state is not None:
-                recorder.add_history(now, moment(show(report.state.with_wall(ledger.wall_s()))))
-
-        find = partial(start_reducer, ledger.path, ledger.run_id)
-        pool = Pool(start, find, settings.limits, watch, Metrics(ledger.run_id, "pool"))
+    find = partial(start_reducer, ledger.path, ledger.run_id)
+    with Journal(ledger, clock) as journal:
+        pool = Pool(start, find, settings.limits, journal.write, Metrics(ledger.run_id, "pool"))
         source = MemorySource(ledger.due(), interval_s=_interval_s(ledger, settings))
-        with _signals(pool.obey):
+        with signals(pool.obey):
             state = await pool.run(source, progress)
     return state, pool.wish
 
 
+class Journal:
+    """Keeps a run's folder up to date while the run goes on, and its ledger's clock. Use as a context manager."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._begun = time.monotonic()
+        self._recorder = Recorder(ledger.path.parent, ledger.environment, ledger.wall_s())
+
+    def __enter__(self) -> Self:
+        """Use as a context manager closes the files."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._recorder.close()
+
+    def write(self, live: Live) -> None:
+        """Write down how the run goes."""
+        now = time.monotonic() - self._begun
+        self._recorder.add(now, live.usages)
+        if live.scale is not None:
+            self._recorder.add_scale(now, live.scale)
+        if live.congestion is not None:
+            self._recorder.add_queue(now, live.congestion)
+        self._clock.tell(self._ledger)
+        if live.state is not None:
+            result = _show(self._ledger.path.parent, live.state.with_wall(self._ledger.wall_s()))
+            self._recorder.add_history(now, moment(result))
+
+
+def _show(folder: Path, state: RunState) -> Result:
+    """Let whoever shares the run's folder see how it goes."""
+    result = summarise(state)
+    save_json(result, folder)
+    return result
+
+
+def state_of(ledger: Ledger) -> RunState:
+    """Tell how a run stands that nobody works on."""
+    return RunState(
+        version=0,
+        run_id=ledger.run_id,
+        spec=ledger.spec,
+        environment=ledger.environment,
+        counts=ledger.counts(),
+        histograms=ledger.histograms(),
+        entries=ledger.entries(),
+        failures=tuple(ledger.failures()),
+        cost=ledger.cost(),
+        wall_s=ledger.wall_s(),
+    )
+
+
+def finish(state: RunState, ledger: Ledger) -> Result:
+    """Write the files that a run leaves, finished or not."""
+    result = _show(ledger.path.parent, state.with_wall(ledger.wall_s()))
+    save_root(result, ledger.path.parent)
+    return result
+
+
 @contextmanager
-def _signals(obey: Callable[[Wish], None]) -> Iterator[None]:
+def signals(obey: Callable[[Wish], None]) -> Iterator[None]:
     """Drain on SIGTERM and on the first Ctrl-C; the second one ends at once."""
     loop = asyncio.get_running_loop()
     wishes: Iterator[Wish] = chain(["drain"], repeat("cancel"))

@@ -6,9 +6,36 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hzzray.messages import Failure, Task
+
+
+class Congestion(NamedTuple):
+    """How full the queues are that tasks come through.
+
+    Attributes
+    ----------
+    waiting, retrying, dead
+        Messages of all runs that wait for a taker, that wait to be tried again, that were given up.
+    held
+        Messages that were taken and are not acknowledged.
+    oldest_s
+        Age of the oldest task that is held, in seconds.
+    published_per_s, acked_per_s
+        Messages that come and that are done with, a second.
+    left_s
+        Estimated time until the run has no task left, in seconds; nan where nothing can be said yet.
+    """
+
+    waiting: int
+    retrying: int
+    dead: int
+    held: int
+    oldest_s: float
+    published_per_s: float
+    acked_per_s: float
+    left_s: float
 
 
 class TaskSource(Protocol):
@@ -17,14 +44,20 @@ class TaskSource(Protocol):
     ``get`` has one caller at a time; the others never wait.
     """
 
+    def tried(self, task: Task) -> int:
+        """Tell how often a task that was delivered had failed before, here or elsewhere, in a way that may pass."""
+
+    def congestion(self) -> Congestion | None:
+        """Tell how full the queues are that the tasks come from, where they are not the ledger itself."""
+
     async def get(self) -> Task | None:
         """Wait for the next task; None when there will be no more."""
 
     def ack(self, task: Task) -> None:
         """Take note that the task's result is committed."""
 
-    def retry(self, task: Task) -> None:
-        """Take back a task that failed in a way that may pass, to deliver it again."""
+    def retry(self, task: Task, attempts: int = 0) -> None:
+        """Take back a task, to deliver it again: after ``attempts`` that failed in a way that may pass, if any did."""
 
     def reject(self, failure: Failure) -> None:
         """Take note that the task is given up, and its failure committed."""
@@ -45,8 +78,16 @@ class MemorySource:
         self._interval_s = interval_s
         self._next = time.monotonic()
         self._again: deque[Task] = deque()
+        self._tried: dict[str, int] = {}
         self._out = 0
         self._changed = asyncio.Event()
+
+    def tried(self, task: Task) -> int:
+        """Tell how often a task has failed."""
+        return self._tried.get(task.task_id, 0)
+
+    def congestion(self) -> None:
+        """Tell nothing: what waits is in the ledger."""
 
     async def get(self) -> Task | None:
         """Take the next task, or wait for one that comes back while others are being worked on."""
@@ -63,24 +104,27 @@ class MemorySource:
             self._changed.clear()
             await self._changed.wait()
 
-    def ack(self, task: Task) -> None:  # noqa: ARG002 (a queue in memory needs no name for what left it)
+    def ack(self, task: Task) -> None:
         """Forget a task whose result is committed."""
-        self._done()
+        self._done(task)
 
-    def retry(self, task: Task) -> None:
+    def retry(self, task: Task, attempts: int = 0) -> None:
         """Put a task at the front of the queue again."""
         self._again.append(task)
-        self._done()
+        self._done(task)
+        if attempts:
+            self._tried[task.task_id] = attempts
 
-    def reject(self, failure: Failure) -> None:  # noqa: ARG002
+    def reject(self, failure: Failure) -> None:
         """Forget a task that was given up."""
-        self._done()
+        self._done(failure.task)
 
-    def split(self, task: Task, parts: Sequence[Task]) -> None:  # noqa: ARG002
+    def split(self, task: Task, parts: Sequence[Task]) -> None:
         """Deliver parts instead of a task."""
         self._again.extend(parts)
-        self._done()
+        self._done(task)
 
-    def _done(self) -> None:
+    def _done(self, task: Task) -> None:
+        self._tried.pop(task.task_id, None)
         self._out -= 1
         self._changed.set()

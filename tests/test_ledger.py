@@ -301,6 +301,42 @@ def unread(sample):
     return task(0, sample=sample, uuid=f"unread:{sample}", stop=0)
 
 
+def test_a_task_is_looked_up_with_what_became_of_it(ledger):
+    ledger.merge([partial(task(0))])
+    ledger.fail(failure(task(1)))
+    ledger.split(task(2), task(2).halves())
+    ledger.merge([partial(task(2).halves()[0])])
+    states = {number: ledger.look_up(task(number).task_id) for number in range(5)}
+    assert states == {
+        0: (task(0), "merged"), 1: (task(1), "failed"), 2: (task(2), "split"), 3: (task(3), "due"), 4: None,
+    }  # fmt: skip
+    assert ledger.parts(task(2)) == [task(2).halves()[1]]
+    assert ledger.parts(task(0)) == []
+    assert ledger.failure(task(1)) == failure(task(1))
+    assert ledger.failure(task(3)) is None
+
+
+def test_one_failure_is_forgiven(ledger):
+    for number in (1, 2):
+        ledger.fail(failure(task(number)))
+    assert ledger.forgive(task(1))
+    assert not ledger.forgive(task(1))
+    assert [row.task for row in ledger.failures()] == [task(2)]
+    assert ledger.counts().failed == 1
+    with pytest.raises(LedgerError, match="never planned"):
+        ledger.forgive(task(77))
+
+
+def test_tasks_that_failed_in_planning_are_planned_and_failed_at_once(path):
+    Ledger.create(path, "run", SPEC, "test").close()
+    unread = failure(task(0, sample="llll", uuid="unread:llll", start=0, stop=0))
+    with Ledger.open(path) as ledger:  # which no reducer has taken over
+        for _ in range(2):
+            ledger.plan([task(0)], {"Zee": (10, 10)}, [unread])
+        assert ledger.counts()[:3] == (2, 0, 1)
+        assert ledger.failures() == [unread]
+
+
 def test_a_file_that_could_not_be_read_is_planned_when_it_can(path):
     start(path, [*tasks(2)[:4], unread("llll")])
     with Ledger.open(path) as ledger:
@@ -386,6 +422,10 @@ def test_a_ledger_is_created_once(path):
     with Ledger.create(path, "other", SPEC, "local") as ledger:
         assert (ledger.run_id, ledger.counts().planned) == ("run", 1)
     assert [entry.name for entry in path.parent.iterdir()] == ["ledger.db"], "nothing else is left behind"
+
+
+def test_a_wish_tells_the_one_before(ledger):
+    assert [ledger.wish("pause"), ledger.wish("cancel"), ledger.wish("run")] == ["run", "pause", "cancel"]
 
 
 def test_where_nothing_can_be_written(tmp_path):

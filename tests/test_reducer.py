@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 
 import pytest
 
@@ -13,6 +14,7 @@ from hzzray.engine.reducer import Reducer
 from hzzray.messages import Cost, Counts, Failure, Partial
 from hzzray.physics.histogram import Histogram, digest
 from hzzray.result import summarise
+from hzzray.source import Congestion
 from tests.support.ledgers import NAMES, entries, partial, start, sums, task, tasks
 
 
@@ -114,12 +116,45 @@ def test_versions_rise_over_a_restart(reducer, path):
     again.close()
 
 
-def test_who_watches_sees_what_the_pool_told_last(reducer):
+def test_who_watches_sees_what_the_pools_told_last(reducer, monkeypatch):
     state, *told = reducer.live(-1)
-    assert told == [(), None]
-    usage, scale = absent("worker-0", "pending"), Scale(0, 1, 1, 180, 0)
-    reducer.report([usage], scale)
-    assert reducer.live(state.version) == (None, (usage,), scale)
+    assert told == [(), None, None]
+    node, one, two = (absent(name, "pending") for name in ("node:here", "worker-0", "b-worker-0"))
+    busy = Congestion(70, 1, 2, 8, 3.0, 5.0, 4.0, 20.0)
+    first = reducer.report("a", [one, node], Scale(1, 1, 2, 176, 4), None, state.version)
+    assert first == (None, (one, node), Scale(1, 1, 2, 176, 4), None)
+    assert reducer.report("b", [two, node], Scale(2, 0, 2, 177, 3), busy, -1) is None, "the first one keeps the files"
+    together = reducer.live(state.version)
+    assert sorted(usage.actor for usage in together.usages) == ["b-worker-0", "node:here", "worker-0"]
+    assert together.scale == Scale(3, 1, 2, 173, 7)
+    assert together.congestion == busy
+    assert reducer.report("a", [one], Scale(1, 0, 2, 176, 4), busy, -1).congestion == busy._replace(
+        held=16, acked_per_s=8
+    )
+    # One that is silent is forgotten, and another takes its place.
+    now = time.monotonic()
+    monkeypatch.setattr("hzzray.engine.reducer.time.monotonic", lambda: now + 60)
+    assert reducer.report("b", [two], Scale(1, 0, 1, 170, 1), None, state.version) is not None
+    assert reducer.report("c", [], Scale(1, 0, 1, 170, 1), None, -1) is None
+    assert not reducer.leave("b")
+    assert reducer.leave("c")
+
+
+def test_what_others_write_is_seen_when_it_is_reloaded(reducer, path):
+    reducer.fail(failure(task(1)))
+    more = [task(number) for number in (100, 101)]
+    with Ledger.open(path) as ledger:
+        ledger.plan(more, {"Zee": (1020, 1020)})
+        assert ledger.forgive(task(1))
+    before = reducer.snapshot()
+    reducer.reload()
+    after = reducer.snapshot()
+    assert after.version > before.version
+    assert after.counts == Counts(182, 0, 0)
+    assert not after.failures
+    assert after.entries["Zee"] == (1020, 1020)
+    reducer.fail(failure(task(1)))
+    assert reducer.snapshot().counts == Counts(182, 0, 1)
 
 
 def test_a_failure_that_is_overtaken_was_none(reducer):

@@ -29,12 +29,16 @@ Wish = Literal["run", "pause", "drain", "cancel"]
 
 Outcome = Literal["merged", "duplicate", "superseded"]
 
+#: What may have become of a planned task.
+TaskState = Literal["due", "merged", "failed", "split"]
+
 _VERSION = 3  # of the tables below; kept in SQLite's user_version
 _APPLICATION = 0x485A5A31  # "HZZ1": tells a ledger from any other SQLite file
 _BUSY_S = 30.0
 _PAGE = 1000  # tasks that are read at a time
 
 _DUE, _MERGED, _FAILED, _SPLIT = range(4)
+_STATES: tuple[TaskState, ...] = ("due", "merged", "failed", "split")
 
 #: A task whose file could not be read when it was planned has this instead of a uuid, and its sample's name.
 UNREAD = "unread:"
@@ -157,12 +161,16 @@ class Ledger:
 
     # What a run's start and its user write.
 
-    def plan(self, tasks: Iterable[Task], entries: dict[str, tuple[int, int]]) -> None:
-        """Add planned tasks and each sample's (planned, total) entries. Tasks that are there already stay.
+    def plan(
+        self, tasks: Iterable[Task], entries: dict[str, tuple[int, int]], failures: Iterable[Failure] = ()
+    ) -> None:
+        """Add planned tasks, tasks that failed when they were planned, and each sample's (planned, total) entries.
 
-        Raises LedgerError when two tasks would read an entry twice, or one file would be two samples'.
+        Tasks that are there already stay. Raises LedgerError when two tasks would read an entry twice, or one file
+        would be two samples'.
         """
         planned = list(tasks)
+        failed = list(failures)
         with self._transaction() as database:
             database.executemany(f"INSERT OR IGNORE {_NEW_TASK}", map(_row, planned))
             database.executemany(
@@ -172,6 +180,9 @@ class Ledger:
                 if not uuid.startswith(UNREAD):  # it was read this time: nothing needs to stand for it any more
                     database.execute("DELETE FROM tasks WHERE uuid = ?", (UNREAD + sample,))
                 self._refuse_overlaps(uuid, sample)
+            database.executemany(f"INSERT OR IGNORE {_NEW_TASK}", (_row(failure.task) for failure in failed))
+            for failure in failed:
+                self._set_failed(failure, *self._find(failure.task))
 
     def relocate(self, files: dict[str, str]) -> None:
         """Take note where files lie now, by uuid: elsewhere, perhaps, than when the run began."""
@@ -195,6 +206,15 @@ class Ledger:
         with self._transaction() as database:
             database.execute("DELETE FROM failures")
             database.execute("UPDATE tasks SET state = ? WHERE state = ?", (_DUE, _FAILED))
+
+    def forgive(self, task: Task) -> bool:
+        """Take one failure back, so that its task is due again; False where it has none."""
+        with self._transaction() as database:
+            number, state = self._find(task)
+            if state == _FAILED:
+                database.execute("DELETE FROM failures WHERE task = ?", (number,))
+                database.execute("UPDATE tasks SET state = ? WHERE number = ?", (_DUE, number))
+            return state == _FAILED
 
     def forget_sample(self, sample: str) -> int:
         """Retract all of a sample, as if its file had never been read; returns how many partials went.
@@ -220,10 +240,20 @@ class Ledger:
             self._set_failed(Failure(task=unread, reason="retracted", permanent=False), *self._find(unread))
         return int(gone)
 
-    def wish(self, wish: Wish) -> None:
-        """Leave word for whoever works on the run."""
+    def abandon(self, failure: Failure) -> bool:
+        """Store the failure of a task that never came to a worker; False when it was merged, split or failed before.
+
+        Unlike ``fail`` for whoever delivers tasks: the reducer must be told to reload.
+        """
+        with self._transaction():
+            return self._set_failed(failure, *self._find(failure.task))
+
+    def wish(self, wish: Wish) -> Wish:
+        """Leave word for whoever works on the run; returns what was wished before."""
         with self._transaction() as database:
+            before = self.wished()
             database.execute("UPDATE run SET wish = ?", (wish,))
+        return before
 
     def keep_settings(self, settings: str) -> None:
         """Remember, as JSON, how the run was last worked on."""
@@ -347,6 +377,42 @@ class Ledger:
 
     # What anyone may read.
 
+    def look_up(self, task_id: str) -> tuple[Task, TaskState] | None:
+        """Find a planned task, as it was planned, and what became of it."""
+        rows = self._all(
+            "SELECT sample, file, uuid, tree, start, stop, state FROM tasks WHERE task_id = ?", task_id
+        )  # fmt: skip
+        if not rows:
+            return None
+        *row, state = rows[0]
+        return self._task(*row), _STATES[state]
+
+    def parts(self, task: Task) -> list[Task]:
+        """Those parts that are due of a task that was split."""
+        rows = self._all(
+            "SELECT sample, file, uuid, tree, start, stop FROM tasks "
+            "WHERE state = ? AND uuid = ? AND start >= ? AND stop <= ? ORDER BY start",
+            _DUE, task.uuid, task.start, task.stop,
+        )  # fmt: skip
+        return [self._task(*row) for row in rows]
+
+    def failure(self, task: Task) -> Failure | None:
+        """Tell why a task failed, if it did."""
+        rows = self._all("SELECT body FROM failures JOIN tasks ON number = task WHERE task_id = ?", task.task_id)
+        return self._failure(rows[0][0]) if rows else None
+
+    def _failure(self, body: str) -> Failure:
+        try:
+            return Failure.model_validate_json(body)
+        except ValidationError as error:
+            raise LedgerError(f"{self.path}: a failure can't be read: {error.errors()[0]['msg']}") from error
+
+    def _task(self, sample: str, file: str, uuid: str, tree: str, start: int, stop: int) -> Task:
+        return Task(
+            run_id=self.run_id, spec=self.spec.digest, sample=sample, file=file, uuid=uuid, tree=tree, start=start,
+            stop=stop,
+        )  # fmt: skip
+
     def due(self) -> Iterator[Task]:
         """Planned tasks that are neither merged nor failed, file by file, read a page at a time."""
         after = ("", -1, -1)
@@ -356,17 +422,8 @@ class Ledger:
                 "WHERE state = ? AND (uuid, start, stop) > (?, ?, ?) ORDER BY uuid, start, stop LIMIT ?",
                 _DUE, *after, _PAGE,
             )  # fmt: skip
-            for sample, file, uuid, tree, start, stop in rows:
-                yield Task(
-                    run_id=self.run_id,
-                    spec=self.spec.digest,
-                    sample=sample,
-                    file=file,
-                    uuid=uuid,
-                    tree=tree,
-                    start=start,
-                    stop=stop,
-                )
+            for row in rows:
+                yield self._task(*row)
             if len(rows) < _PAGE:
                 return
             after = rows[-1][2], rows[-1][4], rows[-1][5]
@@ -394,19 +451,19 @@ class Ledger:
 
     def failures(self) -> list[Failure]:
         """All failures, in the order of files and entries."""
-        try:
-            failures = [Failure.model_validate_json(body) for (body,) in self._all("SELECT body FROM failures")]
-        except ValidationError as error:
-            raise LedgerError(f"{self.path}: a failure can't be read: {error.errors()[0]['msg']}") from error
+        failures = [self._failure(body) for (body,) in self._all("SELECT body FROM failures")]
         return sorted(failures, key=lambda failure: (failure.task.file, failure.task.start))
 
     def counts(self) -> Counts:
         """How far the run is."""
-        by_state = dict(self._all("SELECT state, COUNT(*) FROM tasks WHERE state != ? GROUP BY state", _SPLIT))
         (events,) = self._one("SELECT COALESCE(SUM(events), 0) FROM partials")
         (duplicates,) = self._one("SELECT duplicates FROM run")
-        planned = sum(by_state.values())
-        return Counts(planned, by_state.get(_MERGED, 0), by_state.get(_FAILED, 0), events, duplicates)
+        return self.tally()._replace(events=events, duplicates=duplicates)
+
+    def tally(self) -> Counts:
+        """How far the run is by its tasks alone, which is seen soon: not what events they had."""
+        by_state = dict(self._all("SELECT state, COUNT(*) FROM tasks WHERE state != ? GROUP BY state", _SPLIT))
+        return Counts(sum(by_state.values()), by_state.get(_MERGED, 0), by_state.get(_FAILED, 0))
 
     def entries(self) -> dict[str, tuple[int, int]]:
         """Entries planned and in all, of each sample whose file was read."""

@@ -5,6 +5,7 @@ In a process without Ray (the serial engine's) nothing is counted, and Ray isn't
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +14,19 @@ if TYPE_CHECKING:
     from ray.util import metrics
 
 Count = Literal["events", "bytes_read", "tasks_merged", "tasks_failed", "tasks_duplicate", "tasks_retried"]
-Level = Literal["tasks_in_flight", "tasks_waiting", "actors"]
+Level = Literal[
+    "tasks_in_flight",
+    "tasks_waiting",
+    "actors",
+    "queue_waiting",
+    "queue_retrying",
+    "queue_dead",
+    "queue_held",
+    "queue_oldest_seconds",
+    "queue_published_per_second",
+    "queue_acked_per_second",
+    "seconds_left",
+]
 Spread = Literal["task_seconds"]
 
 _COUNTS: dict[Count, str] = {
@@ -28,7 +41,27 @@ _LEVELS: dict[Level, str] = {
     "tasks_in_flight": "Tasks that actors have.",
     "tasks_waiting": "Tasks that wait for an actor.",
     "actors": "Worker actors that run.",
+    "queue_waiting": "Messages that wait in the broker for a bridge.",
+    "queue_retrying": "Messages that wait in the broker to be tried again.",
+    "queue_dead": "Messages that were given up.",
+    "queue_held": "Messages that this bridge has and that are not acknowledged.",
+    "queue_oldest_seconds": "Age of the oldest task that this bridge has.",
+    "queue_published_per_second": "Tasks published a second.",
+    "queue_acked_per_second": "Tasks acknowledged by this bridge a second.",
+    "seconds_left": "Estimated time until the run has no task left.",
 }
+
+#: The levels of a Congestion, in its order.
+QUEUE_LEVELS: tuple[Level, ...] = (
+    "queue_waiting",
+    "queue_retrying",
+    "queue_dead",
+    "queue_held",
+    "queue_oldest_seconds",
+    "queue_published_per_second",
+    "queue_acked_per_second",
+    "seconds_left",
+)
 _SPREADS: dict[Spread, str] = {"task_seconds": "Wall-clock seconds of a task."}
 _BOUNDARIES = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 _TAGS = ("run", "actor")
@@ -47,7 +80,7 @@ class Metrics:
 
     def level(self, name: Level, value: float) -> None:
         """Set a gauge; do so every second, since Ray forgets its value once Prometheus has asked for it."""
-        if _is_ray_here():
+        if _is_ray_here() and not math.isnan(value):
             _gauge(name).set(value, self._tags)
 
     def observe(self, name: Spread, value: float) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from hzzray.messages import Cost, Task
 from hzzray.output import OutputError
 from hzzray.result import Moment
+from hzzray.source import Congestion
 
 State = Literal["idle", "working", "pending", "restarting", "draining", "up"]
 
@@ -57,6 +58,11 @@ _SCALE: dict[str, DTypeLike] = {
     "nodes": np.int64,
     "waiting": np.int64,
     "in_flight": np.int64,
+}
+_QUEUE: dict[str, DTypeLike] = {
+    "time_s": np.float64,
+    "environment": np.str_,
+    **{name: np.dtype(kind) for name, kind in get_type_hints(Congestion).items()},
 }
 _HISTORY: dict[str, DTypeLike] = {
     "time_s": np.float64,
@@ -187,6 +193,8 @@ class NodeMeter:
 class Recorder:
     """Appends to a run's ``cpu.csv``, ``scale.csv`` and ``history.csv``, and keeps nothing. Use as a context manager.
 
+    There is ``queue.csv`` too, of a run whose tasks come through a broker.
+
     Time is the run's own clock: seconds that the run has been going, over all its starts, without the pauses between
     them. It goes on from ``started``, the seconds of earlier starts (the ledger's wall time), or from the last row
     where that is later: a driver that was killed told its ledger nothing.
@@ -198,7 +206,9 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, environment: str, started: float = 0.0) -> None:
+        self._folder = folder
         self._environment = environment
+        self._queue: _Appender | None = None
         self._usage = _Appender(folder / "cpu.csv", _USAGE)
         self._scale = _Appender(folder / "scale.csv", _SCALE)
         self._history = _Appender(folder / "history.csv", _HISTORY)
@@ -218,11 +228,18 @@ class Recorder:
         """Append what the run has found."""
         self._history.write([(round(self.started + time_s, 3), self._environment, *moment)])
 
+    def add_queue(self, time_s: float, congestion: Congestion) -> None:
+        """Append how full the broker's queues are."""
+        if self._queue is None:
+            self._queue = _Appender(self._folder / "queue.csv", _QUEUE)
+        row = _rounded(congestion)
+        self._queue.write([(round(self.started + time_s, 3), self._environment, *row)])
+
     def close(self) -> None:
         """Close the files."""
-        self._usage.close()
-        self._scale.close()
-        self._history.close()
+        for file in (self._usage, self._scale, self._history, self._queue):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> Self:
         """Use as a context manager closes the files."""
@@ -330,6 +347,14 @@ def read_history(folder: Path) -> Rows:
     return follow_history(folder).rows()
 
 
+def read_queue(folder: Path) -> Rows:
+    """Read a run's ``queue.csv`` as ``read_usage`` does its file; there are rows only of a run through a broker.
+
+    Fields: time_s [s], environment, and those of ``hzzray.source.Congestion``.
+    """
+    return follow_queue(folder).rows()
+
+
 def follow_usage(folder: Path, limit: int | None = None) -> Follower:
     """Follow a run's ``cpu.csv``, for a run that goes on."""
     return Follower(folder / "cpu.csv", _USAGE, limit)
@@ -343,6 +368,11 @@ def follow_scale(folder: Path, limit: int | None = None) -> Follower:
 def follow_history(folder: Path, limit: int | None = None) -> Follower:
     """Follow a run's ``history.csv``."""
     return Follower(folder / "history.csv", _HISTORY, limit)
+
+
+def follow_queue(folder: Path, limit: int | None = None) -> Follower:
+    """Follow a run's ``queue.csv``."""
+    return Follower(folder / "queue.csv", _QUEUE, limit)
 
 
 class Follower:

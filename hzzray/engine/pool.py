@@ -17,9 +17,9 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import (
@@ -35,11 +35,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hzzray.engine.cluster import ClusterError, restarts
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
-from hzzray.engine.metrics import Metrics
+from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
 from hzzray.engine.monitor import NodeMeter, Scale, State, Usage, absent
-from hzzray.engine.reducer import WATCHING_S, Reducer
+from hzzray.engine.reducer import WATCHING_S, Live, Reducer
 from hzzray.engine.worker import Worker
-from hzzray.errors import DataError, HzzrayError
+from hzzray.errors import DataError, HzzrayError, first_of
 from hzzray.messages import Counts, Failure, Partial, RunSpec, Task
 from hzzray.result import RunState
 from hzzray.retry import waits
@@ -48,16 +48,8 @@ from hzzray.source import TaskSource
 _T = TypeVar("_T")
 
 
-class Report(NamedTuple):
-    """How a run goes: what each worker and this machine use, how big the pool is, the run's state where it changed."""
-
-    usages: Sequence[Usage]
-    scale: Scale
-    state: RunState | None
-
-
-Watcher = Callable[[Report], None]
-"""Is told about every second how the run goes."""
+Watcher = Callable[[Live], None]
+"""Is told about every second how the run goes, all its pools together, the run's state where it changed."""
 
 Handle = Any
 """An actor's handle: Ray types its methods' arguments, not what awaits them."""
@@ -74,7 +66,7 @@ BATCH = 256
 UNCOMMITTED = 1024
 
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
-_READS = ("progress", "snapshot", "newer", "report", "is_unseen")
+_READS = ("progress", "snapshot", "newer", "report", "leave", "is_unseen")
 
 # A wish gives way to none that is less firm.
 _FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
@@ -139,7 +131,8 @@ class Pool:
     for good means that another process took over. With ``shared``, several pools work on the run, each may have
     started the reducer, and when its owner goes the others ask for it again.
 
-    ``watcher``, if there is one, is told about every second how the run goes. Workers' names begin with ``prefix``.
+    ``watcher``, if there is one, is told about every second how the run goes; of several pools that of the oldest.
+    Workers' names begin with ``prefix``, by which the pool is known too.
     """
 
     def __init__(
@@ -178,7 +171,6 @@ class Pool:
         self._wish: Wish = "run"
         self._hungry = False
         self._suspects: deque[_Delivery] = deque()
-        self._faults: dict[str, int] = {}
         self._crashes: dict[str, int] = {}
         self._counts = Counts(0, 0, 0)
         self._task_s: float | None = None
@@ -218,7 +210,6 @@ class Pool:
                     self._group.create_task(self._commit()),
                     self._group.create_task(self._watch(progress)),
                 ]
-                self._resize(self._limits.min_actors)
                 await self._dispatch()
                 await self._finish()
                 async with self._committing:  # a commit that has begun is still counted
@@ -226,10 +217,7 @@ class Pool:
                         task.cancel()
                 self._abandon()
         except BaseExceptionGroup as group:
-            ours = group.subgroup(HzzrayError)
-            if ours is None:
-                raise
-            raise _first(ours) from group
+            raise first_of(group) from group
         finally:
             for actor in self._actors:
                 ray.kill(actor.handle)
@@ -239,7 +227,29 @@ class Pool:
             if not await self._call("is_unseen"):
                 break
             await asyncio.sleep(_GLANCE_S)
+        if self._shared and await self._call("leave", self._prefix):
+            ray.kill(self._reducer)
         return state
+
+    async def look(self) -> tuple[Counts, Wish]:
+        """See how the run stands now, and what its user wants: sooner than ``progress`` is told."""
+        counts, wish = await self._call("progress")
+        return counts, wish
+
+    def end(self) -> None:
+        """Take no more tasks, and end when nothing is in flight: there is nothing left to do."""
+        self._ending.set()
+
+    def bound(self, min_actors: int, max_actors: int) -> None:
+        """Change how many workers there may be, from now on: others may have use for their slots."""
+        self._limits = replace(self._limits, min_actors=min_actors, max_actors=max_actors)
+        if self.actors:
+            self._resize(max(min_actors, min(max_actors, self.actors)))
+
+    @property
+    def actors(self) -> int:
+        """Workers that there are and that stay, running or not yet."""
+        return sum(not actor.leaving for actor in self._actors)
 
     # From the source to the actors.
 
@@ -247,17 +257,16 @@ class Pool:
         """Give tasks to free slots until the source ends, or an end is wished."""
         task: Task | None = None
         while not self._ending.is_set():
-            if task is not None and all(actor.leaving for actor in self._actors):
-                self._resize(max(1, self._limits.min_actors))  # they went when there was nothing to do
+            if not self.actors:  # none yet, or they went when there was nothing to do
+                task = task or await self._next()
+                if task is None:
+                    return
+                self._resize(self._limits.min_actors)
             slot = self._free.get_nowait() if self._free.qsize() else await self._unless_ending(self._free.get())
             if slot is None or not _holds(slot):
                 continue
             if task is None:
-                if not self._going.is_set():
-                    await self._unless_ending(self._going.wait())
-                self._hungry = True
-                task = await self._unless_ending(self._source.get())
-                self._hungry = False
+                task = await self._next()
                 if task is None:
                     return
             if _holds(slot):  # the actor may have fallen while the source was waited for
@@ -267,6 +276,15 @@ class Pool:
                 task = None
         if task is not None:
             self._source.retry(task)
+
+    async def _next(self) -> Task | None:
+        """Take the source's next task; None when there will be no more, or an end is wished before."""
+        if not self._going.is_set():
+            await self._unless_ending(self._going.wait())
+        self._hungry = True
+        task = await self._unless_ending(self._source.get())
+        self._hungry = False
+        return task
 
     async def _gather(self, first: Task) -> list[Task]:
         """Add more tasks to a tiny one, as many as are at hand."""
@@ -385,7 +403,7 @@ class Pool:
             async with self._committing:
                 await self._call("merge", [partial for _, partial in batch])
                 for delivery, _ in batch:
-                    self._forget(delivery)
+                    self._crashes.pop(delivery.task.task_id, None)
                     self._settle(delivery, self._source.ack, delivery.task)
 
     def _settle(self, delivery: _Delivery, tell: Callable[..., None], *told: object) -> None:
@@ -412,20 +430,27 @@ class Pool:
                 if time.monotonic() - begun > 2 * patience:
                     raise ClusterError(f"the reducer gives no answer within {patience:g} s") from error
                 ray.kill(self._reducer, no_restart=False)  # a fence keeps out what it may write when it comes to
-            except RayTaskError as error:
-                if isinstance(error.cause, HzzrayError):
-                    raise error.cause from error
-                raise
-            except ActorDiedError as error:  # for good; from restarts it comes back
-                if error.actor_init_failed:
-                    raise LedgerError(f"the reducer can't start: {_reason(error)}") from error
-                if not self._shared:
-                    raise FencedError("the reducer was ended: another process has taken over the run") from error
-                self._reducer = self._find_reducer()
-            except RayActorError as error:
-                if time.monotonic() - begun > patience:
-                    raise ClusterError(f"the reducer can't be kept alive: {_first_line(error)}") from error
+            except RayError as error:
+                self._bear(error, time.monotonic() - begun)
             await asyncio.sleep(next(pauses))
+
+    def _bear(self, error: RayError, since_s: float) -> None:
+        """See to it that the reducer can be called again after an error; raises what can't be borne, or for so long."""
+        cause = _cause(error)
+        if isinstance(cause, FencedError) and self._shared and since_s < self._limits.reducer_s:
+            ray.kill(self._reducer)  # one that begins from the ledger as it is now goes on
+        elif isinstance(error, RayTaskError):
+            raise cause if isinstance(cause, HzzrayError) else error
+        elif isinstance(error, ActorDiedError):  # for good; from restarts it comes back
+            if error.actor_init_failed:
+                raise LedgerError(f"the reducer can't start: {_reason(error)}") from error
+            if not self._shared:
+                raise FencedError("the reducer was ended: another process has taken over the run") from error
+            self._reducer = self._find_reducer()
+        elif not isinstance(error, RayActorError):
+            raise error
+        elif since_s > self._limits.reducer_s:
+            raise ClusterError(f"the reducer can't be kept alive: {_first_line(error)}") from error
 
     # What goes wrong.
 
@@ -440,26 +465,27 @@ class Pool:
                 await self._cut(delivery, f"no result within {self._limits.timeout_s:g} s")
             elif isinstance(cause, OutOfMemoryError) and alone:
                 await self._cut(delivery, f"out of memory: {_first_line(cause)}")
-            elif alone and self._count(self._crashes, delivery) >= self._limits.crashes:
-                await self._give_up(delivery, f"the worker died over it: {_first_line(cause)}", permanent=False)
+            elif alone and (crashes := self._count_crash(delivery)) >= self._limits.crashes:
+                reason = f"the worker died over it: {_first_line(cause)}"
+                await self._give_up(delivery, reason, crashes, permanent=False)
             else:
                 self._suspect(delivery)
             return
         if delivery.settled or delivery.copies:
             return
+        attempts = self._source.tried(delivery.task) + 1
         if isinstance(cause, DataError):
-            await self._give_up(delivery, str(cause), permanent=True)
+            await self._give_up(delivery, str(cause), attempts, permanent=True)
         elif isinstance(cause, MemoryError):
             await self._cut(delivery, "out of memory")
         else:
             reason = str(cause) if isinstance(cause, HzzrayError) else _first_line(cause)
-            attempts = self._count(self._faults, delivery)
             if attempts >= self._limits.attempts:
-                await self._give_up(delivery, reason, permanent=False)
+                await self._give_up(delivery, reason, attempts, permanent=False)
             else:
                 low, high = self._limits.back_off_s
                 await asyncio.sleep(min(high, low * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
-                self._settle(delivery, self._source.retry, delivery.task)
+                self._settle(delivery, self._source.retry, delivery.task, attempts)
 
     def _suspect(self, delivery: _Delivery) -> None:
         """Let a task have an actor to itself: if that dies too, it is known over what."""
@@ -470,18 +496,13 @@ class Pool:
             if not actor.flying:
                 self._offer((actor, actor.turn))
 
-    def _forget(self, delivery: _Delivery) -> int:
-        """Forget what went wrong with a task; returns how often something did."""
+    def _count_crash(self, delivery: _Delivery) -> int:
         name = delivery.task.task_id
-        return self._faults.pop(name, 0) + self._crashes.pop(name, 0)
+        self._crashes[name] = self._crashes.get(name, 0) + 1
+        return self._crashes[name]
 
-    def _count(self, faults: dict[str, int], delivery: _Delivery) -> int:
-        name = delivery.task.task_id
-        faults[name] = faults.get(name, 0) + 1
-        return faults[name]
-
-    async def _give_up(self, delivery: _Delivery, reason: str, *, permanent: bool) -> None:
-        attempts = max(1, self._forget(delivery))
+    async def _give_up(self, delivery: _Delivery, reason: str, attempts: int, *, permanent: bool) -> None:
+        self._crashes.pop(delivery.task.task_id, None)
         failure = Failure(task=delivery.task, reason=reason, permanent=permanent, attempts=attempts)
         await self._call("fail", failure)
         self._settle(delivery, self._source.reject, failure)
@@ -489,9 +510,9 @@ class Pool:
     async def _cut(self, delivery: _Delivery, reason: str) -> None:
         """Replace a task that is too much for a worker by its halves; give up one that can't be cut further."""
         task = delivery.task
-        crashes = self._count(self._crashes, delivery)
+        crashes = self._count_crash(delivery)
         if task.entries < 2 or crashes >= self._limits.crashes:
-            await self._give_up(delivery, reason, permanent=False)
+            await self._give_up(delivery, reason, crashes, permanent=False)
             return
         halves = task.halves()
         for half in halves:
@@ -611,7 +632,7 @@ class Pool:
     def _fit(self) -> None:
         """Start actors for the work that is left at once; let them go when fewer have sufficed for a while."""
         limits = self._limits
-        staying = sum(not actor.leaving for actor in self._actors)
+        staying = self.actors
         if limits.min_actors == limits.max_actors or self._ending.is_set() or self._task_s is None or not staying:
             return
         work_s = self._counts.due * self._task_s
@@ -657,11 +678,13 @@ class Pool:
             in_flight=len(self._open),
         )
         rows.append(self._machine.usage())
-        await self._call("report", rows, scale)
-        state: RunState | None = await self._call("newer", self._version)
-        if state is not None:
-            self._version = state.version
-        watcher(Report(rows, scale, state))
+        congestion = self._source.congestion()
+        live: Live | None = await self._call("report", self._prefix, rows, scale, congestion, self._version)
+        if live is not None:
+            self._version = live.state.version if live.state is not None else self._version
+            watcher(live)
+        for name, value in zip(QUEUE_LEVELS, congestion or (), strict=False):
+            self._metrics.level(name, value)
         self._metrics.level("actors", scale.actors)
         self._metrics.level("tasks_waiting", scale.waiting)
         self._metrics.level("tasks_in_flight", scale.in_flight)
@@ -695,11 +718,6 @@ def _is_fall(error: Exception) -> bool:
 def _holds(slot: Slot) -> bool:
     actor, turn = slot
     return actor.ready and not actor.leaving and actor.turn == turn
-
-
-def _first(error: BaseException) -> BaseException:
-    """Find the first error in nested groups."""
-    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _reason(error: RayError) -> str:
@@ -749,6 +767,17 @@ def start_reducer(path: Path, run_id: str) -> Handle:
 def join_reducer(path: Path, run_id: str) -> Handle:
     """Find the reducer that another process of this cluster has started for a run, or start it on this node."""
     return _reducer(path, _reducer_name(run_id), get_if_exists=True)
+
+
+async def reload_reducer(run_id: str) -> None:
+    """Let the reducer of a run, if there is one, take note of what was planned or forgiven in its ledger.
+
+    One that dies meanwhile does so as it begins again.
+    """
+    try:
+        await ray.get_actor(_reducer_name(run_id)).reload.remote()
+    except (ValueError, RayActorError):
+        return
 
 
 def _reducer_name(run_id: str) -> str:

@@ -15,6 +15,10 @@ from hzzray.messages import Cost, Counts, Failure, Partial, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import RunState
+from hzzray.source import Congestion
+
+# A pool that has not reported for so long is gone.
+_FORGET_S = 10.0
 
 #: Who asked for news within so long is still watching [s].
 WATCHING_S = 3.0
@@ -32,14 +36,25 @@ class _Sums:
 
 
 class Live(NamedTuple):
-    """What whoever watches a run sees: how it stands, if that is new, and what its pool told last.
+    """What whoever watches a run sees: how it stands, if that is new, and what its pools told last, taken together.
 
-    ``usages`` has each worker and the driver's machine; both it and ``scale`` are empty before the first report.
+    ``usages`` has each worker and each driver's machine; it and ``scale`` are empty before the first report.
+    ``congestion`` is that of a broker's queues.
     """
 
     state: RunState | None
     usages: tuple[Usage, ...]
     scale: Scale | None
+    congestion: Congestion | None
+
+
+class _Report(NamedTuple):
+    """What a pool told, and when."""
+
+    at: float
+    usages: tuple[Usage, ...]
+    scale: Scale
+    congestion: Congestion | None
 
 
 class Reducer:
@@ -59,7 +74,7 @@ class Reducer:
         self._shape = len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)
         failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
         self._sums = _Sums(version, self._ledger.counts(), self._ledger.histograms(), failures, self._ledger.cost())
-        self._told: tuple[tuple[Usage, ...], Scale | None] = ((), None)
+        self._reports: dict[str, _Report] = {}
         self._watched = -WATCHING_S, 0
 
     def __repr__(self) -> str:
@@ -132,14 +147,36 @@ class Reducer:
         """Leave word for whoever works on the run, from where its ledger is out of reach."""
         self._reading.wish(wish)
 
-    def report(self, usages: Sequence[Usage], scale: Scale) -> None:
-        """Take note what the pool's actors use and how big it is, for whoever watches the run."""
-        self._told = (tuple(usages), scale)
+    def report(
+        self, pool: str, usages: Sequence[Usage], scale: Scale, congestion: Congestion | None, than: int
+    ) -> Live | None:
+        """Take note what a pool's actors use, how big it is, how full the queues are, for whoever watches the run.
+
+        Returns what there is to see to the pool that has reported for the longest time: it keeps the run's files.
+        """
+        now = time.monotonic()
+        reports = self._reports | {pool: _Report(now, tuple(usages), scale, congestion)}
+        self._reports = {name: report for name, report in reports.items() if now - report.at < _FORGET_S}
+        return self._live(than) if next(iter(self._reports)) == pool else None
+
+    def leave(self, pool: str) -> bool:
+        """Take note that a pool is no more; returns whether it was the last one."""
+        self._reports = {name: report for name, report in self._reports.items() if name != pool}
+        return not self._reports
 
     def live(self, than: int) -> Live:
         """Return what there is to see, the run's state only where it changed since version ``than``."""
         self._watched = time.monotonic(), than
-        return Live(self.newer(than), *self._told)
+        return self._live(than)
+
+    def _live(self, than: int) -> Live:
+        return Live(self.newer(than), *_together(list(self._reports.values())))
+
+    def reload(self) -> None:
+        """Take note of what others wrote into the ledger: tasks that are planned now, failures that were forgiven."""
+        failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
+        sums = self._sums
+        self._sums = replace(sums, version=sums.version + 1, counts=self._ledger.counts(), failures=failures)
 
     def is_unseen(self) -> bool:
         """Tell whether somebody watches who hasn't seen all yet: worth a moment's wait before the end."""
@@ -166,3 +203,31 @@ class Reducer:
             cost=sums.cost,
             wall_s=ledger.wall_s(),
         )
+
+
+def _together(reports: Sequence[_Report]) -> tuple[tuple[Usage, ...], Scale | None, Congestion | None]:
+    """Add up what several pools of one run told; a machine that several are on counts once."""
+    if not reports:
+        return (), None, None
+    usages: dict[str, Usage] = {}
+    for report in reports:
+        usages = {usage.actor: usage for usage in report.usages} | usages
+    scales = [report.scale for report in reports]
+    in_flight = sum(scale.in_flight for scale in scales)
+    due = max(scale.waiting + scale.in_flight for scale in scales)
+    scale = Scale(
+        actors=sum(scale.actors for scale in scales),
+        pending=sum(scale.pending for scale in scales),
+        nodes=max(scale.nodes for scale in scales),
+        waiting=max(0, due - in_flight),
+        in_flight=in_flight,
+    )
+    queues = [report.congestion for report in reports if report.congestion is not None]
+    if not queues:
+        return tuple(usages.values()), scale, None
+    congestion = queues[0]._replace(
+        held=sum(queue.held for queue in queues),
+        oldest_s=max(queue.oldest_s for queue in queues),
+        acked_per_s=sum(queue.acked_per_s for queue in queues),
+    )
+    return tuple(usages.values()), scale, congestion
