@@ -288,7 +288,7 @@ def read_task(body: bytes, properties: pika.BasicProperties) -> TaskMessage | Re
         return Refusal(f"its message_id is not the id of its task, {task.task_id}")
     headers = _headers(properties)
     counts = [headers.get(name, 0) for name in (ATTEMPT, STRANGE, _RETURNS)]
-    if not all(type(count) is int and 0 <= count <= _COUNT_LIMIT for count in counts):
+    if not all(_is_count(count) and count <= _COUNT_LIMIT for count in counts):
         return Refusal(f"its headers {ATTEMPT} and {STRANGE} must be numbers from 0 on")
     published = properties.timestamp
     return TaskMessage(
@@ -297,7 +297,7 @@ def read_task(body: bytes, properties: pika.BasicProperties) -> TaskMessage | Re
         strange=counts[1],
         returns=counts[2],
         replay=headers.get(REPLAY) is True,
-        published=float(published) if type(published) is int and published >= 0 else None,
+        published=float(published) if _is_count(published) else None,
     )
 
 
@@ -329,6 +329,11 @@ def _read(
         return model.model_validate_json(body)
     except ValidationError as error:
         return Refusal(_mistake(error))
+
+
+def _is_count(value: object) -> bool:
+    """Tell a number from 0 on. RabbitMQ 4 sends 64 bits, for which pika has a kind of int of its own."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _headers(properties: pika.BasicProperties) -> Mapping[str, Any]:
