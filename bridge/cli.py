@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
+import secrets
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 topology_app = typer.Typer(no_args_is_help=True, help="What a broker must hold: see, check, put there.")
 app.add_typer(topology_app, name="topology")
+#: How long a run's workers wait for its next task before they give their slots back.
+_IDLE_S = 5.0
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -107,6 +113,89 @@ def definitions(
     except OSError as error:
         raise UsageError(f"can't write {output}: {error.strerror}") from error
     console.print(output, highlight=False, soft_wrap=True)
+
+
+@app.command("bridge")
+def serve(
+    broker: Broker = None,
+    runs: Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs, shared by all bridges.")] = Path(
+        "runs"
+    ),
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="What tasks may read, several times; or HZZRAY_SOURCES. Default: the releases' addresses."),
+    ] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")] = None,
+    min_actors: Annotated[int | None, typer.Option(min=1, help="Fewest workers of an elastic pool.")] = None,
+    max_actors: Annotated[int | None, typer.Option(min=1, help="Most workers; the backlog decides in between.")] = None,
+    prefetch: Annotated[int | None, typer.Option(min=1, help="Tasks to hold. Default: as suits the pace.")] = None,
+    until_complete: Annotated[str | None, typer.Option(metavar="RUN", help="End with this run.")] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(envvar="HZZRAY_CATALOGUE", help="YAML file with releases of your own.")
+    ] = None,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """Serve runs that are published to a broker, with workers on this Ray cluster: for ever, or until one's end."""
+    from bridge.provision import require  # noqa: PLC0415
+    from hzzray.engine.cluster import cluster, usable_cpus  # noqa: PLC0415
+    from hzzray.engine.limits import Limits  # noqa: PLC0415
+
+    settings, topology = broker_settings(broker, prefix), Topology(prefix)
+    limits = Limits(
+        min_actors=min_actors or actors or usable_cpus(),
+        max_actors=max_actors or actors or usable_cpus(),
+        idle_s=_IDLE_S,
+    )
+    _log_to_console()
+    require(settings, topology)
+    with cluster(limits.max_actors):
+        from bridge.served import Terms  # noqa: PLC0415 (imports Ray)
+        from bridge.service import Bridge, BridgeSettings, serve_until  # noqa: PLC0415
+
+        terms = Terms(f"{secrets.token_hex(2)}-", runs, _sources(source, catalogue), limits)
+        bridge = Bridge(settings, topology, terms, BridgeSettings(prefetch=prefetch, until=until_complete))
+        serve_until(bridge)
+    if until_complete is not None:
+        _exit_as(runs / until_complete)
+
+
+def _sources(given: list[str] | None, catalogue: Path | None) -> tuple[str, ...]:
+    """Where tasks may lead: what is given, else the addresses that the catalogue knows."""
+    from hzzray.data.catalogue import releases  # noqa: PLC0415
+
+    named = given or [part for part in os.environ.get("HZZRAY_SOURCES", "").split(",") if part]
+    return tuple(named) or tuple(source for one in releases(catalogue).values() for source in one.sources)
+
+
+def _exit_as(folder: Path) -> None:
+    """Exit as a run's status says: 0 complete, 3 partial, 1 anything else."""
+    from hzzray.output import load_json  # noqa: PLC0415
+
+    status = load_json(folder).status
+    if status != "complete":
+        raise typer.Exit(3 if status == "partial" else 1)
+
+
+def _log_to_console() -> None:
+    """Let what happens be seen, a line each, on the standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("bridge")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+@app.command()
+def prefetch(
+    number: Annotated[int, typer.Argument(min=0, max=65_535, help="Tasks to hold; 0: as many as suit the pace.")],
+    broker: Broker = None,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """Change how many tasks each live bridge holds."""
+    from bridge.publisher import order  # noqa: PLC0415
+    from bridge.wire import Order  # noqa: PLC0415
+
+    asyncio.run(order(broker_settings(broker, prefix), Topology(prefix), Order(prefetch=number)))
 
 
 @app.command()

@@ -205,8 +205,10 @@ class Link:
         since = time.monotonic()
 
         def closed(_: Channel, error: BaseException) -> None:
+            if self._stopping:
+                return
             endpoint.closed(explain(error))
-            if connection.is_open and not self._stopping:
+            if connection.is_open:
                 again = waits(*BACK_OFF_S) if time.monotonic() - since > _WELL_S else pauses
                 self._ioloop.call_later(next(again), lambda: self._seat(endpoint, again))
 

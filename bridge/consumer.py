@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,8 +16,8 @@ from bridge.connection import Link, Mailbox
 
 log = logging.getLogger(__name__)
 
-Declare = Callable[[Channel, Callable[[], None]], None]
-"""Declares on a channel what is to be consumed, then calls the function that it is given."""
+Declare = Callable[[Channel, Callable[[str], None]], None]
+"""Declares on a channel a queue to be consumed, then calls the function that it is given with the queue's name."""
 
 
 class Delivery(NamedTuple):
@@ -37,21 +39,21 @@ class Consumer:
     def __init__(
         self,
         link: Link,
-        queue: str,
+        queue: str | Declare,
         take: Callable[[Delivery], None],
         *,
         prefetch: int,
         lost: Callable[[], None] = lambda: None,
-        declare: Declare | None = None,
         arguments: Callable[[], Mapping[str, Any]] = dict,
+        paused: bool = False,
     ) -> None:
-        """Consume ``queue`` from when the link starts.
+        """Consume ``queue`` from when the link starts, unless ``paused``.
 
-        ``declare`` declares it first where it is our own. ``arguments`` are asked for each time that consuming begins.
+        ``arguments`` are asked for each time that consuming begins.
         """
         self._link = link
-        self._queue = queue
-        self._declare = declare
+        self._queue = queue if isinstance(queue, str) else ""
+        self._declare = None if isinstance(queue, str) else queue
         self._arguments = arguments
         self._delivered = Mailbox(take)
         self._gone = Mailbox[int](lambda _: lost())
@@ -61,9 +63,10 @@ class Consumer:
         # On the link's thread:
         self._prefetch = self._wanted = prefetch
         self._older = 0  # tags up to here were delivered before the prefetch was changed last
-        self._stopped = False
+        self._stopped = paused
         self._channel: Channel | None = None
         self._generation = 0
+        self._stirred = time.monotonic()
         self._tag: str | None = None
         self._out: dict[int, bool] = {}  # deliveries by tag, in their order: whether each is to be acknowledged
         link.add(self)
@@ -103,9 +106,19 @@ class Consumer:
 
         self._link.call(change)
 
+    async def calm(self, calm_s: float, within_s: float) -> None:
+        """Wait until nothing has come for a moment: what waited in the queue is here then, as far as one can tell."""
+        until = time.monotonic() + within_s
+        while (now := time.monotonic()) < until and (self._trouble or now - self._stirred < calm_s):  # noqa: ASYNC110
+            await asyncio.sleep(calm_s / 10)  # silence is no event
+
     def pause(self) -> None:
         """Take no more deliveries; those that are out can be acknowledged still."""
         self._link.call(self._stop)
+
+    def resume(self) -> None:
+        """Take deliveries again."""
+        self._link.call(self._go_on)
 
     # On the link's thread.
 
@@ -117,10 +130,15 @@ class Consumer:
         self._older = 0
         self._out = {}
         channel.add_on_cancel_callback(self._cancelled)
-        if self._declare is not None:
-            self._declare(channel, lambda: self._consume(channel))
-        else:
+        if self._declare is None:
             self._consume(channel)
+            return
+
+        def declared(queue: str) -> None:
+            self._queue = queue
+            self._consume(channel)
+
+        self._declare(channel, declared)
 
     def _consume(self, channel: Channel) -> None:
         if self._stopped or not channel.is_open:
@@ -137,6 +155,7 @@ class Consumer:
             if self._trouble:
                 log.info("consuming %s", self._queue)
             self._trouble = ""
+            self._stirred = time.monotonic()
 
         channel.basic_qos(prefetch_count=self._prefetch, callback=begin)
 
@@ -152,6 +171,7 @@ class Consumer:
         self._gone.put(self._generation)
 
     def _deliver(self, _: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:  # noqa: ANN401
+        self._stirred = time.monotonic()
         self._out[method.delivery_tag] = False
         self._delivered.put(Delivery(self._generation, method.delivery_tag, body, properties))
 
@@ -195,6 +215,11 @@ class Consumer:
         if channel is not None and channel.is_open and tag is not None:
             self._tag = None
             channel.basic_cancel(tag, callback=lambda _: self._consume(channel))
+
+    def _go_on(self) -> None:
+        self._stopped = False
+        if self._channel is not None and self._queue and self._tag is None:
+            self._consume(self._channel)
 
     def _stop(self) -> None:
         self._stopped = True

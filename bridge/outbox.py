@@ -1,4 +1,4 @@
-"""Publishing so that nothing is lost: mandatory, confirmed, many at a time, and again what was not confirmed."""
+"""Publishing so that nothing is lost: confirmed, many at a time, and again what was not confirmed."""
 
 from __future__ import annotations
 
@@ -80,6 +80,12 @@ class Outbox:
         """How many letters the broker has not confirmed."""
         return len(self._waiting) + len(self._flying)
 
+    async def settled(self) -> None:
+        """Wait until the broker has confirmed all that was published before."""
+        waiting = [sending.confirmed for sending in (*self._waiting, *self._flying.values())]
+        if waiting:
+            await asyncio.wait(waiting)
+
     @property
     def silent_s(self) -> float:
         """Seconds since the broker confirmed something."""
@@ -135,7 +141,7 @@ class Outbox:
             self._number += 1
             sending.returned = None
             self._flying[self._number] = sending
-            channel.basic_publish(letter.exchange, letter.key, letter.body, letter.properties, mandatory=True)
+            channel.basic_publish(letter.exchange, letter.key, letter.body, letter.properties, letter.mandatory)
 
     def _told(self, frame: Any) -> None:  # noqa: ANN401 (pika's frame)
         """Take note that the broker has, or refuses, a letter or all up to one."""

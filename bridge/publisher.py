@@ -19,7 +19,17 @@ from bridge.consumer import Consumer, Delivery
 from bridge.outbox import WINDOW, Outbox
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
-from bridge.wire import Announcement, Letter, Refusal, TaskMessage, announcement_letter, read_announcement, task_letter
+from bridge.wire import (
+    Announcement,
+    Letter,
+    Order,
+    Refusal,
+    TaskMessage,
+    announcement_letter,
+    order_letter,
+    read_announcement,
+    task_letter,
+)
 from hzzray.data.plan import Plan
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
@@ -32,6 +42,8 @@ PATIENCE_S = 120.0
 # Announcements that are read at a time: each may be big.
 _STREAM_PREFETCH = 8
 _TELL_S = 1.0
+_ANSWER_S = 3.0
+_CALM_S = 0.3
 
 
 class PublishError(BrokerError):
@@ -64,6 +76,10 @@ class RunLog:
     def trouble(self) -> str:
         """Why the stream isn't read; empty where all is well."""
         return self._consumer.trouble
+
+    async def caught_up(self, within_s: float) -> None:
+        """Wait until what was announced is read, as far as one can tell."""
+        await self._consumer.calm(_CALM_S, within_s)
 
     def _where(self) -> dict[str, int | str]:
         return {"x-stream-offset": "first" if self._next is None else self._next}
@@ -101,9 +117,21 @@ async def publish(
     async with connected(broker, f"hzzray publish {run_id}", patience_s) as outbox:
         mine = Announcement.of(spec, run_id, plan)
         holds = (await announce(broker, topology, outbox, mine, patience_s)).plan()
+        # Bridges that listen take the run up at once, also one that was paused or cancelled.
+        go_on = order_letter(topology, Order(run_id=run_id, wish="run"), mandatory=False)
+        await send(outbox, [go_on], 1, f"run {run_id}", patience_s=patience_s)
         letters = (task_letter(topology, TaskMessage(task)) for task in holds.tasks)
         await send(outbox, letters, len(holds.tasks), f"run {run_id}", progress=progress, patience_s=patience_s)
     return Published(run_id, len(holds.tasks), holds)
+
+
+async def order(broker: BrokerSettings, topology: Topology, what: Order) -> None:
+    """Tell all bridges what a user wants; raises BrokerError when there is none that listens."""
+    async with connected(broker, "hzzray order", _ANSWER_S) as outbox:
+        try:
+            await send(outbox, [order_letter(topology, what)], 1, "an order", patience_s=_ANSWER_S)
+        except PublishError as error:
+            raise BrokerError(f"no bridge takes orders at {broker}: {outbox.trouble or error}") from error
 
 
 @contextlib.asynccontextmanager

@@ -210,12 +210,13 @@ class TaskMessage:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message to be published: where to, and what."""
+    """A message to be published: where to, and what. Unless it is ``mandatory``, it may go where nobody is."""
 
     exchange: str
     key: str
     body: bytes
     properties: pika.BasicProperties
+    mandatory: bool = True
 
 
 def task_letter(topology: Topology, message: TaskMessage, queue: Queue | None = None) -> Letter:
@@ -242,9 +243,10 @@ def announcement_letter(topology: Topology, announcement: Announcement, mark: st
     return Letter(topology.runs.exchange, topology.runs.name, body, properties)
 
 
-def order_letter(topology: Topology, order: Order) -> Letter:
+def order_letter(topology: Topology, order: Order, *, mandatory: bool = True) -> Letter:
     """Write an order to all bridges that listen."""
-    return Letter(topology.control, "", order.canonical(), _properties("order", order.run_id or "", {}))
+    properties = _properties("order", order.run_id or "", {})
+    return Letter(topology.control, "", order.canonical(), properties, mandatory)
 
 
 def dead_letter(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bridge.cli import Broker as BrokerUrl
+from bridge.cli import Prefix, broker_settings
 from bridge.cli import app as broker_commands
+from bridge.settings import DEFAULT_PREFIX
 from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
@@ -19,8 +25,10 @@ from hzzray.urls import is_remote, redact
 from kuberay.cli import app as kube_commands
 
 if TYPE_CHECKING:
+    from hzzray.console import RunProgress
     from hzzray.engine.ledger import Wish
-    from hzzray.messages import RunSpec
+    from hzzray.messages import RunSpec, Task
+    from hzzray.result import Result
     from hzzray.run import Settings
 
 app = typer.Typer(
@@ -53,6 +61,20 @@ Catalogue = Annotated[
 OpenMagic = Annotated[
     bool, typer.Option("--openmagic", help="Take the samples' places from atlasopenmagic (release 2025; an extra).")
 ]
+SelectionName = Annotated[
+    str | None,
+    typer.Option("--selection", help="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's."),
+]
+Cut = Annotated[list[str] | None, typer.Option(help="A cut of the selection, changed: pt_min=25,15,10. Several times.")]
+Luminosity = Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")]
+Fraction = Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")]
+Chunk = Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 2 million.")]
+Events = Annotated[
+    int | None, typer.Option(min=1, help="Simulate this many into the source of toy, if there is no such folder.")
+]
+RunName = Annotated[str | None, typer.Option("--run-id", help="Name of the run. One that exists is resumed.")]
+OfBroker = Annotated[str | None, typer.Option("--broker", help="Of a run that bridges work on: their broker.")]
+Reason = Annotated[str, typer.Option(help="Only failures whose reason has this in it.")]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
 
@@ -77,37 +99,54 @@ def run(
     release_name: ReleaseName = "toy",
     source: Source = None,
     samples: Samples = None,
-    selection: Annotated[
-        str | None,
-        typer.Option(help="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's."),
-    ] = None,
-    cut: Annotated[
-        list[str] | None, typer.Option(help="A cut of the selection, changed: pt_min=25,15,10. Several times.")
-    ] = None,
-    luminosity: Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")] = None,
-    fraction: Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")] = 1.0,
+    selection: SelectionName = None,
+    cut: Cut = None,
+    luminosity: Luminosity = None,
+    fraction: Fraction = 1.0,
     engine: Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")] = "ray",
+    broker: Annotated[
+        str, typer.Option(help="amqp[s]://USER@HOST[:PORT][/VHOST]: tasks go through RabbitMQ. memory: they don't.")
+    ] = "memory",
+    prefix: Prefix = DEFAULT_PREFIX,
     actors: Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")] = None,
     min_actors: Annotated[int | None, typer.Option(min=1, help="Fewest workers of an elastic pool.")] = None,
     max_actors: Annotated[int | None, typer.Option(min=1, help="Most workers; the backlog decides in between.")] = None,
-    chunk: Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 2 million.")] = None,
-    events: Annotated[
-        int | None, typer.Option(min=1, help="Simulate this many into the source of toy, if there is no such folder.")
-    ] = None,
+    chunk: Chunk = None,
+    events: Events = None,
     pace: Annotated[float, typer.Option(min=0, help="Take this long at least [s], so that people can watch.")] = 0.0,
     runs: Runs = Path("runs"),
-    run_id: Annotated[str | None, typer.Option(help="Name of the run. One that exists is resumed.")] = None,
+    run_id: RunName = None,
     catalogue: Catalogue = None,
     openmagic: OpenMagic = False,
 ) -> None:
     """Run the analysis: read, select, merge, plot."""
-    from hzzray import run as runner  # noqa: PLC0415 (help needn't wait for numerics)
-    from hzzray.data.plan import CHUNK  # noqa: PLC0415
-    from hzzray.engine.cluster import usable_cpus  # noqa: PLC0415
+    from hzzray.engine.cluster import usable_cpus  # noqa: PLC0415 (help needn't wait for numerics)
     from hzzray.engine.limits import Limits  # noqa: PLC0415
 
+    if broker != "memory" and (engine != "ray" or pace):
+        raise UsageError("--broker goes with --engine ray, and without --pace")
     chosen = _release(release_name, catalogue, openmagic=openmagic)
-    spec = runner.make_spec(
+    spec = _spec(chosen, samples, selection, luminosity, fraction, cut)
+    limits = Limits(min_actors=min_actors or actors or usable_cpus(), max_actors=max_actors or actors or usable_cpus())
+    more = {"engine": engine, "limits": limits, "pace_s": pace}
+    settings = _settings(runs, run_id, _sources(chosen, source, events), chunk, **more)
+    if broker == "memory":
+        _execute(spec, settings)
+    else:
+        _execute_through(spec, settings, broker, prefix)
+
+
+def _spec(
+    chosen: Release,
+    samples: str | None,
+    selection: str | None,
+    luminosity: float | None,
+    fraction: float,
+    cut: list[str] | None,
+) -> RunSpec:
+    from hzzray.run import make_spec  # noqa: PLC0415
+
+    return make_spec(
         chosen,
         samples=_names(samples),
         selection=selection,
@@ -115,18 +154,53 @@ def run(
         fraction=fraction,
         cuts=cut or (),
     )
-    settings = runner.make_settings(
-        runs=runs,
-        run_id=run_id or runner.new_run_id(),
-        sources=_sources(chosen, source, events),
-        engine=engine,
-        limits=Limits(
-            min_actors=min_actors or actors or usable_cpus(), max_actors=max_actors or actors or usable_cpus()
-        ),
-        chunk=chunk or CHUNK,
-        pace_s=pace,
-    )
-    _execute(spec, settings)
+
+
+def _settings(runs: Path, run_id: str | None, sources: tuple[str, ...], chunk: int | None, **more: object) -> Settings:
+    from hzzray.data.plan import CHUNK  # noqa: PLC0415
+    from hzzray.run import make_settings, new_run_id  # noqa: PLC0415
+
+    return make_settings(runs=runs, run_id=run_id or new_run_id(), sources=sources, chunk=chunk or CHUNK, **more)
+
+
+@app.command()
+def publish(
+    release_name: ReleaseName = "toy",
+    source: Source = None,
+    samples: Samples = None,
+    selection: SelectionName = None,
+    cut: Cut = None,
+    luminosity: Luminosity = None,
+    fraction: Fraction = 1.0,
+    broker: BrokerUrl = None,
+    prefix: Prefix = DEFAULT_PREFIX,
+    chunk: Chunk = None,
+    events: Events = None,
+    run_id: RunName = None,
+    catalogue: Catalogue = None,
+    openmagic: OpenMagic = False,
+) -> None:
+    """Plan a run and publish it to a broker, for `hzzray bridge` to work on. Killed, the same command goes on."""
+    where = broker_settings(broker, prefix)
+    from bridge.publisher import publish as load  # noqa: PLC0415
+    from bridge.topology import Topology  # noqa: PLC0415
+    from hzzray.console import published  # noqa: PLC0415
+    from hzzray.data.plan import check_source, make_plan  # noqa: PLC0415
+    from hzzray.places import cache_folder  # noqa: PLC0415
+
+    chosen = _release(release_name, catalogue, openmagic=openmagic)
+    spec = _spec(chosen, samples, selection, luminosity, fraction, cut)
+    # Bridges work elsewhere, in folders of their own.
+    sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, source, events)]
+    settings = _settings(Path("runs"), run_id, tuple(sources), chunk)
+    for place in settings.sources:
+        check_source(place)
+    plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache_folder())
+    with published(console) as progress:
+        done = asyncio.run(load(where, Topology(prefix), spec, settings.run_id, plan, progress=progress))
+    for failure in done.plan.failures:
+        errors.print(f"{failure.task.sample}: {failure.reason}", style="yellow", highlight=False, soft_wrap=True)
+    console.print(f"published run {done.run_id}: {done.tasks} tasks", highlight=False)
 
 
 @app.command()
@@ -135,8 +209,20 @@ def replay(
     source: Annotated[str | None, typer.Option(help="Read from here now.")] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Worker actors.")] = None,
     runs: Runs = Path("runs"),
+    reason: Reason = "",
+    broker: OfBroker = None,
+    prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
-    """Try a run's failed tasks again, and what was left of it, the way it was last worked on."""
+    """Try a run's failed tasks again, and what was left of it, the way it was last worked on.
+
+    With --broker they are published again, for a bridge to work on: dead letters, and failures of the ledger where it
+    is at hand.
+    """
+    if broker is not None:
+        _replay_through(broker, prefix, run_name, runs, reason)
+        return
+    if reason:
+        raise UsageError("--reason goes with --broker")
     from hzzray import run as runner  # noqa: PLC0415
     from hzzray.engine.limits import Limits  # noqa: PLC0415
 
@@ -149,14 +235,55 @@ def replay(
     _execute(spec, settings.model_copy(update=changes))
 
 
+def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason: str) -> None:
+    settings = broker_settings(broker, prefix)
+    from bridge.dead import replay as bring_back  # noqa: PLC0415
+    from bridge.topology import Topology  # noqa: PLC0415
+    from hzzray.engine.ledger import UNREAD, Ledger  # noqa: PLC0415
+
+    folder = _folder(run_name, runs)
+    path = folder / "ledger.db"
+    with Ledger.open(path) if path.exists() else nullcontext() as ledger:
+        failed = [] if ledger is None else [row.task for row in ledger.failures() if reason in row.reason]
+        number = asyncio.run(
+            bring_back(
+                settings,
+                Topology(prefix),
+                lambda letter: letter.run_id == folder.name and reason in letter.reason,
+                [task for task in failed if not task.uuid.startswith(UNREAD)],
+                lambda task: ledger is not None and ledger.is_merged(task.task_id),
+            )
+        )
+    console.print(f"{folder.name}: {number} tasks published again", highlight=False)
+
+
 def _execute(spec: RunSpec, settings: Settings) -> None:
-    """Do a run, show how it goes, draw its plot, and exit as its status says."""
-    from hzzray.console import run_progress, summary  # noqa: PLC0415
+    """Do a run in this process tree alone."""
     from hzzray.run import execute  # noqa: PLC0415
+
+    _show(settings, lambda progress: execute(spec, settings, planned=lambda _: progress.start(), progress=progress))
+
+
+def _execute_through(spec: RunSpec, settings: Settings, broker: str, prefix: str) -> None:
+    """Do a run whose tasks go through a broker."""
+    where = broker_settings(broker, prefix)
+    from bridge.through import execute  # noqa: PLC0415
+    from bridge.topology import Topology  # noqa: PLC0415
+
+    def work(progress: RunProgress) -> Result:
+        topology = Topology(prefix)
+        return execute(spec, settings, where, topology, planned=lambda _: progress.start(), progress=progress)
+
+    _show(settings, work)
+
+
+def _show(settings: Settings, work: Callable[[RunProgress], Result]) -> None:
+    """Show how a run goes and what it found, draw its plot, and exit as its status says."""
+    from hzzray.console import run_progress, summary  # noqa: PLC0415
 
     try:
         with run_progress(console) as progress:
-            result = execute(spec, settings, planned=lambda _: progress.start(), progress=progress)
+            result = work(progress)
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
         raise typer.Exit(130) from None
@@ -222,50 +349,78 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
 
 
 @app.command()
-def failures(run_name: Run, runs: Runs = Path("runs")) -> None:
-    """List a run's failed tasks with their reasons."""
-    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
-
-    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
-        rows = ledger.failures()
-    if not rows:
+def failures(
+    run_name: Run,
+    runs: Runs = Path("runs"),
+    reason: Reason = "",
+    broker: OfBroker = None,
+    prefix: Prefix = DEFAULT_PREFIX,
+) -> None:
+    """List a run's failed tasks with their reasons: from its ledger, or from a broker's dead letters."""
+    rows = _failed(_folder(run_name, runs)) if broker is None else _dead(broker, prefix, _folder(run_name, runs).name)
+    chosen = [(task, attempts, why) for task, attempts, why in rows if reason in why]
+    if not chosen:
         console.print("no failed tasks")
         return
     table = Table("sample", "file", "entries", "attempts", "reason")
-    for row in rows:
-        task = row.task
-        table.add_row(task.sample, redact(task.file), f"{task.start}–{task.stop}", f"{row.attempts}", row.reason)
+    for task, attempts, why in chosen:
+        table.add_row(task.sample, redact(task.file), f"{task.start}–{task.stop}", f"{attempts}", why)
     console.print(table)
 
 
-@app.command()
-def pause(run_name: Run, runs: Runs = Path("runs")) -> None:
-    """Let a live run wait: what is in flight ends, nothing new begins."""
-    _wish(run_name, runs, "pause")
-
-
-@app.command()
-def resume(run_name: Run, runs: Runs = Path("runs")) -> None:
-    """Let a paused run go on. One that has ended goes on with `hzzray run --run-id`."""
-    _wish(run_name, runs, "run")
-
-
-@app.command()
-def drain(run_name: Run, runs: Runs = Path("runs")) -> None:
-    """End a live run after what is in flight; it can be resumed."""
-    _wish(run_name, runs, "drain")
-
-
-@app.command()
-def cancel(run_name: Run, runs: Runs = Path("runs")) -> None:
-    """End a live run at once; it can be resumed."""
-    _wish(run_name, runs, "cancel")
-
-
-def _wish(run_name: str, runs: Path, wish: Wish) -> None:
+def _failed(folder: Path) -> list[tuple[Task, int, str]]:
     from hzzray.engine.ledger import Ledger  # noqa: PLC0415
 
-    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
+    with Ledger.open(folder / "ledger.db") as ledger:
+        return [(row.task, row.attempts, row.reason) for row in ledger.failures()]
+
+
+def _dead(broker: str, prefix: str, run_id: str) -> list[tuple[Task, int, str]]:
+    settings = broker_settings(broker, prefix)
+    from bridge.dead import dead_letters  # noqa: PLC0415
+    from bridge.topology import Topology  # noqa: PLC0415
+
+    letters = asyncio.run(dead_letters(settings, Topology(prefix), lambda letter: letter.run_id == run_id))
+    return [(letter.message.task, letter.attempts, letter.reason) for letter in letters if letter.message is not None]
+
+
+@app.command()
+def pause(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+    """Let a live run wait: what is in flight ends, nothing new begins."""
+    _wish(run_name, runs, "pause", broker, prefix)
+
+
+@app.command()
+def resume(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+    """Let a paused run go on. One that has ended goes on with `hzzray run --run-id`, or so through its broker."""
+    _wish(run_name, runs, "run", broker, prefix)
+
+
+@app.command()
+def drain(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+    """End a live run after what is in flight; it can be resumed."""
+    _wish(run_name, runs, "drain", broker, prefix)
+
+
+@app.command()
+def cancel(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+    """End a live run at once; it can be resumed."""
+    _wish(run_name, runs, "cancel", broker, prefix)
+
+
+def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str) -> None:
+    folder = _folder(run_name, runs)
+    if broker is not None:
+        settings = broker_settings(broker, prefix)
+        from bridge.publisher import order  # noqa: PLC0415
+        from bridge.topology import Topology  # noqa: PLC0415
+        from bridge.wire import Order  # noqa: PLC0415
+
+        asyncio.run(order(settings, Topology(prefix), Order(run_id=folder.name, wish=wish)))
+        return
+    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
+
+    with Ledger.open(folder / "ledger.db") as ledger:
         ledger.wish(wish)
 
 

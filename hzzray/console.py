@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -78,6 +78,29 @@ def run_progress(console: Console) -> Iterator[RunProgress]:
         yield progress
     finally:
         progress.stop()
+
+
+@contextmanager
+def published(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Show how many of a run's tasks are published until the block ends, and why it doesn't go on if it doesn't."""
+    with Progress(
+        TextColumn("[bold]published"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[trouble]}"),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        row = bar.add_task("published", total=None, trouble="")
+
+        def show(done: int, total: int, trouble: str) -> None:
+            bar.update(row, completed=done, total=total, trouble=trouble)
+            if not console.is_terminal:
+                console.print(
+                    f"{done} of {total} tasks published" + (f"; {trouble}" if trouble else ""), highlight=False
+                )
+
+        yield show
 
 
 def _count(number: float) -> str:

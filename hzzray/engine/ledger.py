@@ -387,6 +387,11 @@ class Ledger:
         *row, state = rows[0]
         return self._task(*row), _STATES[state]
 
+    def is_merged(self, task_id: str) -> bool:
+        """Tell whether a task's result is there."""
+        found = self.look_up(task_id)
+        return found is not None and found[1] == "merged"
+
     def parts(self, task: Task) -> list[Task]:
         """Those parts that are due of a task that was split."""
         rows = self._all(

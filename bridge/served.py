@@ -1,0 +1,404 @@
+"""One run that a bridge serves: its deliveries sorted by what the ledger says of them, its pool, its files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import RayError
+
+from bridge.consumer import Delivery
+from bridge.post import Post
+from bridge.publisher import send
+from bridge.source import RunSource
+from bridge.traffic import Pace, Traffic
+from bridge.wire import Announcement, TaskMessage, task_letter
+from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.limits import Limits
+from hzzray.engine.metrics import Metrics
+from hzzray.engine.pool import Pool, join_reducer, reload_reducer, worker_starter
+from hzzray.engine.reducer import Live
+from hzzray.errors import HzzrayError
+from hzzray.messages import Counts, Failure, Status, Task
+from hzzray.output import load_json
+from hzzray.places import cache_folder
+from hzzray.plotting import save
+from hzzray.result import RunState, environment
+from hzzray.run import Clock, Journal, Settings, add_plan, finish, state_of
+from hzzray.urls import is_inside, redact
+
+log = logging.getLogger(__name__)
+
+#: A message that was delivered so often to bridges that went without a word is given up: it may be what ends them.
+#: The broker's own limit is higher, so that nothing is given up behind the ledger's back.
+RETURNS = 40
+
+# How long a run that has nothing here keeps its pool, and its ledger open.
+_REST_S = 30.0
+_LOOK_S = 1.0
+_SOON_S = 0.1
+_HEAL_LONGEST_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a bridge serves runs.
+
+    Attributes
+    ----------
+    name
+        What its workers' names begin with.
+    runs
+        Folder of runs.
+    sources
+        Folders and addresses that tasks may lead to.
+    heal_s
+        How long nothing may move, with tasks due and the queues empty, before these tasks are published again.
+    """
+
+    name: str
+    runs: Path
+    sources: tuple[str, ...]
+    limits: Limits
+    heal_s: float = 30.0
+
+
+class Served:
+    """One run, from its first delivery until there is nothing more to do for it here.
+
+    ``progress`` is told about every second how far the run is.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        terms: Terms,
+        post: Post,
+        traffic: Traffic,
+        announced: Announcement | None,
+        progress: Callable[[Counts], None],
+    ) -> None:
+        self.run_id = run_id
+        self._path = terms.runs.resolve() / run_id / "ledger.db"
+        self._terms = terms
+        self._post = post
+        self._traffic = traffic
+        self._announced = announced
+        self._progress = progress
+        self._limits = terms.limits
+        self._ledger: Ledger | None = None
+        self._early: list[tuple[TaskMessage, Delivery]] = []
+        self._pace = Pace()
+        self._source = self._new_source()
+        self._pool: Pool | None = None
+        self._stall = _Stall(terms.heal_s)
+        self._asides: set[asyncio.Task[None]] = set()
+        self._early_wish: Wish | None = None
+        self._has_dropped = False
+        self._leaving = False
+        #: Whether it has come to its end, or its user ended it, and its files say so.
+        self.is_over = False
+        self._is_allowed = cache(partial(is_inside, sources=terms.sources))
+
+    @property
+    def actors(self) -> int:
+        """Workers that there are for it."""
+        return self._pool.actors if self._pool is not None else 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has a pool, or will have."""
+        return self._pool is not None or self._source.held > 0
+
+    def bound(self, actors: int) -> None:
+        """Let it have so many workers at the most."""
+        limits = replace(self._terms.limits, min_actors=min(actors, self._terms.limits.min_actors), max_actors=actors)
+        if limits != self._limits:
+            self._limits = limits
+            if self._pool is not None:
+                self._pool.bound(limits.min_actors, limits.max_actors)
+
+    # What comes.
+
+    def take(self, message: TaskMessage, delivery: Delivery) -> None:
+        """Take a delivery of this run's."""
+        if self._ledger is None:
+            self._early.append((message, delivery))
+            return
+        try:
+            self._sort(self._ledger, message, delivery)
+        except HzzrayError as error:
+            log.warning("run %s: a task is put off: %s", self.run_id, error)
+            self._post.park(message, [delivery])
+
+    def lost(self) -> None:
+        """Take note that all deliveries are void."""
+        self._early.clear()
+        self._source.lost()
+
+    def obey(self, wish: Wish) -> None:
+        """Do what the run's user wants, and leave word of it in the ledger."""
+        if self._ledger is None:
+            self._early_wish = wish
+            return
+        before = self._ledger.wish(wish)
+        if self._pool is not None:
+            self._pool.obey(wish)
+        if wish == "run" != before:
+            self._has_dropped = False
+            self.publish_again()
+
+    def leave(self, wish: Wish) -> None:
+        """Drain or cancel, for the bridge is about to end; the run goes on elsewhere, or later."""
+        self._leaving = True
+        if self._pool is not None:
+            self._pool.obey(wish)
+
+    def plan_more(self, announced: Announcement) -> None:
+        """Take in what a later announcement adds."""
+        self._announced = announced
+        if self._ledger is not None:
+            add_plan(self._ledger, announced.plan())
+            self._aside(reload_reducer(self.run_id))
+
+    def _sort(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
+        """Decide what a delivery is worth."""
+        given = message.task
+        found = ledger.look_up(given.task_id) if given.spec == ledger.spec.digest else None
+        if found is None or found[0].sample != given.sample:
+            self._post.bury(delivery, self._stranger(ledger, given), attempts=message.attempt, run_id=self.run_id)
+            return
+        task, state = found
+        if given.file != task.file and not self._is_allowed(given.file):
+            reason = f"{redact(given.file)}: outside the sources that this bridge may read"
+            self._post.bury(delivery, reason, attempts=message.attempt, run_id=self.run_id)
+        elif state == "merged":
+            self._post.done(delivery)
+        elif state == "split":
+            parts = [TaskMessage(part, published=message.published) for part in ledger.parts(task)]
+            self._post.replace([task_letter(self._post.topology, part) for part in parts], [delivery])
+        elif state == "failed" and not message.replay:
+            failure = ledger.failure(task)
+            reason, attempts = (failure.reason, failure.attempts) if failure else ("failed before", message.attempt)
+            self._post.bury(delivery, reason, attempts=attempts, run_id=self.run_id)
+        elif ledger.wished() != "run":
+            self._drop(message, [delivery])
+        elif message.returns >= RETURNS:
+            self._give_up(ledger, message, task, delivery)
+        else:
+            if state == "failed" and ledger.forgive(task):
+                self._aside(reload_reducer(self.run_id))
+            self._source.offer(replace(message, task=task), delivery)
+
+    def _stranger(self, ledger: Ledger, task: Task) -> str:
+        """Say why a task is not this run's."""
+        ours, other = ledger.spec.digest, task.spec
+        if other != ours:
+            return f"its spec {other[:12]} is not that of run {self.run_id}, {ours[:12]}"
+        return f"run {self.run_id} has no such task in its plan"
+
+    def _give_up(self, ledger: Ledger, message: TaskMessage, task: Task, delivery: Delivery) -> None:
+        reason = f"delivered {message.returns} times to bridges that went without a word"
+        ledger.abandon(Failure(task=task, reason=reason, permanent=False, attempts=message.returns))
+        self._aside(reload_reducer(self.run_id))
+        self._post.bury(delivery, reason, attempts=message.returns, run_id=self.run_id)
+
+    def _drop(self, _: TaskMessage, deliveries: Sequence[Delivery]) -> None:
+        """Let go of what the ledger knows to be due: when its user wants it again, it is published again."""
+        self._has_dropped = True
+        for delivery in deliveries:
+            self._post.done(delivery)
+
+    # What is done.
+
+    async def serve(self) -> None:
+        """Work on the run as long as there is something to do for it here.
+
+        Raises HzzrayError or RayError when that can't be done now; what was delivered is put off then.
+        """
+        try:
+            with await asyncio.to_thread(self._open) as ledger:
+                self._ledger = ledger
+                if self._early_wish is not None:
+                    self.obey(self._early_wish)
+                while self._early:
+                    self._sort(ledger, *self._early[0])
+                    del self._early[0]
+                while await self._has_work(ledger):
+                    await self._work(ledger)
+        except (HzzrayError, RayError):
+            for message, delivery in self._early:
+                self._post.park(message, [delivery])
+            self._source.clear(self._post.park)
+            raise
+        finally:
+            self._ledger = None
+            for task in self._asides:
+                task.cancel()
+
+    def _open(self) -> Ledger:
+        """Open the run's ledger, written first from the announcement if there is none."""
+        path, announced = self._path, self._announced
+        if announced is not None and not path.exists():
+            Ledger.create(path, self.run_id, announced.spec, environment()).close()
+        ledger = Ledger.open(path)
+        if announced is not None and announced.spec.digest == ledger.spec.digest:
+            add_plan(ledger, announced.plan())
+        elif announced is not None:
+            log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
+        if ledger.settings() == "{}":
+            terms = self._terms
+            settings = Settings(runs=terms.runs, run_id=self.run_id, sources=terms.sources, limits=terms.limits)
+            ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+        if ledger.tally().status not in {"running", shown_status(path.parent)}:
+            self._finish(state_of(ledger))  # a bridge ended before it could
+        return ledger
+
+    async def _has_work(self, ledger: Ledger) -> bool:
+        """Wait for something to do; False where there is no need to wait longer."""
+        until = time.monotonic() + _REST_S
+        while not await self._source.offered(_LOOK_S):
+            counts, wish = ledger.tally(), ledger.wished()
+            is_live = counts.due > 0 and wish == "run"
+            self.is_over = not counts.due or wish in {"drain", "cancel"}
+            if self._leaving or (not is_live and time.monotonic() > until):
+                return False
+            self._mend(counts, is_live=is_live)
+        return not self._leaving
+
+    async def _work(self, ledger: Ledger) -> None:
+        """Let a pool work on what is delivered, until the run is finished, or nothing comes for a while."""
+        with ExitStack() as stack:
+            clock = Clock()
+            journal: Journal | None = None
+
+            def watch(live: Live) -> None:
+                nonlocal journal
+                if journal is None:  # of several bridges' pools, it is this one that keeps the files now
+                    journal = stack.enter_context(Journal(ledger, clock))
+                journal.write(live)
+
+            self._pool = pool = Pool(
+                worker_starter(ledger.spec, self._terms.sources, cache_folder()),
+                partial(join_reducer, ledger.path, self.run_id),
+                self._limits,
+                watch,
+                Metrics(self.run_id, f"{self._terms.name}pool"),
+                shared=True,
+                prefix=f"{self._terms.name}worker-",
+            )
+            looking = asyncio.create_task(self._look(pool))
+            try:
+                state = await pool.run(self._source, partial(self._follow, pool))
+            finally:
+                looking.cancel()
+                self._pool = None
+            if journal is not None:
+                clock.tell(ledger)
+        if not self._leaving:  # else it stays unacknowledged, and is delivered to another bridge, or later
+            self._source.clear(self._post.park if pool.wish == "run" else self._drop)
+            self._source = self._new_source()
+        await asyncio.to_thread(self._finish, state)
+        self._progress(state.counts)
+        self.is_over = not state.counts.due or pool.wish in {"drain", "cancel"}
+
+    def _new_source(self) -> RunSource:
+        return RunSource(self._post, lambda: self._traffic.congestion(self._pace.left_s))
+
+    def _follow(self, pool: Pool, counts: Counts) -> None:
+        """See how far the run is, about once a second."""
+        self._progress(counts)
+        self._pace.see(counts)
+        if not counts.due or self._source.idle_s > _REST_S:
+            pool.end()
+        elif pool.wish == "pause":
+            self._source.clear(self._drop, all_of_it=False)
+        self._mend(counts, is_live=pool.wish == "run")
+
+    async def _look(self, pool: Pool) -> None:
+        """End the pool soon after the last task, rather than when it looks itself."""
+        while True:
+            await asyncio.sleep(_SOON_S)
+            if 0 < self._source.idle_s < _LOOK_S and not (await pool.look())[0].due:
+                pool.end()
+
+    def _finish(self, state: RunState) -> None:
+        """Write the run's files, in whatever thread."""
+        with Ledger.open(self._path) as ledger:
+            result = finish(state, ledger)
+        plots = save(result, self._path.parent)
+        counts = state.counts
+        log.info(
+            "run %s: %s: %d of %d tasks merged, %d failed: %s",
+            self.run_id, result.status, counts.merged, counts.planned, counts.failed, plots[0],
+        )  # fmt: skip
+
+    # What mends.
+
+    def _mend(self, counts: Counts, *, is_live: bool) -> None:
+        """Publish again what is due and was dropped, or has left the queues without a trace: deleted, purged."""
+        moves = self._source.held or self._early or not self._traffic.is_empty or not is_live or not counts.due
+        is_lost = self._stall.is_over(counts, moves=bool(moves))
+        if is_lost:
+            log.warning("run %s: nothing moves, and the queues are empty", self.run_id)
+        if is_lost or (is_live and self._has_dropped):
+            self._has_dropped = False
+            self.publish_again()
+
+    def publish_again(self) -> None:
+        """Publish all that is due, for it may have left the queues. What is there twice does no harm."""
+        if self._ledger is not None:
+            self._aside(self._publish(self._ledger))
+
+    async def _publish(self, ledger: Ledger) -> None:
+        number = ledger.tally().due
+        log.info("run %s: publishing the %d tasks that are due", self.run_id, number)
+        letters = (task_letter(self._post.topology, TaskMessage(task)) for task in ledger.due())
+        await send(self._post.outbox, letters, number, f"run {self.run_id}")
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done meanwhile."""
+        task = asyncio.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._asides.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("run %s: %s", self.run_id, error)
+
+
+def shown_status(folder: Path) -> Status | None:
+    """Tell what a run's files say of it."""
+    try:
+        return load_json(folder).status
+    except HzzrayError:
+        return None
+
+
+class _Stall:
+    """Notices when nothing has changed for a while; for longer, the more often in vain."""
+
+    def __init__(self, first_s: float) -> None:
+        self._first_s = self._wait_s = first_s
+        self._since = time.monotonic()
+        self._seen: Counts | None = None
+
+    def is_over(self, counts: Counts, *, moves: bool) -> bool:
+        """Tell whether it is time to do something."""
+        now = time.monotonic()
+        if counts[:3] != (self._seen or ())[:3]:
+            self._seen, self._wait_s, self._since = counts, self._first_s, now
+        elif moves:
+            self._since = now
+        elif now - self._since > self._wait_s:
+            self._wait_s, self._since = min(_HEAL_LONGEST_S, 2 * self._wait_s), now
+            return True
+        return False

@@ -1,0 +1,332 @@
+"""The bridge: takes tasks from the broker to pools of workers, and answers when their results are safe."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import secrets
+import socket
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pika.channel import Channel
+from pydantic import BaseModel, ConfigDict, Field
+from ray.exceptions import RayError
+
+from bridge.connection import BrokerError, Link
+from bridge.consumer import Consumer, Delivery
+from bridge.depths import Depths
+from bridge.outbox import Outbox
+from bridge.post import Post
+from bridge.publisher import RunLog
+from bridge.served import Served, Terms, shown_status
+from bridge.settings import BrokerSettings
+from bridge.topology import Topology
+from bridge.traffic import Traffic
+from bridge.wire import Announcement, Refusal, read_order, read_task
+from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.pool import IN_FLIGHT
+from hzzray.errors import HzzrayError, UsageError, first_of
+from hzzray.messages import Counts
+from hzzray.run import signals
+
+log = logging.getLogger(__name__)
+
+#: Deliveries that a bridge holds at the most, whatever the pace.
+PREFETCH = 1024
+
+# Work to have at hand, in seconds at the present pace; and how much more or less is worth a change.
+_AHEAD_S = 0.5
+_CHANGE = 1.5
+_MOST_STRANGE = 8
+_TICK_S = 1.0
+_CONNECT_S = 60.0
+_SOON_S = 0.1
+_FLUSH_S = 10.0
+_READ_S = 10.0
+_AILING_S = 5.0, 300.0
+
+
+class BridgeSettings(BaseModel):
+    """What a bridge does beside its terms for runs.
+
+    Attributes
+    ----------
+    prefetch
+        Deliveries to hold; None for as many as suit the pace.
+    until
+        Run after whose end the bridge ends.
+    only_it
+        Whether to serve that run alone.
+    patience_s
+        How long the broker may be away before a bridge that waits for a run's end gives up.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefetch: int | None = Field(default=None, ge=1, le=65_535)
+    until: str | None = None
+    only_it: bool = False
+    patience_s: float = 300.0
+
+
+class Bridge:
+    """Serves all runs whose tasks come through a broker. In a process that uses Ray.
+
+    ``progress`` is told how far the run is that is waited for, if one is.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        topology: Topology,
+        terms: Terms,
+        settings: BridgeSettings,
+        progress: Callable[[Counts], None] = lambda _: None,
+    ) -> None:
+        self._broker = broker
+        self._topology = topology
+        self._terms = terms
+        self._settings = settings
+        self._progress = progress
+        self._name = f"{socket.gethostname()}.{os.getpid()}"
+        self._served: dict[str, Served] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._announced: dict[str, bytes] = {}
+        self._ailing: dict[str, tuple[float, float]] = {}
+        self._fixed = settings.prefetch
+        self._ending = asyncio.Event()
+        self._wish: Wish = "drain"
+
+    async def serve(self) -> None:
+        """Serve until the run that is waited for has ended, or ``leave`` is called.
+
+        Raises BrokerError when the broker can't be reached at first; later it is waited for.
+        """
+        incoming = Link(self._broker, f"hzzray bridge {self._name}: in")
+        outgoing = Link(self._broker, f"hzzray bridge {self._name}: out")
+        self._tasks = Consumer(
+            incoming, self._topology.tasks.name, self._take, prefetch=self._fitting(0.0), lost=self._lost, paused=True
+        )
+        self._orders = Consumer(incoming, self._declare_control, self._obey, prefetch=16)
+        self._log = RunLog(incoming, self._topology.runs.name, self._hear)
+        queues = [queue.name for queue in (self._topology.tasks, *self._topology.retries, self._topology.dead)]
+        depths = Depths(incoming, queues)
+        self._post = Post(self._topology, self._tasks, Outbox(outgoing), Outbox(outgoing))
+        self._traffic = Traffic(self._topology, depths, self._post)
+        try:
+            for link in (outgoing, incoming):
+                await link.start(_CONNECT_S)
+            async with asyncio.TaskGroup() as self._group:
+                await self._log.caught_up(_READ_S)
+                self._take_up()
+                self._tasks.resume()
+                await self._watch()
+                await self._end()
+        except BaseExceptionGroup as group:
+            raise first_of(group) from group
+        finally:
+            for link in (incoming, outgoing):
+                await link.stop()
+
+    def leave(self, wish: Wish) -> None:
+        """End: after what is in flight (drain), or at once (cancel). The runs go on elsewhere, or later."""
+        self._wish = wish
+        self._ending.set()
+        for served in self._served.values():
+            served.leave(wish)
+
+    # What comes from the broker.
+
+    def _take(self, delivery: Delivery) -> None:
+        """Bring a task to its run."""
+        self._post.come(delivery)
+        message = read_task(delivery.body, delivery.properties)
+        if isinstance(message, Refusal):
+            log.warning("a message is given up: %s", message.reason)
+            self._post.bury(delivery, message.reason)
+            return
+        run_id = message.task.run_id
+        served = self._served.get(run_id)
+        if served is not None:
+            served.take(message, delivery)
+        elif self._is_anothers(run_id) or time.monotonic() < self._ailing.get(run_id, (0.0, 0.0))[0]:
+            self._post.park(message, [delivery])
+        elif self._is_known(run_id):
+            self._open(run_id).take(message, delivery)
+        elif message.strange < _MOST_STRANGE:  # its announcement may be on its way
+            self._post.put_off_stranger(message, delivery)
+        else:
+            self._post.bury(delivery, f"run {run_id} was never announced", run_id=run_id)
+
+    def _lost(self) -> None:
+        """Forget deliveries of a connection that is gone: they come again."""
+        self._post.lost()
+        for served in self._served.values():
+            served.lost()
+
+    def _hear(self, announcement: Announcement, _: str) -> None:
+        """Take note of a run."""
+        run_id = announcement.run_id
+        known = self._announcement(run_id)
+        try:
+            holds = known.with_later(announcement) if known is not None else announcement
+        except UsageError as error:
+            log.warning("an announcement is passed over: %s", error)
+            return
+        if not self._is_done_with(run_id):
+            self._announced[run_id] = zlib.compress(holds.canonical(), 1)
+        if run_id in self._served:
+            self._served[run_id].plan_more(holds)
+
+    def _obey(self, delivery: Delivery) -> None:
+        """Do what a user wants."""
+        self._orders.ack(delivery)
+        order = read_order(delivery.body, delivery.properties)
+        if isinstance(order, Refusal):
+            log.warning("an order is passed over: %s", order.reason)
+        elif order.prefetch is not None:
+            self._fixed = order.prefetch or None
+            self._tasks.resize(self._fitting(self._traffic.acked_per_s))
+        elif order.run_id is not None and order.wish is not None:
+            if self._is_anothers(order.run_id) or not self._is_known(order.run_id):
+                log.warning("%s: no such run here", order.run_id)
+                return
+            log.info("run %s: %s", order.run_id, order.wish)
+            (self._served.get(order.run_id) or self._open(order.run_id)).obey(order.wish)
+
+    def _declare_control(self, channel: Channel, then: Callable[[str], None]) -> None:
+        """Declare a queue of our own for users' orders; another one each time, as the last may not be gone yet."""
+        name = self._topology.control_queue(f"{self._name}.{secrets.token_hex(4)}")
+
+        def bind(_: Any) -> None:  # noqa: ANN401 (pika's frame)
+            channel.queue_bind(name, self._topology.control, callback=lambda _: then(name))
+
+        channel.queue_declare(name, exclusive=True, auto_delete=True, callback=bind)
+
+    # The runs.
+
+    def _path(self, run_id: str) -> Path:
+        return self._terms.runs / run_id / "ledger.db"
+
+    def _is_anothers(self, run_id: str) -> bool:
+        return self._settings.only_it and run_id != self._settings.until
+
+    def _is_known(self, run_id: str) -> bool:
+        return run_id in self._announced or self._path(run_id).exists()
+
+    def _is_done_with(self, run_id: str) -> bool:
+        """Whether a run is complete, with its files."""
+        if not self._path(run_id).exists():
+            return False
+        try:
+            with Ledger.open(self._path(run_id)) as ledger:
+                return ledger.tally().status == "complete" == shown_status(ledger.path.parent)
+        except HzzrayError as error:
+            log.warning("run %s: %s", run_id, error)
+            return False
+
+    def _announcement(self, run_id: str) -> Announcement | None:
+        body = self._announced.get(run_id)
+        return Announcement.model_validate_json(zlib.decompress(body)) if body is not None else None
+
+    def _open(self, run_id: str) -> Served:
+        """Begin to serve a run."""
+        progress = self._progress if run_id == self._settings.until else lambda _: None
+        announcement = self._announcement(run_id)
+        served = Served(run_id, self._terms, self._post, self._traffic, announcement, progress)
+        self._served[run_id] = served
+        task = self._group.create_task(self._serve(served))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        return served
+
+    async def _serve(self, served: Served) -> None:
+        """Serve a run; one that can't be served now is left alone for a while."""
+        run_id = served.run_id
+        try:
+            await served.serve()
+            self._ailing.pop(run_id, None)
+        except (HzzrayError, RayError) as error:
+            if run_id == self._settings.until:
+                raise
+            _, wait = self._ailing.get(run_id, (0.0, 0.0))
+            wait = min(max(2 * wait, _AILING_S[0]), _AILING_S[1])
+            self._ailing[run_id] = time.monotonic() + wait, wait
+            log.error("run %s can't be served for %.0f s: %s", run_id, wait, error)  # noqa: TRY400 (a line is enough)
+        finally:
+            del self._served[run_id]
+
+    def _take_up(self) -> None:
+        """Serve runs that a bridge has left, though none of their tasks may come: they may be lost."""
+        left = [run_id for run_id in self._announced if self._path(run_id).exists() and not self._is_done_with(run_id)]
+        until = self._settings.until
+        if until is not None and self._is_known(until):
+            left.append(until)
+        for run_id in left:
+            if run_id not in self._served and not self._is_anothers(run_id):
+                self._open(run_id)
+
+    # The bridge itself.
+
+    async def _watch(self) -> None:
+        """See to the size of things, about once a second, until the end."""
+        away_since = time.monotonic()
+        while not self._ending.is_set() and not self._is_over():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _SOON_S if self._settings.until else _TICK_S)
+            self._traffic.look()
+            self._share()
+            wanted, is_now = self._fitting(self._traffic.acked_per_s), self._tasks.prefetch
+            if not is_now / _CHANGE < wanted < is_now * _CHANGE:
+                self._tasks.resize(wanted)
+            if not self._tasks.trouble:
+                away_since = time.monotonic()
+            elif self._settings.until and time.monotonic() - away_since > self._settings.patience_s:
+                raise BrokerError(f"no tasks from {self._broker}: {self._tasks.trouble}")
+
+    def _is_over(self) -> bool:
+        """Whether the run that is waited for has ended."""
+        served = self._served.get(self._settings.until or "")
+        return served is not None and served.is_over
+
+    def _share(self) -> None:
+        """Let runs that are busy at once share the workers."""
+        busy = [served for served in self._served.values() if served.is_busy]
+        for served in busy:
+            served.bound(max(1, self._terms.limits.max_actors // len(busy)))
+
+    def _fitting(self, per_s: float) -> int:
+        """Tell how many deliveries suit the workers and their pace, in tasks a second."""
+        if self._fixed is not None:
+            return self._fixed
+        actors = sum(served.actors for served in self._served.values())
+        slots = 2 * IN_FLIGHT * max(actors, self._terms.limits.min_actors)
+        return min(PREFETCH, max(slots, math.ceil(_AHEAD_S * per_s)))
+
+    async def _end(self) -> None:
+        """Let go of everything, within bounds; what is not acknowledged is delivered again."""
+        self._tasks.pause()
+        self.leave(self._wish)
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=self._terms.limits.drain_s + _FLUSH_S)
+        for task in self._serving:
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._post.settled(), _FLUSH_S)
+
+
+def serve_until(bridge: Bridge) -> None:
+    """Serve in an event loop of its own; SIGTERM and Ctrl-C end it in good order, a second Ctrl-C at once."""
+
+    async def serve() -> None:
+        with signals(bridge.leave):
+            await bridge.serve()
+
+    asyncio.run(serve())
