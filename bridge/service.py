@@ -135,6 +135,16 @@ class Bridge:
             for link in (incoming, outgoing):
                 await link.stop()
 
+    @property
+    def prefetch(self) -> int:
+        """How many tasks it holds at the most."""
+        return self._tasks.prefetch
+
+    @property
+    def trouble(self) -> str:
+        """Why no tasks come; empty where all is well."""
+        return self._tasks.trouble
+
     def leave(self, wish: Wish) -> None:
         """End: after what is in flight (drain), or at once (cancel). The runs go on elsewhere, or later."""
         self._wish = wish

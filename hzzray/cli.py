@@ -182,12 +182,14 @@ def publish(
 ) -> None:
     """Plan a run and publish it to a broker, for `hzzray bridge` to work on. Killed, the same command goes on."""
     where = broker_settings(broker, prefix)
+    from bridge.provision import require  # noqa: PLC0415
     from bridge.publisher import publish as load  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
     from hzzray.console import published  # noqa: PLC0415
     from hzzray.data.plan import check_source, make_plan  # noqa: PLC0415
     from hzzray.places import cache_folder  # noqa: PLC0415
 
+    require(where, Topology(prefix))
     chosen = _release(release_name, catalogue, openmagic=openmagic)
     spec = _spec(chosen, samples, selection, luminosity, fraction, cut)
     # Bridges work elsewhere, in folders of their own.

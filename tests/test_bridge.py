@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import shutil
+import time
 from collections import Counter
 
 import pytest
 
-from bridge.wire import Letter, TaskMessage, task_letter
+from bridge.connection import BrokerError
+from bridge.dead import dead_letters, replay
+from bridge.provision import apply
+from bridge.publisher import order
+from bridge.wire import Letter, Order, TaskMessage, dead_letter, task_letter
 from hzzray.data.catalogue import release
+from hzzray.data.toy import write_toys
 from hzzray.engine.monitor import read_usage
 from hzzray.errors import UsageError
 from hzzray.messages import Task
 from hzzray.run import Settings, execute, make_spec
-from tests.support.bridges import TOPOLOGY, Bridging, Site
+from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
 from tests.support.chaos import check_ledger
+from tests.support.http_server import serve
+from tests.support.proxy import Proxy
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -145,3 +155,281 @@ REASONS = (
     "its spec 000000000000 is not that of run r", "run r has no such task in its plan", "outside the sources",
     "Invalid JSON",
 )  # fmt: skip
+
+
+def damage(folder, sample):
+    """Make a sample's file unreadable beyond its beginning; returns what puts it right."""
+    path = folder / release("toy").sample(sample).path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes(len(whole) - 1000))
+    return lambda: path.write_bytes(whole)
+
+
+@pytest.fixture
+def folder(toys, tmp_path):
+    """A copy of the toys that may be spoilt."""
+    return shutil.copytree(toys, tmp_path / "toys")
+
+
+def dead(site, run_id="r"):
+    return asyncio.run(dead_letters(site.settings("bridge"), TOPOLOGY, lambda letter: letter.run_id == run_id))
+
+
+def bring_back(site, reason="", run_id="r"):
+    def wanted(letter):
+        return letter.run_id == run_id and reason in letter.reason
+
+    return asyncio.run(replay(site.settings("bridge"), TOPOLOGY, wanted))
+
+
+def test_what_fails_is_a_dead_letter_and_is_replayed(site, spec, folder, digest):
+    plan = site.plan(spec, "r", folder, 500)
+    repair = damage(folder, "Zee")
+    site.publish_plan(spec, "r", plan)
+    site.publish_plan(spec, "r", plan)
+    broken = sum(task.sample == "Zee" for task in plan.tasks)
+    with Bridging(site, folder):
+        result = site.wait("r", "partial")
+        everything_is_settled(site)
+        assert result.tasks.failed == broken
+        assert result.tasks.merged == len(plan.tasks) - broken
+        letters = dead(site)
+        assert len(letters) == 2 * broken, "a second copy of what has failed joins the first"
+        assert {letter.message.task.sample for letter in letters} == {"Zee"}
+        assert all(letter.attempts == 1 and "Zee" in letter.reason for letter in letters)
+        assert bring_back(site, "another reason") == 0
+        repair()
+        assert bring_back(site) == broken
+        assert site.wait("r").digest == digest
+        everything_is_settled(site)
+    assert not site.reasons()
+    assert check_ledger(site.ledger("r")) == len(plan.tasks)
+
+
+def test_a_task_that_was_done_meanwhile_is_not_done_again_by_a_replay(site, spec, toys, digest):
+    plan = site.plan(spec, "r", toys, 2_000)
+    task = plan.tasks[0]
+    site.send(dead_letter(TOPOLOGY, task.canonical(), task_letter(TOPOLOGY, TaskMessage(task)).properties,
+                          reason="once", attempts=5, run_id="r"))  # fmt: skip
+    site.publish_plan(spec, "r", plan)
+    with Bridging(site, toys):
+        site.wait("r")
+        assert bring_back(site) == 1
+        everything_is_settled(site)
+    assert not site.reasons()
+    assert site.wait("r").digest == digest
+    assert check_ledger(site.ledger("r")) == len(plan.tasks)
+
+
+def test_files_that_a_bridge_may_not_read_fail_with_that_reason(site, spec, toys, tmp_path):
+    done = site.publish(spec, "r", toys)
+    with Bridging(site, tmp_path / "elsewhere"):
+        result = site.wait("r", "partial")
+        everything_is_settled(site)
+    assert result.tasks.failed == done.tasks
+    assert all("outside the sources that this worker may read" in failure.reason for failure in result.failures)
+    assert site.reasons().total() == done.tasks
+
+
+def test_a_sample_that_was_missing_is_planned_by_a_later_publisher(site, spec, folder, digest):
+    path = folder / release("toy").sample("Zee").path
+    path.rename(tmp := path.with_suffix(".away"))
+    site.publish(spec, "r", folder, 500)
+    with Bridging(site, folder):
+        result = site.wait("r", "partial")
+        assert result.missing == ("Zee",)
+        tmp.rename(path)
+        site.publish(spec, "r", folder, 300)
+        assert site.wait("r").digest == digest
+        everything_is_settled(site)
+
+
+def test_faults_that_pass_are_put_off_and_counted(site, spec, toys, digest, tmp_path):
+    with serve(toys) as server:
+        plan = site.plan(spec, "r", server.url, 1_000_000)
+        site.publish_plan(spec, "r", plan)
+        path = release("toy").sample("Zee").path
+        server.reset()
+        server.fail(path, status=503, times=12)  # more than a worker tries by itself
+        with Bridging(site, server.url):
+            wait_for("another try", lambda: any(site.depth(queue.name) for queue in TOPOLOGY.retries), 60)
+            assert site.wait("r").digest == digest
+            everything_is_settled(site)
+        assert [request.status for request in server.log if request.path == path][:12] == [503] * 12
+
+
+def test_a_message_that_ends_its_bridges_is_given_up(site, spec, toys):
+    plan = site.plan(spec, "r", toys, 2_000)
+    site.announce(spec, "r", plan)
+    first, *others = [task_letter(TOPOLOGY, TaskMessage(task)) for task in plan.tasks]
+    first.properties.headers["x-delivery-count"] = 45
+    site.send(first, *others)
+    with Bridging(site, toys):
+        result = site.wait("r", "partial")
+        everything_is_settled(site)
+    assert [failure.reason for failure in result.failures] == ["delivered 45 times to bridges that went without a word"]
+    assert list(site.reasons()) == [failure.reason for failure in result.failures]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Toys for a run that lasts for a while."""
+    made = tmp_path_factory.mktemp("many")
+    write_toys(made, release("toy"), events=60_000, seed=5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def many_digest(many, spec, tmp_path_factory):
+    settings = Settings(runs=tmp_path_factory.mktemp("serial"), run_id="s", sources=(str(many),), engine="serial")
+    return execute(spec, settings, planned=lambda _: None, progress=lambda _: None).digest
+
+
+def stands_still(site):
+    before = site.counts("r")
+    time.sleep(1.5)
+    return site.counts("r") == before
+
+
+def test_orders_reach_a_live_run(site, spec, many, many_digest):
+    site.publish(spec, "r", many, 10)
+    with Bridging(site, many) as bridging:
+        for wish in ("pause", "cancel"):
+            site.wait_until_merged("r", site.counts("r").merged + 100)
+            site.order("r", wish)
+            wait_for("a standstill", lambda: stands_still(site))
+            wait_for("an empty queue", lambda: site.unsettled() == 0, 20)
+            assert site.counts("r").due
+            site.order("r", "run")
+        asyncio.run(order(site.settings("publisher"), TOPOLOGY, Order(prefetch=7)))
+        wait_for("the prefetch", lambda: bridging.bridge.prefetch == 7, 5)
+        asyncio.run(order(site.settings("publisher"), TOPOLOGY, Order(prefetch=0)))
+        wait_for("the prefetch", lambda: bridging.bridge.prefetch != 7, 5)
+        assert site.wait("r").digest == many_digest
+        everything_is_settled(site)
+    check_ledger(site.ledger("r"))
+
+
+def test_an_order_without_a_bridge_says_so(site):
+    with pytest.raises(BrokerError, match="no bridge takes orders"):
+        site.order("r", "pause")
+
+
+def test_a_paused_run_blocks_no_other(site, spec, many, toys, digest):
+    site.publish(spec, "r", many, 10)
+    with Bridging(site, many, toys):
+        site.wait_until_merged("r", 50)
+        site.order("r", "pause")
+        site.publish(spec, "other", toys)
+        assert site.wait("other").digest == digest
+        assert site.counts("r").due
+
+
+def test_a_queue_deleted_under_its_consumer_is_filled_again(site, spec, many, many_digest):
+    site.publish(spec, "r", many, 10)
+    with Bridging(site, many, heal_s=1.0) as bridging:
+        site.wait_until_merged("r", 100)
+        site.vhost.api("DELETE", f"queues/{TOPOLOGY.tasks.name}")
+        wait_for("word of it", lambda: "no queue" in bridging.bridge.trouble, 20)
+        left = site.counts("r").due
+        assert left
+        apply(site.settings("guest"), TOPOLOGY)
+        assert site.wait("r").digest == many_digest
+        everything_is_settled(site)
+    check_ledger(site.ledger("r"))
+
+
+def test_a_bridge_that_leaves_is_followed_by_another(site, spec, many, many_digest):
+    site.publish(spec, "r", many, 10)
+    for _ in range(2):
+        with Bridging(site, many) as bridging:
+            site.wait_until_merged("r", site.counts("r").merged + 100)
+            bridging.leave()
+            bridging.join()
+        assert site.counts("r").due
+    with Bridging(site, many):
+        assert site.wait("r").digest == many_digest
+        everything_is_settled(site)
+    check_ledger(site.ledger("r"))
+
+
+@pytest.mark.slow
+def test_a_bad_way_to_the_broker_costs_nothing(broker, site, spec, many, many_digest):
+    site.publish(spec, "r", many, 10)
+    with Proxy(broker.port) as proxy:
+        through = site.settings("bridge", port=proxy.port, heartbeat_s=2, timeout_s=2.0)
+        with Bridging(site, many, settings=through):
+            for trouble in ("reset", "delay", "stall", "reset"):
+                site.wait_until_merged("r", min(site.counts("r").merged + 300, 5_500))
+                match trouble:
+                    case "reset":
+                        proxy.reset()
+                    case "delay":
+                        proxy.delay(0.05)
+                    case "stall":
+                        proxy.delay(0)
+                        proxy.stall()
+                        time.sleep(5)
+                        proxy.resume()
+            assert site.wait("r").digest == many_digest
+            everything_is_settled(site)
+    check_ledger(site.ledger("r"))
+    assert not site.reasons()
+
+
+def test_a_run_through_the_broker_in_one_command(cli, site, folder, digest, monkeypatch):
+    monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", site.vhost.broker.management_url)
+    monkeypatch.setenv("HZZRAY_BROKER_PASSWORD", PASSWORDS["bridge"])
+    monkeypatch.setenv("COLUMNS", "300")
+    broker = ("--broker", site.vhost.url_for("bridge"))
+    command = ("run", "--source", folder, "--runs", site.runs, "--run-id", "r", "--chunk", 1000, "--actors", 2, *broker)
+    repair = damage(folder, "Zee")
+    code, out, err = cli(*command)
+    assert code == 3, out + err
+    assert "partial" in out
+    code, out, err = cli("failures", "r", *broker)
+    assert code == 0, err
+    assert "Zee" in out
+    repair()
+    code, out, err = cli(*command)
+    assert code == 0, out + err
+    assert site.wait("r").digest == digest
+    code, out, err = cli(*command, "--fraction", 0.5)
+    assert code == 2
+    assert "another fraction" in err
+    code, _, err = cli(*command[:-2], "--broker", site.vhost.url_for("bridge").replace("test", "nowhere"))
+    assert code == 1
+    assert "there is no such virtual host, or the user may not use it" in err
+
+
+def test_the_two_halves_by_command(cli, site, folder, digest, monkeypatch):
+    monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", site.vhost.broker.management_url)
+    monkeypatch.setenv("HZZRAY_BROKER", site.vhost.url)
+    monkeypatch.setenv("HZZRAY_SOURCES", str(folder))
+    repair = damage(folder, "Zee")
+    code, out, err = cli("publish", "--source", folder, "--run-id", "r", "--chunk", 1000)
+    assert code == 0, err
+    assert "published run r: " in out
+    serve_it = ("bridge", "--runs", site.runs, "--actors", 2, "--until-complete", "r")
+    code, _, err = cli(*serve_it)
+    assert code == 3, err
+    repair()
+    code, out, err = cli("replay", "r", "--runs", site.runs, "--broker", site.vhost.url)
+    assert code == 0, err
+    assert "tasks published again" in out
+    code, _, err = cli(*serve_it)
+    assert code == 0, err
+    assert site.wait("r").digest == digest
+    code, _, err = cli("pause", "r", "--broker", site.vhost.url)
+    assert code == 1
+    assert "no bridge takes orders" in err
+
+
+def test_a_broker_without_the_topology_is_refused(cli, vhost, toys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", vhost.broker.management_url)
+    for command in (("run", "--runs", tmp_path), ("publish",), ("bridge", "--runs", tmp_path)):
+        source = () if command[0] == "bridge" else ("--source", toys)
+        code, _, err = cli(*command, *source, "--broker", vhost.url)
+        assert code == 1, command
+        assert "`hzzray topology apply`" in err
+        assert len(err.strip().splitlines()) == 1

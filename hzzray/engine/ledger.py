@@ -6,7 +6,7 @@ if its task is done, whatever is killed when. Each transaction of the reducer ch
 
 from __future__ import annotations
 
-import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,8 +110,8 @@ class Ledger:
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Written whole under a name of its own first: a ledger that is there has all its tables, and its run.
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.unlink(missing_ok=True)
+            # By chance, not by process id: containers that share a folder may have the same one.
+            part = path.with_suffix(f".{secrets.token_hex(8)}.part")
             try:
                 with closing(_connect(part)) as database:
                     database.execute("PRAGMA journal_mode = WAL")

@@ -16,7 +16,7 @@ from bridge.served import Terms
 from bridge.service import Bridge, BridgeSettings
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
-from bridge.wire import REASON, Letter, Order, TaskMessage, task_letter
+from bridge.wire import REASON, Announcement, Letter, Order, TaskMessage, announcement_letter, task_letter
 from hzzray.data.plan import Plan, make_plan
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
@@ -51,8 +51,15 @@ class Site:
 
     def publish(self, spec: RunSpec, run_id: str, source: Path, chunk: int = 2_000, **more: Any) -> Published:
         """Publish a run, as the publisher."""
-        plan = self.plan(spec, run_id, source, chunk)
+        return self.publish_plan(spec, run_id, self.plan(spec, run_id, source, chunk), **more)
+
+    def publish_plan(self, spec: RunSpec, run_id: str, plan: Plan, **more: Any) -> Published:
+        """Publish a run that was planned before."""
         return asyncio.run(publish(self.settings("publisher"), TOPOLOGY, spec, run_id, plan, **more))
+
+    def announce(self, spec: RunSpec, run_id: str, plan: Plan) -> None:
+        """Announce a run, and publish nothing of it."""
+        self.send(announcement_letter(TOPOLOGY, Announcement.of(spec, run_id, plan), "test"))
 
     def send(self, *letters: Letter) -> None:
         """Publish letters as they are, one after the other."""
@@ -103,18 +110,20 @@ class Site:
             return ledger.tally()
 
     def wait(self, run_id: str, status: str = "complete", within: float = 90.0) -> Result:
-        """Wait until a run's files say that it has ended."""
+        """Wait until a run's files say that it has ended so."""
 
         def ended() -> Result | None:
             try:
                 result = load_json(self.runs / run_id)
             except HzzrayError:
                 return None
-            return result if result.status != "running" else None
+            return result if result.status == status else None
 
-        result = wait_for(f"the end of {run_id}: {self.counts(run_id)}", ended, within)
-        assert result.status == status, result.failures
-        return result
+        return wait_for(f"{run_id} to be {status}: {self.counts(run_id)}", ended, within)
+
+    def wait_until_merged(self, run_id: str, number: int, within: float = 60.0) -> None:
+        """Wait until so many tasks are merged."""
+        wait_for(f"{number} merged tasks of {run_id}", lambda: self.counts(run_id).merged >= number, within)
 
 
 class Bridging:
