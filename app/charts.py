@@ -34,6 +34,9 @@ COLOURS = (
 #: Names of the groups in the mass plot's legend that aren't the catalogue's.
 BAND, DATA = "Stat. uncertainty", "Data"
 
+#: The parameter by which a reader moves and stretches the mass axis.
+ZOOM = "zoom"
+
 #: The significances that are shown, by their fields.
 SIGNIFICANCES = {
     "notebook": "notebook (s+b)/√(b+0.3b²)",
@@ -250,18 +253,18 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
         y2={"value": {"expr": "height"}},
         tooltip=[{"field": f"w{i}", "title": title} for title, i in tips],
     )
-    hover["params"] = [
-        {
-            "name": "zoom",
-            "select": {
-                "type": "interval",
-                "encodings": ["x"],
-                "translate": "[mousedown, window:mouseup] > window:mousemove!",
-                "zoom": "wheel![event.ctrlKey]",
-            },
-            "bind": "scales",
-        }
-    ]
+    hover["name"] = "hover"
+    zoom = {
+        "name": ZOOM,
+        "select": {
+            "type": "interval",
+            "encodings": ["x"],
+            "translate": "[mousedown, window:mouseup] > window:mousemove!",
+            "zoom": "wheel![event.ctrlKey]",
+        },
+        "bind": "scales",
+        "views": ["hover"],
+    }
     hover["encoding"]["x"] |= {
         "title": "m₄ℓ [GeV]",
         "scale": {"domain": list(span), "nice": False, "zero": False},
@@ -270,6 +273,7 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
     return {
         "height": 520,
         "layer": [{"layer": upper}, {"layer": lower}, hover],
+        "params": [zoom],
         "resolve": {"scale": {"y": "independent"}},
         "config": {"axis": {"gridOpacity": 0.35}, "view": {"stroke": None}},
     }

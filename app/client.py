@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from hzzray.compare import Run
 from hzzray.engine.ledger import Ledger, LedgerError, Wish
@@ -37,6 +37,9 @@ SILENCE_S = 10.0
 
 # Viewers that ask within this time get one answer [s].
 _FRESH_S = 0.2
+
+#: File of a run of elsewhere that says what its user wants.
+WISH = "wish.txt"
 
 # A run that nobody looks at is forgotten after so long [s].
 _FORGET_S = 60.0
@@ -211,12 +214,14 @@ class Book:
         return _GOING[self._wish()] if fresh else _ENDED[self._wish()]
 
     def _wish(self) -> Wish:
-        """Tell what the run's user wants; a run of elsewhere has no ledger here."""
+        """Tell what the run's user wants; a run of elsewhere has no ledger here, but a file of this one word."""
         try:
             with Ledger.open(self.folder / "ledger.db") as ledger:
                 return ledger.wished()
         except (UsageError, LedgerError):
-            return "run"
+            word = self.folder / WISH
+            said = word.read_text(encoding="utf-8") if word.exists() else ""
+            return next((wish for wish in get_args(Wish) if wish == said), "run")
 
     def _log(self) -> str:
         """Return the end of what the process that was started here said."""

@@ -19,13 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
+from app.client import WISH
 from hzzray.engine.cluster import NAMESPACE, ClusterError, visit
 from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Recorder
 from hzzray.engine.reducer import Live
 from hzzray.errors import HzzrayError
 from hzzray.messages import RUN_ID
-from hzzray.output import save_json, save_root
+from hzzray.output import save_json, save_root, write_whole
 from hzzray.result import moment, summarise
 
 _EVERY_S = 1.0
@@ -40,11 +41,15 @@ class Copy:
         self._folder = folder
         self._begun = time.monotonic()
         self._recorder: Recorder | None = None
+        self._wish: Wish | None = None
         self.version = -1
 
     def write(self, live: Live) -> None:
         """Write down what is new."""
         now = time.monotonic() - self._begun
+        if live.wish != self._wish:
+            self._wish = live.wish
+            write_whole(self._folder / WISH, lambda path: path.write_text(live.wish, encoding="utf-8"))
         if live.state is not None:
             self.version = live.state.version
             result = summarise(live.state)

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app import words
-from app.charts import Chart
+from app.charts import ZOOM, Chart
 from app.client import LIVE, Phase, View
 from app.services import services
 from hzzray.engine.ledger import Wish
@@ -44,7 +44,22 @@ LOOKS: dict[Phase, _Look] = {
 
 def draw(chart: Chart, key: str, *, alt: str) -> None:
     """Show a chart; one whose specification stays the same is updated in place."""
-    st.vega_lite_chart(chart.rows, chart.spec, width="stretch", key=key, alt=alt)
+    with st.container(key=key):
+        st.vega_lite_chart(chart.rows, chart.spec, width="stretch", key=f"{key} chart", alt=alt)
+
+
+def draw_mass(chart: Chart) -> None:
+    """Show the mass spectrum. Streamlit takes a zoom back at each update, unless the page asks to know of it."""
+    with st.container(key="mass"):
+        st.vega_lite_chart(
+            chart.rows,
+            chart.spec,
+            width="stretch",
+            key="mass chart",
+            alt="Four-lepton mass: stacked simulation, data, and their ratio",
+            on_select="rerun",
+            selection_mode=[ZOOM],
+        )
 
 
 def figure(
@@ -68,7 +83,8 @@ def figure(
 def badge(phase: Phase) -> None:
     """Show a run's state."""
     look = LOOKS[phase]
-    st.badge(phase, icon=look.icon, color=look.colour, help=look.says)
+    with st.container(key="phase", width="content"):
+        st.badge(phase, icon=look.icon, color=look.colour, help=look.says)
 
 
 def banner() -> None:

@@ -17,6 +17,9 @@ from hzzray.engine.ledger import Wish
 # Connecting takes some seconds, and a dead address its time.
 _CONNECT_S = 60.0
 
+#: What Python is to run.
+COMMAND: tuple[str, ...] = ("-m", "app.mirror")
+
 #: A mirror that has said nothing for so long hangs [s].
 SILENCE_S = 10.0
 
@@ -49,7 +52,7 @@ class Watch:
         """Pass a wish on to a run's reducer."""
         process = self._process
         if process is not None and process.stdin is not None:
-            with contextlib.suppress(OSError):  # it has just ended: the viewer sees so
+            with contextlib.suppress(OSError, ValueError):  # it has just ended: the viewer sees so
                 process.stdin.write(json.dumps({"run": run_id, "wish": wish}) + "\n")
                 process.stdin.flush()
 
@@ -73,7 +76,7 @@ class Watch:
 
     def _once(self) -> str:
         """Run a mirror until it ends; returns why it did."""
-        command = [sys.executable, "-m", "app.mirror", self._address, str(self._runs)]
+        command = [sys.executable, *COMMAND, self._address, str(self._runs)]
         self._process = process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
             command,
             stdin=subprocess.PIPE,
@@ -97,8 +100,9 @@ class Watch:
         finally:
             done.set()
             process.kill()
-            process.wait()
             guard.join()
+            with contextlib.suppress(OSError), process:  # closes its pipes, and waits for it
+                pass
         return reason
 
     @staticmethod

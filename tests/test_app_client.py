@@ -191,10 +191,8 @@ def test_the_mass_range_is_what_is_shown():
     chart = charts.mass(make_result(), span=(110, 140))
     assert rows_of(chart, "stack")["lo"].min() == 110
     assert rows_of(chart, "stack")["hi"].max() == 140
-    assert next(layer for layer in chart.spec["layer"] if "params" in layer)["encoding"]["x"]["scale"]["domain"] == [
-        110,
-        140,
-    ]
+    (axis,) = (layer["encoding"]["x"] for layer in chart.spec["layer"] if layer.get("name") == "hover")
+    assert axis["scale"]["domain"] == [110, 140]
 
 
 def test_nothing_to_draw_is_drawn():

@@ -76,11 +76,11 @@ def _table(workers: list[Actor]) -> None:
         for actor in workers
     ]
     column = st.column_config
-    st.dataframe(
+    where = st.container(key="workers")
+    where.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
         height="content" if len(rows) <= 20 else 740,
-        key="workers",
         placeholder="–",
         column_config={
             "task": column.TextColumn("task", help="The sample that it reads now."),

@@ -132,7 +132,7 @@ def _spectrum(view: View, result: Result) -> None:
         ("mass", channel, hidden, log, span),
         lambda: charts.mass(result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span),
     )
-    parts.draw(chart, "mass", alt="Four-lepton mass: stacked simulation, data, and their ratio")
+    parts.draw_mass(chart)
     if result.status == "running":
         st.caption(
             "Simulation of each sample is scaled to all of its events; data are those read so far "

@@ -121,7 +121,7 @@ def _open(run_id: str) -> None:
             st.image(plot.read_bytes(), width="stretch")
         else:
             result = view.result
-            parts.draw(view.once("plain mass", lambda: charts.mass(result)), "mass", alt="Four-lepton mass")
+            parts.draw_mass(view.once("plain mass", lambda: charts.mass(result)))
     with right:
         _numbers(view, view.result)
         _cutflow(view.result)

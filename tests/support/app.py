@@ -140,9 +140,13 @@ class Viewer:
         found = re.match(r"([\d.]+)\s*([kMG]?)", text)
         return float(found[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[found[2]] if found else 0.0
 
+    def shows(self, key: str) -> bool:
+        """Tell whether a part of the page is there."""
+        return self.page.locator(f".st-key-{key}").count() > 0
+
     def state(self) -> str:
         """Return the state of the run that is shown."""
-        return self.page.locator("[data-testid=stBadge], .stBadge").first.inner_text().split()[-1]
+        return self.page.locator(".st-key-phase").inner_text().split()[-1]
 
     def go(self, page: str) -> None:
         """Click on a page's name."""

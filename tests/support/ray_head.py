@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,19 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Head:
-    """A head that runs: where it is, and the environment of what talks to it."""
+    """A head that runs: where it is, for nodes and for clients, and the environment of what talks to it."""
 
     address: str
+    client: str
     dashboard: str
     env: dict[str, str]
+    pid: int
+
+    def crash(self) -> None:
+        """End all of it at once."""
+        for process in [*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def run(self, *command: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end in the head's environment."""
@@ -45,10 +53,12 @@ class Head:
 
 
 @contextmanager
-def ray_head(*options: str, port: int | None = None, env: dict[str, str] | None = None) -> Iterator[Head]:
+def ray_head(
+    *options: str, port: int | None = None, client: int | None = None, env: dict[str, str] | None = None
+) -> Iterator[Head]:
     """Run ``ray start --head`` for a while; nothing of it is left behind."""
-    spare, dashboard, agent, client = free_ports(4)
-    port = port or spare
+    spare, dashboard, agent, spare_client = free_ports(4)
+    port, client = port or spare, client or spare_client
     folder = Path(tempfile.mkdtemp(prefix="hz"))  # a short path: Unix sockets are in it
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment = kept | {
@@ -77,7 +87,9 @@ def ray_head(*options: str, port: int | None = None, env: dict[str, str] | None 
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.2)
-        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment)
+        yield Head(
+            f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", f"http://127.0.0.1:{dashboard}", environment, process.pid
+        )
     finally:
         family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)

@@ -1,0 +1,194 @@
+"""The app in a real browser: one run from its launch to its files, two viewers, a cluster that goes and comes back."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import time
+from itertools import pairwise
+
+import pytest
+import uproot
+
+from hzzray.data.catalogue import release
+from hzzray.engine.limits import Limits
+from hzzray.output import load_json
+from hzzray.run import Settings, execute, make_spec
+from tests.support.app import Viewer, chromium, serve_app
+from tests.support.chaos import Driver
+from tests.support.ray_head import ray_head
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+def pids(folder, actor: str) -> list[int]:
+    """Process ids that an actor has had."""
+    with (folder / "cpu.csv").open() as file:
+        seen = [int(row["pid"]) for row in csv.DictReader(file) if row["actor"] == actor]
+    return [pid for pid in dict.fromkeys(seen) if pid]
+
+
+def cpu_bars(viewer: Viewer) -> dict[str, set[str]]:
+    """What the chart of CPU over time shows of each actor, in its description for screen readers."""
+    labels = viewer.page.locator(".st-key-cpu svg.marks [aria-roledescription='rect mark']").evaluate_all(
+        "marks => marks.map(mark => mark.getAttribute('aria-label'))"
+    )
+    found: dict[str, set[str]] = {}
+    for label in labels:
+        actor, percent = re.search(r"actor: (worker-\d+)", label), re.search(r"CPU \[%\]: ([\d.]+)", label)
+        if actor and percent:
+            found.setdefault(actor[1], set()).add(percent[1])
+    return found
+
+
+def mass_range(viewer: Viewer) -> str:
+    """What of the mass axis is shown, in its description for screen readers."""
+    axis = viewer.page.locator(".st-key-mass svg.marks [aria-label^='X-axis']")
+    return axis.get_attribute("aria-label").partition("values ")[2]
+
+
+def grown(viewer: Viewer, label: str, beyond: float) -> float:
+    """Wait until a figure is above a number."""
+    wait_for(f"{label} above {beyond:g}", lambda: viewer.number(label) > beyond, 90)
+    return viewer.number(label)
+
+
+def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
+    settings = Settings(runs=tmp_path, run_id="serial", sources=(str(toys),), engine="serial", limits=Limits())
+    expected = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
+    with serve_app(tmp_path / "app", HZZRAY_SOURCES=str(toys)) as app:
+        viewer = Viewer(browser, app).open()
+        page, folder = viewer.page, app.runs / "story"
+
+        # Launch: from the empty page, with what is validated as it is typed.
+        page.get_by_role("button", name="Launch a run").click()
+        name = page.get_by_label("Name of the run")
+        name.fill("../story")
+        page.get_by_text("run-id: String should match pattern").wait_for()
+        assert page.get_by_role("button", name="Start").is_disabled()
+        name.fill("story")
+        page.get_by_text("hzzray run --release toy --run-id story").wait_for()
+        chunk = page.get_by_role("slider", name="Events a task")
+        chunk.focus()
+        chunk.press("Home")
+        page.get_by_text("--chunk 1000 --pace 30 --actors 2").wait_for()
+        page.get_by_role("button", name="Start").click()
+
+        # Live: the events grow, and the significance.
+        wait_for("the run's start", lambda: viewer.shows("phase") and viewer.state() == "running")
+        events = [grown(viewer, "Events read", 0)]
+        significance = viewer.number("Significance so far")
+        events.append(grown(viewer, "Events read", events[-1]))
+
+        # What the viewer zooms into stays so while the plot grows: it is the same picture, with new numbers.
+        plot = page.locator(".st-key-mass svg.marks").first
+        box = plot.bounding_box()
+        whole = mass_range(viewer)
+        page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 3)
+        page.keyboard.down("Control")
+        page.mouse.wheel(0, -400)
+        page.keyboard.up("Control")
+        wait_for("the zoom", lambda: mass_range(viewer) != whole)
+        zoomed = mass_range(viewer)
+        plot.evaluate("svg => { svg.dataset.seen = 'before' }")
+        events.append(grown(viewer, "Events read", events[-1]))
+        assert mass_range(viewer) == zoomed
+        assert plot.get_attribute("data-seen") == "before"
+
+        # Pause and resume; a second viewer sees the same.
+        page.get_by_role("button", name="Pause").click()
+        wait_for("the pause", lambda: viewer.state() == "paused")
+        other = Viewer(browser, app, width=400, height=800, scheme="dark").open("/?run=story")
+        wait_for("what was in flight", lambda: _stands_still(viewer))
+        assert other.state() == "paused"
+        wait_for("the same numbers", lambda: other.figure("Events read") == viewer.figure("Events read"))
+        other.page.get_by_role("button", name="Resume").click()
+        wait_for("the run to go on", lambda: viewer.state() == "running")
+        events.append(grown(viewer, "Events read", events[-1]))
+
+        # Actors: two of them, with CPU that changes. One is killed and comes back.
+        viewer.go("Actors")
+        wait_for("two actors with changing CPU", lambda: _all_change(cpu_bars(viewer)))
+        os.kill(pids(folder, "worker-0")[0], signal.SIGKILL)
+        wait_for("its next life", lambda: len(pids(folder, "worker-0")) > 1, 60)
+        reborn = str(pids(folder, "worker-0")[1])
+        cells = page.locator(".st-key-workers table td")
+        wait_for("the page to say so", lambda: reborn in cells.all_inner_texts())
+
+        # Complete: the same numbers as any other engine's.
+        viewer.go("Live")
+        wait_for("the end", lambda: viewer.shows("phase") and viewer.state() == "complete", 120)
+        wait_for("the end for the other viewer", lambda: other.state() == "complete")
+        page.get_by_text(expected.digest).wait_for()
+        assert all(before < after for before, after in pairwise(events))
+        assert viewer.number("Significance so far") > significance
+        assert viewer.figure("Significance so far") == f"{expected.significance.asimov:.2f} σ"
+
+        # Its files.
+        viewer.go("Runs")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="ROOT").click()
+        download.value.save_as(tmp_path / "read.root")
+        assert download.value.suggested_filename == "story-histograms.root"
+        with uproot.open(tmp_path / "read.root") as file:
+            for group, row in expected.groups.items():
+                safe = re.sub(r"[^A-Za-z0-9_*+.-]+", "_", group).strip("_")
+                assert file[f"groups/{safe}/all"].values() == pytest.approx(row.sumw)
+        assert viewer.errors == other.errors == []
+        assert "Traceback" not in app.said()
+        other.close()
+        viewer.close()
+
+
+def _stands_still(viewer: Viewer) -> bool:
+    """Nothing changes for longer than it takes a number to appear."""
+    before = viewer.figure("Events read")
+    time.sleep(2.5)
+    return viewer.figure("Events read") == before
+
+
+def _all_change(bars: dict[str, set[str]]) -> bool:
+    return set(bars) == {"worker-0", "worker-1"} and all(len(values) > 2 for values in bars.values())
+
+
+def test_a_cluster_that_goes_and_comes_back(browser, toys, tmp_path):
+    source, far, work = str(toys), tmp_path / "far", ("--actors", 2, "--chunk", 1000)
+    far.mkdir()
+    with ray_head("--num-cpus=2") as head:
+        port, client = (int(address.rsplit(":", 1)[1]) for address in (head.address, head.client))
+        with (
+            serve_app(tmp_path / "app", HZZRAY_ADDRESS=head.client) as app,
+            Driver(head.address, source, far, "first", *work, "--pace", 600) as driver,
+        ):
+            viewer = Viewer(browser, app).open(shows=".st-key-phase")
+            assert viewer.page.get_by_text("No contact with the cluster").count() == 0
+            events = grown(viewer, "Events read", 0)
+            viewer.page.get_by_role("button", name="Pause").click()
+            wait_for("the pause", lambda: viewer.state() == "paused")
+            viewer.page.get_by_role("button", name="Resume").click()
+            wait_for("the run to go on", lambda: viewer.state() == "running")
+            grown(viewer, "Events read", events)
+            head.crash()
+            viewer.page.get_by_text("No contact with the cluster").wait_for()
+            wait_for("word that nobody works on it", lambda: viewer.state() == "interrupted")
+            driver.kill()
+            assert "events" in viewer.page.content()  # what was seen last is still there
+            with ray_head("--num-cpus=2", port=port, client=client) as again:
+                wait_for("contact", lambda: viewer.page.get_by_text("No contact with the cluster").count() == 0)
+                with Driver(again.address, source, far, "second", *work, "--pace", 8) as second:
+                    wait_for("the next run", (app.runs / "second" / "result.json").exists)
+                    viewer.page.goto(f"{app.url}/?run=second")
+                    wait_for("its end", lambda: viewer.shows("phase") and viewer.state() == "complete")
+                    assert second.end() == 0
+            assert load_json(app.runs / "second").digest == load_json(far / "second").digest
+            assert viewer.errors == []
+            viewer.close()
