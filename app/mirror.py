@@ -25,7 +25,7 @@ from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Recorder
 from hzzray.engine.reducer import Live
 from hzzray.errors import HzzrayError
-from hzzray.messages import RUN_ID
+from hzzray.messages import RUN_ID, Counts
 from hzzray.output import save_json, save_root, write_whole
 from hzzray.result import moment, summarise
 
@@ -44,12 +44,12 @@ class Copy:
         self._wish: Wish | None = None
         self.version = -1
 
-    def write(self, live: Live) -> None:
+    def write(self, live: Live, wish: Wish) -> None:
         """Write down what is new."""
         now = time.monotonic() - self._begun
-        if live.wish != self._wish:
-            self._wish = live.wish
-            write_whole(self._folder / WISH, lambda path: path.write_text(live.wish, encoding="utf-8"))
+        if wish != self._wish:
+            self._wish = wish
+            write_whole(self._folder / WISH, lambda path: path.write_text(wish, encoding="utf-8"))
         if live.state is not None:
             self.version = live.state.version
             result = summarise(live.state)
@@ -90,8 +90,9 @@ class Mirror:
                 continue
             copy = self._copies.setdefault(name, Copy(self._runs / name))
             live: Live | None = self._ask(name, "live", copy.version)
-            if live is not None:
-                copy.write(live)
+            progress: tuple[Counts, Wish] | None = self._ask(name, "progress")
+            if live is not None and progress is not None:
+                copy.write(live, progress[1])
                 answered.append(name)
         return answered
 
@@ -103,9 +104,11 @@ def _ask(name: str, method: str, *args: object) -> Any:  # noqa: ANN401 (whateve
 
     try:
         reducer = ray.get_actor(_PREFIX + name, namespace=NAMESPACE)
-        bound = getattr(reducer, method).options(concurrency_group="read")
-        return ray.get(bound.remote(*args), timeout=_PATIENCE_S)
-    except (ValueError, RayActorError, GetTimeoutError):
+    except ValueError:  # there is none of that name any more
+        return None
+    try:
+        return ray.get(getattr(reducer, method).remote(*args), timeout=_PATIENCE_S)
+    except (RayActorError, GetTimeoutError):
         return None
 
 

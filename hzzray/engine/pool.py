@@ -66,7 +66,7 @@ BATCH = 256
 UNCOMMITTED = 1024
 
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
-_READS = ("progress", "snapshot", "newer", "report", "leave", "is_unseen")
+_READS = ("progress", "snapshot", "newer", "report", "leave", "live", "wish", "is_unseen")
 
 # A wish gives way to none that is less firm.
 _FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
@@ -422,8 +422,6 @@ class Pool:
         pauses = waits(*self._limits.back_off_s)
         while True:
             bound = getattr(self._reducer, method)
-            if method in _READS:
-                bound = bound.options(concurrency_group="read")
             try:
                 return await asyncio.wait_for(bound.remote(*args), patience)
             except TimeoutError as error:
@@ -733,9 +731,14 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def _actor_class(plain: type, group: str) -> Any:  # noqa: ANN401 (Ray's own type says less)
-    """Wrap a plain class, with a thread that answers calls of a group while the others work."""
+def _actor_class(plain: type, group: str, methods: Sequence[str] = ()) -> Any:  # noqa: ANN401 (Ray's own says less)
+    """Wrap a plain class, with a thread that answers calls of a group while the others work.
+
+    ``methods`` are of the group whoever calls them: a client from outside the cluster can't say so.
+    """
     remote: Any = ray.remote
+    for name in methods:
+        ray.method(concurrency_group=group)(getattr(plain, name))
     return remote(concurrency_groups={group: 1})(plain)
 
 
@@ -787,7 +790,7 @@ def _reducer_name(run_id: str) -> str:
 def _reducer(path: Path, name: str, *, get_if_exists: bool = False) -> Handle:
     """Start a reducer: it waits for the disk more than it computes, and so takes no CPU slot."""
     node = ray.get_runtime_context().get_node_id()
-    actor = _actor_class(Reducer, "read").options(
+    actor = _actor_class(Reducer, "read", _READS).options(
         name=name,
         get_if_exists=get_if_exists,
         num_cpus=0,
