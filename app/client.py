@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from hzzray.compare import Run
 from hzzray.engine.ledger import Ledger, LedgerError, Wish
-from hzzray.engine.monitor import Follower, Rows, follow_history, follow_scale, follow_usage
+from hzzray.engine.monitor import Follower, Rows, follow_history, follow_queue, follow_scale, follow_usage
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID
 from hzzray.output import OutputError, load_json
@@ -50,7 +50,7 @@ _ENDED: dict[Wish, Phase] = {"run": "interrupted", "pause": "interrupted", "drai
 # Rows of a table that are kept in memory, for pictures of the latest hours.
 _ROWS = 50_000
 
-_SHOWN = ("result.json", "cpu.csv", "scale.csv", "history.csv", "run.log")
+_SHOWN = ("result.json", "cpu.csv", "scale.csv", "history.csv", "queue.csv", "run.log")
 _FILES = (*_SHOWN, "ledger.db", "ledger.db-wal")
 _LOG_BYTES = 4096
 
@@ -94,6 +94,11 @@ class View:
         """Rows of ``history.csv``."""
         return self.once(("rows", "history"), self._book.history)
 
+    @property
+    def queue(self) -> Rows:
+        """Rows of ``queue.csv``: none of a run without a broker."""
+        return self.once(("rows", "queue"), self._book.queue)
+
     def once(self, key: object, make: Callable[[], _T]) -> _T:
         """Make something of this view, once for all viewers."""
         if key not in self._made:
@@ -135,6 +140,7 @@ class Book:
         self._usage = follow_usage(folder, _ROWS)
         self._scale = follow_scale(folder, _ROWS)
         self._history = follow_history(folder, _ROWS)
+        self._queue = follow_queue(folder, _ROWS)
         self._stamps: dict[str, Stamp] = {}
         self._looked = -_FRESH_S
         self._view: View | None = None
@@ -173,6 +179,10 @@ class Book:
     def history(self) -> Rows:
         """Read ``history.csv`` on."""
         return self._rows(self._history)
+
+    def queue(self) -> Rows:
+        """Read ``queue.csv`` on."""
+        return self._rows(self._queue)
 
     def _rows(self, table: Follower) -> Rows:
         """Read a table on; one that can't be read is as good as none, and no reason to show nothing of the run."""

@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hzzray.data.catalogue import Release
 from hzzray.data.plan import CHUNK, check_source
@@ -20,10 +21,16 @@ from hzzray.output import OutputError
 from hzzray.run import make_settings, make_spec
 from hzzray.urls import is_inside, is_remote
 
+# How long what was published may wait for a bridge before it is said to have come to nothing [s].
+_BRIDGE_S = 120.0
+
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """A run as the user wants it; the fields are the options of ``hzzray run``."""
+    """A run as the user wants it; the fields are the options of ``hzzray run``.
+
+    One that is ``published`` goes to the broker of ``HZZRAY_BROKER``: its bridges decide who works, and how fast.
+    """
 
     release: Release
     source: str | None
@@ -38,7 +45,7 @@ class Choices:
     chunk: int = CHUNK
     pace_s: float = 0.0
     events: int | None = None
-    broker: str | None = field(default=None, repr=False)
+    published: bool = False
 
     def check(self, runs: Path, sources: Sequence[str]) -> RunSpec:
         """Check all that can be before the start; raises UsageError naming what is wrong. Nothing is read but names."""
@@ -70,11 +77,11 @@ class Choices:
                 check_source(self.source)
         return spec
 
-    def options(self) -> list[str]:
-        """Lay the choices out as options of ``hzzray run``, leaving out what is the default anyway."""
+    def command(self) -> list[str]:
+        """Lay the choices out as a command of ``hzzray``, leaving out what is the default anyway."""
         release = self.release
         default = [sample.name for sample in release.samples if sample.default]
-        options = ["--release", release.name, "--run-id", self.run_id]
+        options = ["publish" if self.published else "run", "--release", release.name, "--run-id", self.run_id]
         for name, value, usual in (
             ("source", self.source, None),
             ("events", self.events, None),
@@ -83,12 +90,14 @@ class Choices:
             ("luminosity", self.luminosity, release.luminosity),
             ("fraction", self.fraction, 1.0),
             ("chunk", self.chunk, CHUNK),
-            ("pace", self.pace_s, 0.0),
+            ("pace", 0.0 if self.published else self.pace_s, 0.0),
         ):
             if value not in (None, "", usual):
                 options += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
         for cut in self.cuts:
             options += ["--cut", cut]
+        if self.published:
+            return options
         if self.min_actors == self.max_actors:
             return [*options, "--actors", str(self.min_actors)]
         return [*options, "--min-actors", str(self.min_actors), "--max-actors", str(self.max_actors)]
@@ -118,6 +127,14 @@ def _children(folder: Path) -> list[Path]:
         return []
 
 
+class _Begun(NamedTuple):
+    """A process, and since when there is one [Unix seconds]."""
+
+    process: subprocess.Popen[bytes]
+    since: float
+    published: bool
+
+
 class Launcher:
     """Processes that this server has started: each goes on by itself, whatever becomes of the app.
 
@@ -128,33 +145,46 @@ class Launcher:
         self._runs = runs
         self._address = address
         self._lock = threading.Lock()
-        self._processes: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self._begun: dict[str, _Begun] = {}
 
     def run(self, choices: Choices) -> None:
         """Start a run; raises OutputError where its folder can't be written."""
-        environ = {"HZZRAY_BROKER": choices.broker} if choices.broker else {}
-        self._start(choices.run_id, ["run", *choices.options()], environ)
+        folder = [] if choices.published else ["--runs", str(self._runs)]
+        self._start(choices.run_id, [*choices.command(), *folder])
 
-    def replay(self, run_id: str) -> None:
-        """Try a run's failed tasks again, and what was left of it; raises OutputError."""
-        self._start(run_id, ["replay", run_id], {})
+    def go_on(self, run_id: str, *, failed: bool, published: bool) -> None:
+        """Have what was left of a run done, and what ``failed`` tried again; raises OutputError.
+
+        Of a ``published`` run the broker's bridges are told.
+        """
+        folder = ["--runs", str(self._runs)]
+        if not published:
+            self._start(run_id, ["replay", run_id, *folder])
+        else:  # an empty address: that of the environment, which may hold a password
+            self._start(run_id, ["replay" if failed else "resume", run_id, "--broker", "", *folder])
 
     def started(self, run_id: str) -> float | None:
-        """Tell since when [Unix seconds] a process works on a run; None where none does, or none of ours."""
+        """Tell since when [Unix seconds] a process of ours, or what it published, is on its way; None where nothing is.
+
+        What was published is so until a bridge has written something, or not for long enough.
+        """
         with self._lock:
-            process, since = self._processes.get(run_id, (None, 0.0))
-            if process is None:
+            begun = self._begun.get(run_id)
+            if begun is None:
                 return None
-            if process.poll() is None:
-                return since
-            del self._processes[run_id]
+            code = begun.process.poll()
+            if code is None or (begun.published and code == 0 and time.time() - begun.since < _BRIDGE_S):
+                return begun.since
+            del self._begun[run_id]
             return None
 
-    def _start(self, run_id: str, options: list[str], environ: dict[str, str]) -> None:
-        if self.started(run_id) is not None:
-            return  # a second click
+    def _start(self, run_id: str, options: list[str]) -> None:
+        with self._lock:
+            begun = self._begun.get(run_id)
+            if begun is not None and begun.process.poll() is None:
+                return  # a second click
         folder = self._runs / run_id
-        command = [sys.executable, "-m", "hzzray", *options, "--runs", str(self._runs)]
+        command = [sys.executable, "-m", "hzzray", *options]
         ray = {"RAY_ADDRESS": self._address} if self._address else {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,9 +195,9 @@ class Launcher:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env={**os.environ, **ray, **environ},
+                    env={**os.environ, **ray},
                 )
         except OSError as error:
             raise OutputError(f"{folder}: {error.strerror or error}") from error
         with self._lock:
-            self._processes[run_id] = process, time.time()
+            self._begun[run_id] = _Begun(process, time.time(), published="publish" in options)

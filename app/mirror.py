@@ -62,6 +62,8 @@ class Copy:
         if self._recorder is not None and live.scale is not None:
             self._recorder.add(now, live.usages)
             self._recorder.add_scale(now, live.scale)
+            if live.congestion is not None:
+                self._recorder.add_queue(now, live.congestion)
 
     def close(self) -> None:
         """Close the tables."""

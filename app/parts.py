@@ -179,11 +179,18 @@ def controls(view: View) -> None:
             _wish("Drain", ":material/water_drop:", view, "drain", "End after what is in flight. It can be resumed.")
             _wish("Cancel", ":material/close:", view, "cancel", "End at once. It can be resumed.")
         if view.phase in ("stopped", "interrupted", "partial"):
-            label = "Try what failed again" if view.phase == "partial" else "Resume"
-            can = (services().client.folder(view.run_id) / "ledger.db").exists()
-            says = None if can else "Its ledger is not in this folder of runs: resume it where it ran."
-            if st.button(label, icon=":material/replay:", key=f"replay-{view.run_id}", disabled=not can, help=says):
-                attempt(lambda: services().launcher.replay(view.run_id))
+            _go_on(view)
+
+
+def _go_on(view: View) -> None:
+    """Offer to have the rest of a run done."""
+    failed = view.phase == "partial"
+    published = services().settings.broker is not None and len(view.queue) > 0
+    can = published or (services().client.folder(view.run_id) / "ledger.db").exists()
+    says = None if can else "Its ledger is not in this folder of runs: resume it where it ran."
+    label = "Try what failed again" if failed else "Resume"
+    if st.button(label, icon=":material/replay:", key=f"replay-{view.run_id}", disabled=not can, help=says):
+        attempt(lambda: services().launcher.go_on(view.run_id, failed=failed, published=published))
 
 
 def _wish(label: str, icon: str, view: View, wish: Wish, says: str | None = None) -> None:

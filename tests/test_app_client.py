@@ -317,14 +317,14 @@ def test_choices_that_can(tmp_path, toys):
 
 
 def test_choices_are_options_of_the_command():
-    assert choices().options() == ["--release", "toy", "--run-id", "mine", "--actors", "1"]
+    assert choices().command() == ["run", "--release", "toy", "--run-id", "mine", "--actors", "1"]
     many = choices(
         source="data/toy-9", events=9, samples=("Zee", "llll"), selection="h4l", cuts=("z2_max=110",), luminosity=5.0,
         fraction=0.5, min_actors=1, max_actors=4, chunk=1000, pace_s=30.0,
     )  # fmt: skip
-    assert " ".join(many.options()) == (
-        "--release toy --run-id mine --source data/toy-9 --events 9 --samples Zee,llll --selection h4l --luminosity 5 "
-        "--fraction 0.5 --chunk 1000 --pace 30 --cut z2_max=110 --min-actors 1 --max-actors 4"
+    assert " ".join(many.command()) == (
+        "run --release toy --run-id mine --source data/toy-9 --events 9 --samples Zee,llll --selection h4l "
+        "--luminosity 5 --fraction 0.5 --chunk 1000 --pace 30 --cut z2_max=110 --min-actors 1 --max-actors 4"
     )
 
 
@@ -344,7 +344,9 @@ def test_places_hold_files_of_the_release(tmp_path, toys):
 def test_a_launched_run_is_done(tmp_path, toys):
     """In a process of its own, which the app may outlive or not; its words are kept."""
     launcher = Launcher(tmp_path)
-    launcher._start("mine", ["run", "--engine", "serial", "--source", str(toys), "--run-id", "mine"], {})
+    launcher._start(
+        "mine", ["run", "--engine", "serial", "--source", str(toys), "--run-id", "mine", "--runs", str(tmp_path)]
+    )
     assert launcher.started("mine") == pytest.approx(time.time(), abs=5)
     until = time.monotonic() + 60
     while launcher.started("mine") is not None:

@@ -9,17 +9,22 @@ import time
 from pathlib import Path
 
 import pytest
+import streamlit as st
 import uproot
 from streamlit.testing.v1 import AppTest
 
 from app.client import SILENCE_S
 from app.services import services
+from bridge.connection import BrokerError
+from bridge.dead import DeadLetter
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
+from hzzray.engine.monitor import Recorder, Scale
 from hzzray.output import load_json, save_json
 from hzzray.result import FailureRow
 from hzzray.run import Settings, execute, make_spec
+from hzzray.source import Congestion
 from tests.support_usage import record
 
 MAIN = str(Path(__file__).parents[1] / "app" / "main.py")
@@ -164,12 +169,12 @@ def test_a_run_that_goes_on(run, finished):
         ({"status": "partial"}, "Try what failed again"),
     ],
 )
-def test_a_run_that_has_stopped_can_go_on(run, monkeypatch, state, label):
+def test_a_run_that_has_stopped_can_go_on(run, runs, monkeypatch, state, label):
     run(**state)
     started = []
     monkeypatch.setattr("app.launch.Launcher._start", lambda _, *what: started.append(what))
     test = press(look(), label)
-    assert started == [("one", ["replay", "one"], {})]
+    assert started == [("one", ["replay", "one", "--runs", str(runs)])]
     assert buttons(test) == [label]
 
 
@@ -300,6 +305,31 @@ def test_failures(run, toys):
     assert buttons(test) == ["Try what failed again"]
 
 
+def test_dead_letters_are_looked_at_when_asked_for(run, monkeypatch):
+    run()
+    monkeypatch.setenv("HZZRAY_BROKER", "amqp://127.0.0.1:1")
+    services.clear()
+    asked = []
+
+    async def dead_letters(broker, topology, wanted):
+        asked.append(broker)
+        letters = [DeadLetter(reason=f"of {name}", attempts=5, run_id=name, message=None) for name in ("one", "two")]
+        return [letter for letter in letters if wanted(letter)]
+
+    monkeypatch.setattr("bridge.dead.dead_letters", dead_letters)
+    test = look("failures")
+    assert asked == []
+    test.toggle(key="dead-one").set_value(True).run()
+    assert test.dataframe[0].value["reason"].tolist() == ["of one"]
+
+    async def refused(*_):
+        raise BrokerError("127.0.0.1: connection refused")
+
+    monkeypatch.setattr("bridge.dead.dead_letters", refused)
+    st.cache_data.clear()
+    assert "127.0.0.1: connection refused" in words(test.run())
+
+
 def test_nothing_failed(run):
     run()
     test = look("failures")
@@ -329,12 +359,12 @@ def test_toys_are_offered_where_there_is_no_data(runs, started):
     test.text_input(key="run name").set_value("first").run()
     test.number_input(key="actors").set_value(2).run()
     press(test, "Start")
-    ((run_id, options, environ),) = started
-    assert (run_id, environ) == ("first", {})
+    ((run_id, options),) = started
+    assert run_id == "first"
     assert " ".join(options) == (
-        "run --release toy --run-id first --source data/toy-200000 --events 200000 --selection notebook-2020"
-        " --chunk 5000 --pace 30 --actors 2"
-    ).replace(" --selection notebook-2020", "")
+        "run --release toy --run-id first --source data/toy-200000 --events 200000"
+        f" --chunk 5000 --pace 30 --actors 2 --runs {runs}"
+    )
 
 
 def test_mistakes_are_said_at_once(run, runs, started):
@@ -373,7 +403,9 @@ def test_other_releases_and_samples(runs, toys, tmp_path, started):
     test.text_input(key="run name").set_value("real").run()
     press(test, "Start")
     assert started[0][1][:7] == ["run", "--release", "2020", "--run-id", "real", "--source", "data/mine"]
-    assert " ".join(started[0][1][7:]) == "--samples Zee,llll --fraction 0.5 --min-actors 1 --max-actors 8"
+    assert " ".join(started[0][1][7:]) == (
+        f"--samples Zee,llll --fraction 0.5 --min-actors 1 --max-actors 8 --runs {runs}"
+    )
     test = look("launch")
     test.selectbox(key="release").set_value("2025").run()
     assert test.selectbox(key="source-2025").options == ["CERN: opendata.cern.ch"]
@@ -387,6 +419,29 @@ def test_a_cluster_that_is_looked_at_from_outside_takes_no_runs(runs, monkeypatc
     assert "Runs start on its nodes" in words(test)
     assert "Connecting to the cluster at ray://127.0.0.1:1" in words(test)
     assert buttons(test) == []
+
+
+def test_a_broker_takes_runs_and_takes_them_up_again(run, runs, monkeypatch, started):
+    monkeypatch.setenv("HZZRAY_BROKER", "amqp://me:secret@127.0.0.1:1")
+    services.clear()
+    test = look("launch")
+    test.text_input(key="run name").set_value("far").run()
+    press(test, "Start")
+    assert started.pop() == (
+        "far", ["publish", "--release", "toy", "--run-id", "far", "--source", "data/toy-200000", "--events", "200000"]
+    )  # fmt: skip
+    assert "secret" not in words(test)
+    folder = run("one", status="partial")
+    with Recorder(folder, "local") as recorder:
+        recorder.add_scale(1.0, Scale(1, 0, 1, 0, 0))
+        recorder.add_queue(1.0, Congestion(1234, 5, 2, 8, 3.0, 5.0, 4.0, 20.0))
+    press(look(run="one"), "Try what failed again")
+    assert started.pop() == ("one", ["replay", "one", "--broker", "", "--runs", str(runs)])
+    record(folder, "local", 1, 2)
+    shown = figures(look("actors", run="one"))
+    assert shown["Queue depth"] == ("1\u202f234 tasks", "5 wait for another try")
+    assert shown["Oldest in flight"][0] == "3.0 s"
+    assert shown["Dead letters"][0] == "2"
 
 
 # Who may look.

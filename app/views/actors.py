@@ -22,6 +22,7 @@ def show(view: View) -> None:
     workers = [actor for actor in found if not actor.name.startswith(NODE)]
     _figures(view, workers, [actor for actor in found if actor.name.startswith(NODE)])
     _table(workers)
+    _broker(view)
     _over_time(view, uses)
 
 
@@ -94,6 +95,26 @@ def _table(workers: list[Actor]) -> None:
             "dashboard": column.LinkColumn("Ray", display_text=":material/open_in_new:", help="In the Ray dashboard."),
         },
     )
+
+
+def _broker(view: View) -> None:
+    """Show how full the broker's queues are, of a run whose tasks come through one."""
+    if not len(view.queue):
+        return
+    now = view.queue[-1]
+    st.markdown("##### Broker", anchors=False)
+    with st.container(horizontal=True, gap="small", key="broker"):
+        waiting, retrying = int(now["waiting"]), int(now["retrying"])
+        parts.figure("Queue depth", f"{words.number(waiting)} tasks", f"{words.number(retrying)} wait for another try")
+        parts.figure("In flight", f"{words.number(now['held'])} tasks", "taken, not acknowledged")
+        parts.figure("Oldest in flight", words.seconds(now["oldest_s"]), "since it was taken")
+        dead = int(now["dead"])
+        parts.figure("Dead letters", words.number(dead), "of all runs", bad=dead > 0)
+        published, done = words.quantity(now["published_per_s"], "/s"), words.quantity(now["acked_per_s"], "/s")
+        parts.figure("Acknowledged", done, f"{published} published")
+    fields = {"waiting": "waiting", "retrying": "to be tried again", "held": "in flight", "dead": "dead letters"}
+    chart = view.once("queue", lambda: charts.steps(view.queue, fields, "messages"))
+    parts.draw(chart, "queue", alt="Messages in the broker's queues over time")
 
 
 def _over_time(view: View, uses: dict[str, CpuUse]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pandas as pd
 import streamlit as st
 
-from app import parts
+from app import parts, words
 from app.client import View
 from app.services import services
 from hzzray.engine.ledger import Ledger
@@ -15,6 +17,49 @@ from hzzray.urls import redact
 
 
 def show(view: View) -> None:
+    """Show what failed of a run, and what its broker has given up."""
+    _failed(view)
+    if services().settings.broker is not None:
+        _dead(view.run_id)
+
+
+def _dead(run_id: str) -> None:
+    """Show the run's dead letters on demand: to be looked at, they are taken from their queue and put back."""
+    st.markdown("##### Dead letters", anchors=False)
+    if not st.toggle("Look into the broker's dead-letter queue", key=f"dead-{run_id}"):
+        return
+    try:
+        letters = _letters(run_id)
+    except HzzrayError as error:
+        st.error(words.plain(str(error)))
+        return
+    if not letters:
+        st.caption("None of this run.")
+        return
+    st.dataframe(pd.DataFrame(letters), hide_index=True, height="content", key="letters")
+
+
+@st.cache_data(ttl=15, show_spinner="Asking the broker…")
+def _letters(run_id: str) -> list[dict[str, object]]:
+    from bridge.dead import dead_letters  # noqa: PLC0415 (pika is an extra)
+    from bridge.settings import BrokerSettings  # noqa: PLC0415
+    from bridge.topology import Topology  # noqa: PLC0415
+
+    where = BrokerSettings.from_url(services().settings.broker)
+    found = asyncio.run(dead_letters(where, Topology(where.prefix), lambda letter: letter.run_id == run_id))
+    return [
+        {
+            "sample": letter.message.task.sample if letter.message else None,
+            "reason": letter.reason,
+            "attempts": letter.attempts,
+            "first": letter.message.task.start if letter.message else None,
+            "stop": letter.message.task.stop if letter.message else None,
+        }
+        for letter in found
+    ]
+
+
+def _failed(view: View) -> None:
     """Show what failed of a run."""
     if view.result is None:
         st.caption("Nothing was tried yet.")

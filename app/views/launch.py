@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from typing import TypedDict
+
 import streamlit as st
 
 from app import launch, parts, words
@@ -19,6 +22,7 @@ from hzzray.urls import redact
 _TOYS = {200_000: "200 k events, 30 MB", 1_000_000: "1 M events, 150 MB", 5_000_000: "5 M events, 775 MB"}
 _ADDRESS = ""  # the choice of the release's own addresses
 _MOST_ACTORS = 64
+_HERE, _BRIDGES = "actors of this machine", "bridges of the broker"
 
 # How a cut is called on the page, with its unit.
 _CUTS = {
@@ -41,7 +45,7 @@ _CUTS = {
 
 def main() -> None:
     """Show the choices, and what they amount to."""
-    if services().is_outside:
+    if services().is_outside and services().settings.broker is None:
         parts.banner()
         st.info(
             "This app looks at a cluster from outside. Runs start on its nodes: `ray job submit -- hzzray run …`",
@@ -90,21 +94,17 @@ def _choose() -> Choices:
         cuts = _cuts(PRESETS[preset])
     with st.container(border=True):
         st.markdown("##### :material/memory: Work", anchors=False)
-        run_id, actors, chunk, pace = _work(toy=release.name == "toy")
+        work = _work(toy=release.name == "toy")
     return Choices(
         release=release,
         source=source,
-        run_id=run_id,
         samples=samples,
         selection=preset,
         cuts=cuts,
         luminosity=luminosity,
         fraction=fraction / 100,
-        min_actors=actors[0],
-        max_actors=actors[1],
-        chunk=chunk,
-        pace_s=pace,
         events=events,
+        **work,
     )
 
 
@@ -165,30 +165,48 @@ def _cuts(preset: Selection) -> tuple[str, ...]:
     return tuple(changes)
 
 
-def _work(*, toy: bool) -> tuple[str, tuple[int, int], int, float]:
+class _Work(TypedDict):
+    """How a run is done; the rest of Choices is what it computes."""
+
+    run_id: str
+    min_actors: int
+    max_actors: int
+    chunk: int
+    pace_s: float
+    published: bool
+
+
+def _work(*, toy: bool) -> _Work:
     """Let the viewer choose name, actors, size of tasks, and pace."""
     if "suggested" not in st.session_state:
         st.session_state["suggested"] = new_run_id()
     run_id = st.text_input("Name of the run", st.session_state["suggested"], key="run name", live=True, max_chars=64)
+    published = False
+    if services().settings.broker is not None:
+        who = [_BRIDGES] if services().is_outside else [_HERE, _BRIDGES]
+        help_text = "The broker's bridges take the tasks of all runs, with actors of their own."
+        published = st.segmented_control("Who works", who, default=_BRIDGES, required=True, help=help_text) == _BRIDGES
+    low = high = usable_cpus()
+    pace = 0.0
     first, second = st.columns(2)
-    with first:
-        cpus = usable_cpus()
-        elastic = st.toggle("Elastic pool", key="elastic", help="The backlog decides how many actors there are.")
-        if elastic:
-            low, high = st.slider("Actors", 1, max(_MOST_ACTORS, cpus), (1, cpus), key="actors between")
-        else:
-            low = high = int(st.number_input("Actors", 1, _MOST_ACTORS, cpus, key="actors"))
+    if not published:
+        with first:
+            if st.toggle("Elastic pool", key="elastic", help="The backlog decides how many actors there are."):
+                low, high = st.slider("Actors", 1, max(_MOST_ACTORS, high), (1, high), key="actors between")
+            else:
+                low = high = int(st.number_input("Actors", 1, _MOST_ACTORS, high, key="actors"))
+        with second:
+            pace = st.select_slider(
+                "Take at least", [0, 15, 30, 60, 120, 300], value=30 if toy else 0, key=f"pace-{toy}",
+                format_func=lambda s: f"{s} s" if s else "no time",
+                help="Spread the work over this time, so that an audience can watch. 0: as fast as can be.",
+            )  # fmt: skip
     with second:
-        pace = st.select_slider(
-            "Take at least", [0, 15, 30, 60, 120, 300], value=30 if toy else 0, key=f"pace-{toy}",
-            format_func=lambda s: f"{s} s" if s else "no time",
-            help="Spread the work over this time, so that an audience can watch. 0: as fast as can be.",
-        )  # fmt: skip
         chunk = st.select_slider(
             "Events a task", [1_000, 5_000, 20_000, 100_000, 500_000, CHUNK], value=5_000 if pace else CHUNK,
             format_func=words.count, key=f"chunk-{bool(pace)}", help="Smaller tasks show progress in smaller steps.",
         )  # fmt: skip
-    return run_id, (low, high), chunk, float(pace)
+    return _Work(run_id=run_id, min_actors=low, max_actors=high, chunk=chunk, pace_s=float(pace), published=published)
 
 
 def _confirm(choices: Choices) -> None:
@@ -206,7 +224,7 @@ def _confirm(choices: Choices) -> None:
         if st.button("Start", type="primary", width="stretch", disabled=spec is None, icon=":material/play_arrow:"):
             _start(choices)
         st.caption("The same, in a terminal:")
-        st.code(f"hzzray run {' '.join(choices.options())}", language="bash", wrap_lines=True)
+        st.code(f"hzzray {shlex.join(choices.command())}", language="bash", wrap_lines=True)
 
 
 def _summary(choices: Choices, spec: RunSpec) -> None:
@@ -217,16 +235,19 @@ def _summary(choices: Choices, spec: RunSpec) -> None:
         f"**{len(release.samples)}** samples of {release.title}"
         + (f", about {words.count(events * spec.fraction)} events" if events else ""),
         f"**{spec.selection.name}** at {spec.luminosity:g} fb⁻¹",
-        f"**{choices.max_actors}** actor{'s' if choices.max_actors > 1 else ''} on {_where()}",
+        _who(choices),
     ]
     if choices.events:
         lines.append(f"{words.count(choices.events)} toy events are simulated first")
     st.success("\n".join(f"- {line}" for line in lines))
 
 
-def _where() -> str:
+def _who(choices: Choices) -> str:
+    if choices.published:
+        return "tasks go to the broker, for its bridges to take"
     address = services().settings.address
-    return f"the cluster at {address}" if address else "this machine"
+    where = f"the cluster at {words.plain(address)}" if address else "this machine"
+    return f"**{choices.max_actors}** actor{'s' if choices.max_actors > 1 else ''} on {where}"
 
 
 def _start(choices: Choices) -> None:
