@@ -202,7 +202,7 @@ TWO = {"min_actors": 2, "max_actors": 2}
 
 
 def test_a_worker_that_hangs_is_killed_and_its_task_cut(troubled, toys_digest):
-    state, path, tasks, marks = troubled({3: "hang"}, Limits(**TWO, timeout_s=2.0))
+    state, path, tasks, marks = troubled({3: "hang"}, Limits(**TWO, timeout_s=6.0))  # others may be slow, but not so
     assert state.counts.status == "complete"
     assert state.counts.planned == len(tasks) + 1
     assert digest(state) == toys_digest
@@ -224,13 +224,13 @@ def test_a_task_that_always_hangs_is_cut_down_and_set_aside(toys, spec, tmp_path
             pieces.append(piece.halves()[0])
     (tmp_path / "marks").mkdir()
     start = starter(Troubled, spec, str(toys), ..., poisoned, tmp_path / "marks")
-    state = pool_run(path, start, Limits(**TWO, timeout_s=1.0, crashes=3))
+    state = pool_run(path, start, Limits(**TWO, timeout_s=3.0, crashes=3))
     assert state.counts.status == "partial"
     assert state.counts.due == 0
     (failure,) = state.failures
     assert (failure.task.uuid, failure.task.start) == (task.uuid, 0)
     assert failure.task.stop == task.entries // 4
-    assert "no result within 1 s" in failure.reason
+    assert "no result within 3 s" in failure.reason
     assert state.counts.merged == len(others) + 2
     nothing_is_left()
 
@@ -277,7 +277,7 @@ def test_passing_faults_alone_leave_no_trace(troubled, toys_digest):
 
 def test_tiny_tasks_go_together_and_fail_alone(troubled):
     faults = {150: "corrupt", 300: "die", 450: "flaky 2", 600: "hang 1"}
-    limits = Limits(**TWO, timeout_s=2.0, crashes=2, back_off_s=(0.01, 0.1))
+    limits = Limits(**TWO, timeout_s=6.0, crashes=2, back_off_s=(0.01, 0.1))
     state, _, tasks, marks = troubled(faults, limits, chunk=20)
     assert {failure.task for failure in state.failures} == {tasks[150], tasks[300]}
     assert state.counts.due == 0
