@@ -43,7 +43,8 @@ Broker = Annotated[
     typer.Option(
         "--broker",
         envvar="HZZRAY_BROKER",
-        help="amqp[s]://USER@HOST[:PORT][/VHOST]; the password comes from HZZRAY_BROKER_PASSWORD or …_PASSWORD_FILE.",
+        help="amqp\\[s]://USER@HOST[:PORT]\\[/VHOST]; "
+        "the password comes from HZZRAY_BROKER_PASSWORD or …_PASSWORD_FILE.",
     ),
 ]
 Prefix = Annotated[

@@ -105,7 +105,7 @@ def run(
     fraction: Fraction = 1.0,
     engine: Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")] = "ray",
     broker: Annotated[
-        str, typer.Option(help="amqp[s]://USER@HOST[:PORT][/VHOST]: tasks go through RabbitMQ. memory: they don't.")
+        str, typer.Option(help="amqp\\[s]://USER@HOST[:PORT]\\[/VHOST]: tasks go through RabbitMQ. memory: they don't.")
     ] = "memory",
     prefix: Prefix = DEFAULT_PREFIX,
     actors: Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")] = None,

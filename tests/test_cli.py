@@ -170,3 +170,11 @@ def test_a_toy_run_writes_its_files_first(cli, tmp_path):
 def test_the_package_is_the_command():
     said = subprocess.run([sys.executable, "-m", "hzzray", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.startswith("hzzray 0.")
+
+
+@pytest.mark.parametrize("command", ["run", "publish", "bridge", "queues"])
+def test_help_shows_a_brokers_url_as_it_is(cli, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, said, err = cli(command, "--help")
+    assert code == 0, err
+    assert "amqp[s]://USER@HOST[:PORT][/VHOST]" in said

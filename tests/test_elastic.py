@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.run import Settings, execute, make_spec
 from hzzray.source import MemorySource
-from tests.support.ray_head import free_ports, ray_head
+from tests.support.ray_nodes import node_counts, ray_head_of_nodes
 
 SPEC = make_spec(release("toy"), samples=("llll",))
 
@@ -121,100 +121,24 @@ def test_a_pending_actor_takes_no_tasks(tmp_path):
     assert state.counts.merged == 12
 
 
-NODES = {
-    "cluster_name": "test",
-    "max_workers": 3,
-    "idle_timeout_minutes": 0.1,
-    "upscaling_speed": 3,
-    "provider": {
-        "type": "external",
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-        "disable_node_updaters": True,
-        "disable_launch_config_check": True,
-    },
-    "auth": {},
-    **{key: {} for key in ("file_mounts", "head_node", "worker_nodes")},
-    **{key: [] for key in ("cluster_synced_files", "initialization_commands", "setup_commands")},
-    **{f"{who}_{what}_commands": [] for who in ("head", "worker") for what in ("setup", "start_ray")},
-    "head_node_type": "ray.head.default",
-    "available_node_types": {
-        "ray.head.default": {"resources": {"CPU": 0}, "min_workers": 0, "max_workers": 0, "node_config": {}},
-        "worker": {
-            "resources": {"CPU": 1, "object_store_memory": 80_000_000},
-            "min_workers": 0,
-            "max_workers": 3,
-            "node_config": {},
-        },
-    },
-}
-
-# Prints the number of live nodes with CPU slots whenever it changes.
-COUNT_NODES = """
-import time
-import ray
-ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-before = None
-while True:
-    number = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
-    if number != before:
-        print(number, flush=True)
-    before = number
-    time.sleep(0.5)
-"""
-
-
-def ray_head_of_nodes(folder: Path):
-    """A head without slots whose autoscaler starts nodes of one slot on this machine."""
-    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-
-    (port,) = free_ports(1)
-    config = NODES | {"provider": NODES["provider"] | {"gcs_address": f"127.0.0.1:{port}"}}
-    path = folder / "nodes.json"  # JSON is YAML
-    path.write_text(json.dumps(config))
-    return ray_head(
-        "--num-cpus=0",
-        f"--autoscaling-config={path}",
-        port=port,
-        # The autoscaler knows its head by what the provider calls it.
-        env={
-            "RAY_FAKE_CLUSTER": "1",
-            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-            "RAY_enable_autoscaler_v2": "1",
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        },
-    )
-
-
 @pytest.mark.slow
 def test_nodes_come_for_pending_actors_and_go_when_they_have_ended(toys, tmp_path):
     settings = Settings(runs=tmp_path, run_id="serial", sources=(str(toys),), engine="serial")
     serial = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
-    with ray_head_of_nodes(tmp_path) as head:
-        watch = subprocess.Popen([sys.executable, "-c", COUNT_NODES], env=head.env, stdout=subprocess.PIPE, text=True)
-        counts: list[int] = []
-        gone = threading.Event()
-
-        def note() -> None:
-            for line in watch.stdout:
-                counts.append(int(line))
-                if counts[-1] == 0 and max(counts) > 0:
-                    gone.set()
-
-        reader = threading.Thread(target=note)
-        reader.start()
-        try:
-            done = head.run(
-                str(Path(sys.executable).with_name("hzzray")),
-                "run", "--source", str(toys), "--runs", str(tmp_path), "--run-id", "elastic", "--chunk", "1",
-                "--min-actors", "1", "--max-actors", "3", timeout=200,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            assert gone.wait(90), counts
-        finally:
-            watch.kill()
-            watch.wait()
-            reader.join()
-            watch.stdout.close()
+    command = [
+        str(Path(sys.executable).with_name("hzzray")), "run", "--source", str(toys), "--runs", str(tmp_path),
+        "--chunk", "20", "--min-actors", "1", "--max-actors", "3", "--run-id",
+    ]  # fmt: skip
+    with ray_head_of_nodes(tmp_path) as head, node_counts(head) as nodes, ExitStack() as stack:
+        # Each of two runs needs a node, and lasts until there are two. The provider starts one at a time.
+        for number, run_id in enumerate(("elastic", "another"), 1):
+            slow = subprocess.Popen([*command, run_id, "--pace", "600"], env=head.env, stdout=subprocess.DEVNULL)
+            stack.callback(slow.wait)
+            stack.callback(slow.terminate)
+            nodes.wait_for(number)
+        stack.close()
+        done = head.run(*command, "elastic")
+        assert done.returncode == 0, done.stderr
+        nodes.wait_for(0, after=nodes.wait_for(2))
     assert load_json(tmp_path / "elastic").digest == serial.digest
-    assert counts[0] == counts[-1] == 0
-    assert max(counts) >= 2, counts
+    assert nodes.seen[0] == nodes.seen[-1] == 0

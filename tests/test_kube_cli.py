@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.server
 import io
-import json
 import os
 import shutil
 import signal
@@ -15,11 +13,13 @@ import sys
 import threading
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from kuberay import objects
+from kuberay import submit as jobs
 from kuberay.config import load
 from tests.support.kube_api import kube_api
 from tests.support.kubectl_stand_in import KubectlStandIn
@@ -322,33 +322,36 @@ def test_submit_needs_the_token(stand_in, cli):
     assert "no Ray token in Secret hzzray: is the deployment up?" in err
 
 
-@pytest.mark.slow
-def test_submit_runs_a_job_of_a_real_ray_cluster(stand_in, toys, tmp_path):
-    """The cluster is real, with a token; only the way to it is the stand-in's."""
-    import secrets
-    from urllib.parse import urlsplit
+class Jobs:
+    """What Ray's client of jobs answers, without a cluster: test_kube_roles has a real one."""
 
-    from hzzray.data.catalogue import release
-    from hzzray.output import load_json
-    from hzzray.run import Settings, execute, make_spec
-    from tests.support.ray_head import ray_head
+    def __init__(self, status="SUCCEEDED", code=None, known=()):
+        self._info = SimpleNamespace(status=status, driver_exit_code=code, message="so it is")
+        self._known = known
 
-    token = secrets.token_hex(16)
-    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HZZRAY_RUNS": str(tmp_path)}
-    settings = Settings(runs=tmp_path, run_id="serial", sources=(str(toys),), engine="serial")
-    serial = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
-    with ray_head("--num-cpus=1", env=env) as head:
-        stand_in.lead({"service/hzzray-head-svc:8265": urlsplit(head.dashboard).port})
-        stand_in.answer({"get secret hzzray": {"data": {"auth_token": base64.b64encode(token.encode()).decode()}}})
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        command = [HZZRAY, "kube", "submit", "--", "--source", str(toys), "--run-id", "job", "--actors", "1"]
-        done = subprocess.run(command, env=kept, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert load_json(tmp_path / "job").digest == serial.digest
-        assert "tasks merged" in done.stdout
-        assert token not in done.stdout + done.stderr
-        failing = [*command[:-5], str(tmp_path / "absent"), "--run-id", "bad"]
-        done = subprocess.run(failing, env=kept, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert "no such folder" in done.stdout
-    assert token not in json.dumps(stand_in.calls())
+    def list_jobs(self):
+        return [SimpleNamespace(submission_id=name) for name in self._known]
+
+    def submit_job(self, *, entrypoint, submission_id):
+        return submission_id
+
+    async def tail_job_logs(self, submission):
+        yield "a line\n"
+
+    def get_job_info(self, submission):
+        return self._info
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"), [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", None, 1), ("STOPPED", None, 1)]
+)
+def test_submit_exits_as_the_run_does(status, code, expected):
+    said = []
+    assert jobs.follow(Jobs(status, code), "a", said.append) == expected
+    assert said[0] == "a line\n"
+    assert len(said) == (1 if expected == 0 else 2)
+
+
+def test_a_second_job_of_a_run_has_a_name_of_its_own():
+    assert jobs.start(Jobs(), "hzzray run", "a") == "a"
+    assert jobs.start(Jobs(known=("a", "a-2")), "hzzray run", "a") == "a-3"

@@ -30,6 +30,10 @@ class Kubelet:
         self.replaced = dict(replaced)
         self.processes: list[subprocess.Popen[bytes]] = []
 
+    def secret(self, name: str, key: str) -> str:
+        """What a Secret holds."""
+        return self._secrets[name][key]
+
     def volume(self, pod: Object, name: str) -> Path:
         """Lay a pod's volume out as a folder; a claim is one folder for all pods."""
         (spec,) = [each for each in pod["spec"]["volumes"] if each["name"] == name]
@@ -55,9 +59,10 @@ class Kubelet:
             if "subPath" not in mount and mount["name"] in {each["name"] for each in pod["spec"]["volumes"]}
         }
         known = places | self.replaced
-        pattern = re.compile(
-            "|".join(rf"(?<![\w/]){re.escape(each)}(?!\w)" for each in sorted(known, key=len, reverse=True))
-        )
+        longest = sorted(known, key=len, reverse=True)
+        # A path is the whole of one, a host comes after // or @.
+        whole = {True: r"(?<![\w/])", False: r"(?<!\w)"}
+        pattern = re.compile("|".join(whole[each[0] == "/"] + re.escape(each) + r"(?!\w)" for each in longest))
         return [pattern.sub(lambda found: known[found[0]], word) for word in words]
 
     def environment(self, pod: Object, container: Object) -> dict[str, str]:
@@ -71,7 +76,8 @@ class Kubelet:
                 given[variable["name"]] = self._secrets[place["name"]][place["key"]]
             else:
                 (given[variable["name"]],) = self.words(pod, container, variable["value"])
-        return {"PATH": path, **kept, **given}
+        # Here all of Ray is on 127.0.0.1, which it else takes for the machine's address.
+        return {"PATH": path, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **kept, **given}
 
     def run(self, pod: Object, container: Object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a container to its end."""
