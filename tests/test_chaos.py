@@ -327,7 +327,7 @@ def test_a_reducer_that_hangs_is_replaced(toys, toys_digest, spec, tmp_path):
             stopped.append(reducer)
 
     workers = starter(Worker, spec, (str(toys),), ...)
-    state = pool_run(path, workers, Limits(reducer_s=2.0), progress=stop_it)
+    state = pool_run(path, workers, Limits(reducer_s=10.0), progress=stop_it)
     (old,) = stopped
     wait_for("the old reducer's end", lambda: not old.is_running() or old.status() == psutil.STATUS_ZOMBIE, 60)
     assert state.counts.merged == len(tasks)
