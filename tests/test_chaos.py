@@ -30,6 +30,7 @@ from hzzray.output import load_json
 from hzzray.run import Settings, execute, make_spec
 from hzzray.source import MemorySource
 from tests.support.chaos import (
+    TOGETHER,
     Driver,
     Once,
     Quick,
@@ -275,7 +276,8 @@ def test_passing_faults_alone_leave_no_trace(troubled, toys_digest):
     check_ledger(path)
 
 
-def test_tiny_tasks_go_together_and_fail_alone(troubled):
+def test_tiny_tasks_go_together_and_fail_alone(troubled, monkeypatch):
+    monkeypatch.setattr("hzzray.engine.pool._WORTH_A_CALL_S", 10.0)  # tiny they are, however slow the machine
     faults = {150: "corrupt", 300: "die", 450: "flaky 2", 600: "hang 1"}
     limits = Limits(**TWO, timeout_s=6.0, crashes=2, back_off_s=(0.01, 0.1))
     state, _, tasks, marks = troubled(faults, limits, chunk=20)
@@ -285,7 +287,7 @@ def test_tiny_tasks_go_together_and_fail_alone(troubled):
     assert marks.seen(tasks[450].task_id) >= 3
     assert marks.seen(tasks[300].task_id) >= 3, "once among others, then alone until it was given up"
     assert marks.seen(tasks[600].task_id) >= 2
-    assert sum(marks.seen(task.task_id) > 1 for task in tasks) > 4, "neighbours were tried again"
+    assert len(tasks) / 32 < marks.seen(TOGETHER) < len(tasks) / 8, "most went in calls of many"
 
 
 def test_stragglers_are_started_twice_and_merged_once(troubled, toys_digest):

@@ -178,7 +178,7 @@ def test_a_job_that_is_stopped_drains_and_can_be_resumed(head, toys, digest, tmp
 
     run = ("run", "--source", toys, "--runs", tmp_path, "--run-id", "job", "--actors", 1, "--chunk", 8)
     path = tmp_path / "job" / "ledger.db"
-    begun = submit(head, *run, "--no-wait", name="stopped", env_vars={"RAY_JOB_STOP_WAIT_TIME_S": "60"})
+    begun = submit(head, *run, "--pace", 30, "--no-wait", name="stopped", env_vars={"RAY_JOB_STOP_WAIT_TIME_S": "60"})
     assert begun.returncode == 0, begun.stderr
 
     def merged() -> int:

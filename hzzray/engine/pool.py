@@ -77,6 +77,7 @@ _PING_S = 20.0
 _GLANCE_S = 0.1
 _DEATHS = 5  # of an actor that was never heard of, in a row
 _FRUITLESS = 20  # restarts by Ray without an answer
+_SILENCES = 3  # of the reducer, in one call
 
 
 @dataclass(eq=False, slots=True)
@@ -155,6 +156,7 @@ class Pool:
         self._watcher = watcher
         self._machine = NodeMeter()
         self._version = -1
+        self._replaced = -math.inf
         self._metrics = metrics or Metrics("", "pool")
         self._actors: list[_Actor] = []
         self._started = 0
@@ -420,14 +422,20 @@ class Pool:
         begun = time.monotonic()
         patience = self._limits.reducer_s
         pauses = waits(*self._limits.back_off_s)
+        silences = 0
         while True:
             bound = getattr(self._reducer, method)
+            asked = time.monotonic()
             try:
                 return await asyncio.wait_for(bound.remote(*args), patience)
             except TimeoutError as error:
-                if time.monotonic() - begun > 2 * patience:
+                silences += 1
+                if silences == _SILENCES:
                     raise ClusterError(f"the reducer gives no answer within {patience:g} s") from error
-                ray.kill(self._reducer, no_restart=False)  # a fence keeps out what it may write when it comes to
+                begun = time.monotonic()  # its next life has as long to come
+                if self._replaced < asked:  # or another call has found it silent too, and replaced it
+                    self._replaced = begun
+                    ray.kill(self._reducer, no_restart=False)  # a fence keeps out what it may write when it comes to
             except RayError as error:
                 self._bear(error, time.monotonic() - begun)
             await asyncio.sleep(next(pauses))

@@ -21,7 +21,7 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool, _actor_class, start_reducer
 from hzzray.engine.worker import Worker
-from hzzray.errors import DataError, TransientError
+from hzzray.errors import DataError, HzzrayError, TransientError
 from hzzray.messages import Cost, Counts, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
@@ -135,6 +135,10 @@ def check_ledger(path: Path, *, split: bool = False) -> int:
     return partials
 
 
+#: The mark of tasks that came in one call.
+TOGETHER = "together"
+
+
 class Once:
     """Marks on disk that survive the death of the process: tells how often something has happened before."""
 
@@ -181,6 +185,10 @@ class Troubled(Worker):
                 case "flaky":
                     raise TransientError(f"{task.file}: the server said 503")
         return super().process(task)
+
+    def process_all(self, tasks: Sequence[Task]) -> list[Partial | HzzrayError]:
+        self._marks.count(TOGETHER)
+        return super().process_all(tasks)
 
 
 class Quick:
