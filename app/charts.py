@@ -328,7 +328,7 @@ def _series(field: str, names: Sequence[str], *, columns: int = 2) -> Spec:
 
 
 def _time(title: str = "time since the start [s]") -> Spec:
-    return {"field": "t", "type": "quantitative", "title": title, "scale": {"nice": False, "domain": _FROM_0}}
+    return _y("t", title=title, scale={"nice": False, "domain": _FROM_0}, axis={"tickCount": 10})
 
 
 def _grid(end: float) -> NDArray[np.float64]:
@@ -413,8 +413,8 @@ def _thinned(length: int) -> NDArray[np.int64]:
 # Runs side by side.
 
 
-def bars(summaries: Sequence[RunSummary], field: str, title: str) -> Chart:
-    """Draw one number of each run as bars, in the colours of the runs."""
+def bars(summaries: Sequence[RunSummary], field: str, title: str, form: str) -> Chart:
+    """Draw one number of each run as bars, in the colours of the runs; ``form`` is how d3 is to write it."""
     names = [row.run_id for row in summaries]
     table = pd.DataFrame({"run": names, "value": [getattr(row, field) for row in summaries]}).dropna()
     table["environment"] = [row.environment for row in summaries if getattr(row, field) is not None]
@@ -429,7 +429,7 @@ def bars(summaries: Sequence[RunSummary], field: str, title: str) -> Chart:
                     "field": "value",
                     "type": "quantitative",
                     "title": title,
-                    "axis": {"format": "~s", "tickCount": 4},
+                    "axis": {"format": form, "tickCount": 4},
                 },
                 "color": {**_series("run", names), "legend": None},
                 "tooltip": [
