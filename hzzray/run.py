@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -239,16 +239,24 @@ def _work(
 def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]:
     """Order what is due, and say how much time is to be between two tasks.
 
-    File by file is fastest. A run that takes its time for people to watch goes through all files side by side, so that
-    what it shows at any moment is a fair part of the whole.
+    File by file is fastest. A run that takes its time for people to watch goes through all simulation side by side, and
+    through the data one after the other as they were taken: what it shows at any moment is a fair part of the whole.
     """
     if not settings.pace_s:
         return ledger.due(), 0.0
     tasks = list(ledger.due())
-    ends: dict[str, int] = {}
-    for task in tasks:
-        ends[task.uuid] = max(task.stop, ends.get(task.uuid, 1))
-    tasks.sort(key=lambda task: (task.start + task.stop) / ends[task.uuid])
+    release = ledger.spec.release
+    data = [sample.name for sample in release.samples if release.role(sample) == "data"]
+    planned = {name: entries for name, (entries, _) in ledger.entries().items()}
+    before = dict(zip(data, accumulate((planned.get(name, 0) for name in data), initial=0), strict=False))
+    taken = sum(planned.get(name, 0) for name in data)
+
+    def place(task: Task) -> float:
+        if task.sample in before:
+            return (before[task.sample] + task.start) / max(1, taken)
+        return task.start / max(1, planned.get(task.sample, 0))
+
+    tasks.sort(key=place)
     return tasks, settings.pace_s / max(1, len(tasks))
 
 

@@ -21,8 +21,8 @@ _MOST = 6  # runs side by side
 # What a comparison shows as bars: fields of RunSummary, their titles, and their form in d3's terms.
 _BARS = {
     "events_per_s": ("throughput [events/s]", "~s"),
-    "wall_s": ("wall clock [s]", "~g"),
-    "cpu_s_per_million_events": ("CPU [s] per million events", "~g"),
+    "wall_s": ("wall clock [s]", ".3~r"),
+    "cpu_s_per_million_events": ("CPU [s] per million events", ".3~r"),
     "efficiency": ("CPU of tasks / time of actors", ".1~%"),
 }
 
