@@ -1,9 +1,10 @@
 # make run    the whole analysis on a local Ray cluster, from nothing
+# make app    watch it: the live page in a browser, http://127.0.0.1:8501
 # make test   every test        make check   lint, format and types        make bench   measure against the peers
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test check bench bench-engine bench-messaging chaos lock clean
+.PHONY: run app screenshots test check bench bench-engine bench-messaging chaos lock clean
 
 # The first Python that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -22,6 +23,14 @@ BROKER ?=
 
 run: $(VENV)/.run
 	$(BIN)/hzzray run $(if $(BROKER),--broker $(BROKER)) $(ARGS)
+
+# Options of `streamlit run`, such as: make app ARGS="--server.port 8600"
+app: $(VENV)/.run
+	$(BIN)/streamlit run app/main.py $(ARGS)
+
+# The pictures of docs/img, taken anew in Debian's chromium.
+screenshots: $(VENV)/.dev $(VENV)/.system
+	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(PYTEST)

@@ -233,12 +233,15 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
     )
     tips = [("m₄ℓ", 0), *((layer.name, i) for i, layer in enumerate(content.simulation, 1))]
     tips += [("Simulation", len(tips)), (DATA, len(tips) + 1)]
+    reach = {
+        key: kind[key] for key in ("domain", "domainMin") if key in kind
+    }  # of all that is drawn, not of the stack alone
     upper = [
         _bar("window", {"color": _INK, "opacity": 0.07}, y={"value": 0}, y2={"value": {"expr": f"{_UPPER} * height"}}),
         _bar("stack", {"stroke": _INK, "strokeWidth": 0.5, "strokeOpacity": 0.6}, y=events, y2=_Y2, color=colour),
-        _bar("band", {"opacity": 0.45}, y=_y(), y2=_Y2, color=colour),
-        _point("data", {"type": "rule", "strokeWidth": 1.6}, y=_y(), y2=_Y2, color=colour),
-        _point("data", {"type": "circle", "size": 44, "opacity": 1}, y=_y("y"), color=colour),
+        _bar("band", {"opacity": 0.45}, y=_y(scale=reach), y2=_Y2, color=colour),
+        _point("data", {"type": "rule", "strokeWidth": 1.6}, y=_y(scale=reach), y2=_Y2, color=colour),
+        _point("data", {"type": "circle", "size": 44, "opacity": 1}, y=_y("y", scale=reach), color=colour),
     ]
     lower = [
         _bar("ratio band", {"opacity": 0.4, "color": _GREY}, y=ratio, y2=_Y2),
@@ -283,14 +286,21 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
 
 
 def history(rows: Rows, result: Result) -> Chart:
-    """Draw how the significances grew with the time that the run took; the last point is the result's."""
-    last = moment(result)
+    """Draw how the significances grew with the time that the run took, up to the result, which may be newer."""
+    now = moment(result)
+    if not len(rows):
+        times = np.array([result.cost.wall_s])
+    elif rows["events"][-1] != now.events:
+        times = np.append(rows["time_s"], rows["time_s"][-1] + 1)
+    else:
+        times = rows["time_s"]
+    newer = range(len(times) - len(rows))
     found = [
         pd.DataFrame(
             {
-                "t": np.append(rows["time_s"], result.cost.wall_s),
-                "z": np.append(rows[field], getattr(last, field)),
-                "share": np.append(rows["share"], last.share),
+                "t": times,
+                "z": np.append(rows[field], [getattr(now, field) for _ in newer]),
+                "share": np.append(rows["share"], [now.share for _ in newer]),
                 "which": title,
             }
         )
@@ -328,7 +338,7 @@ def _series(field: str, names: Sequence[str], *, columns: int = 2) -> Spec:
 
 
 def _time(title: str = "time since the start [s]") -> Spec:
-    return {"field": "t", "type": "quantitative", "title": title, "scale": {"nice": False, "domain": _FROM_0}}
+    return _y("t", title=title, scale={"nice": False, "domain": _FROM_0}, axis={"tickCount": 10})
 
 
 def _grid(end: float) -> NDArray[np.float64]:
@@ -413,8 +423,8 @@ def _thinned(length: int) -> NDArray[np.int64]:
 # Runs side by side.
 
 
-def bars(summaries: Sequence[RunSummary], field: str, title: str) -> Chart:
-    """Draw one number of each run as bars, in the colours of the runs."""
+def bars(summaries: Sequence[RunSummary], field: str, title: str, form: str) -> Chart:
+    """Draw one number of each run as bars, in the colours of the runs; ``form`` is how d3 is to write it."""
     names = [row.run_id for row in summaries]
     table = pd.DataFrame({"run": names, "value": [getattr(row, field) for row in summaries]}).dropna()
     table["environment"] = [row.environment for row in summaries if getattr(row, field) is not None]
@@ -429,7 +439,7 @@ def bars(summaries: Sequence[RunSummary], field: str, title: str) -> Chart:
                     "field": "value",
                     "type": "quantitative",
                     "title": title,
-                    "axis": {"format": "~s", "tickCount": 4},
+                    "axis": {"format": form, "tickCount": 4},
                 },
                 "color": {**_series("run", names), "legend": None},
                 "tooltip": [

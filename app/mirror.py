@@ -71,47 +71,60 @@ class Copy:
             self._recorder.close()
 
 
+class UnansweredError(Exception):
+    """A reducer that is busy, being restarted, or has ended."""
+
+
 class Mirror:
     """The runs of a cluster that have no ledger in the folder of runs: those are written where they are worked on.
 
-    ``ask`` calls a method of the reducer of a run, and waits for the answer.
+    ``ask`` calls a method of the reducer of a run, and waits for the answer; raises UnansweredError.
     """
 
     def __init__(self, runs: Path, ask: Callable[..., Any]) -> None:
         self._runs = runs
         self._ask = ask
         self._copies: dict[str, Copy] = {}
+        self._wishes: dict[str, Wish] = {}
+
+    def wish(self, name: str, wish: Wish) -> None:
+        """Pass a wish on with the next look, or the first after it that finds the reducer."""
+        self._wishes[name] = wish
 
     def look(self, names: set[str]) -> list[str]:
         """Write down the news of each run; returns those that gave an answer."""
         for name in self._copies.keys() - names:
             self._copies.pop(name).close()
-        answered = []
-        for name in sorted(names):
-            if (self._runs / name / "ledger.db").exists():
-                continue
-            copy = self._copies.setdefault(name, Copy(self._runs / name))
-            live: Live | None = self._ask(name, "live", copy.version)
-            progress: tuple[Counts, Wish] | None = self._ask(name, "progress")
-            if live is not None and progress is not None:
-                copy.write(live, progress[1])
-                answered.append(name)
-        return answered
+        self._wishes = {name: wish for name, wish in self._wishes.items() if name in names}
+        return [name for name in sorted(names) if not (self._runs / name / "ledger.db").exists() and self._look(name)]
+
+    def _look(self, name: str) -> bool:
+        copy = self._copies.setdefault(name, Copy(self._runs / name))
+        try:
+            if name in self._wishes:
+                self._ask(name, "wish", self._wishes[name])
+                del self._wishes[name]
+            live: Live = self._ask(name, "live", copy.version)
+            progress: tuple[Counts, Wish] = self._ask(name, "progress")
+        except UnansweredError:
+            return False
+        copy.write(live, progress[1])
+        return True
 
 
 def _ask(name: str, method: str, *args: object) -> Any:  # noqa: ANN401 (whatever the reducer returns)
-    """Call a reducer; None when it is being restarted, or has ended."""
+    """Call a reducer; raises UnansweredError."""
     import ray  # noqa: PLC0415 (a second to import)
     from ray.exceptions import GetTimeoutError, RayActorError  # noqa: PLC0415
 
     try:
         reducer = ray.get_actor(_PREFIX + name, namespace=NAMESPACE)
-    except ValueError:  # there is none of that name any more
-        return None
+    except ValueError as error:  # there is none of that name any more
+        raise UnansweredError from error
     try:
         return ray.get(getattr(reducer, method).remote(*args), timeout=_PATIENCE_S)
-    except (RayActorError, GetTimeoutError):
-        return None
+    except (RayActorError, GetTimeoutError) as error:
+        raise UnansweredError from error
 
 
 def _names() -> set[str]:
@@ -144,8 +157,7 @@ def main(address: str, runs: Path) -> None:
             while True:
                 begun = time.monotonic()
                 while not wishes.empty():
-                    name, wish = wishes.get()
-                    _ask(name, "wish", wish)
+                    mirror.wish(*wishes.get())
                 _say(runs=mirror.look(_names()))
                 time.sleep(max(0.0, _EVERY_S - (time.monotonic() - begun)))
         except (RayError, ConnectionError, RuntimeError) as error:

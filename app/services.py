@@ -28,13 +28,14 @@ class Services:
         return (self.settings.address or "").startswith("ray://")
 
     def wish(self, run_id: str, wish: Wish) -> None:
-        """Tell whoever works on a run what its user wants; raises HzzrayError where that can't be written."""
-        if self.watch is not None and self.watch.has(run_id):
+        """Tell whoever works on a run what its user wants; raises HzzrayError where nobody can be told."""
+        path = self.client.folder(run_id) / "ledger.db"
+        if self.watch is not None and not path.exists():
             self.watch.wish(run_id, wish)
-        else:
-            with Ledger.open(self.client.folder(run_id) / "ledger.db") as ledger:
-                ledger.wish(wish)
-            self.client.look_again(run_id)
+            return
+        with Ledger.open(path) as ledger:
+            ledger.wish(wish)
+        self.client.look_again(run_id)
 
 
 @st.cache_resource(show_spinner=False)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hzzray.engine.cluster import ClusterError
 from hzzray.engine.ledger import Wish
 
 # Connecting takes some seconds, and a dead address its time.
@@ -34,7 +35,6 @@ class Watch:
         self._runs = runs
         self._process: subprocess.Popen[str] | None = None
         self._heard = -1.0
-        self._runs_seen: frozenset[str] = frozenset()
         self._trouble: str | None = f"Connecting to the cluster at {address}…"
         self._closing = threading.Event()
         threading.Thread(target=self._keep_going, name="watch", daemon=True).start()
@@ -44,17 +44,16 @@ class Watch:
         """What the viewers should know; None while all is well."""
         return self._trouble
 
-    def has(self, run_id: str) -> bool:
-        """Tell whether a run is of this cluster, and not of the folder of runs."""
-        return run_id in self._runs_seen
-
     def wish(self, run_id: str, wish: Wish) -> None:
-        """Pass a wish on to a run's reducer."""
+        """Pass a wish on to a run's reducer; raises ClusterError where there is no contact."""
         process = self._process
-        if process is not None and process.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):  # it has just ended: the viewer sees so
-                process.stdin.write(json.dumps({"run": run_id, "wish": wish}) + "\n")
-                process.stdin.flush()
+        try:
+            if self._trouble is not None or process is None or process.stdin is None:
+                raise ClusterError(self._trouble or "No contact with the cluster.")
+            process.stdin.write(json.dumps({"run": run_id, "wish": wish}) + "\n")
+            process.stdin.flush()
+        except (OSError, ValueError) as error:  # it has just ended
+            raise ClusterError(f"No contact with the cluster at {self._address}.") from error
 
     def close(self) -> None:
         """Stop watching."""
@@ -67,7 +66,6 @@ class Watch:
         while not self._closing.is_set():
             begun = time.monotonic()
             reason = self._once()
-            self._runs_seen = frozenset()
             if self._heard > begun:  # it was connected: whatever ended it may pass soon
                 wait = _FIRST_S
             self._trouble = f"No contact with the cluster at {self._address}: {reason}. Trying again…"
@@ -95,7 +93,6 @@ class Watch:
                     reason = str(said["error"])
                 elif "runs" in said:
                     self._heard = time.monotonic()
-                    self._runs_seen = frozenset(said["runs"])
                     self._trouble = None
         finally:
             done.set()

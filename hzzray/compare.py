@@ -197,6 +197,7 @@ def _mebibytes(value: float) -> str:
     return f"{value / 2**20:.0f} MiB"
 
 
+_NAMES = ("environment", "release", "selection", "status")
 _NUMBERS: dict[str, tuple[str, _Show]] = {
     "actors_max": ("actors, most", _exact),
     "actors_mean": ("actors, mean", _figures),
@@ -213,18 +214,23 @@ _NUMBERS: dict[str, tuple[str, _Show]] = {
 }
 
 
+def lines(summaries: Sequence[RunSummary]) -> list[tuple[str, ...]]:
+    """Put summaries side by side in words: each line a figure's title with its unit, then what each run has."""
+    texts = [(field, *(getattr(row, field) for row in summaries)) for field in _NAMES]
+    texts += [(field, *(getattr(row, field)[:12] for row in summaries)) for field in ("spec", "digest")]
+    for field, (title, show) in _NUMBERS.items():
+        values = [getattr(row, field) for row in summaries]
+        texts.append((title, *("–" if value is None else show(value) for value in values)))
+    return texts
+
+
 def table(summaries: Sequence[RunSummary]) -> Table:
     """Lay summaries side by side: one column a run."""
     shown = Table("run", *(escape(row.run_id) for row in summaries))
     for column in shown.columns[1:]:
         column.justify = "right"
-    for field in ("environment", "release", "selection", "status"):
-        shown.add_row(field, *(escape(getattr(row, field)) for row in summaries))
-    for field in ("spec", "digest"):
-        shown.add_row(field, *(getattr(row, field)[:12] for row in summaries))
-    for field, (title, show) in _NUMBERS.items():
-        values = [getattr(row, field) for row in summaries]
-        shown.add_row(escape(title), *("–" if value is None else show(value) for value in values))
+    for line in lines(summaries):
+        shown.add_row(*map(escape, line))
     return shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 
@@ -16,10 +17,11 @@ from app.launch import Choices, Launcher, places, toy_folder
 from app.settings import read_settings
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.engine.monitor import Recorder, Usage, absent, cpu_percent, read_usage
+from hzzray.engine.monitor import Recorder, Usage, absent, cpu_percent, read_history, read_usage
 from hzzray.errors import UsageError
 from hzzray.output import OutputError, save_json
 from hzzray.physics.significance import poisson_interval
+from hzzray.result import SampleResult, moment
 from hzzray.run import make_spec
 from hzzray.stack import contents
 from tests.support_result import make_result, with_groups
@@ -208,6 +210,26 @@ def test_a_logarithm_has_no_zero():
     chart = charts.mass(make_result(), log=True)
     assert (rows_of(chart, "stack")[["y0", "y1"]].to_numpy() > 0).all()
     assert (rows_of(chart, "data")["y0"] > 0).all()
+
+
+def test_the_history_ends_with_the_result(tmp_path):
+    data = make_result().groups["Data"].model_dump(exclude={"role", "colour"})
+    read = SampleResult(**data, group="Data", entries=9, planned=9, invalid={}, cutflow=())
+    result, name = make_result(samples={"data_A": read}), charts.SIGNIFICANCES["asimov"]
+    now = moment(result)
+
+    def drawn(rows):
+        table = charts.history(rows, result).rows
+        return table[table["which"] == name][["t", "z"]].to_numpy().tolist()
+
+    assert drawn(read_history(tmp_path)) == [[result.cost.wall_s, now.asimov]]
+    with Recorder(tmp_path, "local") as recorder:
+        recorder.add_history(1.0, now._replace(events=5, asimov=math.nan))
+        recorder.add_history(2.0, now._replace(events=6, asimov=0.5))
+    assert drawn(read_history(tmp_path)) == [[2.0, 0.5], [3.0, now.asimov]]
+    with Recorder(tmp_path, "local") as recorder:
+        recorder.add_history(2.5, now)
+    assert drawn(read_history(tmp_path))[-1] == [4.5, pytest.approx(now.asimov, abs=1e-3)]
 
 
 def test_cpu_is_averaged_over_the_steps(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import read_history, read_usage
 from hzzray.errors import UsageError
 from hzzray.output import load_json
-from hzzray.run import Settings, execute, make_spec
+from hzzray.run import Settings, _in_time, execute, make_spec
+from tests.support.chaos import plan_run
 from tests.support.http_server import serve
 
 
@@ -288,6 +290,27 @@ def test_cuts_of_a_preset_can_be_changed():
     assert (selection.name, selection.z2_max) == ("h4l*", 115.0)
     assert make_spec(release("toy"), selection="h4l").selection.name == "h4l"
     assert make_spec(release("toy"), selection="notebook-2020-pt", cuts=["pt_min="]).selection.pt_min == ()
+
+
+def test_a_paced_run_goes_through_all_files_side_by_side(toys, toy_spec, tmp_path):
+    plan_run(path := tmp_path / "run" / "ledger.db", toy_spec, toys, 500)
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(toys),))
+    with Ledger.open(path) as ledger:
+        due = list(ledger.due())
+        assert list(_in_time(ledger, settings)[0]) == due
+        tasks, interval_s = _in_time(ledger, settings.model_copy(update={"pace_s": 60.0}))
+    assert interval_s == pytest.approx(60 / len(due))
+    assert {task.task_id for task in tasks} == {task.task_id for task in due}
+    data = [task.sample for task in tasks if task.sample.startswith("data_")]
+    assert data == ["data_A", "data_B", "data_C", "data_D"]
+    assert 0.4 < [task.sample for task in tasks].index("data_D") / len(tasks) < 0.7  # it has half of the data
+    half, whole = Counter(), Counter()
+    for i, task in enumerate(tasks):
+        whole[task.sample] += 1
+        half[task.sample] += i < len(tasks) / 2
+    large = [name for name in whole if whole[name] > 4]
+    assert len(large) > 2
+    assert all(0.3 < half[name] / whole[name] < 0.7 for name in large)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -85,7 +85,7 @@ def _table(workers: list[Actor]) -> None:
         placeholder="–",
         column_config={
             "task": column.TextColumn("task", help="The sample that it reads now."),
-            "pid": column.NumberColumn("pid", format="plain"),
+            "pid": column.NumberColumn("pid", format="%d"),
             "cpu": column.NumberColumn("CPU now [%]", format="%.0f", help="Of one core, over the last second."),
             "spark": column.AreaChartColumn(f"CPU, last {SPARK_S} s", y_min=0, y_max=100, width="medium"),
             "memory": column.NumberColumn("memory [MiB]", format="%.0f"),

@@ -113,7 +113,7 @@ def _row(failure: Failure) -> dict[str, object]:
     task = failure.task
     return {
         "sample": task.sample,
-        "reason": failure.reason,
+        "reason": failure.reason.removeprefix(f"{redact(task.file)}: "),
         "kind": "permanent" if failure.permanent else "passing",
         "attempts": failure.attempts,
         "file": redact(task.file),

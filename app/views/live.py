@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -79,9 +80,16 @@ def _figures(view: View, result: Result) -> None:
             says="Collisions seen in the window, and what simulation expects with the events read so far.",
         )
         speed = words.quantity(result.cost.bytes_read / max(result.cost.wall_s, 1e-9), "B/s")
-        parts.figure("Throughput", words.quantity(rate, "events/s"), f"{speed} on average")
+        parts.figure("Throughput", words.quantity(rate, "ev/s"), f"{speed} on average", trend=_pace(rows))
         merged, planned_tasks, failed = result.tasks.merged, result.tasks.planned, result.tasks.failed
-        parts.figure("Tasks", f"{merged} / {planned_tasks}", f"{failed or 'none'} failed", bad=failed > 0)
+        parts.figure(
+            "Tasks",
+            f"{merged} / {planned_tasks}",
+            f"{failed or 'none'} failed",
+            trend=_tail(view.scale, "waiting"),
+            bad=failed > 0,
+            says="Merged and planned. The line: tasks that wait for an actor.",
+        )
         wall = words.seconds(result.cost.wall_s)
         if view.live:
             parts.figure("Time left", words.seconds(left_s), f"after {wall}")
@@ -92,6 +100,13 @@ def _figures(view: View, result: Result) -> None:
 def _tail(rows: Rows, field: str) -> list[float] | None:
     values = pd.Series(rows[field]).dropna().tolist()[-60:]
     return values if len(values) > 1 else None
+
+
+def _pace(rows: Rows) -> list[float] | None:
+    """Events a second between the rows."""
+    spans = np.diff(rows["time_s"])
+    rates = (np.diff(rows["events"])[spans > 0] / spans[spans > 0]).tolist()[-60:]
+    return rates if len(rates) > 1 else None
 
 
 def progress(view: View, result: Result) -> tuple[float, float | None]:

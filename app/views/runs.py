@@ -11,19 +11,19 @@ from app import charts, parts, words
 from app.client import Row, View
 from app.downloads import content
 from app.services import services
-from hzzray.compare import RunSummary, differences, summarise
+from hzzray.compare import RunSummary, differences, lines, summarise
 from hzzray.errors import HzzrayError
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import Result
 
 _MOST = 6  # runs side by side
 
-# What a comparison shows as bars: fields of RunSummary.
+# What a comparison shows as bars: fields of RunSummary, their titles, and their form in d3's terms.
 _BARS = {
-    "events_per_s": "throughput [events/s]",
-    "wall_s": "wall clock [s]",
-    "cpu_s_per_million_events": "CPU [s] per million events",
-    "efficiency": "CPU of tasks / time of actors",
+    "events_per_s": ("throughput [events/s]", "~s"),
+    "wall_s": ("wall clock [s]", ".3~r"),
+    "cpu_s_per_million_events": ("CPU [s] per million events", ".3~r"),
+    "efficiency": ("CPU of tasks / time of actors", ".1~%"),
 }
 
 _MIMES = {
@@ -212,20 +212,27 @@ def _compare(rows: list[Row]) -> None:
         (st.success if line.startswith("comparable: ") else st.info)(words.plain(line))
     summaries = [_summary(view) for view in views]
     columns = st.columns(2, gap="medium")
-    for place, (field, title) in zip([*columns, *columns], _BARS.items(), strict=True):
+    for place, (field, (title, form)) in zip([*columns, *columns], _BARS.items(), strict=True):
         with place:
-            parts.draw(charts.bars(summaries, field, title), f"bars-{field}", alt=title)
+            parts.draw(charts.bars(summaries, field, title, form), f"bars-{field}", alt=title)
     st.markdown("##### CPU of all actors over time", anchors=False)
     parts.draw(charts.cpu_of_runs(found), "cpu of runs", alt="CPU of all actors over time, one line a run")
     _table(summaries)
 
 
 def _table(summaries: list[RunSummary]) -> None:
-    table = pd.DataFrame([asdict(summary) for summary in summaries]).set_index("run_id")
-    shown = table.drop(columns=["spec", "digest"]).T.reset_index(names="figure")
-    st.dataframe(shown.astype(str).replace("None", "–"), hide_index=True, height="content", key="side by side")
+    names = [summary.run_id for summary in summaries]
+    shown = pd.DataFrame(lines(summaries), columns=["figure", *names])
+    st.dataframe(shown, hide_index=True, height="content", key="side by side")
+    whole = pd.DataFrame([asdict(summary) for summary in summaries])
     st.download_button(
-        "CSV", table.to_csv(), "compare.csv", "text/csv", on_click="ignore", icon=":material/download:", key="csv"
+        "CSV",
+        whole.to_csv(index=False),
+        "compare.csv",
+        "text/csv",
+        on_click="ignore",
+        icon=":material/download:",
+        key="csv",
     )
 
 

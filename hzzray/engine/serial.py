@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.reducer import Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError
-from hzzray.messages import Counts, Failure
+from hzzray.messages import Counts, Failure, Task
 from hzzray.result import RunState
 from hzzray.retry import retrying
 
@@ -23,6 +23,7 @@ _TELL_S = 1.0
 
 def run_serial(
     ledger: Ledger,
+    tasks: Iterable[Task],
     sources: tuple[str, ...],
     *,
     cache: Path | None,
@@ -30,7 +31,7 @@ def run_serial(
     watcher: Callable[[RunState], object],
     interval_s: float = 0.0,
 ) -> tuple[RunState, Wish]:
-    """Work through what is due in this process; returns the run as it stands then, and what its user wished last.
+    """Work through tasks of a run in this process; returns the run as it stands then, and what its user wished last.
 
     ``watcher`` is told about every second how the run stands. ``interval_s`` is the least time between two tasks.
     """
@@ -39,7 +40,7 @@ def run_serial(
     wish: Wish = "run"
     told = time.monotonic()
     try:
-        for task in ledger.due():
+        for task in tasks:
             try:
                 reducer.merge([retrying(ATTEMPTS)(worker.process, task)])
             except (DataError, TransientError) as error:
