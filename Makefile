@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test check bench bench-engine chaos lock clean
+.PHONY: run test check bench bench-engine bench-messaging chaos lock clean
 
 # The first Python that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -17,8 +17,11 @@ PYTEST ?=
 # Debian's packages that the tests need; SYSTEM= installs none.
 SYSTEM ?= rabbitmq-server chromium
 
+# A RabbitMQ broker that the run's tasks go through: make run BROKER=amqp://USER@HOST
+BROKER ?=
+
 run: $(VENV)/.run
-	$(BIN)/hzzray run $(ARGS)
+	$(BIN)/hzzray run $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(PYTEST)
@@ -34,11 +37,14 @@ bench: $(VENV)/.dev
 bench-engine: $(VENV)/.dev
 	$(BIN)/python benchmarks/reducer.py $(ARGS)
 
+bench-messaging: $(VENV)/.dev $(VENV)/.system
+	$(BIN)/python benchmarks/messaging.py $(ARGS)
+
 # The kills of the tests, for longer: make chaos ROUNDS=20 SEED=7
 ROUNDS ?= 10
 SEED ?= 1
 chaos: $(VENV)/.dev
-	HZZRAY_CHAOS_ROUNDS=$(ROUNDS) HZZRAY_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/test_chaos.py --timeout 7200
+	HZZRAY_CHAOS_ROUNDS=$(ROUNDS) HZZRAY_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/test_chaos.py tests/test_bridge_chaos.py --timeout 7200
 
 # Pinned versions for every platform and Python >= 3.11; needs uv.
 lock:
