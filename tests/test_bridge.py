@@ -303,9 +303,9 @@ def test_orders_reach_a_live_run(site, spec, many, many_digest):
             assert site.counts("r").due
             site.order("r", "run")
         asyncio.run(order(site.settings("publisher"), TOPOLOGY, Order(prefetch=7)))
-        wait_for("the prefetch", lambda: bridging.bridge.prefetch == 7, 5)
+        wait_for("the prefetch", lambda: bridging.bridge.prefetch == 7, 60)
         asyncio.run(order(site.settings("publisher"), TOPOLOGY, Order(prefetch=0)))
-        wait_for("the prefetch", lambda: bridging.bridge.prefetch != 7, 5)
+        wait_for("the prefetch", lambda: bridging.bridge.prefetch != 7, 60)
         assert site.wait("r").digest == many_digest
         everything_is_settled(site)
     check_ledger(site.ledger("r"))
