@@ -29,7 +29,6 @@ from hzzray.errors import HzzrayError
 from hzzray.messages import Counts, Failure, Status, Task
 from hzzray.output import load_json
 from hzzray.places import cache_folder
-from hzzray.plotting import save
 from hzzray.result import RunState, environment
 from hzzray.run import Clock, Journal, Settings, add_plan, finish, state_of
 from hzzray.urls import is_inside, redact
@@ -61,6 +60,8 @@ class Terms:
         Folders and addresses that tasks may lead to.
     heal_s
         How long nothing may move, with tasks due and the queues empty, before these tasks are published again.
+    draws
+        Whether it draws the plots of runs that have ended.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Terms:
     sources: tuple[str, ...]
     limits: Limits
     heal_s: float = 30.0
+    draws: bool = True
 
 
 class Served:
@@ -158,6 +160,7 @@ class Served:
     def leave(self, wish: Wish) -> None:
         """Drain or cancel, for the bridge is about to end; the run goes on elsewhere, or later."""
         self._leaving = True
+        self._source.wake()
         if self._pool is not None:
             self._pool.obey(wish)
 
@@ -333,11 +336,14 @@ class Served:
         """Write the run's files, in whatever thread."""
         with Ledger.open(self._path) as ledger:
             result = finish(state, ledger)
-        plots = save(result, self._path.parent)
+        if self._terms.draws:
+            from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
+
+            save(result, self._path.parent)
         counts = state.counts
         log.info(
             "run %s: %s: %d of %d tasks merged, %d failed: %s",
-            self.run_id, result.status, counts.merged, counts.planned, counts.failed, plots[0],
+            self.run_id, result.status, counts.merged, counts.planned, counts.failed, self._path.parent,
         )  # fmt: skip
 
     # What mends.

@@ -124,7 +124,8 @@ class Bridge:
             for link in (outgoing, incoming):
                 await link.start(_CONNECT_S)
             async with asyncio.TaskGroup() as self._group:
-                await self._log.caught_up(_READ_S)
+                if not self._settings.only_it:  # of that one, there is the ledger
+                    await self._log.caught_up(_READ_S)
                 self._take_up()
                 self._tasks.resume()
                 await self._watch()

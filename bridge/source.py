@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -46,15 +47,16 @@ class RunSource:
         return 0.0 if self._held else time.monotonic() - self._idle_since
 
     async def offered(self, within_s: float) -> bool:
-        """Wait until there is a task to be taken; False when none came."""
-        until = time.monotonic() + within_s
-        while not self._queue and (left := until - time.monotonic()) > 0:
+        """Wait until there is a task to be taken; False when none came, or ``wake`` was called."""
+        if not self._queue:
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except TimeoutError:
-                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), within_s)
         return bool(self._queue)
+
+    def wake(self) -> None:
+        """Let ``offered`` wait no longer."""
+        self._changed.set()
 
     def offer(self, message: TaskMessage, delivery: Delivery) -> None:
         """Take in a task that is due."""

@@ -70,7 +70,7 @@ async def _announce(broker: BrokerSettings, topology: Topology, mine: Announceme
 async def _serve(
     settings: Settings, broker: BrokerSettings, topology: Topology, progress: Callable[[Counts], None]
 ) -> None:
-    terms = Terms(name="", runs=settings.runs, sources=settings.sources, limits=settings.limits)
+    terms = Terms(name="", runs=settings.runs, sources=settings.sources, limits=settings.limits, draws=False)
     only = BridgeSettings(until=settings.run_id, only_it=True)
     bridge = Bridge(broker, topology, terms, only, progress)
     try:
