@@ -36,6 +36,9 @@ from hzzray.source import MemorySource
 
 Engine = Literal["ray", "serial"]
 
+#: Parts of a run that takes its time: each has a part of every file.
+_SLICES = 100
+
 
 class StoppedError(HzzrayError):
     """The user ended a run before it was finished. What is merged is kept."""
@@ -241,6 +244,7 @@ def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]
 
     File by file is fastest. A run that takes its time for people to watch goes through all simulation side by side, and
     through the data one after the other as they were taken: what it shows at any moment is a fair part of the whole.
+    In slices, as a worker that comes back to a file reads a basket again.
     """
     if not settings.pace_s:
         return ledger.due(), 0.0
@@ -251,12 +255,11 @@ def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]
     before = dict(zip(data, accumulate((planned.get(name, 0) for name in data), initial=0), strict=False))
     taken = sum(planned.get(name, 0) for name in data)
 
-    def place(task: Task) -> float:
-        if task.sample in before:
-            return (before[task.sample] + task.start) / max(1, taken)
-        return task.start / max(1, planned.get(task.sample, 0))
+    def slice_of(task: Task) -> int:
+        whole = taken if task.sample in before else planned.get(task.sample, 0)
+        return _SLICES * (before.get(task.sample, 0) + task.start) // max(1, whole)
 
-    tasks.sort(key=place)
+    tasks.sort(key=slice_of)
     return tasks, settings.pace_s / max(1, len(tasks))
 
 
