@@ -103,7 +103,7 @@ compose-test: $(VENV)/.dev
 	HZZRAY_COMPOSE=core $(BIN)/python -m pytest tests/test_compose.py $(PYTEST)
 
 compose-test-all: $(VENV)/.dev
-	HZZRAY_COMPOSE=all $(BIN)/python -m pytest tests/test_compose.py $(PYTEST)
+	HZZRAY_COMPOSE=all $(BIN)/python -m pytest tests/test_compose.py tests/test_kube_containers.py $(PYTEST)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,14 +17,26 @@ ROOT = Path(__file__).parents[2]
 SERVICES = ("rabbitmq", "ray-head", "ray-worker", "bridge", "app")
 
 
-def docker(*command: str, timeout: float = 120, check: bool = True, env: dict[str, str] | None = None) -> str:
+def docker(
+    *command: str, timeout: float = 120, check: bool = True, env: dict[str, str] | None = None, stdin: bytes = b""
+) -> str:
     """Run docker; returns what it printed. Fails with what it complained of."""
     done = subprocess.run(
-        ["docker", *command], capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT,
+        ["docker", *command], capture_output=True, input=stdin, timeout=timeout, check=False, cwd=ROOT,
         env=os.environ | (env or {}),
     )  # fmt: skip
-    assert not check or done.returncode == 0, f"docker {' '.join(command)}: {done.stderr[-3000:]}"
-    return done.stdout
+    said = done.stderr.decode(errors="replace")
+    assert not check or done.returncode == 0, f"docker {' '.join(command)}: {said[-3000:]}"
+    return done.stdout.decode(errors="replace")
+
+
+def last_words(container: str) -> str:
+    """What a container has said lately, on both its streams."""
+    said = subprocess.run(
+        ["docker", "logs", "--tail=30", container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30,
+        check=False,
+    )  # fmt: skip
+    return said.stdout.decode(errors="replace")
 
 
 def engine_answers() -> bool:
