@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hzzray.data import reader as reader_module
-from hzzray.data.baskets import Body, unpack
+from hzzray.data import unpacking
+from hzzray.data.baskets import unpack
 from hzzray.data.catalogue import release
 from hzzray.data.reader import Reader
 from hzzray.data.storage import LocalBytes
@@ -522,19 +523,37 @@ def test_an_offset_behind_the_values_is_noticed_by_the_branch_that_has_it(bare, 
             read(broken, 0, 100)
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_compiled_code_unpacks_unless_libdeflate_is_hidden(packed, monkeypatch, shown):
+    path, reference, baskets = packed
+    with_care = []
+    monkeypatch.setattr(unpacking, "unpack", lambda raw, entries: with_care.append(raw) or unpack(raw, entries))
+    if not shown:
+        monkeypatch.setattr(unpacking, "_library", lambda: None)
+    assert_same(read(path), reference)
+    branches = {basket.branch for basket in baskets}
+    # With care goes the first basket of each branch, which makes room, and any that is larger.
+    assert len(with_care) < len(baskets) - len(branches) if shown else len(with_care) == len(baskets)
+
+
 def test_values_and_offsets_that_are_promised_and_absent(packed):
     """A basket whose key and block agree on more bytes than there are, and one whose table is short."""
     path, _, baskets = packed
     basket = next(one for one in baskets if one.branch == "lep_pt")
     raw = bytearray(path.read_bytes()[basket.seek : basket.seek + basket.size])
-    body = unpack(bytes(raw), 0, basket.entries)
-    assert body.has_offsets
-    for length in (body.border, body.border + 7, len(body.data) - 4):
-        assert not Body(body.data[:length].tobytes(), body.border, body.keylen, 0, body.entries).has_offsets
+    body = unpack(bytes(raw), basket.entries)
+    data = np.frombuffer(body.data, np.uint8).copy()
+
+    def fits(length):
+        return unpacking._fits(data, np.array([body.border, body.keylen, length]), basket.entries)
+
+    assert fits(len(data))
+    for length in (body.border, body.border + 7, len(data) - 4):
+        assert not fits(length)
     struct.pack_into(">i", raw, 6, basket.objlen + 4)
     raw[basket.keylen + 6 : basket.keylen + 9] = (basket.objlen + 4).to_bytes(3, "little")
     with pytest.raises(ValueError, match="bytes came out of a block where"):
-        unpack(bytes(raw), 0, basket.entries)
+        unpack(bytes(raw), basket.entries)
 
 
 def test_offsets_that_start_late(bare, tmp_path):
@@ -646,7 +665,7 @@ def test_flipped_bytes_without_a_checksum_never_crash(bare, tmp_path_factory, da
 @given(raw=st.binary(max_size=200), entries=st.integers(1, 50))
 def test_any_bytes_are_a_basket_or_a_value_error(raw, entries):
     try:
-        body = unpack(raw, 0, entries)
+        body = unpack(raw, entries)
     except ValueError:
         return
     assert body.border <= len(body.data)
@@ -691,33 +710,32 @@ def test_damage_in_embedded_baskets(tmp_path):
 # Faults of the source
 
 
-def busy(_, ranges):
+def busy(_, ranges, out):
     """Stand in for a read of a server that answers 503."""
     if ranges:
         raise TransientError("a.root: 503")
-    return []
 
 
 def test_a_transient_fault_on_the_slow_path_stays_one(packed, monkeypatch):
     path, reference, _ = packed
-    whole = LocalBytes.read
+    whole = LocalBytes.read_into
     with open_reader(path, slow=True) as reader:
-        monkeypatch.setattr(LocalBytes, "read", busy)
+        monkeypatch.setattr(LocalBytes, "read_into", busy)
         with pytest.raises(TransientError, match="503"):
             list(reader.steps(0, 900))
-        monkeypatch.setattr(LocalBytes, "read", whole)
+        monkeypatch.setattr(LocalBytes, "read_into", whole)
         assert_same(gathered(reader, 0, 900), reference)
 
 
 def test_after_a_transient_fault_the_reader_goes_on(packed, monkeypatch):
     path, reference, _ = packed
-    whole = LocalBytes.read
+    whole = LocalBytes.read_into
     with open_reader(path, step=100) as reader:
         gathered(reader, 0, 450)
-        monkeypatch.setattr(LocalBytes, "read", busy)
+        monkeypatch.setattr(LocalBytes, "read_into", busy)
         with pytest.raises(TransientError, match="503"):
             gathered(reader, 450, 900)
-        monkeypatch.setattr(LocalBytes, "read", whole)
+        monkeypatch.setattr(LocalBytes, "read_into", whole)
         assert_same(gathered(reader, 0, 900), reference)
 
 

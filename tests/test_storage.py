@@ -136,7 +136,7 @@ def test_a_failing_disk_may_recover(folder, monkeypatch):
 
     source = LocalBytes(str(folder / "a.root"))
     try:
-        monkeypatch.setattr(os, "pread", fail)
+        monkeypatch.setattr(os, "preadv", fail)
         with pytest.raises(TransientError, match=r"a\.root: Input/output error"):
             source.read([(0, 1)])
     finally:

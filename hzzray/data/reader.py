@@ -17,10 +17,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.data.baskets import UNEQUAL, Body, copy_offsets, copy_values, scalars, unpack
 from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
 from hzzray.data.schema import Schema
 from hzzray.data.storage import Range, open_bytes
+from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, Unpacker
 from hzzray.errors import DataError, TransientError
 from hzzray.physics.kernels import Columns
 from hzzray.physics.selection import Selection
@@ -32,19 +32,17 @@ STEP = 32_768
 REMOTE_STEP = 262_144
 
 
-_Raw = dict[tuple[str, int], bytes | Body]
-"""Baskets by branch and number: as they were read, or decompressed already."""
+_Raw = dict[str, Baskets]
+"""What a step needs of each branch that is read from its baskets."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Cursor:
-    """A branch being read: its layout and the last basket decompressed, which the next step may need too."""
+    """A branch being read: its layout, and what unpacks its baskets, if they have a shape for that."""
 
-    name: str
     branch: Branch
     fast: bool
-    number: int = -1
-    body: Body | None = None
+    unpacker: Unpacker
 
 
 class Reader:
@@ -83,8 +81,9 @@ class Reader:
         self.read_s += time.perf_counter() - begun
         found = self.layout.branches
         self._cursors = {
-            name: _Cursor(name, found[name], not slow and self._is_fast(name, found[name])) for name in names
+            name: _Cursor(found[name], not slow and self._is_fast(name, found[name]), Unpacker()) for name in names
         }
+        self._raw = np.empty(0, np.uint8)
         self._offsets = np.zeros(self._step + 1, np.int64)
         self._leptons: dict[str, NDArray[Any]] = {}
         self._events: dict[str, NDArray[np.float64]] = {}
@@ -168,36 +167,31 @@ class Reader:
 
     def _scalar(self, name: str, raw: _Raw, start: int, stop: int, out: NDArray[np.float64]) -> None:
         """Read one value an entry into ``out``, float64, shape (stop - start,)."""
-        dtype = self._cursors[name].branch.dtype
-        with np.errstate(invalid="ignore"):  # a signalling nan becomes a quiet one
-            if not self._cursors[name].fast:
+        cursor = self._cursors[name]
+        branch = cursor.branch
+        with np.errstate(invalid="ignore"), self._blame(name):  # a signalling nan becomes a quiet one
+            if cursor.fast:
+                cursor.unpacker.scalars(raw[name], branch.embedded, branch.dtype, start, stop, out)
+            else:
                 out[:], _ = self._through_uproot(name, start, stop, lists=False)
-                return
-            with self._blame(name):
-                for body, first, last in self._bodies(name, raw, start, stop):
-                    out[first - start : last - start] = scalars(body, dtype, first, last)
 
     def _jagged(self, name: str, dtype: type[Any], raw: _Raw, start: int, stop: int) -> NDArray[Any]:
         """Read one value a lepton, flat, shape (leptons,), as ``dtype``."""
-        leads = name == self._schema.pt
-        offsets = self._offsets
-        if not self._cursors[name].fast:
+        cursor = self._cursors[name]
+        if not cursor.fast:
             return self._jagged_through_uproot(name, dtype, start, stop)
-        branch = self._cursors[name].branch
-        store: type[Any] = np.uint8 if dtype is np.uint8 else np.uint32
-        out: NDArray[Any] = self._leptons.get(name, np.empty(0, store))
+        leads = name == self._schema.pt
+        branch = cursor.branch
+        out = self._leptons.get(name, np.empty(0, np.uint8))
+        room = 4 * self._step if leads else int(self._offsets[stop - start])
+        if len(out) < room:
+            out = np.empty(max(room, 4 * self._step), np.uint8 if dtype is np.uint8 else np.uint32)
         with self._blame(name):
-            for body, first, last in self._bodies(name, raw, start, stop):
-                if leads:
-                    copy_offsets(body, branch.header, first, last, offsets, first - start)
-                needed = int(offsets[last - start])
-                if needed > len(out):
-                    grown = np.empty(max(needed, len(out) * 3 // 2, 4 * self._step), store)
-                    grown[: offsets[first - start]] = out[: offsets[first - start]]
-                    out = grown
-                copy_values(body, branch.header, first, last, offsets, first - start, out)
+            out = cursor.unpacker.copy(
+                raw[name], branch.embedded, branch.header, start, stop, self._offsets, out, leads=leads
+            )
         self._leptons[name] = out
-        return out[: offsets[stop - start]].view(dtype)
+        return out[: self._offsets[stop - start]].view(dtype)
 
     def _jagged_through_uproot(self, name: str, dtype: type[Any], start: int, stop: int) -> NDArray[Any]:
         values, counts = self._through_uproot(name, start, stop, lists=True)
@@ -239,30 +233,41 @@ class Reader:
 
     @contextmanager
     def _blame(self, name: str) -> Iterator[None]:
-        """Name file and branch in what a damaged basket raises."""
+        """Name file, branch and basket in what a damaged one raises."""
         try:
             yield
         except ValueError as error:
-            raise self._corrupt(name, error) from error
-
-    def _corrupt(self, name: str, reason: object) -> DataError:
-        return DataError(f"{self._source.name}: branch {name}: corrupt: {reason}")
+            where = f"{name}, basket {error.number}" if isinstance(error, BasketError) else name
+            raise DataError(f"{self._source.name}: branch {where}: corrupt: {error}") from error
 
     def _fetch(self, start: int, stop: int) -> _Raw:
-        """Read the baskets that a step needs, all branches at once; a cursor's own is at hand."""
-        wanted: dict[tuple[str, int], Range] = {}
-        held: _Raw = {}
+        """Read the baskets that a step needs, all branches at once; those that are unpacked are at hand."""
+        ranges: list[Range] = []
+        needed = {}
+        at = 0
         for name, cursor in self._cursors.items():
+            if not cursor.fast:
+                continue
             branch = cursor.branch
-            for i in branch.baskets(start, stop) if cursor.fast else ():
-                if i == cursor.number and cursor.body is not None:
-                    held[name, i] = cursor.body
-                elif i not in branch.embedded:
-                    wanted[name, i] = branch.place(i)
+            numbers = branch.baskets(start, stop)
+            held = cursor.unpacker.number if numbers[:1] == [cursor.unpacker.number] else -1
+            borders = [*(branch.range(i)[0] for i in numbers), branch.range(numbers[-1])[1]] if numbers else [start]
+            places = []
+            for i in numbers:
+                if i == held or i in branch.embedded:
+                    places.append((0, 0))
+                    continue
+                ranges.append(place := branch.place(i))
+                places.append((at, at := at + place[1]))
+            needed[name] = numbers, np.array(borders), np.array(places, np.int64).reshape(-1, 2)
+        if at > len(self._raw):
+            self._raw = np.empty(at * 5 // 4, np.uint8)
         begun = time.perf_counter()
-        parts = self._source.read(list(wanted.values()))
+        self._source.read_into(ranges, self._raw.data)
         self.read_s += time.perf_counter() - begun
-        return held | dict(zip(wanted, parts, strict=True))
+        return {
+            name: Baskets(numbers, borders, self._raw, places) for name, (numbers, borders, places) in needed.items()
+        }
 
     def _is_flag(self, name: str) -> bool:
         return name == self._schema.matched or name in self._schema.electron_id + self._schema.muon_id
@@ -277,23 +282,3 @@ class Reader:
         if name in schema.kinematics:
             return branch.jagged and branch.dtype == ">f4"
         return not branch.jagged and branch.dtype != ""
-
-    def _bodies(self, name: str, raw: _Raw, start: int, stop: int) -> Iterator[tuple[Body, int, int]]:
-        """Decompress the baskets of a branch that hold entries start to stop, each with the entries wanted of it."""
-        cursor = self._cursors[name]
-        branch = cursor.branch
-        for i in branch.baskets(start, stop):
-            begin, end = branch.range(i)
-            if i in branch.embedded:
-                data, border = branch.embedded[i]
-                body = Body(data, border, 0, begin, end - begin)
-            else:
-                found = raw[name, i]
-                try:
-                    body = found if isinstance(found, Body) else unpack(found, begin, end - begin)
-                except ValueError as error:
-                    raise self._corrupt(f"{name}, basket {i}", error) from error
-            if branch.jagged and not body.has_offsets:
-                raise self._corrupt(f"{name}, basket {i}", "entry offsets don't fit it")
-            cursor.number, cursor.body = i, body
-            yield body, max(begin, start), min(end, stop)

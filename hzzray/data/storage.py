@@ -6,6 +6,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,9 @@ class ByteSource(Protocol):
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges, in the order given; raises DataError when bytes are missing, TransientError on I/O faults."""
 
+    def read_into(self, ranges: Sequence[Range], out: memoryview) -> None:
+        """Read ranges to one after the other in ``out``, which has room for them; raises as ``read``."""
+
     def close(self) -> None:
         """Let go of the file."""
 
@@ -63,21 +67,31 @@ class LocalBytes:
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges; raises DataError beyond the file's end, TransientError on faults or when it has changed."""
+        _check_within(self, ranges)  # before room is made for them
+        out = memoryview(bytearray(sum(length for _, length in ranges)))
+        self.read_into(ranges, out)
+        ends = accumulate(length for _, length in ranges)
+        return [bytes(out[end - length : end]) for end, (_, length) in zip(ends, ranges, strict=True)]
+
+    def read_into(self, ranges: Sequence[Range], out: memoryview) -> None:
+        """Read ranges to one after the other in ``out``; raises as ``read``."""
         _check_within(self, ranges)
-        out = []
+        file = self._file.fileno()
+        at = 0
         try:
             for start, length in ranges:
-                out.append(os.pread(self._file.fileno(), length, start))
-                self.bytes_read += len(out[-1])
+                came = os.preadv(file, (out[at : at + length],), start)
+                at += length
+                self.bytes_read += came
+                if came != length:
+                    break
             changed = self._state() != (self.size, self._version)
         except OSError as error:
             raise TransientError(f"{self.name}: {error.strerror}") from error
         if changed:
             raise TransientError(f"{self.name}: changed while it was read")
-        for (start, length), data in zip(ranges, out, strict=True):
-            if len(data) != length:
-                raise TransientError(f"{self.name}: {len(data)} bytes came at {start} where {length} were asked for")
-        return out
+        if ranges and came != length:
+            raise TransientError(f"{self.name}: {came} bytes came at {start} where {length} were asked for")
 
     def close(self) -> None:
         """Close the file."""
@@ -108,6 +122,13 @@ class RemoteBytes:
             i = bisect_right(starts, start) - 1
             out.append(parts[i][start - starts[i] : start - starts[i] + length])
         return out
+
+    def read_into(self, ranges: Sequence[Range], out: memoryview) -> None:
+        """Read ranges to one after the other in ``out``; raises as ``read``."""
+        at = 0
+        for part in self.read(ranges):
+            out[at : at + len(part)] = part
+            at += len(part)
 
     def _transfer(self, spans: Sequence[Range]) -> list[bytes]:
         starts = [start for start, _ in spans]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hzzray.data import baskets
+from hzzray.data import unpacking
 from hzzray.data.reader import Reader
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
@@ -37,7 +37,7 @@ class Worker:
         self._told = self._meter.usage()
         self._run_id = ""
         kernels.warm_up()
-        baskets.warm_up()
+        unpacking.warm_up()
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""

@@ -23,7 +23,7 @@ def _cache() -> str:
     code that was compiled from the old ones.
     """
     here = Path(__file__).parent
-    sources = [*sorted(here.glob("*.py")), here.parent / "data" / "baskets.py"]
+    sources = [*sorted(here.glob("*.py")), here.parent / "data" / "unpacking.py"]
     version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     caches = cache_folder()
     if caches is not None:
