@@ -23,7 +23,9 @@ app = typer.Typer(
 )
 console = Console()
 
-Overlay = Annotated[str | None, typer.Option(help="minikube, production. Default: neither.")]
+Overlay = Annotated[
+    str | None, typer.Option(envvar="HZZRAY_KUBE_OVERLAY", help="minikube, production. Default: neither.")
+]
 Own = Annotated[
     Path | None,
     typer.Option("--values", envvar="HZZRAY_KUBE_VALUES", help="YAML file with what differs from values.yaml."),
@@ -69,13 +71,17 @@ def up(
 
 
 @app.command()
-def status(overlay: Overlay = None, own: Own = None, context: Context = None) -> None:
+def status(overlay: Overlay = None, own: Own = None, context: Context = None, dry_run: DryRun = False) -> None:
     """Show each part of a deployment, and why one isn't ready (exit code 1)."""
     from rich.table import Table  # noqa: PLC0415
 
     from kuberay import deploy  # noqa: PLC0415
 
-    kubectl, values = _open(overlay, own, context)
+    kubectl, values = _open(overlay, own, context, dry=dry_run)
+    if dry_run:
+        for question in deploy.questions(values):
+            kubectl.show(*question)
+        return
     parts = deploy.look(kubectl, values)
     table = Table("", "kind", "name", "state")
     for part in parts:
@@ -129,12 +135,18 @@ def forward(
     dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="Ray's dashboard, here.")] = 8265,
     management_port: Annotated[int, typer.Option(min=1, max=65535, help="The broker's management, here.")] = 15672,
     broker_port: Annotated[int, typer.Option(min=1, max=65535, help="The broker, here.")] = 5672,
+    dry_run: DryRun = False,
 ) -> None:
     """Have app, dashboard and broker on this machine's 127.0.0.1 until Ctrl-C."""
     from kuberay import forward as ports  # noqa: PLC0415
+    from kuberay.kubectl import port_forward  # noqa: PLC0415
 
-    kubectl, values = _open(overlay, own, context)
+    kubectl, values = _open(overlay, own, context, dry=dry_run)
     chosen = ports.routes(values, app=app_port, dashboard=dashboard_port, management=management_port, amqp=broker_port)
+    if dry_run:
+        for route in chosen:
+            kubectl.show(*port_forward(route.service, route.port, route.local))
+        return
     with ports.Forwards(kubectl, chosen, _say) as forwards:
         for line in ports.welcome(values, chosen):
             _say(line)

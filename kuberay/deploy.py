@@ -88,7 +88,9 @@ def up(kubectl: Kubectl, values: Values, say: Say) -> None:
     """Apply everything; what is there already is changed to what it should be, and passwords stay what they are."""
     space, *rest = objects.deployment(values)
     if kubectl.dry:
+        say("# what isn't there yet; passwords are never made anew")
         kubectl.change("create", "--filename", "-", objects=[space, *new_secrets(values)])
+        say("# what is there already is changed to what it should be")
     else:
         _namespace(kubectl, space, say)
         check(kubectl, values)
@@ -120,13 +122,16 @@ def _is_ours(made: Object) -> bool:
 
 def look(kubectl: Kubectl, values: Values) -> list[Part]:
     """See how each part of a deployment is."""
-    wanted = objects.deployment(values)
+    found, events = (kubectl.read(*question)["items"] for question in questions(values))
+    return parts(values, objects.deployment(values), found, events)
+
+
+def questions(values: Values) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Write what kubectl is asked by ``look``: what there is, and the warnings about it."""
     kinds = dict(KINDS)
     if values.broker.kind != "operator":
         del kinds["RabbitmqCluster"]
-    found: list[Object] = kubectl.read("get", ",".join(kinds.values()))["items"]
-    events: list[Object] = kubectl.read("get", "events", "--field-selector", "type=Warning")["items"]
-    return parts(values, wanted, found, events)
+    return ("get", ",".join(kinds.values())), ("get", "events", "--field-selector", "type=Warning")
 
 
 def wait(kubectl: Kubectl, values: Values, timeout_s: float, say: Say) -> list[Part]:
@@ -183,6 +188,7 @@ def _served(kubectl: Kubectl, kinds: Iterable[str]) -> Sequence[str]:
 def _remove_namespace(kubectl: Kubectl, values: Values, say: Say, timeout_s: float) -> None:
     """Remove the namespace if we made it, and nobody else has something in it."""
     if kubectl.dry:
+        say("# if `up` made it, and nobody else has something in it")
         kubectl.change("delete", "namespace", values.namespace)
         return
     space = kubectl.find("namespace", values.namespace)

@@ -66,7 +66,7 @@ class Forward:
 class Kubectl:
     """Calls kubectl, for one context and one namespace.
 
-    With ``dry`` nothing is called: ``say`` gets each command that would change something. Calls raise KubeError.
+    With ``dry`` nothing is changed: ``say`` gets each command that would change something. Calls raise KubeError.
     """
 
     def __init__(self, namespace: str, context: str | None, *, dry: bool, say: Callable[[str], None]) -> None:
@@ -97,7 +97,7 @@ class Kubectl:
     def change(self, *arguments: str, objects: Sequence[Object] = (), timeout_s: float = _TIMEOUT_S) -> str:
         """Change something; ``objects`` go in by standard input, where no other process sees them."""
         if self.dry:
-            self._say(self._shown(arguments))
+            self.show(*arguments)
             for made in objects:
                 self._say(f"    {made['kind']} {made['metadata']['name']}")
             return ""
@@ -108,9 +108,8 @@ class Kubectl:
     def forward(self, service: str, port: int, local: int, *, wait_s: float = 30.0) -> Iterator[Forward]:
         """Have a service's port on a port of 127.0.0.1 for a while. Raises KubeError when nobody answers there."""
         with tempfile.TemporaryFile("w+") as said:
-            command = ["port-forward", "--address", "127.0.0.1", f"service/{service}", f"{local}:{port}"]
             process = subprocess.Popen(  # noqa: S603 (no shell, our own arguments)
-                [_kubectl(), *self._base, *command], stdout=subprocess.DEVNULL, stderr=said
+                [_kubectl(), *self._base, *port_forward(service, port, local)], stdout=subprocess.DEVNULL, stderr=said
             )
             forward = Forward(service, local, process, said)
             try:
@@ -131,8 +130,14 @@ class Kubectl:
             raise KubeError(f"kubectl {arguments[0]}: {_last_line(done.stderr) or f'exit code {done.returncode}'}")
         return done.stdout
 
-    def _shown(self, arguments: Sequence[str]) -> str:
-        return " ".join(["kubectl", *self._base, *arguments])
+    def show(self, *arguments: str) -> None:
+        """Say a command, and don't call it."""
+        self._say(" ".join(["kubectl", *self._base, *arguments]))
+
+
+def port_forward(service: str, port: int, local: int) -> list[str]:
+    """Write the arguments that lead a port of 127.0.0.1 to a service's."""
+    return ["port-forward", "--address", "127.0.0.1", f"service/{service}", f"{local}:{port}"]
 
 
 def _kubectl() -> str:

@@ -215,6 +215,19 @@ def test_a_dry_run_asks_nobody(cli, monkeypatch):
     code, said, _ = cli("kube", "down", "--dry-run")
     assert code == 0
     assert said.count("kubectl --namespace hzzray delete") == 6
+    monkeypatch.setenv("HZZRAY_KUBE_OVERLAY", "production")
+    code, said, _ = cli("kube", "status", "--dry-run")
+    assert code == 0
+    assert said.startswith("kubectl --namespace hzzray get rayclusters.ray.io,rabbitmqclusters.rabbitmq.com,")
+    monkeypatch.delenv("HZZRAY_KUBE_OVERLAY")
+    ports = dict(zip(("app", "dashboard", "management", "broker"), map(str, free_ports(4)), strict=True))
+    given = [part for name, port in ports.items() for part in (f"--{name}-port", port)]
+    code, said, _ = cli("kube", "forward", "--dry-run", *given)
+    assert code == 0
+    assert said.startswith(
+        f"kubectl --namespace hzzray port-forward --address 127.0.0.1 service/hzzray-app {ports['app']}:8501\n"
+    )
+    assert said.count("\n") == 4
     code, said, _ = cli("kube", "submit", "--dry-run", "--", "--run-id", "a", "--fraction", "0.5")
     assert code == 0
     assert said == (
