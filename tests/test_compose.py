@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,7 @@ from tests.support.waiting import wait_for
 CHOSEN = os.environ.get("HZZRAY_COMPOSE")
 EVENTS = 20_000
 IMAGE = "hzzray:test"
-PORTS = ("APP_PORT", "DASHBOARD_PORT", "RABBITMQ_PORT")
+PORTS = ("APP_PORT", "DASHBOARD_PORT", "RABBITMQ_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
 
 pytestmark = [
     pytest.mark.compose,
@@ -36,20 +39,29 @@ def image() -> str:
 
 
 @pytest.fixture(scope="module")
-def digest(tmp_path_factory) -> str:
-    """What one process here makes of the toys that the loader writes."""
+def serial(tmp_path_factory):
+    """A function of a number of events: the digest that one process here makes of the toys that the loader writes."""
     from hzzray.data.catalogue import release
     from hzzray.data.toy import write_toys
     from hzzray.engine.limits import Limits
     from hzzray.run import execute, make_settings, make_spec
 
-    folder = tmp_path_factory.mktemp("serial")
-    toy = release("toy")
-    write_toys(folder / "toy", toy, events=EVENTS, seed=1)
-    settings = make_settings(
-        runs=folder, run_id="serial", sources=(str(folder / "toy"),), engine="serial", limits=Limits()
-    )
-    return execute(make_spec(toy), settings, planned=lambda _: None, progress=lambda _: None).digest
+    def digest(events: int) -> str:
+        folder = tmp_path_factory.mktemp("serial")
+        toy = release("toy")
+        write_toys(folder / "toy", toy, events=events, seed=1)
+        settings = make_settings(
+            runs=folder, run_id="serial", sources=(str(folder / "toy"),), engine="serial", limits=Limits()
+        )
+        return execute(make_spec(toy), settings, planned=lambda _: None, progress=lambda _: None).digest
+
+    return digest
+
+
+@pytest.fixture(scope="module")
+def digest(serial) -> str:
+    """That of the usual number."""
+    return serial(EVENTS)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +71,7 @@ def environment(image):
 
 
 def _ports() -> dict[str, str]:
-    return dict(zip(PORTS, map(str, free_ports(3)), strict=True))
+    return dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +145,7 @@ def test_a_run_survives_a_crash(project, digest, service):
     project.publish(run_id, HZZRAY_CHUNK="2")
     project.wait_until_under_way(run_id, reader)
     project.crash(service)
+    assert project.result(run_id, reader)["status"] == "running"
     result = project.wait_until_over(run_id, reader)
     assert (result["status"], result["digest"]) == ("complete", digest)
 
@@ -144,20 +157,23 @@ def test_killed_by_docker_and_started_again(project, digest):
     project.wait_until_under_way("killed")
     for service in ("bridge", "rabbitmq", "ray-worker"):
         docker("kill", *project.containers(service))
+    assert project.result("killed")["status"] == "running"
     project.compose("up", "--detach", "--no-build")
     result = project.wait_until_over("killed")
     assert (result["status"], result["digest"]) == ("complete", digest)
 
 
 @everything
-def test_workers_come_and_go_in_the_middle_of_a_run(project, digest):
-    project.publish("scaled", HZZRAY_CHUNK="2")
+def test_workers_come_and_go_in_the_middle_of_a_run(project, serial):
+    # A task an event, so that it lasts longer than the engine takes for all of it.
+    project.publish("scaled", HZZRAY_EVENTS=str(2 * EVENTS), HZZRAY_CHUNK="1")
     project.wait_until_under_way("scaled")
     for number in (4, 1, 2):
         project.scale(number)
         assert len(project.containers("ray-worker")) == number
+        assert project.result("scaled")["status"] == "running"
     result = project.wait_until_over("scaled")
-    assert (result["status"], result["digest"]) == ("complete", digest)
+    assert (result["status"], result["digest"]) == ("complete", serial(2 * EVENTS))
 
 
 @everything
@@ -165,20 +181,63 @@ def test_down_and_up_in_the_middle_of_a_run(project, digest):
     project.publish("resumed", HZZRAY_CHUNK="2")
     project.wait_until_under_way("resumed")
     project.compose("down")
+    assert project.left_behind("resumed")["status"] == "running"
     project.compose("up", "--detach", "--no-build")
     result = project.wait_until_over("resumed")
     assert (result["status"], result["digest"]) == ("complete", digest)
 
 
 @everything
-def test_a_browser_sees_the_run(project, environment):
-    from tests.support.app import chromium
+def test_a_browser_sees_the_run(project, environment, digest, tmp_path):
+    from tests.support.app import Viewer, chromium
 
     project.wait_until_over("first")
     with chromium() as browser:
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{environment['APP_PORT']}/")
-        page.get_by_text("first").first.wait_for(timeout=60_000)
+        viewer = Viewer(browser, SimpleNamespace(url=f"http://127.0.0.1:{environment['APP_PORT']}"))
+        viewer.open("/?run=first", shows=".st-key-mass svg.marks")
+        wait_for("its end", lambda: viewer.state() == "complete")
+        viewer.page.get_by_text(digest).wait_for()
+        bars = viewer.page.locator(".st-key-mass svg.marks [aria-roledescription='rect mark']")
+        assert bars.count() > 34
+        viewer.page.screenshot(path=tmp_path / "live.png")
+        # The newest run's picture, as its last command left it.
+        viewer.open("/runs", shows="[data-testid=stImage] img")
+        viewer.page.screenshot(path=tmp_path / "runs.png")
+        assert not viewer.errors
+
+
+@everything
+def test_prometheus_has_what_the_dashboard_asks_for(project, environment):
+    """Each query of Grafana's dashboard has an answer while a run goes on; Grafana itself isn't started."""
+    config = json.loads(project.compose("--profile", "*", "config", "--format", "json"))
+    name = config["services"]["prometheus"]["image"]
+    if not docker("image", "ls", "--quiet", name):
+        docker("pull", "--quiet", name, check=False)
+        if not docker("image", "ls", "--quiet", name):
+            pytest.skip(f"no image {name} to be had")
+    dashboard = (compose.ROOT / "deploy/observability/grafana/hzzray.json").read_text()
+    queries = [target["expr"] for panel in json.loads(dashboard)["panels"] for target in panel.get("targets", ())]
+    project.compose("--profile", "observability", "up", "--detach", "--no-build", "--no-deps", "prometheus")
+    project.publish("observed", HZZRAY_CHUNK="2")
+    project.wait_until_under_way("observed")
+
+    def ask(path: str) -> Any:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{environment['PROMETHEUS_PORT']}/api/v1/{path}") as answer:
+                return json.load(answer)["data"]
+        except OSError:
+            return None
+
+    def healthy() -> bool:
+        targets = (ask("targets") or {}).get("activeTargets", ())
+        up = {target["scrapePool"] for target in targets if target["health"] == "up"}
+        return up == {"ray", "rabbitmq", "queues"} and all(target["health"] == "up" for target in targets)
+
+    wait_for("all targets", healthy)
+    for query in queries:
+        said = urllib.parse.urlencode({"query": query.replace("$run", "observed")})
+        wait_for(f"an answer to {query}", lambda said=said: (ask(f"query?{said}") or {}).get("result"), within=60)
+    project.wait_until_over("observed")
 
 
 @everything
@@ -187,9 +246,7 @@ def test_with_tls_between_the_containers(environment, digest, tmp_path):
     subprocess.run([compose.ROOT / "deploy" / "certificates.sh", certificates], check=True, timeout=60)
     tls = Project(
         "hzzray-test-tls",
-        environment
-        | dict(zip(PORTS, map(str, free_ports(3)), strict=True))
-        | {"HZZRAY_CERTIFICATES": str(certificates)},
+        environment | _ports() | {"HZZRAY_CERTIFICATES": str(certificates)},
         files=("docker-compose.yml", "docker-compose.tls.yml"),
     )
     tls.down()
