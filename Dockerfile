@@ -50,7 +50,7 @@ COPY .streamli[t] .streamlit
 RUN ln -s "$(python -c 'import app; print(app.__path__[0])')" app
 USER 1000:1000
 # Kernels are compiled here, for the machine's own CPU; another kind of CPU compiles them at its first task.
-RUN python -c 'from hzzray.physics import kernels; from hzzray.data import baskets; kernels.warm_up(); baskets.warm_up()'
+RUN python -c 'from hzzray.physics import kernels; from hzzray.data import unpacking; kernels.warm_up(); unpacking.warm_up()'
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="hzzray" \
