@@ -16,6 +16,7 @@ import pytest
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
 from hzzray.run import Settings, execute, make_spec
+from kuberay import app as pages
 from kuberay import deploy, objects
 from kuberay.config import load
 from tests.support import compose
@@ -29,7 +30,7 @@ IMAGE = "hzzray:kubetest"
 OWN = f"""\
 image: {{name: hzzray, tag: kubetest}}
 data: {{toy_events: {EVENTS}}}
-loader: {{chunk: 20}}
+loader: {{chunk: 4}}
 """
 
 
@@ -88,7 +89,7 @@ def engine(made):
 @pytest.mark.compose
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_pods_do_runs_and_outlive_a_killed_worker(made, engine, tmp_path):
+def test_the_pods_do_runs_and_outlive_killed_ones(made, engine, tmp_path):
     values, found, _ = made
     toys = tmp_path / "toys"
     write_toys(toys, release("toy"), events=EVENTS, seed=1)
@@ -114,21 +115,42 @@ def test_the_pods_do_runs_and_outlive_a_killed_worker(made, engine, tmp_path):
         found = result(run_id)
         return found if found is not None and found["status"] != "running" else None
 
+    def publish(run_id):
+        loader = values.loader.model_copy(update={"run_id": run_id})
+        job = pages.loader(values.model_copy(update={"loader": loader}))
+        engine.run("loader", job["spec"]["template"])
+
+    def merged(run_id):
+        return (result(run_id) or {"tasks": {"merged": 0}})["tasks"]["merged"]
+
+    def under_way(run_id):
+        wait_for(f"first results of {run_id}", lambda: merged(run_id) > 20, within=180, every=0.2)
+
+    def completes(run_id):
+        done = wait_for(f"the end of {run_id}", lambda: over(run_id), within=240, every=0.5)
+        assert (done["status"], done["digest"], done["environment"]) == ("complete", serial.digest, "kuberay")
+
     # A run is there before its workers; they come, as by demand, and one is killed in the middle.
-    (job,) = (each for (kind, _), each in found.items() if kind == "Job")
-    engine.run("loader", job["spec"]["template"])
+    publish("first")
     group = cluster["spec"]["workerGroupSpecs"][0]
     worker = by_kuberay(cluster, group, head=False)
     first = engine.start("worker-1", worker)
-    engine.start("worker-2", worker)
-    wait_for(
-        "first results", lambda: (found := result("first")) and found["tasks"]["merged"] > 20, within=180, every=0.5
-    )
+    second = engine.start("worker-2", worker)
+    under_way("first")
     engine.kill(first)
     assert result("first")["status"] == "running", "the run was over too soon"
-    engine.start("worker-3", worker)
-    done = wait_for("the run's end", lambda: over("first"), within=240, every=0.5)
-    assert (done["status"], done["digest"], done["environment"]) == ("complete", serial.digest, "kuberay")
+    third = engine.start("worker-3", worker)
+    completes("first")
+
+    # The head's pod goes, and with it the bridge and Ray's state; KubeRay makes the workers anew too.
+    publish("second")
+    under_way("second")
+    for pod in (head, second, third):
+        engine.kill(pod)
+    assert result("second")["status"] == "running", "the run was over too soon"
+    head = engine.start("head-2", by_kuberay(cluster, cluster["spec"]["headGroupSpec"], head=True))
+    engine.start("worker-4", worker)
+    completes("second")
 
     # The RayJob's submitter, which KubeRay gives its command and the token.
     submitter = found["RayJob", "standing"]["spec"]["submitterPodTemplate"]
@@ -142,8 +164,7 @@ def test_the_pods_do_runs_and_outlive_a_killed_worker(made, engine, tmp_path):
     ]
     said = engine.run("submitter", submitter)
     assert "succeeded" in said, said
-    done = result(run[run.index("--run-id") + 1])
-    assert (done["status"], done["digest"], done["environment"]) == ("complete", serial.digest, "kuberay")
+    completes(run[run.index("--run-id") + 1])
 
     assert app.passes("app", "livenessProbe")
     if kept := os.environ.get("HZZRAY_KEEP"):
