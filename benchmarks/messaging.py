@@ -96,10 +96,13 @@ def through(folder: Path, broker: Broker, tasks: int, actors: int) -> tuple[floa
     return published, rate, [(memory, merged) for _, merged, memory in seen]
 
 
-def compared(folder: Path, broker: Broker, events: int, actors: int, repeats: int) -> tuple[list[float], list[float]]:
+def compared(
+    folder: Path, broker: Broker, toys: Path | None, events: int, actors: int, repeats: int
+) -> tuple[list[float], list[float]]:
     """Time a real run in memory and through the broker, in turns; returns wall-clock seconds of the whole commands."""
-    source = folder / "real"
-    write_toys(source, release("toy"), events=events, seed=2)
+    source = toys or folder / "real"
+    if toys is None:
+        write_toys(source, release("toy"), events=events, seed=2)
     command = ("run", "--source", source, "--runs", folder / "runs", "--actors", actors, "--chunk", events // 40)
     took: dict[str, list[float]] = {"memory": [], broker.url: []}
     digests = set()
@@ -125,6 +128,7 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=FULL_EVENTS, help="events of the real run (%(default)s)")
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--toys", type=Path, help="toy files of so many events that are there already")
     parser.add_argument("--folder", type=Path, help="where everything is written: some GB for a full run")
     options = parser.parse_args()
     console = Console()
@@ -136,7 +140,9 @@ def main() -> int:
             with console.status("tiny tasks"):
                 published, rate, memory = through(folder, broker, options.tasks, options.actors)
             with console.status("real runs"):
-                plain, brokered = compared(folder, broker, options.events, options.actors, options.repeats)
+                plain, brokered = compared(
+                    folder, broker, options.toys, options.events, options.actors, options.repeats
+                )
         finally:
             broker.kill()
             broker.stop()

@@ -1,0 +1,204 @@
+"""What the app costs a run, and how old what it shows is: ``python benchmarks/app.py``, with viewers in a real browser.
+
+A run of toy files that takes its time, watched by several viewers at once: from each task's commit to the moment when
+the page counts it, and the CPU that the server, its viewers' browser, and the run use. Then runs as fast as they can
+be, with nobody watching and with all viewers, in turns: what is left of their throughput. The browser is on the same
+cores, which it rarely is in life; its CPU is given apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import os
+import shlex
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import psutil
+import report
+from rich.console import Console
+from scaling import rate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hzzray.data.catalogue import release
+from hzzray.data.toy import write_toys
+from tests.support.app import App, Viewer, chromium, serve_app
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+FULL_EVENTS = 5_000_000
+GOALS = "goals: at most 5 % of the run's throughput, an update within 1.5 s at the median"
+
+# Notes in the page when its count of merged tasks changes, and to what.
+WATCH = """
+window.seen = [];
+window.setInterval(() => {
+  for (const metric of document.querySelectorAll("[data-testid=stMetric]")) {
+    const found = metric.innerText.match(/^Tasks[\\s\\S]*?(\\d+) \\/ (\\d+)/);
+    const last = window.seen.length ? window.seen[window.seen.length - 1][1] : -1;
+    if (found && Number(found[1]) !== last) window.seen.push([Date.now() / 1000, Number(found[1])]);
+  }
+}, 20);
+"""
+
+
+class Spent(threading.Thread):
+    """Adds up the CPU seconds of processes and all that they start, by name, until it is stopped."""
+
+    def __init__(self, roots: dict[str, int]) -> None:
+        super().__init__(daemon=True)
+        self._roots = {name: psutil.Process(pid) for name, pid in roots.items()}
+        self._last: dict[str, dict[int, float]] = {name: {} for name in roots}
+        self._first: dict[str, dict[int, float]] = {name: {} for name in roots}
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Look several times a second, so that little of what ends in between is missed."""
+        while not self._over.wait(0.25):
+            for name, root in self._roots.items():
+                try:
+                    family = [root, *root.children(recursive=True)]
+                except psutil.NoSuchProcess:
+                    continue
+                for process in family:
+                    try:
+                        times = process.cpu_times()
+                    except psutil.NoSuchProcess:
+                        continue
+                    self._first[name].setdefault(process.pid, times.user + times.system)
+                    self._last[name][process.pid] = times.user + times.system
+
+    def stop(self) -> dict[str, float]:
+        """End; returns the CPU seconds by name."""
+        self._over.set()
+        self.join()
+        return {
+            name: sum(last - self._first[name][pid] for pid, last in processes.items())
+            for name, processes in self._last.items()
+        }
+
+
+def start(app: App, toys: Path, *options: object) -> subprocess.Popen[bytes]:
+    """Start a run named ``watched``, in the place of an earlier one."""
+    shutil.rmtree(app.runs / "watched", ignore_errors=True)
+    command = ["run", "--source", toys, "--runs", app.runs, "--run-id", "watched", "--actors", 2, *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", "hzzray", *map(str, command)],
+        env=os.environ | {"HZZRAY_CACHE": str(app.folder / "cache")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def finish(run: subprocess.Popen[bytes]) -> None:
+    """Wait for a run's end."""
+    if run.wait(600):
+        raise SystemExit(f"the run failed (exit code {run.returncode})")
+
+
+def ages(app: App, seen: list[list[float]]) -> list[float]:
+    """Seconds from each commit to the page that counts it."""
+    with closing(sqlite3.connect(app.runs / "watched" / "ledger.db")) as ledger:
+        merged = [row[0] for row in ledger.execute("SELECT merged FROM partials ORDER BY merged")]
+    found = []
+    shown = 0
+    for at, count in seen:
+        found += [at - when for when in merged[shown : int(count)]]
+        shown = max(shown, int(count))
+    return found
+
+
+def watched(app: App, viewers: list[Viewer], toys: Path, pace: float, chromium_pid: int) -> tuple[list[float], dict]:
+    """Watch a run that takes its time; returns the ages of what was shown, and shares of one core."""
+    run = start(app, toys, "--chunk", 10_000, "--pace", pace)
+    viewers[0].page.evaluate(WATCH)
+    began = time.perf_counter()
+    spent = Spent({"app": app.process.pid, "run": run.pid, "browser": chromium_pid})
+    spent.start()
+    finish(run)
+    took = time.perf_counter() - began
+    cpu = {name: seconds / took for name, seconds in spent.stop().items()}
+    viewers[0].page.wait_for_timeout(3000)
+    return ages(app, viewers[0].page.evaluate("window.seen")), cpu
+
+
+def fast(app: App, toys: Path) -> float:
+    """Do a run as fast as can be; returns its events/s."""
+    finish(start(app, toys))
+    return rate(app.runs / "watched" / "ledger.db")
+
+
+def open_viewers(stack: ExitStack, browser, app: App, number: int) -> list[Viewer]:
+    """Open the live page of the watched run several times."""
+    viewers = []
+    for _ in range(number):
+        viewers.append(Viewer(browser, app).open("/?run=watched"))
+        stack.callback(viewers[-1].close)
+    return viewers
+
+
+def main() -> int:
+    """Measure, print, and write the document's section."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=FULL_EVENTS, help="events of the run (%(default)s)")
+    parser.add_argument("--viewers", type=int, default=3)
+    parser.add_argument("--pace", type=float, default=60.0, help="seconds that the watched run takes (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="fast runs with and without viewers (%(default)s)")
+    options = parser.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="hzzray-") as name, chromium() as browser:
+        folder = Path(name)
+        toys = folder / "toys"
+        write_toys(toys, release("toy"), events=options.events)
+        (main_pid,) = {child.pid for child in psutil.Process().children() if "node" in child.name()}
+        with serve_app(folder / "app", HZZRAY_SOURCES=str(toys)) as app:
+            finish(start(app, toys))  # caches
+            rates: dict[int, list[float]] = {0: [], options.viewers: []}
+            with ExitStack() as stack:
+                viewers = open_viewers(stack, browser, app, options.viewers)
+                found, cpu = watched(app, viewers, toys, options.pace, main_pid)
+            for _ in range(options.repeat):
+                for number, times in rates.items():
+                    with ExitStack() as stack:
+                        open_viewers(stack, browser, app, number)
+                        times.append(fast(app, toys))
+    alone, seen = (statistics.median(times) for times in rates.values())
+    cores = os.cpu_count() or 1
+    slow = statistics.quantiles(found, n=20)[-1]
+    header = ("what", "measured")
+    lines = [
+        ("from commit to screen, median, s", f"{statistics.median(found):.2f}"),
+        ("from commit to screen, 95 %, s", f"{slow:.2f}"),
+        ("CPU of the app, of one core", f"{cpu['app']:.1%}"),
+        (f"CPU of the app, of the machine's {cores}", f"{cpu['app'] / cores:.1%}"),
+        (f"CPU of the browser with {options.viewers} viewers, of one core", f"{cpu['browser']:.1%}"),
+        ("a fast run, nobody watching, events/s", f"{alone:,.0f}"),
+        (f"a fast run, {options.viewers} viewers and their browser on the same cores, events/s", f"{seen:,.0f}"),
+        ("the same, of its throughput", f"{seen / alone:.1%}"),
+    ]
+    console.print(report.plain(f"{options.events:,} events, {options.viewers} viewers; {GOALS}", header, lines))
+    if options.events < FULL_EVENTS:
+        console.print(f"{DOCUMENT.name} is left alone: not a full run")
+        return 0
+    section = (
+        f"Measured on {dt.datetime.now(tz=dt.UTC).date().isoformat()}: {report.machine()}; 2 actors, "
+        f"{options.viewers} viewers in Chromium on the same cores. {GOALS.capitalize()}.\n"
+        f"Command: `{shlex.join(['python', 'benchmarks/app.py', *sys.argv[1:]])}`.\n\n"
+        f"{report.grid(header, lines)}\n"
+    )
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(report.replace_section(text, section, "app"), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
