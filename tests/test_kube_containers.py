@@ -27,6 +27,11 @@ from tests.support.waiting import wait_for
 CHOSEN = os.environ.get("HZZRAY_COMPOSE")
 EVENTS = 20_000
 IMAGE = "hzzray:kubetest"
+COUNT_NODES = """
+import os, ray
+ray.init(os.environ["HZZRAY_ADDRESS"], logging_level="ERROR")
+print(sum(node["Alive"] for node in ray.nodes()))
+"""
 OWN = f"""\
 image: {{name: hzzray, tag: kubetest}}
 data: {{toy_events: {EVENTS}}}
@@ -141,6 +146,9 @@ def test_the_pods_do_runs_and_outlive_killed_ones(made, engine, tmp_path):
     assert result("first")["status"] == "running", "the run was over too soon"
     third = engine.start("worker-3", worker)
     completes("first")
+
+    # The app reaches the cluster as its manifest says: the head's name and port, with the token.
+    assert app.exec("app", "python", "-c", COUNT_NODES).split()[-1] == "3"
 
     # The head's pod goes, and with it the bridge and Ray's state; KubeRay makes the workers anew too.
     publish("second")
