@@ -17,7 +17,7 @@ from hzzray.engine.ledger import Wish
 from hzzray.errors import HzzrayError
 
 #: How often a page looks at a run that goes on, and at one that doesn't [s].
-LIVE_S, IDLE_S = 0.5, 3.0
+LIVE_S, IDLE_S = 0.75, 3.0
 
 _Colour = Literal["red", "orange", "yellow", "blue", "green", "violet", "gray", "primary"]
 
