@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 import signal
 import time
 from itertools import pairwise
@@ -143,6 +144,11 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
             for group, row in expected.groups.items():
                 safe = re.sub(r"[^A-Za-z0-9_*+.-]+", "_", group).strip("_")
                 assert file[f"groups/{safe}/all"].values() == pytest.approx(row.sumw)
+        # An address that names a run opens it, the newest or not.
+        shutil.copytree(folder, app.runs / "later")
+        for run_id in ("story", "later"):
+            other.open(f"/runs?run={run_id}", shows="h3")
+            other.page.get_by_role("heading", name=run_id).wait_for()
         assert viewer.errors == other.errors == []
         assert "Traceback" not in app.said()
         other.close()

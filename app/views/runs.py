@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _list(rows: list[Row]) -> str | None:
-    """Show all runs; returns the one that the viewer chose, the first by default."""
+    """Show all runs; returns the one that the viewer chose: by default what the address names, or the first."""
     table = pd.DataFrame(
         [
             {
@@ -92,8 +92,10 @@ def _list(rows: list[Row]) -> str | None:
             "changed": column.DatetimeColumn("changed", format="calendar"),
         },
     )
-    picked = state.selection.rows
-    return rows[picked[0]].run_id if picked and picked[0] < len(rows) else (rows[0].run_id if rows else None)
+    names = [row.run_id for row in rows]
+    picked = [names[i] for i in state.selection.rows if i < len(names)]
+    named = [name for name in names if name == st.query_params.get("run")]
+    return next(iter(picked + named + names), None)
 
 
 def _open(run_id: str) -> None:
