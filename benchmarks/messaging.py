@@ -161,10 +161,11 @@ def main() -> int:
     if options.tasks < FULL_TASKS or options.events < FULL_EVENTS:
         console.print(f"{DOCUMENT.name} is left alone: not a full run")
         return 0
+    words = ["TOYS" if word == str(options.toys) else word for word in sys.argv[1:]]  # no path of this machine
     section = (
         f"Measured on {dt.datetime.now(tz=dt.UTC).date().isoformat()}: {report.machine()}; {options.actors} actors, "
         f"broker and bridge on the same cores. {GOALS.capitalize()}.\n"
-        f"Command: `{shlex.join(['python', 'benchmarks/messaging.py', *sys.argv[1:]])}`.\n\n"
+        f"Command: `{shlex.join(['python', 'benchmarks/messaging.py', *words])}`.\n\n"
         f"{options.tasks:,} tasks of one event each are queued before the bridge begins.\n\n"
         f"{report.grid(header, lines)}\n"
     )
