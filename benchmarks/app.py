@@ -1,7 +1,7 @@
 """What the app costs a run, and how old what it shows is: ``python benchmarks/app.py``, with viewers in a real browser.
 
 A run of toy files that takes its time, watched by several viewers at once: from each task's commit to the moment when
-the page counts it, and the CPU that the server, its viewers' browser, and the run use. Then runs as fast as they can
+the page counts it, and the CPU that the server and its viewers' browser use. Then runs as fast as they can
 be, with nobody watching and with all viewers, in turns: what is left of their throughput. The browser is on the same
 cores, which it rarely is in life; its CPU is given apart.
 """
@@ -9,9 +9,7 @@ cores, which it rarely is in life; its CPU is given apart.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import os
-import shlex
 import shutil
 import sqlite3
 import statistics
@@ -34,7 +32,6 @@ from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
 from tests.support.app import App, Viewer, chromium, serve_app
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 FULL_EVENTS = 5_000_000
 GOALS = "goals: at most 5 % of the run's throughput, an update within 1.5 s at the median"
 
@@ -122,7 +119,7 @@ def watched(app: App, viewers: list[Viewer], toys: Path, pace: float, chromium_p
     run = start(app, toys, "--chunk", 10_000, "--pace", pace)
     viewers[0].page.evaluate(WATCH)
     began = time.perf_counter()
-    spent = Spent({"app": app.process.pid, "run": run.pid, "browser": chromium_pid})
+    spent = Spent({"app": app.process.pid, "browser": chromium_pid})
     spent.start()
     finish(run)
     took = time.perf_counter() - began
@@ -187,16 +184,10 @@ def main() -> int:
     ]
     console.print(report.plain(f"{options.events:,} events, {options.viewers} viewers; {GOALS}", header, lines))
     if options.events < FULL_EVENTS:
-        console.print(f"{DOCUMENT.name} is left alone: not a full run")
+        console.print(f"{report.DOCUMENT.name} is left alone: not a full run")
         return 0
-    section = (
-        f"Measured on {dt.datetime.now(tz=dt.UTC).date().isoformat()}: {report.machine()}; 2 actors, "
-        f"{options.viewers} viewers in Chromium on the same cores. {GOALS.capitalize()}.\n"
-        f"Command: `{shlex.join(['python', 'benchmarks/app.py', *sys.argv[1:]])}`.\n\n"
-        f"{report.grid(header, lines)}\n"
-    )
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(report.replace_section(text, section, "app"), encoding="utf-8")
+    about = f"; 2 actors, {options.viewers} viewers in Chromium on the same cores. {GOALS.capitalize()}."
+    report.record("app", ["benchmarks/app.py", *sys.argv[1:]], about, report.grid(header, lines))
     return 0
 
 

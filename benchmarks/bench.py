@@ -20,7 +20,6 @@ from rich.console import Console
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 WRITER = HERE / "make_file.py"
-DOCUMENT = HERE.parent / "docs" / "performance.md"
 
 FILE_TIMEOUT = 600.0
 
@@ -161,11 +160,11 @@ def main() -> int:
     if report.disagreements(measurements):
         return 1
     if options.no_peers or options.events < FULL_EVENTS or options.repeats < FULL_REPEATS:
-        console.print(f"{DOCUMENT.name} is left alone: not a full run")
+        console.print(f"{report.DOCUMENT.name} is left alone: not a full run")
     else:
-        text = DOCUMENT.read_text(encoding="utf-8")
+        text = report.DOCUMENT.read_text(encoding="utf-8")
         section = report.markdown(measurements, OURS, facts)
-        DOCUMENT.write_text(report.replace_section(text, section), encoding="utf-8")
+        report.DOCUMENT.write_text(report.replace_section(text, section), encoding="utf-8")
     return 0
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -37,7 +35,6 @@ from hzzray.output import load_json
 from hzzray.run import make_spec
 from tests.support.rabbit import Broker
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 FULL_TASKS = 100_000
 FULL_EVENTS = 40_000_000
 TOPOLOGY = Topology()
@@ -159,18 +156,12 @@ def main() -> int:
     ]
     console.print(report.plain(f"{options.tasks:,} tiny tasks; {GOALS}", header, lines))
     if options.tasks < FULL_TASKS or options.events < FULL_EVENTS:
-        console.print(f"{DOCUMENT.name} is left alone: not a full run")
+        console.print(f"{report.DOCUMENT.name} is left alone: not a full run")
         return 0
     words = ["TOYS" if word == str(options.toys) else word for word in sys.argv[1:]]  # no path of this machine
-    section = (
-        f"Measured on {dt.datetime.now(tz=dt.UTC).date().isoformat()}: {report.machine()}; {options.actors} actors, "
-        f"broker and bridge on the same cores. {GOALS.capitalize()}.\n"
-        f"Command: `{shlex.join(['python', 'benchmarks/messaging.py', *words])}`.\n\n"
-        f"{options.tasks:,} tasks of one event each are queued before the bridge begins.\n\n"
-        f"{report.grid(header, lines)}\n"
-    )
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(report.replace_section(text, section, "messaging"), encoding="utf-8")
+    about = f"; {options.actors} actors, broker and bridge on the same cores. {GOALS.capitalize()}."
+    body = f"{options.tasks:,} tasks of one event each are queued before the bridge begins.\n\n"
+    report.record("messaging", ["benchmarks/messaging.py", *words], about, body + report.grid(header, lines))
     return 0
 
 

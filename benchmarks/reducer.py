@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime as dt
 import math
-import shlex
 import statistics
 import sys
 import tempfile
@@ -31,8 +29,6 @@ from hzzray.physics.histogram import LIMB_BITS, Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.run import make_spec
 
-HERE = Path(__file__).parent
-DOCUMENT = HERE.parent / "docs" / "performance.md"
 
 FULL_TASKS = 100_000
 WORKERS = 1_000
@@ -192,19 +188,16 @@ def main() -> int:
     console.print(report.plain("The reducer's actor under 1,000 simulated workers", LOAD_HEADER, load))
     console.print(verdict, highlight=False)
     if options.tasks < FULL_TASKS:
-        console.print(f"{DOCUMENT.name} is left alone: not a full run")
+        console.print(f"{report.DOCUMENT.name} is left alone: not a full run")
         return 0
-    section = (
-        f"Measured on {dt.datetime.now(tz=dt.UTC).date().isoformat()}: {report.machine()}. Partials of "
-        f"{statistics.mean(len(packed(i)) for i in range(KINDS)):,.0f} bytes.\n"
-        f"Command: `{shlex.join(['python', 'benchmarks/reducer.py', *sys.argv[1:]])}`.\n\n"
+    about = f". Partials of {statistics.mean(len(packed(i)) for i in range(KINDS)):,.0f} bytes."
+    body = (
         f"The ledger alone, in one process, up to {options.tasks:,} tasks (first and last commits, medians):\n\n"
         f"{report.grid(COMMIT_HEADER, first)}\n\n"
         "The actor under Ray; partials are made up, and come at random as from 1 000 workers. A wait is from a "
-        f"partial's coming to its commit:\n\n{report.grid(LOAD_HEADER, load)}\n\n{verdict}\n"
+        f"partial's coming to its commit:\n\n{report.grid(LOAD_HEADER, load)}\n\n{verdict}"
     )
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(report.replace_section(text, section, "engine"), encoding="utf-8")
+    report.record("engine", ["benchmarks/reducer.py", *sys.argv[1:]], about, body)
     return 0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import platform
+import shlex
 import statistics
 from dataclasses import dataclass, field
 from itertools import chain
@@ -121,6 +123,8 @@ def remarks(measurements: list[Measurement]) -> list[str]:
     return lines
 
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+
 HEADER = ("way", "best", "median", "best by CPU time", "hzzray is … times as fast")
 
 
@@ -170,6 +174,17 @@ def grid(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     """Write a table in Markdown: names on the left, numbers on the right."""
     cells = [header, ("---", *["---:"] * (len(header) - 1)), *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+
+
+def record(name: str, command: list[str], about: str, body: str) -> None:
+    """Replace a section of the document: when, where, ``about`` what and by which command was measured, then a body."""
+    section = (
+        f"Measured on {dt.datetime.now(tz=dt.UTC).date().isoformat()}: {machine()}{about}\n"
+        f"Command: `{shlex.join(['python', *command])}`.\n\n"
+        f"{body}\n"
+    )
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(replace_section(text, section, name), encoding="utf-8")
 
 
 def replace_section(document: str, section: str, name: str = "bench") -> str:

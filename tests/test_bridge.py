@@ -20,9 +20,9 @@ from hzzray.data.toy import write_toys
 from hzzray.engine.monitor import read_usage
 from hzzray.errors import UsageError
 from hzzray.messages import Task
-from hzzray.run import Settings, execute, make_spec
+from hzzray.run import make_spec
 from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
-from tests.support.chaos import check_ledger
+from tests.support.chaos import check_ledger, oracle
 from tests.support.http_server import serve
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_for
@@ -37,8 +37,7 @@ def spec():
 
 @pytest.fixture(scope="module")
 def digest(toys, spec, tmp_path_factory):
-    settings = Settings(runs=tmp_path_factory.mktemp("serial"), run_id="s", sources=(str(toys),), engine="serial")
-    return execute(spec, settings, planned=lambda _: None, progress=lambda _: None).digest
+    return oracle(tmp_path_factory.mktemp("serial"), toys, spec)
 
 
 @pytest.fixture
@@ -284,8 +283,7 @@ def many(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def many_digest(many, spec, tmp_path_factory):
-    settings = Settings(runs=tmp_path_factory.mktemp("serial"), run_id="s", sources=(str(many),), engine="serial")
-    return execute(spec, settings, planned=lambda _: None, progress=lambda _: None).digest
+    return oracle(tmp_path_factory.mktemp("serial"), many, spec)
 
 
 def stands_still(site):

@@ -19,9 +19,9 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
-from hzzray.run import Settings, execute, make_spec
+from hzzray.run import make_spec
 from tests.support.bridges import PASSWORDS, Bridging, Site
-from tests.support.chaos import actors, check_ledger, nothing_is_left
+from tests.support.chaos import actors, check_ledger, nothing_is_left, oracle
 from tests.support.waiting import wait_for
 
 ROUNDS = int(os.environ.get("HZZRAY_CHAOS_ROUNDS", "1"))
@@ -41,9 +41,7 @@ def many(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digest(many, tmp_path_factory):
-    settings = Settings(runs=tmp_path_factory.mktemp("serial"), run_id="s", sources=(str(many),), engine="serial")
-    spec = make_spec(release("toy"))
-    return execute(spec, settings, planned=lambda _: None, progress=lambda _: None).digest
+    return oracle(tmp_path_factory.mktemp("serial"), many, make_spec(release("toy")))
 
 
 class Command:

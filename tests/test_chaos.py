@@ -27,7 +27,7 @@ from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool, join_reducer
 from hzzray.engine.worker import Worker
 from hzzray.output import load_json
-from hzzray.run import Settings, execute, make_spec
+from hzzray.run import make_spec
 from hzzray.source import MemorySource
 from tests.support.chaos import (
     TOGETHER,
@@ -38,6 +38,7 @@ from tests.support.chaos import (
     actors,
     check_ledger,
     nothing_is_left,
+    oracle,
     plan_run,
     pool_run,
     starter,
@@ -69,14 +70,6 @@ def many(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
     write_toys(folder, release("toy"), events=80_000, seed=5)
     return folder
-
-
-def oracle(folder, source, spec):
-    """Digest of the serial engine."""
-    settings = Settings(runs=folder, run_id="serial", sources=(str(source),), engine="serial")
-    result = execute(spec, settings, planned=lambda _: None, progress=lambda _: None)
-    assert result.status == "complete"
-    return result.digest
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from hzzray.messages import Cost, Counts, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import RunState
+from hzzray.run import Settings, execute
 from hzzray.source import MemorySource, TaskSource
 from tests.support.waiting import wait_for
 
@@ -212,6 +213,14 @@ def starter(plain: type, *given: object) -> Callable[[str], object]:
     """Make what a Pool starts its workers with; they get ``given`` with their name in the place of the ellipsis."""
     actor = _actor_class(plain, "monitor").options(num_cpus=1, max_restarts=-1, max_task_retries=0)
     return lambda name: actor.remote(*(name if value is ... else value for value in given))
+
+
+def oracle(folder: Path, source: Path, spec: RunSpec) -> str:
+    """Digest that the serial engine gives; its run is written into a folder."""
+    settings = Settings(runs=folder, run_id="serial", sources=(str(source),), engine="serial")
+    result = execute(spec, settings, planned=lambda _: None, progress=lambda _: None)
+    assert result.status == "complete"
+    return result.digest
 
 
 def pool_run(
