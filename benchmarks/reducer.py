@@ -29,7 +29,6 @@ from hzzray.physics.histogram import LIMB_BITS, Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.run import make_spec
 
-
 FULL_TASKS = 100_000
 WORKERS = 1_000
 
