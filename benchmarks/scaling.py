@@ -1,8 +1,10 @@
 """Ray against serial: ``python benchmarks/scaling.py --events 10000000 --actors 2``, on toy files made for it.
 
-The pipeline's time is counted from the first commit to the last, with the events in between, so that neither Ray's
-start nor the actors' is in it; the cluster is started before, and has come to rest. The serial engine's is counted the
-same way. Engines take turns, and the medians are compared: a shared machine's speed drifts.
+Time is counted from when every actor has its first task in the ledger until the last commit, so that neither Ray's
+start nor the actors' is in it; the serial engine's from its first commit. A task that was being worked on when the
+count began counts by the part of its time that was left. The cluster is started before, and has come to rest; the
+files are read once before each run, as a machine may let go of pages that nobody asked for in a while. Engines take
+turns, and the medians are compared: a shared machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ from hzzray.run import execute, make_settings, make_spec
 
 
 def rate(ledger: Path) -> float:
-    """Events a second between the first commit and the last."""
+    """Events a second from when all workers were at work to the last commit."""
     database = sqlite3.connect(ledger)
-    rows = database.execute("SELECT merged, SUM(events) FROM partials GROUP BY merged ORDER BY merged").fetchall()
+    ((begun,),) = database.execute("SELECT MAX(first) FROM (SELECT MIN(merged) AS first FROM partials GROUP BY worker)")
+    ((events, last),) = database.execute(
+        "SELECT SUM(events * MIN(1.0, (merged - ?1) / wall_s)), MAX(merged) FROM partials WHERE merged > ?1", (begun,)
+    )
     database.close()
-    return sum(events for _, events in rows[1:]) / (rows[-1][0] - rows[0][0])
+    return float(events / (last - begun))
 
 
 def settle(bound_s: float = 60.0) -> None:
@@ -37,6 +42,14 @@ def settle(bound_s: float = 60.0) -> None:
     until = time.monotonic() + bound_s
     while psutil.cpu_percent(2.0) > 10 and time.monotonic() < until:
         pass
+
+
+def warm(folder: Path) -> None:
+    """Read all files, so that they are in the page cache."""
+    for path in folder.rglob("*.root"):
+        with path.open("rb") as file:
+            while file.read(1 << 22):
+                pass
 
 
 def main() -> None:
@@ -67,6 +80,7 @@ def main() -> None:
                     chunk=args.chunk,
                 )
                 settle()
+                warm(toys)
                 digests.add(execute(spec, settings, planned=lambda _: None, progress=lambda _: None).digest)
                 found.append(rate(settings.folder / "ledger.db"))
     table = Table("engine", "events/s, median", "each")

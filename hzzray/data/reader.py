@@ -7,9 +7,10 @@ through uproot and awkward, several times slower and to the same numbers.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any, Self
@@ -45,8 +46,21 @@ class _Cursor:
     unpacker: Unpacker
 
 
+@dataclass(eq=False, slots=True)
+class Buffers:
+    """The memory that readers of one schema work in, one after the other: new memory costs a page fault every 4 kB."""
+
+    raw: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    leptons: dict[str, NDArray[Any]] = field(default_factory=dict)
+    events: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    unpackers: defaultdict[str, Unpacker] = field(default_factory=lambda: defaultdict(Unpacker))
+
+
 class Reader:
     """Reads the columns of one selection from one file. Buffers are reused: a step's columns live until the next.
+
+    ``buffers`` are those of an earlier reader, which must not be used any more.
 
     ``read_s`` and ``bytes_read`` count what input took so far. Raises DataError, naming file and branch, for a file
     that is not what it should be, TransientError for faults of the network or the disk.
@@ -60,6 +74,7 @@ class Reader:
         *,
         simulation: bool,
         cache: Path | None = None,
+        buffers: Buffers | None = None,
         slow: bool = False,
     ) -> None:
         self._schema = schema
@@ -79,14 +94,20 @@ class Reader:
             self._source.close()
             raise
         self.read_s += time.perf_counter() - begun
+        self._buffers = buffers = buffers or Buffers()
+        if len(buffers.offsets) <= self._step:
+            buffers.offsets = np.zeros(self._step + 1, np.int64)
         found = self.layout.branches
         self._cursors = {
-            name: _Cursor(found[name], not slow and self._is_fast(name, found[name]), Unpacker()) for name in names
+            name: _Cursor(
+                found[name],
+                not slow and self._is_fast(name, found[name]),
+                buffers.unpackers[name],
+            )
+            for name in names
         }
-        self._raw = np.empty(0, np.uint8)
-        self._offsets = np.zeros(self._step + 1, np.int64)
-        self._leptons: dict[str, NDArray[Any]] = {}
-        self._events: dict[str, NDArray[np.float64]] = {}
+        for cursor in self._cursors.values():
+            cursor.unpacker.number = -1  # what it holds is another file's
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,7 +140,7 @@ class Reader:
     def _columns(self, start: int, stop: int) -> Columns:
         schema, selection = self._schema, self._selection
         raw = self._fetch(start, stop)
-        offsets = self._offsets[: stop - start + 1]
+        offsets = self._buffers.offsets[: stop - start + 1]
         # The first branch settles how many leptons each event has; the others must agree with it.
         pt = self._jagged(schema.pt, np.float32, raw, start, stop)
         eta, phi, energy = (
@@ -161,9 +182,9 @@ class Reader:
     def _buffer(self, names: tuple[str, ...], events: int) -> NDArray[np.float64]:
         """Rows of float64, one a branch, reused from step to step; shape (branches, events)."""
         key = ",".join(names)
-        if key not in self._events or self._events[key].shape[1] != events:
-            self._events[key] = np.empty((len(names), events))
-        return self._events[key]
+        if key not in self._buffers.events or self._buffers.events[key].shape[1] != events:
+            self._buffers.events[key] = np.empty((len(names), events))
+        return self._buffers.events[key]
 
     def _scalar(self, name: str, raw: _Raw, start: int, stop: int, out: NDArray[np.float64]) -> None:
         """Read one value an entry into ``out``, float64, shape (stop - start,)."""
@@ -182,20 +203,20 @@ class Reader:
             return self._jagged_through_uproot(name, dtype, start, stop)
         leads = name == self._schema.pt
         branch = cursor.branch
-        out = self._leptons.get(name, np.empty(0, np.uint8))
-        room = 4 * self._step if leads else int(self._offsets[stop - start])
+        out = self._buffers.leptons.get(name, np.empty(0, np.uint8))
+        room = 4 * self._step if leads else int(self._buffers.offsets[stop - start])
         if len(out) < room:
             out = np.empty(max(room, 4 * self._step), np.uint8 if dtype is np.uint8 else np.uint32)
         with self._blame(name):
             out = cursor.unpacker.copy(
-                raw[name], branch.embedded, branch.header, start, stop, self._offsets, out, leads=leads
+                raw[name], branch.embedded, branch.header, start, stop, self._buffers.offsets, out, leads=leads
             )
-        self._leptons[name] = out
-        return out[: self._offsets[stop - start]].view(dtype)
+        self._buffers.leptons[name] = out
+        return out[: self._buffers.offsets[stop - start]].view(dtype)
 
     def _jagged_through_uproot(self, name: str, dtype: type[Any], start: int, stop: int) -> NDArray[Any]:
         values, counts = self._through_uproot(name, start, stop, lists=True)
-        offsets = self._offsets[: stop - start + 1]
+        offsets = self._buffers.offsets[: stop - start + 1]
         if name == self._schema.pt:
             np.cumsum(counts, out=offsets[1:])
         elif not np.array_equal(counts, np.diff(offsets)):
@@ -260,13 +281,14 @@ class Reader:
                 ranges.append(place := branch.place(i))
                 places.append((at, at := at + place[1]))
             needed[name] = numbers, np.array(borders), np.array(places, np.int64).reshape(-1, 2)
-        if at > len(self._raw):
-            self._raw = np.empty(at * 5 // 4, np.uint8)
+        if at > len(self._buffers.raw):
+            self._buffers.raw = np.empty(at * 5 // 4, np.uint8)
         begun = time.perf_counter()
-        self._source.read_into(ranges, self._raw.data)
+        self._source.read_into(ranges, self._buffers.raw.data)
         self.read_s += time.perf_counter() - begun
         return {
-            name: Baskets(numbers, borders, self._raw, places) for name, (numbers, borders, places) in needed.items()
+            name: Baskets(numbers, borders, self._buffers.raw, places)
+            for name, (numbers, borders, places) in needed.items()
         }
 
     def _is_flag(self, name: str) -> bool:

@@ -29,6 +29,9 @@ _NOTHING, _UNUSUAL, _MISFIT, _CROWDED, _SENSELESS = range(5)
 # Where an unpacked basket's kernel notes: the end of its values, its key's length, and all its bytes.
 _BORDER, _KEYLEN, _SIZE = range(3)
 
+# Room for most baskets; pages that none fills are never made.
+_ROOM = 1 << 20
+
 _KEY = 37  # bytes of a basket's key at least: 18 of any key, then its counts, and a flag
 
 
@@ -344,7 +347,7 @@ class Unpacker:
 
     def __init__(self) -> None:
         self.number = -1
-        self._data = np.empty(0, np.uint8)
+        self._data = np.empty(_ROOM, np.uint8)
         self._shape = np.zeros(3, np.int64)
         self._library: tuple[int, int] = (0, 0)
         if (library := _library()) is not None and (state := library.libdeflate_alloc_decompressor()):

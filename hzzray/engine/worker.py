@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hzzray.data import unpacking
-from hzzray.data.reader import Reader
+from hzzray.data.reader import Buffers, Reader
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage
@@ -31,6 +31,7 @@ class Worker:
         self._sources = sources
         self._cache = cache
         self._reader: Reader | None = None
+        self._buffers = Buffers()
         self._location = ""
         self._counted = (0.0, 0)
         self._meter = Meter(name, actor_id=actor_id())
@@ -117,6 +118,7 @@ class Worker:
                 self._spec.selection,
                 simulation=simulation,
                 cache=self._cache,
+                buffers=self._buffers,
             )
             self._location = task.file
             self._counted = (0.0, 0)
