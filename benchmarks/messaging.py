@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import report
+from machine import settle, warm
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -107,6 +108,8 @@ def compared(
     for number in range(repeats + 1):  # the first of each is not counted: files and caches are cold
         for way, times in took.items():
             name = f"{'memory' if way == 'memory' else 'broker'}-{number}"
+            settle()
+            warm(source)
             begun = time.perf_counter()
             if hzzray(env, *command, "--run-id", name, "--broker", way).wait():
                 raise SystemExit(f"a run failed ({name})")

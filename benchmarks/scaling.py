@@ -3,8 +3,7 @@
 Time is counted from when every actor has its first task in the ledger until the last commit, so that neither Ray's
 start nor the actors' is in it; the serial engine's from its first commit. A task that was being worked on when the
 count began counts by the part of its time that was left. The cluster is started before, and has come to rest; the
-files are read once before each run, as a machine may let go of pages that nobody asked for in a while. Engines take
-turns, and the medians are compared: a shared machine's speed drifts.
+files are read once before each run. Engines take turns, and the medians are compared: a shared machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ import argparse
 import sqlite3
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
-import psutil
+from machine import settle, warm
 from rich.console import Console
 from rich.table import Table
 
@@ -35,21 +33,6 @@ def rate(ledger: Path) -> float:
     )
     database.close()
     return float(events / (last - begun))
-
-
-def settle(bound_s: float = 60.0) -> None:
-    """Wait until the machine has been idle for two seconds: a new cluster works on itself for some ten."""
-    until = time.monotonic() + bound_s
-    while psutil.cpu_percent(2.0) > 10 and time.monotonic() < until:
-        pass
-
-
-def warm(folder: Path) -> None:
-    """Read all files, so that they are in the page cache."""
-    for path in folder.rglob("*.root"):
-        with path.open("rb") as file:
-            while file.read(1 << 22):
-                pass
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 from contextlib import ExitStack
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,14 @@ from tests.support.ray_nodes import node_counts, ray_head_of_nodes
 SPEC = make_spec(release("toy"), samples=("llll",))
 
 
-def make_tasks(number: int) -> list[Task]:
-    """Tasks of one file that no worker opens."""
+def make_tasks(*entries: int) -> list[Task]:
+    """Tasks of so many entries each, in a row, of one file that no worker opens."""
     return [
         Task(
             run_id="run", spec=SPEC.digest, sample="llll", file="llll.root", uuid="u", tree="mini",
-            start=10 * i, stop=10 * (i + 1),
+            start=start, stop=stop,
         )
-        for i in range(number)
+        for start, stop in pairwise(accumulate(entries, initial=0))
     ]  # fmt: skip
 
 
@@ -57,10 +58,24 @@ class SlowWorker:
         self._write(f"begin {task.task_id}")
         threading.Event().wait(self._task_s)
         self._write(f"end {task.task_id}")
-        return Partial(task, self._histogram, Cost(wall_s=self._task_s, events=task.entries), self.name)
+        return self._partial(task, self._task_s)
+
+    def _partial(self, task: Task, spent_s: float) -> Partial:
+        return Partial(task, self._histogram, Cost(wall_s=spent_s, events=task.entries), self.name)
 
 
-def work(tmp_path, tasks, limits, *, task_s, num_cpus=1):
+class Boaster(SlowWorker):
+    """Says that it took ``task_s`` for each entry, and takes no time; writes down how many entries came in a call."""
+
+    def process(self, task: Task) -> Partial:
+        return self.process_all([task])[0]
+
+    def process_all(self, tasks):
+        self._write(" ".join(str(task.entries) for task in tasks))
+        return [self._partial(task, self._task_s * task.entries) for task in tasks]
+
+
+def work(tmp_path, tasks, limits, *, task_s, num_cpus=1, worker=SlowWorker):
     """Run a pool of slow workers over tasks; returns its state, and each worker's state second by second."""
     import ray
 
@@ -71,8 +86,8 @@ def work(tmp_path, tasks, limits, *, task_s, num_cpus=1):
     path = tmp_path / "ledger.db"
     Ledger.create(path, "run", SPEC, "test").close()
     with Ledger.open(path) as ledger:
-        ledger.plan(tasks, {"llll": (10 * len(tasks), 10 * len(tasks))})
-    actor = ray.remote(concurrency_groups={"monitor": 1})(SlowWorker).options(num_cpus=num_cpus)
+        ledger.plan(tasks, {"llll": (tasks[-1].stop, tasks[-1].stop)})
+    actor = ray.remote(concurrency_groups={"monitor": 1})(worker).options(num_cpus=num_cpus)
     seen: list[dict[str, str]] = []
 
     async def go():
@@ -93,7 +108,7 @@ def work(tmp_path, tasks, limits, *, task_s, num_cpus=1):
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_pool_follows_its_backlog_and_drains_whom_it_lets_go(tmp_path):
     limits = Limits(min_actors=1, max_actors=3, worth_s=6.0, patience_s=0.5)
-    state, seen, diaries = work(tmp_path, make_tasks(90), limits, task_s=0.3)
+    state, seen, diaries = work(tmp_path, make_tasks(*[10] * 90), limits, task_s=0.3)
     numbers = [len(states) for states in seen]
     assert numbers[0] == 1
     assert max(numbers) == 3
@@ -113,12 +128,22 @@ def test_the_pool_follows_its_backlog_and_drains_whom_it_lets_go(tmp_path):
 def test_a_pending_actor_takes_no_tasks(tmp_path):
     # Of two that take two of the cluster's three slots each, one waits for ever.
     limits = Limits(min_actors=2, max_actors=2)
-    state, seen, diaries = work(tmp_path, make_tasks(12), limits, task_s=0.3, num_cpus=2)
+    state, seen, diaries = work(tmp_path, make_tasks(*[10] * 12), limits, task_s=0.3, num_cpus=2)
     assert list(diaries) == ["worker-0"] or list(diaries) == ["worker-1"]
     (other,) = {"worker-0", "worker-1"} - set(diaries)
     assert all(states[other] == "pending" for states in seen)
     assert len(seen) >= 2
     assert state.counts.merged == 12
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_only_tasks_that_are_tiny_together_go_in_one_call(tmp_path):
+    tasks = make_tasks(*[10] * 60, 100_000, *[10] * 60)
+    state, _, diaries = work(tmp_path, tasks, Limits(min_actors=1, max_actors=1), task_s=1e-5, worker=Boaster)
+    calls = [line.split() for line in diaries["worker-0"]]
+    assert state.counts.merged == len(tasks)
+    assert ["100000"] in calls
+    assert max(len(call) for call in calls) == 16
 
 
 @pytest.mark.slow

@@ -176,6 +176,7 @@ class Pool:
         self._crashes: dict[str, int] = {}
         self._counts = Counts(0, 0, 0)
         self._task_s: float | None = None
+        self._task_entries = 1.0
         self._enough_since: float | None = None
         self._idle_since: float | None = None
 
@@ -272,10 +273,10 @@ class Pool:
                 if task is None:
                     return
             if _holds(slot):  # the actor may have fallen while the source was waited for
-                deliveries = [_Delivery(one) for one in await self._gather(task)]
+                tasks, task = await self._gather(task)
+                deliveries = [_Delivery(one) for one in tasks]
                 self._open.update(deliveries)
                 self._send(slot, deliveries)
-                task = None
         if task is not None:
             self._source.retry(task)
 
@@ -288,19 +289,29 @@ class Pool:
         self._hungry = False
         return task
 
-    async def _gather(self, first: Task) -> list[Task]:
-        """Add more tasks to a tiny one, as many as are at hand."""
+    async def _gather(self, first: Task) -> tuple[list[Task], Task | None]:
+        """Add more tasks to a tiny one, as many as are at hand; returns also the first that was too much to go along.
+
+        Files differ in size, and so do tasks: what one takes is told by its entries.
+        """
         tasks = [first]
-        number = min(TOGETHER, int(_WORTH_A_CALL_S / max(self._task_s, 1e-6))) if self._task_s is not None else 1
-        while len(tasks) < number:
+        left_s = _WORTH_A_CALL_S - self._expected_s(first)
+        while len(tasks) < TOGETHER and left_s > 0:
             coming = asyncio.ensure_future(self._source.get())
             await asyncio.sleep(0)  # what is at hand comes at once
             task = coming.result() if coming.done() else None
             coming.cancel()
             if task is None:
                 break
+            left_s -= self._expected_s(task)
+            if left_s < 0:
+                return tasks, task
             tasks.append(task)
-        return tasks
+        return tasks, None
+
+    def _expected_s(self, task: Task) -> float:
+        """Time that a task will take, going by those before it."""
+        return task.entries / self._task_entries * self._task_s if self._task_s is not None else math.inf
 
     async def _unless_ending(self, awaited: Awaitable[_T]) -> _T | None:
         """Wait for something; None when an end is wished before."""
@@ -367,8 +378,12 @@ class Pool:
 
     async def _keep(self, delivery: _Delivery, partial: Partial) -> None:
         """Queue a partial for its commit, when there is room."""
-        spent = partial.cost.wall_s
-        self._task_s = spent if self._task_s is None else 0.9 * self._task_s + 0.1 * spent
+        spent, entries = partial.cost.wall_s, max(1, partial.task.entries)
+        if self._task_s is None:
+            self._task_s, self._task_entries = spent, entries
+        else:
+            self._task_s = 0.9 * self._task_s + 0.1 * spent
+            self._task_entries = 0.9 * self._task_entries + 0.1 * entries
         await self._done.put((delivery, partial))
 
     def _land(self, slot: Slot, delivery: _Delivery) -> None:
