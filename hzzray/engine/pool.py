@@ -61,8 +61,10 @@ IN_FLIGHT = 2
 TOGETHER = 16
 _WORTH_A_CALL_S = 0.02
 
-#: Partials in one commit at the most, and how many may wait for theirs before workers get no more tasks.
+#: Partials in one commit at the most, and how many may wait for theirs before workers get no more tasks. With others on
+#: their way, a commit waits for them a little: each costs some milliseconds of CPU, and a wait for the disk.
 BATCH = 256
+_GROUP_S = 0.05
 UNCOMMITTED = 1024
 
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
@@ -415,6 +417,8 @@ class Pool:
         """Hand the reducer what has gathered since its last commit, again and again."""
         while True:
             batch = [await self._done.get()]
+            if len(self._open) > 1:
+                await asyncio.sleep(_GROUP_S)
             while len(batch) < BATCH and not self._done.empty():
                 batch.append(self._done.get_nowait())
             async with self._committing:

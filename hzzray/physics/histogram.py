@@ -13,7 +13,6 @@ import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 #: Limbs of 32 bits an exact sum has. The least bit is worth 2**-UNIT_BITS; the largest sum is 2**63.
 LIMBS = 6
 UNIT_BITS = 128
+_ONE = 1 << UNIT_BITS
 LIMB_BITS = 32
 
 #: Weights beyond are counted as invalid: their squares would leave the exact range.
@@ -111,8 +111,10 @@ class ExactSums:
 
 def _nearest(limbs: list[int]) -> float:
     """Round one exact sum to a double."""
-    total = sum(limb << (LIMB_BITS * i) for i, limb in enumerate(limbs))
-    return float(Fraction(total, 1 << UNIT_BITS)) if total else 0.0
+    total = 0
+    for limb in reversed(limbs):
+        total = (total << LIMB_BITS) + limb
+    return total / _ONE  # of two integers, and so rounded once
 
 
 @dataclass(frozen=True, eq=False, slots=True)
