@@ -7,6 +7,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -338,6 +339,23 @@ def test_a_queue_deleted_under_its_consumer_is_filled_again(site, spec, many, ma
         assert left
         apply(site.settings("guest"), TOPOLOGY)
         assert site.wait("r").digest == many_digest
+        everything_is_settled(site)
+    check_ledger(site.ledger("r"))
+
+
+@pytest.mark.slow
+def test_a_memory_alarm_holds_up_publishers_alone(broker, site, spec, many, many_digest, toys, digest):
+    site.publish(spec, "r", many, 10)
+    with Bridging(site, many, toys), ThreadPoolExecutor(1) as pool:
+        site.wait_until_merged("r", 100)
+        with broker.memory_alarm():
+            publishing = pool.submit(site.publish, spec, "other", toys)
+            site.wait_until_merged("r", site.counts("r").merged + 500)
+            assert not publishing.done()
+            assert not site.ledger("other").exists()
+        publishing.result(60)
+        assert site.wait("r").digest == many_digest
+        assert site.wait("other").digest == digest
         everything_is_settled(site)
     check_ledger(site.ledger("r"))
 
