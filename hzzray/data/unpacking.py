@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from hzzray.data.baskets import Body, unpack
-from hzzray.physics.jit import entry, kernel
+from hzzray.physics.jit import entry, kernel, without_extensions
 
 UNEQUAL = "has another number of leptons than the branch of pt"
 
@@ -443,6 +443,7 @@ class Unpacker:
         self._shape[:] = body.border, body.keylen, size
 
 
+@without_extensions()
 def warm_up() -> None:
     """Compile the copying kernels, or load them from numba's cache, by copying nothing."""
     unpacker = Unpacker()

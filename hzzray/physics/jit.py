@@ -7,11 +7,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba as nb
+from numba.core import entrypoints
 
 from hzzray.places import cache_folder
 
@@ -61,3 +62,17 @@ def kernel(function: _F) -> _F:
 def inlined(function: _F) -> _F:
     """Compile as a part of the caller, so that a loop around it can be vectorised."""
     return nb.njit(nogil=True, inline="always", error_model="numpy")(function)  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def without_extensions() -> Iterator[None]:
+    """Compile, or load, without what other packages teach numba: it imports all of them first, half a second's work.
+
+    Only what is compiled in this block does without; awkward arrays and the like work in all other code.
+    """
+    before = entrypoints._already_initialized  # noqa: SLF001 (there is no setting for it)
+    entrypoints._already_initialized = True  # noqa: SLF001
+    try:
+        yield
+    finally:
+        entrypoints._already_initialized = before  # noqa: SLF001

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.histogram import LIMB_BITS, LIMBS, MAX_WEIGHT, UNIT_BITS, Axis, Histogram
-from hzzray.physics.jit import entry, inlined, kernel
+from hzzray.physics.jit import entry, inlined, kernel, without_extensions
 from hzzray.physics.maths import sincos, sinh
 from hzzray.physics.selection import CHANNELS, MAX_LEPTONS, Selection
 
@@ -545,6 +545,7 @@ def fill(columns: Columns, cut: Cuts, axis: Axis, n_cuts: int) -> Histogram:
     )
 
 
+@without_extensions()
 def warm_up() -> None:
     """Compile the kernel, or load it from numba's cache, by running it over no events."""
     f4, i4, u1 = np.empty(0, np.float32), np.empty(0, np.int32), np.empty(0, np.uint8)
