@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hzzray.data.catalogue import release
+from hzzray.data.plan import CHUNK
 from hzzray.data.toy import write_toys
 from hzzray.engine.cluster import cluster
 from hzzray.run import execute, make_settings, make_spec
@@ -40,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--actors", type=int, default=2)
-    parser.add_argument("--chunk", type=int, default=200_000)
+    parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--toys", type=Path, help="toy files that are there already")
     args = parser.parse_args()

@@ -68,7 +68,7 @@ SelectionName = Annotated[
 Cut = Annotated[list[str] | None, typer.Option(help="A cut of the selection, changed: pt_min=25,15,10. Several times.")]
 Luminosity = Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")]
 Fraction = Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")]
-Chunk = Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 2 million.")]
+Chunk = Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 500 000.")]
 Events = Annotated[
     int | None, typer.Option(min=1, help="Simulate this many into the source of toy, if there is no such folder.")
 ]

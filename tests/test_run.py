@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import uproot
 
 from hzzray.data.catalogue import release
+from hzzray.data.plan import make_plan
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import read_history, read_usage
@@ -50,6 +53,29 @@ def test_ray_gives_the_serial_digest(toys, toy_spec, serial, tmp_path, actors, c
     assert result.digest == serial.digest
     assert result.samples == serial.samples
     assert result.tasks.planned == result.tasks.merged >= len(result.samples)
+
+
+def test_a_worker_imports_none_of_the_packages_that_extend_numba_and_leaves_them_to_others(toys, toy_spec, tmp_path):
+    tasks = make_plan(toy_spec, "r", (str(toys),), cache=tmp_path).tasks
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from hzzray.engine.worker import Worker\n"
+        "from hzzray.messages import RunSpec, Task\n"
+        "spec, *tasks = sys.stdin\n"
+        "worker = Worker(RunSpec.model_validate_json(spec), (sys.argv[1],), cache=Path(sys.argv[2]))\n"
+        "print(sum(worker.process(Task.model_validate_json(task)).cost.events for task in tasks))\n"
+        "print([name for name in ('awkward', 'vector', 'pyarrow', 'uproot') if name in sys.modules])\n"
+        "import awkward, numba\n"
+        "print(numba.njit(lambda array: len(array[1]))(awkward.Array([[1], [2, 3]])))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(toys), str(tmp_path)],
+        input="\n".join(one.model_dump_json() for one in (toy_spec, *tasks)),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.split("\n")[:3] == [str(sum(task.entries for task in tasks)), "[]", "2"]
 
 
 @pytest.mark.parametrize("chunk", [333, 5_000])

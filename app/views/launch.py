@@ -203,7 +203,7 @@ def _work(*, toy: bool) -> _Work:
             )  # fmt: skip
     with second:
         chunk = st.select_slider(
-            "Events a task", [1_000, 5_000, 20_000, 100_000, 500_000, CHUNK], value=5_000 if pace else CHUNK,
+            "Events a task", [1_000, 5_000, 20_000, 100_000, CHUNK, 4 * CHUNK], value=5_000 if pace else CHUNK,
             format_func=words.count, key=f"chunk-{bool(pace)}", help="Smaller tasks show progress in smaller steps.",
         )  # fmt: skip
     return _Work(run_id=run_id, min_actors=low, max_actors=high, chunk=chunk, pace_s=float(pace), published=published)
