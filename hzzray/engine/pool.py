@@ -65,6 +65,7 @@ _WORTH_A_CALL_S = 0.02
 #: their way, a commit waits for them a little: each costs some milliseconds of CPU, and a wait for the disk.
 BATCH = 256
 _GROUP_S = 0.05
+_GROUP_GLANCES = 5
 UNCOMMITTED = 1024
 
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
@@ -417,8 +418,7 @@ class Pool:
         """Hand the reducer what has gathered since its last commit, again and again."""
         while True:
             batch = [await self._done.get()]
-            if len(self._open) > 1:
-                await asyncio.sleep(_GROUP_S)
+            await self._wait_for_others()
             while len(batch) < BATCH and not self._done.empty():
                 batch.append(self._done.get_nowait())
             async with self._committing:
@@ -426,6 +426,13 @@ class Pool:
                 for delivery, _ in batch:
                     self._crashes.pop(delivery.task.task_id, None)
                     self._settle(delivery, self._source.ack, delivery.task)
+
+    async def _wait_for_others(self) -> None:
+        """Let more partials come, unless the source hands out no more before it is told of these."""
+        for _ in range(_GROUP_GLANCES):
+            if self._hungry or len(self._open) < 2:
+                return
+            await asyncio.sleep(_GROUP_S / _GROUP_GLANCES)
 
     def _settle(self, delivery: _Delivery, tell: Callable[..., None], *told: object) -> None:
         """Tell the source what became of a delivery: once, whichever of its copies came first."""
