@@ -73,15 +73,15 @@ def test_a_bridge_may_be_there_first_and_ends_with_a_run(site, spec, toys, diges
     assert site.wait("r", within=1).digest == digest
 
 
-def test_duplicates_and_two_bridges(site, spec, toys, digest):
-    for chunk in (300, 300, 700):  # the first plan holds, however the others would cut
-        done = site.publish(spec, "r", toys, chunk)
-    with Bridging(site, toys, actors=1, name="a-") as one, Bridging(site, toys, actors=1, name="b-") as two:
+def test_duplicates_and_two_bridges(site, spec, many, many_digest):
+    for chunk in (20, 20, 50):  # the first plan holds, however the others would cut
+        done = site.publish(spec, "r", many, chunk)
+    with Bridging(site, many, actors=1, name="a-") as one, Bridging(site, many, actors=1, name="b-") as two:
         result = site.wait("r")
         everything_is_settled(site)
         assert not one.error
         assert not two.error
-    assert result.digest == digest
+    assert result.digest == many_digest
     assert check_ledger(site.ledger("r")) == done.tasks
     assert not site.reasons()
     workers = {row["actor"].split("-")[0] for row in read_usage(site.runs / "r") if "worker" in row["actor"]}
