@@ -162,9 +162,7 @@ def main() -> int:
     if options.no_peers or options.events < FULL_EVENTS or options.repeats < FULL_REPEATS:
         console.print(f"{report.DOCUMENT.name} is left alone: not a full run")
     else:
-        text = report.DOCUMENT.read_text(encoding="utf-8")
-        section = report.markdown(measurements, OURS, facts)
-        report.DOCUMENT.write_text(report.replace_section(text, section), encoding="utf-8")
+        report.rewrite("bench", report.markdown(measurements, OURS, facts))
     return 0
 
 

@@ -105,7 +105,7 @@ def compared(
     took: dict[str, list[float]] = {"memory": [], broker.url: []}
     digests = set()
     env = dict(os.environ)
-    for number in range(repeats + 1):  # the first of each is not counted: files and caches are cold
+    for number in range(repeats + 1):  # the first of each is not counted: caches are cold
         for way, times in took.items():
             name = f"{'memory' if way == 'memory' else 'broker'}-{number}"
             settle()

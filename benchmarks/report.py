@@ -183,6 +183,11 @@ def record(name: str, command: list[str], about: str, body: str) -> None:
         f"Command: `{shlex.join(['python', *command])}`.\n\n"
         f"{body}\n"
     )
+    rewrite(name, section)
+
+
+def rewrite(name: str, section: str) -> None:
+    """Replace a section of the document."""
     text = DOCUMENT.read_text(encoding="utf-8")
     DOCUMENT.write_text(replace_section(text, section, name), encoding="utf-8")
 

@@ -190,7 +190,7 @@ def test_what_fails_is_a_dead_letter_and_is_replayed(site, spec, folder, digest)
     broken = sum(task.sample == "Zee" for task in plan.tasks)
     with Bridging(site, folder):
         result = site.wait("r", "partial")
-        wait_for("the dead letters", lambda: site.depth(TOPOLOGY.dead.name) >= 2 * broken, 60)
+        site.wait_for_dead(2 * broken)
         everything_is_settled(site)
         assert result.tasks.failed == broken
         assert result.tasks.merged == len(plan.tasks) - broken

@@ -20,8 +20,9 @@ from hzzray.messages import Cost, Partial, Task
 from hzzray.output import load_json
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
-from hzzray.run import Settings, execute, make_spec
+from hzzray.run import make_spec
 from hzzray.source import MemorySource
+from tests.support.chaos import oracle
 from tests.support.ray_nodes import node_counts, ray_head_of_nodes
 
 SPEC = make_spec(release("toy"), samples=("llll",))
@@ -148,8 +149,7 @@ def test_only_tasks_that_are_tiny_together_go_in_one_call(tmp_path):
 
 @pytest.mark.slow
 def test_nodes_come_for_pending_actors_and_go_when_they_have_ended(toys, tmp_path):
-    settings = Settings(runs=tmp_path, run_id="serial", sources=(str(toys),), engine="serial")
-    serial = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
+    serial = oracle(tmp_path, toys, make_spec(release("toy")))
     command = [
         str(Path(sys.executable).with_name("hzzray")), "run", "--source", str(toys), "--runs", str(tmp_path),
         "--chunk", "20", "--min-actors", "1", "--max-actors", "3", "--run-id",
@@ -165,5 +165,5 @@ def test_nodes_come_for_pending_actors_and_go_when_they_have_ended(toys, tmp_pat
         done = head.run(*command, "elastic")
         assert done.returncode == 0, done.stderr
         nodes.wait_for(0, after=nodes.wait_for(2))
-    assert load_json(tmp_path / "elastic").digest == serial.digest
+    assert load_json(tmp_path / "elastic").digest == serial
     assert nodes.seen[0] == nodes.seen[-1] == 0

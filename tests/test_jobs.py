@@ -68,11 +68,10 @@ def bare_environment(home: Path, **more: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def digest(toys, tmp_path_factory):
     from hzzray.data.catalogue import release
-    from hzzray.run import Settings, execute, make_spec
+    from hzzray.run import make_spec
+    from tests.support.chaos import oracle
 
-    settings = Settings(runs=tmp_path_factory.mktemp("runs"), run_id="serial", sources=(str(toys),), engine="serial")
-    result = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
-    return result.digest
+    return oracle(tmp_path_factory.mktemp("serial"), toys, make_spec(release("toy")))
 
 
 @pytest.mark.slow

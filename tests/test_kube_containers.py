@@ -15,11 +15,12 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
-from hzzray.run import Settings, execute, make_spec
+from hzzray.run import make_spec
 from kuberay import app as pages
 from kuberay import deploy, objects
 from kuberay.config import load
 from tests.support import compose
+from tests.support.chaos import oracle
 from tests.support.compose import docker
 from tests.support.pods import Engine, Volume, by_kuberay, run_arguments, secret_env, service_names
 from tests.support.waiting import wait_for
@@ -98,8 +99,7 @@ def test_the_pods_do_runs_and_outlive_killed_ones(made, engine, tmp_path):
     values, found, _ = made
     toys = tmp_path / "toys"
     write_toys(toys, release("toy"), events=EVENTS, seed=1)
-    settings = Settings(runs=tmp_path, run_id="serial", sources=(str(toys),), engine="serial")
-    serial = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
+    serial = oracle(tmp_path, toys, make_spec(release("toy")))
 
     stateful = found["StatefulSet", values.broker_name]["spec"]
     broker = engine.start(f"{values.broker_name}-0", stateful["template"], stateful["volumeClaimTemplates"])
@@ -133,7 +133,7 @@ def test_the_pods_do_runs_and_outlive_killed_ones(made, engine, tmp_path):
 
     def completes(run_id):
         done = wait_for(f"the end of {run_id}", lambda: over(run_id), within=240, every=0.5)
-        assert (done["status"], done["digest"], done["environment"]) == ("complete", serial.digest, "kuberay")
+        assert (done["status"], done["digest"], done["environment"]) == ("complete", serial, "kuberay")
 
     # A run is there before its workers; they come, as by demand, and one is killed in the middle.
     publish("first")

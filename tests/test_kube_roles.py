@@ -21,9 +21,10 @@ import pytest
 from hzzray.data.catalogue import release
 from hzzray.errors import HzzrayError
 from hzzray.output import load_json
-from hzzray.run import Settings, execute, make_spec
+from hzzray.run import make_spec
 from kuberay import deploy, objects
 from kuberay.config import load
+from tests.support.chaos import oracle
 from tests.support.kubectl_stand_in import KubectlStandIn
 from tests.support.kubelet import Kubelet, ray_start
 from tests.support.rabbit import Broker, free_ports, is_installed
@@ -70,8 +71,7 @@ def pods(tmp_path):
 @pytest.mark.slow
 def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(pods, toys, tmp_path):
     values, kubelet, ray, templates = pods
-    settings = Settings(runs=tmp_path, run_id="serial", sources=(str(toys),), engine="serial")
-    serial = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
+    serial = oracle(tmp_path, toys, make_spec(release("toy")))
     head_pod = ray["headGroupSpec"]["template"]
 
     # The broker: its users and queues from the init container, its configuration from the ConfigMap.
@@ -113,7 +113,7 @@ def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(pods, toys, tmp
             assert json.loads(path.read_text())["status"] == "running"
             bridge = kubelet.start(head_pod, container(head_pod, "bridge"))
             first = wait_for("the run's end", lambda: result_of(runs / "first"))
-            assert first.digest == serial.digest
+            assert first.digest == serial
             assert first.environment == "kuberay"
             seen = nodes.wait_for(0, after=nodes.wait_for(1))
 
@@ -130,7 +130,7 @@ def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(pods, toys, tmp
                 env=kept | stand_in.env, capture_output=True, text=True, timeout=120, check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
-            assert load_json(runs / "job").digest == serial.digest
+            assert load_json(runs / "job").digest == serial
             assert "tasks merged" in done.stdout
             assert token not in done.stdout + done.stderr + json.dumps(stand_in.calls())
             nodes.wait_for(0, after=nodes.wait_for(1, after=seen))

@@ -87,9 +87,13 @@ class Site:
         queues = (TOPOLOGY.tasks, *TOPOLOGY.retries)
         return sum(self.vhost.api("GET", f"queues/{queue.name}").get("messages", 0) for queue in queues)
 
+    def wait_for_dead(self, number: int) -> None:
+        """Wait until there are so many dead letters."""
+        wait_for(f"{number} dead letters", lambda: self.depth(TOPOLOGY.dead.name) >= number, 60)
+
     def reasons(self, number: int = 0) -> Counter[str]:
         """Why the dead letters were given up, as soon as there are so many; they are gone after that."""
-        wait_for(f"{number} dead letters", lambda: self.depth(TOPOLOGY.dead.name) >= number, 60)
+        self.wait_for_dead(number)
         found: Counter[str] = Counter()
         with pika.BlockingConnection(pika.URLParameters(self.vhost.url)) as connection:
             channel = connection.channel()
