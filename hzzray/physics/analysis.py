@@ -1,0 +1,132 @@
+"""The shape of an analysis: what it measures of an event, by what it judges, what it fills. Frozen values.
+
+``measure`` (compiled) turns columns into candidates, each with a row of variables; cuts are bounds on variables;
+templates are axes on variables. Nothing here or below knows a variable by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hzzray.physics.histogram import Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A quantity that each candidate has: one float64. ``label`` is what an axis says of it, ``unit`` may be empty."""
+
+    name: str
+    label: str
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a variable must lie between: above ``low`` and below ``high``, not at them. nan lies nowhere."""
+
+    variable: str
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One row of the cutflow: bounds that must all hold."""
+
+    name: str
+    bounds: tuple[Bound, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One histogram of each region: an observable, which is a variable, on an axis."""
+
+    observable: str
+    axis: Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """An analysis: ``measure`` makes candidates with ``variables``, each in one of ``regions``.
+
+    ``measure(start, stop, columns, parameters, slots, candidates)`` is compiled. It measures events from ``start`` on
+    and returns how many it did: up to ``stop``, or as many as have room. ``slots`` (int64, one a variable) says in which
+    row of ``candidates.values`` a variable is wanted; -1 for none.
+    """
+
+    name: str
+    variables: tuple[Variable, ...]
+    regions: tuple[str, ...]
+    measure: Callable[..., int]
+
+    def index(self, variable: str) -> int:
+        """Number of a variable; raises ValueError with the names there are."""
+        for i, known in enumerate(self.variables):
+            if known.name == variable:
+                return i
+        names = ", ".join(known.name for known in self.variables)
+        raise ValueError(f"analysis {self.name} has no variable {variable!r}; it has {names}")
+
+
+class Layout(NamedTuple):
+    """Cuts and templates as numbers, for compiled code. ``rows`` is how many variables are wanted.
+
+    Bound i belongs to cut ``bound_cut[i]`` (int64) and wants row ``bound_row[i]`` of the candidates' values between
+    ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]`` and has ``axis_bins[t]`` bins, whose edges
+    are ``edges[axis_edge[t] : axis_edge[t] + axis_bins[t] + 1]``; its cells, with flow bins, region after region, are
+    those from ``axis_cell[t]`` on. ``cells`` is how many there are in all.
+    """
+
+    slots: NDArray[np.int64]
+    rows: int
+    bound_cut: NDArray[np.int64]
+    bound_row: NDArray[np.int64]
+    bound_low: NDArray[np.float64]
+    bound_high: NDArray[np.float64]
+    axis_row: NDArray[np.int64]
+    axis_bins: NDArray[np.int64]
+    axis_edge: NDArray[np.int64]
+    axis_cell: NDArray[np.int64]
+    edges: NDArray[np.float64]
+    cells: int
+
+
+def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template]) -> Layout:
+    """Number what is wanted of an analysis: only variables that a cut or a template uses have a row."""
+    slots = np.full(len(analysis.variables), -1, np.int64)
+
+    def row(variable: str) -> int:
+        i = analysis.index(variable)
+        if slots[i] < 0:
+            slots[i] = slots.max() + 1
+        return int(slots[i])
+
+    bounds = [(number, row(bound.variable), bound) for number, cut in enumerate(cuts) for bound in cut.bounds]
+    observables = [row(template.observable) for template in templates]
+    bins = [template.axis.bins for template in templates]
+    edges = [template.axis.edges for template in templates]
+    cells = [len(analysis.regions) * (n + 2) for n in bins]
+    return Layout(
+        slots=slots,
+        rows=int(slots.max()) + 1,
+        bound_cut=np.array([number for number, _, _ in bounds], np.int64),
+        bound_row=np.array([at for _, at, _ in bounds], np.int64),
+        bound_low=np.array([bound.low for _, _, bound in bounds], np.float64),
+        bound_high=np.array([bound.high for _, _, bound in bounds], np.float64),
+        axis_row=np.array(observables, np.int64),
+        axis_bins=np.array(bins, np.int64),
+        axis_edge=_starts([len(row) for row in edges]),
+        axis_cell=_starts(cells),
+        edges=np.concatenate(edges),
+        cells=sum(cells),
+    )
+
+
+def _starts(lengths: Sequence[int]) -> NDArray[Any]:
+    return np.cumsum([0, *lengths[:-1]], dtype=np.int64)

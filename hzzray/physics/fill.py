@@ -1,0 +1,219 @@
+"""Fill templates with what was judged: every weight is cut into limbs once, then added to as many cells as there are."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hzzray.physics.analysis import Layout
+from hzzray.physics.candidates import BAD_INPUT, BAD_WEIGHT, BLOCK, SOUND, SPARE, Candidates
+from hzzray.physics.histogram import LIMB_BITS, LIMBS, MAX_WEIGHT, UNIT_BITS
+from hzzray.physics.jit import entry, inlined, kernel
+from hzzray.physics.judge import choose, count_passed
+
+_FULL = np.int64(2**LIMB_BITS - 1)
+
+#: Numbers of a cell: its count, the limbs of Σw, those of Σw². One limb more than a sum has takes zeros from beyond.
+COUNT, SUMW, SUMW2, CELL = 0, 1, 2 + LIMBS, 16
+
+
+class Sums(NamedTuple):
+    """Accumulators (int64): ``cells``, shape (cells · CELL,); likewise ``stopped``, one for each row of the cutflow; ``invalid``."""
+
+    cells: NDArray[np.int64]
+    stopped: NDArray[np.int64]
+    invalid: NDArray[np.int64]
+
+
+class Split(NamedTuple):
+    """Weights and their squares, cut at limb borders: three ``parts`` of each (int64), and ``at`` which limb they begin."""
+
+    parts: NDArray[np.int64]
+    at: NDArray[np.uint64]
+
+
+class Scratch(NamedTuple):
+    """What judging and filling a block needs."""
+
+    passed: NDArray[np.int64]
+    alive: NDArray[np.bool_]
+    chosen: NDArray[np.int64]
+    region: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    split: Split
+
+
+def make_scratch() -> Scratch:
+    """Make room for what a block needs."""
+    room = BLOCK + SPARE
+    return Scratch(
+        np.zeros(room, np.int64), np.zeros(room, np.bool_), np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.int64),
+        np.zeros(BLOCK, np.int64), Split(np.zeros((BLOCK, 6), np.int64), np.zeros((BLOCK, 2), np.uint64)),
+    )  # fmt: skip
+
+
+@inlined
+def _split(x: float, split: Split, i: int, which: int, first: int) -> None:
+    """Cut a finite double's mantissa at limb borders, into row i of ``split``; ``first`` is where its limbs begin.
+
+    Bits below the least one (2**-128) are rounded to nearest, ties to even: once for each value, whatever the order.
+    """
+    bits = np.float64(x).view(np.int64)
+    exponent = (bits >> 52) & 0x7FF
+    mantissa = bits & 0xFFFFFFFFFFFFF
+    if exponent > 0:
+        mantissa |= 1 << 52
+    else:
+        exponent = 1
+    place = exponent - 1075 + UNIT_BITS
+    if place < 0:
+        if place < -54:
+            mantissa = 0
+        else:
+            cut = mantissa & ((1 << -place) - 1)
+            half = 1 << (-place - 1)
+            mantissa >>= -place
+            if cut > half or (cut == half and mantissa & 1):
+                mantissa += 1
+        place = 0
+    shift = place & 31
+    low = (mantissa & _FULL) << shift
+    high = (mantissa >> LIMB_BITS) << shift
+    sign = 1 if bits >= 0 else -1
+    split.at[i, which] = first + (place >> 5)
+    split.parts[i, 3 * which] = sign * (low & _FULL)
+    split.parts[i, 3 * which + 1] = sign * (((low >> LIMB_BITS) & _FULL) + (high & _FULL))
+    split.parts[i, 3 * which + 2] = sign * (high >> LIMB_BITS)
+
+
+# Unsigned numbers index without a look at whether they are negative.
+_ONE, _TWO = np.uint64(1), np.uint64(2)
+
+
+@kernel
+def _add(n: int, cells: NDArray[np.int64], cell: NDArray[np.int64], w: Split) -> None:
+    """Add to each of n cells one event: its count, its weight, the weight's square."""
+    parts, at = w.parts, w.at
+    for i in range(n):
+        e = np.uint64(i)
+        here = np.uint64(cell[e]) * np.uint64(CELL)
+        cells[here] += 1
+        to = here + at[e, 0]
+        cells[to] += parts[e, 0]
+        cells[to + _ONE] += parts[e, 1]
+        cells[to + _TWO] += parts[e, 2]
+        to = here + at[e, 1]
+        cells[to] += parts[e, 3]
+        cells[to + _ONE] += parts[e, 4]
+        cells[to + _TWO] += parts[e, 5]
+
+
+@kernel
+def _bins(
+    n: int,
+    values: NDArray[np.float64],
+    chosen: NDArray[np.int64],
+    edges: NDArray[np.float64],
+    region: NDArray[np.int64],
+    first: int,
+    cell: NDArray[np.int64],
+) -> None:
+    """Find the cell of each chosen value: in its region's bins, 0 below, bins + 1 at or above the last edge, and for nan."""
+    bins = edges.size - 1
+    low, high, last = edges[0], edges[bins], bins - 1.0
+    scale = bins / (high - low)
+    for i in range(n):
+        guess = (values[chosen[i]] - low) * scale
+        guess = guess if guess > 0.0 else 0.0  # nan too
+        cell[i] = np.int32(guess if guess < last else last)
+    for i in range(n):
+        x = values[chosen[i]]
+        k = np.uint64(cell[i])
+        at = cell[i] + 1 + (x >= edges[k + _ONE]) - (x < edges[k])
+        at = at if x < high else bins + 1
+        cell[i] = first + region[i] * (bins + 2) + (0 if x < low else at)
+
+
+class Weights(NamedTuple):
+    """What events weigh: ``norm`` times ``factors`` (float64, shape (factors, events)), over ``divisor`` (shape (events,) or (0,)).
+
+    ``absolute`` takes the absolute value of each, as the 2025 notebook does.
+    """
+
+    factors: NDArray[np.float64]
+    divisor: NDArray[np.float64]
+    norm: float
+    absolute: bool
+
+
+@kernel
+def weigh(start: int, events: int, weights: Weights, out: Candidates) -> None:
+    """Weigh events from ``start`` on. What is no weight counts as nothing, and makes its event invalid."""
+    w = out.weight
+    for e in range(events):
+        w[e] = weights.norm
+    for f in range(weights.factors.shape[0]):
+        for e in range(events):
+            x = weights.factors[f, start + e]
+            w[e] *= abs(x) if weights.absolute else x
+    if weights.divisor.size:
+        for e in range(events):
+            x = weights.divisor[start + e]
+            w[e] /= abs(x) if weights.absolute else x
+    for e in range(events):
+        sound = abs(w[e]) < MAX_WEIGHT
+        out.invalid[e] |= SOUND if sound else BAD_WEIGHT
+        w[e] = w[e] if sound else 0.0
+
+
+@entry
+def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> None:
+    """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up."""
+    weigh(start, events, weights, c)
+    count_passed(c.first[events], c, lay, s.passed, s.alive)
+    choose(events, c, s.passed, s.chosen)
+    m = _settle(events, c, lay, s, t)
+    for template in range(lay.axis_row.size):
+        first = lay.axis_edge[template]
+        edges = lay.edges[first : first + lay.axis_bins[template] + 1]
+        _bins(m, c.values[lay.axis_row[template]], s.chosen, edges, s.region, lay.axis_cell[template], s.cell)
+        _add(m, t.cells, s.cell, s.split)
+
+
+@kernel
+def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int:
+    """Add up the events that a cut stops; moves those that pass to the front of the scratch, and returns how many."""
+    last = t.stopped.size // CELL - 1
+    m = 0
+    for e in range(events):
+        k = s.chosen[e]
+        row = s.passed[k] + 1
+        if c.invalid[e]:
+            t.invalid[0] += (c.invalid[e] & BAD_INPUT) != 0
+            t.invalid[1] += (c.invalid[e] & BAD_WEIGHT) != 0
+            row = 1
+        elif row > last and not np.isfinite(c.values[lay.axis_row[0], k]):
+            t.invalid[0] += 1
+            row = 1
+        w = c.weight[e]
+        _split(w, s.split, m, 0, SUMW)
+        _split(w * w, s.split, m, 1, SUMW2)
+        if row <= last:
+            s.cell[0] = row
+            _add_one(t.stopped, row, s.split, m)
+        else:
+            s.chosen[m] = k
+            s.region[m] = c.region[k]
+            m += 1
+    return m
+
+
+@inlined
+def _add_one(cells: NDArray[np.int64], row: int, w: Split, m: int) -> None:
+    at = row * CELL
+    cells[at] += 1
+    at += np.int64(w.at[m, 0])
+    for i in range(3):
+        cells[at + i] += w.parts[m, i]

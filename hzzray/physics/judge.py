@@ -1,0 +1,49 @@
+"""Judge candidates by cuts that are data: which row of the cutflow stops an event, or which candidate counts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hzzray.physics.analysis import Layout
+from hzzray.physics.candidates import Candidates
+from hzzray.physics.jit import kernel
+
+
+@kernel
+def count_passed(n: int, c: Candidates, lay: Layout, passed: NDArray[np.int64], alive: NDArray[np.bool_]) -> None:
+    """Count the cuts that each of n candidates passes before its first that fails: ``passed``, shape (room,)."""
+    for k in range(n):
+        alive[k] = True
+        passed[k] = 0
+    bound = 0
+    cuts = lay.bound_cut[lay.bound_cut.size - 1] + 1 if lay.bound_cut.size else 0
+    for cut in range(cuts):
+        while bound < lay.bound_cut.size and lay.bound_cut[bound] == cut:
+            low, high, row = lay.bound_low[bound], lay.bound_high[bound], lay.bound_row[bound]
+            open_end = high == math.inf
+            for k in range(n):
+                x = c.values[row, k]
+                alive[k] &= (x > low) & ((x < high) | open_end)
+            bound += 1
+        for k in range(n):
+            passed[k] += alive[k]
+
+
+@kernel
+def choose(
+    events: int, c: Candidates, passed: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> None:
+    """Choose for each event the candidate that passes most cuts, of equal ones that of the least rank."""
+    for e in range(events):
+        best = c.first[e]
+        for k in range(best + 1, c.first[e + 1]):
+            better = passed[k] > passed[best] or (
+                passed[k] == passed[best]
+                and (c.rank[0, k] < c.rank[0, best] or (c.rank[0, k] == c.rank[0, best] and c.rank[1, k] < c.rank[1, best]))
+            )
+            if better:
+                best = k
+        chosen[e] = best
