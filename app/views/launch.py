@@ -39,6 +39,7 @@ _CUTS = {
     "trigger": "trigger",
     "matched": "a lepton that fired the trigger",
     "identified": "identified and isolated leptons",
+    "isolated": "isolated leptons",
     "absolute_weights": "absolute values of the weights",
 }
 
@@ -91,7 +92,7 @@ def _choose() -> Choices:
             "Preset", list(PRESETS), index=list(PRESETS).index(release.selection), key=f"selection-{name}",
             help="notebook-… are those of the published notebooks; h4l is that of the discovery paper.",
         )  # fmt: skip
-        cuts = _cuts(PRESETS[preset])
+        cuts = _cuts(release.schema_.preset(preset))
     with st.container(border=True):
         st.markdown("##### :material/memory: Work", anchors=False)
         work = _work(toy=release.name == "toy")
