@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import uproot
 
-from hzzray.messages import Counts, Task
+from hzzray.messages import Counts
 from hzzray.output import load_json, save_json, save_root
 from hzzray.physics.histogram import ExactSums, Histogram
 from hzzray.physics.kernels import add_exact
@@ -64,7 +64,7 @@ def moments(bins, weights):
 
 
 def test_a_histogram_is_what_filling_it_in_root_would_have_made(written):
-    """Issue 11, item 8: entries were Σw, effective entries the integral, the flow bins' errors invented, titles none."""
+    """Issue 11, item 8: entries were Σw, effective ones the integral, flow bins' errors invented, titles empty."""
     path, bins, weights = written
     with uproot.open(path) as file:
         assert not [key for key in file.keys() if "*" in key]  # noqa: SIM118 (with folders' contents)

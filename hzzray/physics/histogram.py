@@ -25,7 +25,7 @@ UNIT_BITS = 128
 _ONE = 1 << UNIT_BITS
 LIMB_BITS = 32
 
-#: Weights beyond are counted as invalid: their squares would leave the exact range.
+#: Weights from here on are refused: their squares would leave the exact range.
 MAX_WEIGHT = 2.0**30
 
 _MASK = np.int64(2**LIMB_BITS - 1)
