@@ -31,7 +31,10 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with a request: an error status (a redirect leads to where it came from), or a body held at ``after`` bytes and then cut."""
+    """What goes wrong with a request: an error status, or a body held at ``after`` bytes and then cut.
+
+    A status that redirects leads back to where it came from.
+    """
 
     status: int | None = None
     after: int | None = None
