@@ -162,10 +162,14 @@ def serve(
 
 def _sources(given: list[str] | None, catalogue: Path | None) -> tuple[str, ...]:
     """Where tasks may lead: what is given, else the addresses that the catalogue knows."""
-    from hzzray.data.catalogue import releases  # noqa: PLC0415
+    from hzzray.data.catalogue import mistakes, releases  # noqa: PLC0415
 
     named = given or [part for part in os.environ.get("HZZRAY_SOURCES", "").split(",") if part]
-    return tuple(named) or tuple(source for one in releases(catalogue).values() for source in one.sources)
+    if named:
+        return tuple(named)
+    for mistake in mistakes(catalogue):
+        typer.echo(f"warning: {mistake}", err=True)
+    return tuple(source for one in releases(catalogue).values() for source in one.sources)
 
 
 def _exit_as(folder: Path) -> None:

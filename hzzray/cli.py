@@ -291,8 +291,8 @@ def _show(settings: Settings, work: Callable[[RunProgress], Result]) -> None:
         raise typer.Exit(130) from None
     from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
 
-    plots = save(result, settings.folder)
     summary(result, console)
+    plots = save(result, settings.folder)
     console.print(f"plot: {plots[0]}", highlight=False, soft_wrap=True)
     if result.status == "partial":
         raise typer.Exit(PARTIAL)

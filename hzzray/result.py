@@ -40,7 +40,10 @@ class Cut(Row):
 
 
 class Bins(Row):
-    """Binned yields. ``sumw`` and ``sumw2`` are per bin of ``Result.edges``; the rest is in the flow fields."""
+    """Binned yields. ``sumw`` and ``sumw2`` are per bin of ``Result.edges``; the rest is in the flow fields.
+
+    ``n_out`` and the ``n_…flow`` fields are raw events. The results of earlier versions lack those that may be None.
+    """
 
     n_out: int
     yield_: float = Field(alias="yield")
@@ -49,6 +52,10 @@ class Bins(Row):
     sumw2: tuple[float, ...]
     underflow: float
     overflow: float
+    underflow_sumw2: float | None = None
+    overflow_sumw2: float | None = None
+    n_underflow: int | None = None
+    n_overflow: int | None = None
 
 
 class SampleResult(Bins):
@@ -187,6 +194,10 @@ class _Sums:
             "sumw2": tuple(sumw2[1:-1].tolist()),
             "underflow": float(sumw[0]),
             "overflow": float(sumw[-1]),
+            "underflow_sumw2": float(sumw2[0]),
+            "overflow_sumw2": float(sumw2[-1]),
+            "n_underflow": int(n[0]),
+            "n_overflow": int(n[-1]),
         }
 
     def channels(self) -> dict[str, Bins]:

@@ -225,14 +225,22 @@ def _work(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
 ) -> tuple[RunState, Wish]:
     """Do what is due; returns the run as it stands then, and what its user wished last."""
-    if settings.engine == "serial" or not ledger.counts().due:
+    if not ledger.counts().due:
+        return state_of(ledger), "run"
+    if settings.engine == "serial":
         from hzzray.engine.serial import run_serial  # noqa: PLC0415 (compiled kernels are loaded here, or by the actors)
 
         tasks, interval_s = _in_time(ledger, settings)
-        show = partial(_show, settings.folder)
-        return run_serial(
-            ledger, tasks, settings.sources, cache=cache, progress=progress, watcher=show, interval_s=interval_s
-        )
+        with Journal(ledger, clock) as journal:
+            return run_serial(
+                ledger,
+                tasks,
+                settings.sources,
+                cache=cache,
+                progress=progress,
+                watcher=journal.write,
+                interval_s=interval_s,
+            )
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     with cluster(settings.limits.max_actors):

@@ -1,4 +1,5 @@
 import importlib
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_packages_are_installed_one_by_one_after_a_failure(tmp_path, monkeypatch
     assert len(commands) == 7
     peers.install()
     assert len(commands) == 7, "a complete environment is left alone"
+
+
+def test_no_link_to_this_machine_is_committed():
+    """Issue 11, item 45: ``.venv-peers``, a link to a folder of some machine, made `make bench` fail on every clone."""
+    root = BENCHMARKS.parent
+    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git repository: an archive of the files")
+    names = [line.split("\t", 1)[1] for line in listed.stdout.splitlines() if line.startswith("120000")]
+    assert [name for name in names if not (root / name).resolve().is_relative_to(root.resolve())] == []
+    ignored = ["git", "check-ignore", "--no-index", ".venv", ".venv-peers"]  # a link is no folder
+    assert subprocess.run(ignored, cwd=root, capture_output=True, text=True, check=False).stdout.split() == ignored[3:]
 
 
 def test_a_basket_is_cut_into_its_blocks():

@@ -6,9 +6,11 @@ import json
 
 import pytest
 import yaml
+from matplotlib.colors import is_color_like
 
-from hzzray.data.catalogue import release, releases
+from hzzray.data.catalogue import mistakes, release, releases
 from hzzray.errors import UsageError
+from hzzray.physics.histogram import Axis
 
 
 @pytest.fixture
@@ -171,14 +173,22 @@ def sample(**changes):
         ("", "expected a mapping of release names to releases"),
         ("- 2020\n", "expected a mapping"),
         ("mine: 5\n", "expected a mapping"),
-        ({"mine": {"extends": "2019"}}, "release mine extends 2019, which is unknown"),
+        ({"also": 5, "mine": {"extends": "also"}}, "release mine: extends also, which has a mistake itself"),
+        ({"mine": {"extends": "2019"}}, "release mine: extends 2019, which is unknown"),
         (mine(colour="red"), "release mine: colour: Extra inputs are not permitted"),
         (mine(luminosity=0), "release mine: luminosity: Input should be greater than 0"),
         (mine(luminosity=float("inf")), "release mine: luminosity: Input should be a finite number"),
         (mine(axis={"start": 5, "stop": 5, "bins": 3}), "release mine: axis: Value error, an axis needs start < stop"),
         (mine(window=[121, 122]), "release mine: Value error, no bin of"),
         (mine(window=[130, 115]), "release mine: Value error, no bin of"),
-        (mine(schema={"tree": "t"}), "release mine: schema."),
+        (mine(schema={"gev": 0}), "release mine: schema.gev: Input should be greater than 0"),
+        (mine(schema={"type": "lep_pt"}), "release mine: schema: Value error, pt and type are both lep_pt"),
+        (mine(schema={"pt": "lep_type"}), "release mine: schema: Value error, pt and type are both lep_type"),
+        (mine(schema="mini"), "release mine: schema: Input should be a valid dictionary"),
+        (mine(selection="mine"), "release mine: selection: no 'mine'; there are notebook-2020, "),
+        (mine(groups=[{"name": "Data", "colour": "blak"}]), "release mine: group Data: 'blak' is not a colour"),
+        (mine(groups=[{"name": "Data", "colour": "#12345"}]), "release mine: group Data: '#12345' is not a colour"),
+        (mine(groups=[{"name": "Data", "colour": "C0"}]), "release mine: group Data: 'C0' is not a colour"),
         (mine(samples={"name": "new"}), "release mine: samples: expected a list of mappings, each with a name"),
         (mine(samples=["new"]), "release mine: samples: expected a list of mappings, each with a name"),
         (mine(groups=[{"role": "data"}]), "release mine: groups: expected a list of mappings, each with a name"),
@@ -203,11 +213,41 @@ def sample(**changes):
 def test_mistakes_are_named_in_one_line(own, content, said):
     path = own(content)
     with pytest.raises(UsageError) as raised:
-        releases(path)
+        release("mine", path)
     text = str(raised.value)
     assert text.startswith(str(path))
     assert said in text
     assert "\n" not in text
+
+
+def test_one_bad_release_blocks_no_other(own, cli):
+    """Issue 11, item 9: it did. It is told when it is asked for, and by who lists them all."""
+    path = own({"bad": {"extends": "2020", "luminosity": 0}, "worse": 5, "good": {"extends": "toy", "title": "Good"}})
+    assert release("good", path).title == "Good"
+    assert list(releases(path)) == ["2020", "2025", "toy", "good"]
+    said = mistakes(path)
+    assert [line.partition(": release ")[2].partition(":")[0] for line in said] == ["bad", "worse"]
+    assert mistakes() == ()
+    code, _, err = cli("run", "--release", "bad", "--catalogue", path)
+    assert code == 2
+    assert said[0] in " ".join(err.split())
+    with pytest.raises(UsageError, match="there are 2020, 2025, toy, bad, good, worse"):
+        release("none", path)
+
+
+def test_a_schema_may_be_changed_in_part(own):
+    """Issue 11, item 9: a schema in part, of a release that extends another, failed: "schema.tree: Field required"."""
+    path = own(mine(schema={"type": "lep_pdgId", "divisor": None}, axis={"bins": 17}))
+    base, changed = release("2020"), release("mine", path)
+    assert changed.schema_ == base.schema_.model_copy(update={"type": "lep_pdgId"})
+    assert changed.axis == Axis(base.axis.start, base.axis.stop, 17)
+
+
+@pytest.mark.parametrize("colour", ["black", "Grey", "rebeccapurple", "#123", "#1234", "#7a21dd", "#7A21DD80"])
+def test_colours_that_matplotlib_and_browsers_know(own, colour):
+    path = own(mine(groups=[{"name": "Data", "colour": colour}]))
+    assert release("mine", path).groups[0].colour == colour
+    assert is_color_like(colour)
 
 
 def test_a_file_that_is_no_text(tmp_path, cli):

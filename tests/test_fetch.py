@@ -238,6 +238,14 @@ def test_404_is_final_and_the_next_source_is_asked(web, tmp_path, here):
     assert web.requests["a.root"] == 1
 
 
+def test_redirects_without_an_end_are_told(web, here):
+    """Issue 11, item 26: they read "0, message='', url=…"."""
+    put(web.folder, "a.root", root_file())
+    web.fail("a.root", status=302, times=99)
+    report = fetch(release_at(web.url), (sample("a.root"),), here, **QUICK)
+    assert report.failed == {"a": f"{web.url}: the server redirects from one address to the next without an end"}
+
+
 def test_one_failure_leaves_the_others(web, here):
     put(web.folder, "a.root", root_file())
     put(web.folder, "c.root", root_file())

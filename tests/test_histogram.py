@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, ExactSums, Histogram, digest, to_hist
+from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, ExactSums, Histogram, digest
 from hzzray.physics.kernels import add_exact
 from tests.support.exact import rounded, value
 
@@ -316,15 +316,3 @@ class TestHistogram:
 
     def test_weights_whose_squares_are_in_range_are_those_below_the_bound(self):
         assert value(fill([MAX_WEIGHT**2]).limbs[0]) == Fraction(MAX_WEIGHT) ** 2
-
-
-def test_to_hist_carries_values_variances_and_flow():
-    axis = Axis(80, 250, 4)
-    sumw, sumw2 = np.array([1.0, 2.0, -3.0, 4.0, 0.0, 6.0]), np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    made = to_hist(sumw, sumw2, axis)
-    assert made.values(flow=True).tolist() == sumw.tolist()
-    assert made.variances(flow=True).tolist() == sumw2.tolist()
-    assert made.values().tolist() == sumw[1:-1].tolist()
-    assert made.axes[0].edges.tolist() == axis.edges.tolist()
-    assert made.axes[0].name == "m4l"
-    assert "GeV" in made.axes[0].label

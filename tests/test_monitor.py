@@ -8,6 +8,7 @@ import resource
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -22,12 +23,14 @@ from hzzray.engine.monitor import (
     cpu_percent,
     follow_usage,
     read_history,
+    read_queue,
     read_scale,
     read_usage,
 )
 from hzzray.messages import Cost, Task
 from hzzray.output import OutputError
 from hzzray.result import Moment
+from hzzray.source import Congestion
 
 TASK = Task(run_id="r", spec="0" * 64, sample="ggH, 4ℓ", file="f.root", uuid="u", tree="t", start=0, stop=10)
 
@@ -144,16 +147,60 @@ def test_rows_come_back(tmp_path):
         recorder.add_history(1.0, Moment(10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0, math.nan))
     rows = read_usage(tmp_path)
     names = ("time_s", "environment", "actor", "node", "pid", "state", "sample", "user_s", "system_s", "rss_bytes")
-    assert rows.dtype.names == (*names, "events", "bytes_read", "read_s", "tasks", "actor_id")
-    assert rows[0].item() == (
+    assert rows.dtype.names == (*names, "events", "bytes_read", "read_s", "tasks", "actor_id", "timestamp")
+    assert rows[0].item()[:-1] == (
         *(1.0, "KubeRay, here", "a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40),
         *(2**41, 2**42, 0.125, 3, "0a1b"),
     )
-    assert rows[1].item() == (1.0, "KubeRay, here", "worker-1", "", 0, "pending", "", 0.0, 0.0, 0, 0, 0, 0.0, 0, "")
-    assert read_scale(tmp_path)[0].item() == (1.0, "KubeRay, here", 1, 2, 3, 4, 5)
+    assert rows[1].item()[:-1] == (
+        1.0,
+        "KubeRay, here",
+        "worker-1",
+        "",
+        0,
+        "pending",
+        "",
+        0.0,
+        0.0,
+        0,
+        0,
+        0,
+        0.0,
+        0,
+        "",
+    )
+    assert read_scale(tmp_path)[0].item()[:-1] == (1.0, "KubeRay, here", 1, 2, 3, 4, 5)
     history = read_history(tmp_path)[0]
-    assert history.item()[:-1] == (1.0, "KubeRay, here", 10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0)
+    assert history.item()[:-2] == (1.0, "KubeRay, here", 10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0)
     assert np.isnan(history["observed"])
+
+
+def test_rows_tell_when_they_were_written(tmp_path):
+    """Issue 11, item 26: files counted seconds from a start that they didn't tell."""
+    before = datetime.now(UTC)
+    with Recorder(tmp_path, "local") as recorder:
+        recorder.add(1.0, [used()])
+        recorder.add_scale(1.0, Scale(actors=1, pending=0, nodes=1, waiting=0, in_flight=0))
+        recorder.add_history(1.0, Moment(10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0, math.nan))
+        recorder.add_queue(1.0, Congestion(*range(len(Congestion._fields))))
+    for rows in (read_usage(tmp_path), read_scale(tmp_path), read_history(tmp_path), read_queue(tmp_path)):
+        (text,) = rows["timestamp"]
+        assert text.endswith("Z")
+        assert before - timedelta(milliseconds=1) <= datetime.fromisoformat(text) <= datetime.now(UTC)
+
+
+def test_files_of_earlier_versions_are_read_and_go_on(tmp_path):
+    """Issue 11, item 26: those have no column of timestamps."""
+    record(tmp_path, (1.0, used(user=1.0)))
+    path = tmp_path / "cpu.csv"
+    path.write_text("".join(line.rpartition(",")[0] + "\n" for line in path.read_text().splitlines()))
+    assert "timestamp" not in path.read_text()
+    record(tmp_path, (1.0, used(user=2.0)))
+    rows = read_usage(tmp_path)
+    assert rows["time_s"].tolist() == [1.0, 2.0]
+    assert rows["timestamp"].tolist() == ["", ""]
+    assert rows["actor_id"].tolist() == [used().actor_id] * 2
+    assert {line.count(",") for line in path.read_text().splitlines()} == {len(rows.dtype) - 2}
 
 
 def test_no_file_is_no_rows(tmp_path):
@@ -232,8 +279,8 @@ def test_a_long_half_line_is_removed(tmp_path):
     ("text", "said"),
     [
         ("a,b\n1,2\n", r"cpu\.csv: its columns are"),
-        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 15"),
-        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0,\n", r"cpu\.csv: column time_s has what is no number"),
+        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 16"),
+        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0,,\n", r"cpu\.csv: column time_s has what is no number"),
     ],
 )
 def test_what_is_no_such_table_is_refused(tmp_path, text, said):

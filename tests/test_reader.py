@@ -293,6 +293,8 @@ def test_a_basket_of_several_compressed_blocks(tmp_path):
     n = 2_200_000
     counts = np.ones(n, np.int64)
     flat = {name: np.resize(np.arange(100), n) for name in SCHEMA.kinematics}
+    flat |= {"lep_eta": flat["lep_eta"] / 64, "lep_phi": flat["lep_phi"] / 64}
+    flat |= {"lep_charge": np.resize([1, -1], n), "lep_type": np.resize([11, 13, 13], n)}
     types = dict(zip(SCHEMA.kinematics, ["f4"] * 4 + ["i4", "u4"], strict=True))
     content = {name: ak.unflatten(flat[name].astype(types[name]), counts) for name in flat}
     path = write(tmp_path / "a.root", content)
@@ -301,6 +303,53 @@ def test_a_basket_of_several_compressed_blocks(tmp_path):
             got = gathered(reader, start, start + 100)
             np.testing.assert_array_equal(got.pt, flat["lep_pt"][start : start + 100])
             np.testing.assert_array_equal(got.type, flat["lep_type"][start : start + 100])
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [
+        (
+            {"type": "lep_charge", "charge": "lep_type"},
+            "lep_charge can't be the schema's type: of its first .* neither 11",
+        ),
+        (
+            {"charge": "lep_trigType"},
+            "lep_trigType can't be the schema's charge: of its first .* neither 1 nor -1: 11, 13",
+        ),
+        ({"pt": "lep_eta", "eta": "lep_pt"}, "lep_eta can't be the schema's pt: of its first .* below 0: -"),
+        ({"energy": "lep_phi", "phi": "lep_E"}, "lep_phi can't be the schema's energy: of its first .* below 0: -"),
+        ({"eta": "lep_E", "energy": "lep_phi2"}, "lep_E can't be the schema's eta: of its first .* beyond ±10"),
+        ({"phi": "lep_E", "energy": "lep_phi2"}, "lep_E can't be the schema's phi: of its first .* beyond ±2π"),
+    ],
+)
+@pytest.mark.parametrize("start", [0, 900])
+def test_a_branch_that_cannot_be_what_the_schema_says_is_named(tmp_path, roles, said, start):
+    """Issue 11, item 9: a mistake in the schema gave 0 events, exit 0 and no word."""
+    content = columns(1000, least=4)
+    content |= {"lep_trigType": content["lep_type"], "lep_phi2": abs(content["lep_phi"])}
+    path = write(tmp_path / "a.root", content, basket=300)
+    with open_reader(path, schema=SCHEMA.model_copy(update=roles)) as reader, pytest.raises(DataError, match=said):
+        list(reader.steps(start, start + 50))
+
+
+def test_a_few_odd_values_are_no_mistake_of_the_schema(tmp_path):
+    content = columns(100, least=4)
+    counts = ak.num(content["lep_type"])
+    for name, odd in (("lep_type", 15), ("lep_charge", 0), ("lep_pt", -999.0)):
+        values = ak.to_numpy(ak.flatten(content[name])).copy()
+        values[::4] = odd
+        content[name] = ak.unflatten(values, counts)
+    path = write(tmp_path / "a.root", content)
+    assert_same(read(path), expected(path))
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_pdg_id_is_as_good_as_a_type(tmp_path, slow):
+    """Issue 11, item 26: a type of either sign selected nothing, silently."""
+    content = columns(1000, least=4)
+    signed = content | {"lep_type": ak.values_astype(content["lep_type"], np.int32) * -content["lep_charge"]}
+    plain, own = write(tmp_path / "a.root", content), write(tmp_path / "b.root", signed)
+    assert_same(read(own, slow=slow), read(plain, slow=slow))
 
 
 @pytest.mark.parametrize("events", [0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from hzzray.data.catalogue import release
 from hzzray.data.plan import make_plan
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
-from hzzray.engine.monitor import read_history, read_usage
+from hzzray.engine.monitor import read_history, read_scale, read_usage
 from hzzray.errors import UsageError
 from hzzray.output import load_json
 from hzzray.physics.selection import PRESETS
 from hzzray.run import Settings, _in_time, execute, make_spec
 from tests.support.chaos import plan_run
 from tests.support.http_server import serve
+from tests.support.waiting import wait_for
 
 
 def run(folder, sources, spec, *, run_id="run", **settings):
@@ -323,6 +325,43 @@ def test_the_files_of_a_run_agree(toys, toy_spec, tmp_path):
             assert np.allclose(histogram.variances(), sample["sumw2"], rtol=1e-14), name
             channels = [file[f"samples/{name}/{channel}"].values() for channel in ("4e", "4mu", "2e2mu")]
             assert np.allclose(np.sum(channels, axis=0), sample["sumw"], rtol=1e-12), name
+
+
+def test_weights_too_large_are_told(toys, tmp_path):
+    """Issue 11, item 25: events of 2**30 and more were left out as "nan or inf in a weight", exit 0."""
+    chosen = release("toy").only(("data_A", "Zee", "llll"))
+    heavy = [one.model_copy(update={"sumw": 1e-6}) if one.name == "Zee" else one for one in chosen.samples]
+    result = run(tmp_path, [toys], make_spec(chosen.model_copy(update={"samples": tuple(heavy)})))
+    assert (result.status, result.tasks.failed) == ("partial", 1)
+    (failure,) = result.failures
+    assert failure.sample == "Zee"
+    assert re.search(r"\d+ of \d+ events weigh 1.07e\+09 or more, too large: check xsec and sumw of", failure.reason)
+    assert result.samples["Zee"].invalid == {"lepton": 0, "weight": 0}
+    assert result.samples["llll"].n_out > 0
+
+
+def test_a_serial_run_drains_on_sigterm_and_keeps_its_files(toys, serial, tmp_path):
+    """Issue 11, item 26: it died, without cpu.csv, scale.csv and history.csv; the README promises them, and exit 1."""
+    command = [sys.executable, "-m", "hzzray", "run", "--source", toys, "--engine", "serial", "--runs", tmp_path]
+    command = [*map(str, command), "--run-id", "run", "--chunk", "1000"]
+    folder = tmp_path / "run"
+    with subprocess.Popen([*command, "--pace", "90"], stderr=subprocess.PIPE, text=True) as process:
+        wait_for("rows of cpu.csv", lambda: len(read_usage(folder)))
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "run run: drain, " in errors
+    assert "the same --run-id goes on with them" in " ".join(errors.split())
+    assert load_json(folder).status == "running"
+    merged = load_json(folder).tasks.merged
+    assert 0 < merged < load_json(folder).tasks.planned
+    assert read_history(folder)["events"][-1] == load_json(folder).cost.events
+    scale = read_scale(folder)
+    assert (scale["actors"][-1], scale["waiting"][-1]) == (1, load_json(folder).tasks.planned - merged)
+    assert {row["actor"].partition(":")[0] for row in read_usage(folder)} == {"worker-0", "node"}
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert load_json(folder).digest == serial.digest
+    assert read_usage(folder)["tasks"].max() >= 1
 
 
 def test_the_window_counts_are_those_of_the_bins(toys, toy_spec, serial):

@@ -241,6 +241,14 @@ def test_a_refusal_is_final(web, status):
         source.read([(0, 5)])
 
 
+def test_redirects_without_an_end_are_told(web):
+    """Issue 11, item 26: they read "0, message='', url=…", after four tries."""
+    web.fail("a.root", status=302, times=999)
+    with pytest.raises(DataError, match=r"a\.root: the server redirects from one address to the next without an end$"):
+        RemoteBytes(f"{web.url}a.root")
+    assert web.requests.total() <= 2 * 11, "once is enough"
+
+
 def test_cut_connections_are_tried_again(web):
     source = RemoteBytes(f"{web.url}a.root")
     web.fail("a.root", after=40, times=storage.ATTEMPTS - 1)

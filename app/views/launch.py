@@ -10,7 +10,7 @@ import streamlit as st
 from app import launch, parts, words
 from app.launch import Choices
 from app.services import services
-from hzzray.data.catalogue import Release, releases
+from hzzray.data.catalogue import Release, mistakes, releases
 from hzzray.data.plan import CHUNK
 from hzzray.engine.cluster import usable_cpus
 from hzzray.errors import HzzrayError, UsageError
@@ -64,6 +64,9 @@ def main() -> None:
 def _choose() -> Choices:
     """Let the viewer choose all that there is to choose."""
     known = releases(services().settings.catalogue)
+    for mistake in mistakes(services().settings.catalogue):
+        st.warning("A release of your catalogue can't be used.", icon=":material/warning:")
+        st.code(mistake, language=None)
     with st.container(border=True):
         st.markdown("##### :material/database: Data", anchors=False)
         first, second = st.columns(2)

@@ -6,6 +6,7 @@ in a YAML file of the same form, named by ``--catalogue`` or ``HZZRAY_CATALOGUE`
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -19,8 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hzzray.data.schema import Schema
 from hzzray.errors import UsageError
 from hzzray.physics.histogram import Axis
+from hzzray.physics.selection import PRESETS
 
 Role = Literal["data", "background", "signal"]
+
+# Of HTML 4: known without matplotlib.
+_HTML_COLOURS = frozenset({
+    "aqua", "black", "blue", "fuchsia", "gray", "green", "lime", "maroon",
+    "navy", "olive", "purple", "red", "silver", "teal", "white", "yellow",
+})  # fmt: skip
 
 
 class Frozen(BaseModel):
@@ -145,75 +153,138 @@ def _rows(body: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
 
 
 def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """Lay a release that ``extends`` another over it: samples and groups by name, the rest by key."""
+    """Lay a release over what it ``extends``: samples and groups by name; axis, schema and the rest by key."""
     merged = {**base, **extra}
     for key in ("groups", "samples"):
         rows = _rows(base, key)
         for name, row in _rows(extra, key).items():
             rows[name] = {**rows.get(name, {}), **row}
         merged[key] = list(rows.values())
+    for key in ("axis", "schema"):
+        if isinstance(base.get(key), dict) and isinstance(extra.get(key), dict):
+            merged[key] = {**base[key], **extra[key]}
     return merged
 
 
-def _load(text: str, origin: str, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+_Known = dict[str, dict[str, Any] | UsageError]
+"""Releases as YAML has them, by name; those that are not what they should be, as what is to be said of them."""
+
+
+def _load(text: str, origin: str, known: _Known) -> _Known:
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # the latter of a date that there isn't
         raise UsageError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict) or not all(isinstance(body, dict) for body in document.values()):
+    if not isinstance(document, dict):
         raise UsageError(f"{origin}: expected a mapping of release names to releases")
-    found: dict[str, dict[str, Any]] = {}
+    found: _Known = {}
     for name, body in document.items():
-        parent = body.pop("extends", None)
-        everything = {**known, **found}
-        if parent is not None and str(parent) not in everything:
-            raise UsageError(f"{origin}: release {name} extends {parent}, which is unknown")
         try:
-            merged = _merge(everything[str(parent)] if parent is not None else {}, body)
+            found[str(name)] = {**_extended(body, {**known, **found}), "name": str(name)}
         except ValueError as error:
-            raise UsageError(f"{origin}: release {name}: {error}") from error
-        found[str(name)] = {**merged, "name": str(name)}
+            found[str(name)] = UsageError(f"{origin}: release {name}: {error}")
     return found
 
 
-def _release(body: dict[str, Any], origin: str) -> Release:
+def _extended(body: object, known: _Known) -> dict[str, Any]:
+    """Lay a release over what it extends; raises ValueError where it can't be."""
+    if not isinstance(body, dict):
+        raise ValueError("expected a mapping")  # noqa: TRY004 (a mistake of the user's like the others)
+    own = {key: value for key, value in body.items() if key != "extends"}
+    if body.get("extends") is None:
+        return _merge({}, own)
+    parent = str(body["extends"])
+    base = known.get(parent)
+    if base is None:
+        raise ValueError(f"extends {parent}, which is unknown")
+    if isinstance(base, UsageError):
+        raise ValueError(f"extends {parent}, which has a mistake itself")  # noqa: TRY004
+    return _merge(base, own)
+
+
+def _release(body: dict[str, Any] | UsageError, origin: str) -> Release:
+    if isinstance(body, UsageError):
+        raise body
     try:
-        return Release.model_validate(body)
+        made = Release.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{origin}: release {body['name']}: {where}: {first['msg']}".replace(": : ", ": ")) from error
+    if made.selection not in PRESETS:
+        raise UsageError(
+            f"{origin}: release {made.name}: selection: no {made.selection!r}; there are {', '.join(PRESETS)}"
+        )
+    for group in made.groups:
+        if not is_colour(group.colour):
+            raise UsageError(
+                f"{origin}: release {made.name}: group {group.name}: {group.colour!r} is not a colour; "
+                "write #rrggbb, or a name that CSS has"
+            )
+    return made
+
+
+def is_colour(text: str) -> bool:
+    """Tell whether both matplotlib and a browser take a text for a colour."""
+    if text.lower() in _HTML_COLOURS or re.fullmatch(r"#(?:[0-9a-fA-F]{3,4}){1,2}", text):
+        return True
+    from matplotlib.colors import CSS4_COLORS  # noqa: PLC0415 (slow to load, and the usual ones needn't wait)
+
+    return text.lower() in CSS4_COLORS
 
 
 @cache
-def _builtin() -> dict[str, dict[str, Any]]:
-    known: dict[str, dict[str, Any]] = {}
+def _builtin() -> _Known:
+    known: _Known = {}
     for file in sorted(resources.files("hzzray.data").joinpath("releases").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".yaml"):
             known |= _load(file.read_text(encoding="utf-8"), file.name, known)
     return known
 
 
+def _all(extra: Path | None) -> dict[str, tuple[dict[str, Any] | UsageError, str]]:
+    """Read what there is, the user's file over the package's, each with where it is from."""
+    known = {name: (body, "hzzray's own catalogue") for name, body in _builtin().items()}
+    if extra is None:
+        return known
+    try:
+        text = extra.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"catalogue {extra}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"catalogue {extra} is not UTF-8 text") from error
+    return known | {name: (body, str(extra)) for name, body in _load(text, str(extra), _builtin()).items()}
+
+
 def releases(extra: Path | None = None) -> dict[str, Release]:
-    """Read all releases, the user's file over the package's; raises UsageError naming the file and the field."""
-    bodies = _builtin()
-    origin = dict.fromkeys(bodies, "hzzray's own catalogue")
-    if extra is not None:
+    """Read all releases that can be used, the user's file over the package's; what ails the others: ``mistakes``.
+
+    Raises UsageError for a file that can't be read at all.
+    """
+    return {name: found for name, found in _read(extra).items() if isinstance(found, Release)}
+
+
+def mistakes(extra: Path | None = None) -> tuple[str, ...]:
+    """Say in a line each why releases can't be used; raises as ``releases``."""
+    return tuple(str(found) for found in _read(extra).values() if isinstance(found, UsageError))
+
+
+def _read(extra: Path | None) -> dict[str, Release | UsageError]:
+    read: dict[str, Release | UsageError] = {}
+    for name, found in _all(extra).items():
         try:
-            text = extra.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"catalogue {extra}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"catalogue {extra} is not UTF-8 text") from error
-        own = _load(text, str(extra), bodies)
-        bodies = bodies | own
-        origin |= dict.fromkeys(own, str(extra))
-    return {name: _release(body, origin[name]) for name, body in bodies.items()}
+            read[name] = _release(*found)
+        except UsageError as error:
+            read[name] = error
+    return read
 
 
 def release(name: str, extra: Path | None = None) -> Release:
-    """Find a release by name; raises UsageError with the names there are."""
-    known = releases(extra)
+    """Find a release by name; raises UsageError naming file and field of a mistake, or the names there are.
+
+    Mistakes in other releases of the user's file don't matter.
+    """
+    known = _all(extra)
     if name not in known:
         raise UsageError(f"no release {name!r}; there are {', '.join(known)}")
-    return known[name]
+    return _release(*known[name])

@@ -25,6 +25,7 @@ import fsspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from hzzray.data.catalogue import Release, Sample
+from hzzray.data.storage import REDIRECT_LOOP
 from hzzray.errors import DataError, HzzrayError, TransientError, UsageError
 from hzzray.urls import join, redact
 
@@ -292,6 +293,8 @@ class _Transfers:
             raise _UnreachableError(_line(error)) from error
         except aiohttp.InvalidURL as error:
             raise DataError("is no URL") from error
+        except aiohttp.TooManyRedirects as error:
+            raise DataError(REDIRECT_LOOP) from error
         except aiohttp.ClientPayloadError as error:
             raise TransientError(f"the connection was cut after {part.size} bytes") from error
         except (aiohttp.ClientError, TimeoutError) as error:

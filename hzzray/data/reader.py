@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
+from hzzray.data.roles import JUDGED, mistaken
 from hzzray.data.schema import Bound, Schema
 from hzzray.data.storage import Range, open_bytes
 from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, Unpacker
@@ -63,7 +64,8 @@ class Reader:
     ``buffers`` are those of an earlier reader, which must not be used any more.
 
     ``read_s`` and ``bytes_read`` count what input took so far. Raises DataError, naming file and branch, for a file
-    that is not what it should be, TransientError for faults of the network or the disk.
+    that is not what it should be or whose first entries can't be what the schema says, TransientError for faults of
+    the network or the disk.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Reader:
         self._simulation = simulation
         self._step = REMOTE_STEP if "://" in location else STEP
         self._tree: Any = None
+        self._judged = False
         self.read_s = 0.0
         names = schema.branches(selection, simulation=simulation)
         begun = time.perf_counter()
@@ -134,8 +137,24 @@ class Reader:
         """Read entries start to stop as a series of columns, each of at most a step's entries."""
         if not 0 <= start <= stop <= self.layout.entries:
             raise DataError(f"{self._source.name}: entries {start} to {stop} of {self.layout.entries} were asked for")
+        if start < stop:
+            self._judge()
         for first in range(start, stop, self._step):
             yield self._columns(first, min(first + self._step, stop))
+
+    def _judge(self) -> None:
+        """Refuse a file whose branches can't be what the schema says: by its first entries, whatever part is read."""
+        if self._judged:
+            return
+        try:
+            mistake = mistaken(self._columns(0, min(JUDGED, self._step, self.layout.entries)))
+        except DataError:  # of damage there tells whoever reads it
+            mistake = None
+        if mistake is not None:
+            role, what = mistake
+            name = getattr(self._schema, role)
+            raise DataError(f"{self._source.name}: branch {name} can't be the schema's {role}: {what}")
+        self._judged = True
 
     def _columns(self, start: int, stop: int) -> Columns:
         schema, selection = self._schema, self._selection
@@ -147,6 +166,7 @@ class Reader:
             self._jagged(name, np.float32, raw, start, stop) for name in (schema.eta, schema.phi, schema.energy)
         )
         charge, kind = (self._jagged(name, np.int32, raw, start, stop) for name in (schema.charge, schema.type))
+        np.abs(kind, out=kind)  # a pdgId is negative for one of the charges
         # Electrons and muons share some flags: each is read once.
         flag = {name: self._jagged(name, np.uint8, raw, start, stop) for name in self._cursors if self._is_flag(name)}
         number = dict(zip(schema.kinematics, (pt, eta, phi, energy, charge, kind), strict=True))

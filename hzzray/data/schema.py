@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray.physics.selection import PRESETS, Selection
 
@@ -24,6 +25,9 @@ class Bound(BaseModel):
         """What is read for it."""
         return (self.branch,) if self.over is None else (self.branch, self.over)
 
+#: The lepton branches that every selection reads, by their role.
+KINEMATICS = ("pt", "eta", "phi", "energy", "charge", "type")
+
 
 class Schema(BaseModel):
     """How a release names the analysis' columns. Frozen; written in YAML as part of a release.
@@ -35,7 +39,8 @@ class Schema(BaseModel):
     gev
         GeV a file unit: 0.001 for MeV, 1 for GeV. Applies to pt and energy.
     pt, eta, phi, energy, charge, type
-        Jagged branches, one entry a lepton. ``type`` is 11 (e) or 13 (µ), ``charge`` ±1.
+        Jagged branches, one entry a lepton. ``type`` is 11 (e) or 13 (µ), of either sign: a pdgId will do. ``charge``
+        is ±1. No two of them are the same branch.
     triggers
         Flags of which one must be set, one entry an event.
     matched
@@ -68,6 +73,15 @@ class Schema(BaseModel):
     muon_isolation: tuple[Bound, ...] = ()
     factors: tuple[str, ...] = ()
     divisor: str | None = None
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        roles: dict[str, str] = {}
+        for role, branch in zip(KINEMATICS, self.kinematics, strict=True):
+            if branch in roles:
+                raise ValueError(f"{roles[branch]} and {role} are both {branch}")
+            roles[branch] = role
+        return self
 
     @property
     def kinematics(self) -> tuple[str, ...]:

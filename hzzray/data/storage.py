@@ -98,6 +98,10 @@ class LocalBytes:
         self._file.close()
 
 
+#: What is said where aiohttp gave up following redirects; its own text and status say nothing.
+REDIRECT_LOOP = "the server redirects from one address to the next without an end"
+
+
 class RemoteBytes:
     """A file behind a URL, through fsspec. Faults that may pass are tried again, with back-off and jitter."""
 
@@ -162,6 +166,8 @@ class RemoteBytes:
             status = getattr(cause, "status", None)
             if isinstance(cause, FileNotFoundError) or status in (404, 410):
                 raise MissingFileError(f"{self.name}: no such file") from error
+            if type(cause).__name__ == "TooManyRedirects":  # aiohttp is loaded for remote files alone
+                raise DataError(f"{self.name}: {REDIRECT_LOOP}") from error
             reason = " ".join(redact(str(cause) or type(cause).__name__).split())
             if status is not None and 400 <= status < 500 and status not in (408, 429):
                 raise DataError(f"{self.name}: {reason}") from error

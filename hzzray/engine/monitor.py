@@ -12,6 +12,8 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, Self, get_type_hints
@@ -49,6 +51,7 @@ _USAGE: dict[str, DTypeLike] = {
     "read_s": np.float64,
     "tasks": np.int64,
     "actor_id": np.str_,
+    "timestamp": np.str_,
 }
 _SCALE: dict[str, DTypeLike] = {
     "time_s": np.float64,
@@ -58,17 +61,22 @@ _SCALE: dict[str, DTypeLike] = {
     "nodes": np.int64,
     "waiting": np.int64,
     "in_flight": np.int64,
+    "timestamp": np.str_,
 }
 _QUEUE: dict[str, DTypeLike] = {
     "time_s": np.float64,
     "environment": np.str_,
     **{name: np.dtype(kind) for name, kind in get_type_hints(Congestion).items()},
+    "timestamp": np.str_,
 }
 _HISTORY: dict[str, DTypeLike] = {
     "time_s": np.float64,
     "environment": np.str_,
     **{name: np.dtype(kind) for name, kind in get_type_hints(Moment).items()},
+    "timestamp": np.str_,
 }
+# Files of earlier versions lack these: they are read as empty, and not written there.
+_LATER = frozenset({"timestamp"})
 _TAIL_BYTES = 64 * 1024  # holds any last line
 _ROW_BYTES = 128  # of a file, about
 
@@ -195,9 +203,10 @@ class Recorder:
 
     There is ``queue.csv`` too, of a run whose tasks come through a broker.
 
-    Time is the run's own clock: seconds that the run has been going, over all its starts, without the pauses between
-    them. It goes on from ``started``, the seconds of earlier starts (the ledger's wall time), or from the last row
-    where that is later: a driver that was killed told its ledger nothing.
+    ``time_s`` is the run's own clock: seconds that the run has been going, over all its starts, without the pauses
+    between them. It goes on from ``started``, the seconds of earlier starts (the ledger's wall time), or from the last
+    row where that is later: a driver that was killed told its ledger nothing. ``timestamp`` is when a row was written,
+    by the wall clock, in UTC.
 
     A line that a kill cut short is removed before the next is written. Lines reach the system at once; a power cut may
     cost the last seconds of them.
@@ -217,23 +226,27 @@ class Recorder:
 
     def add(self, time_s: float, usages: Iterable[Usage]) -> None:
         """Append what was used up to ``time_s`` seconds after this start."""
-        first = (round(self.started + time_s, 3), self._environment)
-        self._usage.write([(*first, *_rounded(astuple(usage))) for usage in usages])
+        self._usage.write([self._row(time_s, astuple(usage)) for usage in usages])
 
     def add_scale(self, time_s: float, scale: Scale) -> None:
         """Append how big the pool is."""
-        self._scale.write([(round(self.started + time_s, 3), self._environment, *scale)])
+        self._scale.write([self._row(time_s, scale)])
 
     def add_history(self, time_s: float, moment: Moment) -> None:
         """Append what the run has found."""
-        self._history.write([(round(self.started + time_s, 3), self._environment, *moment)])
+        self._history.write([self._row(time_s, moment, digits=None)])
 
     def add_queue(self, time_s: float, congestion: Congestion) -> None:
         """Append how full the broker's queues are."""
         if self._queue is None:
             self._queue = _Appender(self._folder / "queue.csv", _QUEUE)
-        row = _rounded(congestion)
-        self._queue.write([(round(self.started + time_s, 3), self._environment, *row)])
+        self._queue.write([self._row(time_s, congestion)])
+
+    def _row(self, time_s: float, values: tuple[Any, ...], digits: int | None = 3) -> tuple[Any, ...]:
+        if digits is not None:
+            values = tuple(round(value, digits) if isinstance(value, float) else value for value in values)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return (round(self.started + time_s, 3), self._environment, *values, now)
 
     def close(self) -> None:
         """Close the files."""
@@ -251,24 +264,25 @@ class Recorder:
         self.close()
 
 
-def _rounded(row: tuple[Any, ...]) -> list[Any]:
-    return [round(value, 3) if isinstance(value, float) else value for value in row]
-
-
 class _Appender:
     """One CSV file that is only ever added to, by whole lines."""
 
     def __init__(self, path: Path, columns: dict[str, DTypeLike]) -> None:
         self._path = path
         header = _lines([tuple(columns)])
+        self._kept = [True] * len(columns)
         try:
             self._file = path.open("a+b", buffering=0)
             self._end = _whole_lines(self._file)
             self._file.truncate(self._end)
             self._file.seek(0)
-            if self._end and self._file.read(len(header)) != header:
-                self._file.close()
-                raise OutputError(f"{path}: its columns are others than this hzzray's; move it away")
+            if self._end:
+                header = self._file.read(_TAIL_BYTES).split(b"\n", 1)[0] + b"\n"
+                names = _columns(header, columns)
+                if names is None:
+                    self._file.close()
+                    raise OutputError(f"{path}: its columns are others than this hzzray's; move it away")
+                self._kept = [name in names for name in columns]
             self.last_time = self._last_time() if self._end > len(header) else 0.0
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror or error}") from error
@@ -285,7 +299,7 @@ class _Appender:
             raise OutputError(f"{self._path}: its last line can't be read; move the file away") from error
 
     def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._append(_lines(rows))
+        self._append(_lines([list(compress(row, self._kept)) for row in rows]))
 
     def _append(self, lines: bytes) -> None:
         left = lines
@@ -307,6 +321,13 @@ def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
+def _columns(header: bytes, columns: dict[str, DTypeLike]) -> tuple[str, ...] | None:
+    """Read a header: the names of ours that it has, in our order; None where it is not a table of ours."""
+    found = header.decode(errors="replace").rstrip("\n").split(",")
+    expected = tuple(name for name in columns if name in found or name not in _LATER)
+    return expected if tuple(found) == expected else None
+
+
 def _whole_lines(file: io.FileIO) -> int:
     """Where the last whole line of a file ends."""
     end = file.seek(0, io.SEEK_END)
@@ -324,8 +345,9 @@ def read_usage(folder: Path) -> Rows:
     """Read a run's ``cpu.csv``, in the order of time; no rows where there is no file.
 
     Fields: time_s [s], environment, actor, node, pid, state, sample, user_s [s], system_s [s], rss_bytes, events,
-    bytes_read, read_s [s], tasks, actor_id. Raises OutputError for a file that is no such table. A last line that isn't
-    whole is left out, so that the file of a run that goes on can be read at any time.
+    bytes_read, read_s [s], tasks, actor_id, timestamp (UTC, ISO 8601; empty in files of earlier versions). Raises
+    OutputError for a file that is no such table. A last line that isn't whole is left out, so that the file of a run
+    that goes on can be read at any time.
     """
     return follow_usage(folder).rows()
 
@@ -334,7 +356,7 @@ def read_scale(folder: Path) -> Rows:
     """Read a run's ``scale.csv`` as ``read_usage`` does its file.
 
     Fields: time_s [s], environment, and the numbers of actors that run, actors that are pending, nodes, tasks that
-    wait, tasks in flight.
+    wait, tasks in flight; timestamp.
     """
     return follow_scale(folder).rows()
 
@@ -342,7 +364,8 @@ def read_scale(folder: Path) -> Rows:
 def read_history(folder: Path) -> Rows:
     """Read a run's ``history.csv`` as ``read_usage`` does its file.
 
-    Fields: time_s [s], environment, and those of ``hzzray.result.Moment``; nan is a significance that isn't defined.
+    Fields: time_s [s], environment, those of ``hzzray.result.Moment``, timestamp; nan is a significance that isn't
+    defined.
     """
     return follow_history(folder).rows()
 
@@ -350,7 +373,7 @@ def read_history(folder: Path) -> Rows:
 def read_queue(folder: Path) -> Rows:
     """Read a run's ``queue.csv`` as ``read_usage`` does its file; there are rows only of a run through a broker.
 
-    Fields: time_s [s], environment, and those of ``hzzray.source.Congestion``.
+    Fields: time_s [s], environment, those of ``hzzray.source.Congestion``; timestamp.
     """
     return follow_queue(folder).rows()
 
@@ -385,7 +408,7 @@ class Follower:
         self._path = path
         self._columns = columns
         self._limit = limit
-        self._header = _lines([tuple(columns)])
+        self._names = tuple(columns)  # those that the file has
         self._file = 0, 0  # which it is: device and inode
         self._at = 0
         self._rows = self.none()
@@ -413,8 +436,10 @@ class Follower:
             header = file.readline()
             if not header.endswith(b"\n"):
                 return
-            if header != self._header:
+            names = _columns(header, self._columns)
+            if names is None:
                 raise OutputError(f"{self._path}: its columns are not {', '.join(self._columns)}")
+            self._names = names
             self._at = len(header)
             if self._limit and size - self._at > self._limit * _ROW_BYTES:
                 file.seek(size - self._limit * _ROW_BYTES)
@@ -431,11 +456,13 @@ class Follower:
 
     def _table(self, rows: Sequence[Sequence[str]], before: int) -> Rows:
         for number, row in enumerate(rows, start=before + 2):
-            if len(row) != len(self._columns):
-                raise OutputError(f"{self._path}: line {number} has {len(row)} columns, not {len(self._columns)}")
-        values = zip(*rows, strict=True) if rows else [()] * len(self._columns)
-        columns = zip(self._columns.items(), values, strict=True)
-        arrays = {name: _column(self._path, name, kind, texts) for (name, kind), texts in columns}
+            if len(row) != len(self._names):
+                raise OutputError(f"{self._path}: line {number} has {len(row)} columns, not {len(self._names)}")
+        values = dict(zip(self._names, zip(*rows, strict=True), strict=True)) if rows else {}
+        lacking = ("",) * len(rows)
+        arrays = {
+            name: _column(self._path, name, kind, values.get(name, lacking)) for name, kind in self._columns.items()
+        }
         table = np.empty(len(rows), [(name, array.dtype) for name, array in arrays.items()])
         for name, array in arrays.items():
             table[name] = array

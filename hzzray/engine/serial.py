@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from hzzray.engine.ledger import Ledger, Wish
-from hzzray.engine.reducer import Reducer
+from hzzray.engine.monitor import NodeMeter, Scale
+from hzzray.engine.reducer import Live, Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError
 from hzzray.messages import Counts, Failure, Task
@@ -28,38 +33,73 @@ def run_serial(
     *,
     cache: Path | None,
     progress: Callable[[Counts], None],
-    watcher: Callable[[RunState], object],
+    watcher: Callable[[Live], object],
     interval_s: float = 0.0,
 ) -> tuple[RunState, Wish]:
     """Work through tasks of a run in this process; returns the run as it stands then, and what its user wished last.
 
-    ``watcher`` is told about every second how the run stands. ``interval_s`` is the least time between two tasks.
+    ``watcher`` is told about every second, and in the end, what there is to see. ``interval_s`` is the least time
+    between two tasks. SIGTERM and the first Ctrl-C drain: the task in hand is finished.
     """
     reducer = Reducer(ledger.path)
     worker = Worker(ledger.spec, sources, cache=cache)
+    machine = NodeMeter()
     wish: Wish = "run"
-    told = time.monotonic()
+    seen, told = 0, time.monotonic()
+
+    def tell() -> None:
+        nonlocal seen, told
+        counts, _ = reducer.progress()
+        state = reducer.newer(seen)
+        seen = seen if state is None else state.version
+        scale = Scale(actors=1, pending=0, nodes=1, waiting=counts.due, in_flight=0)
+        watcher(Live(state, (worker.usage(), machine.usage()), scale, None))
+        told = time.monotonic()
+
     try:
-        for task in tasks:
-            try:
-                reducer.merge([retrying(ATTEMPTS)(worker.process, task)])
-            except (DataError, TransientError) as error:
-                permanent = isinstance(error, DataError)
-                attempts = 1 if permanent else ATTEMPTS
-                reducer.fail(Failure(task=task, reason=str(error), permanent=permanent, attempts=attempts))
-            counts, wish = reducer.progress()
-            progress(counts)
-            if time.monotonic() - told > _TELL_S:
-                watcher(reducer.snapshot())
-                told = time.monotonic()
-            time.sleep(interval_s)
-            while wish == "pause":
-                time.sleep(_POLL_S)
-                _, wish = reducer.progress()
-            if wish != "run":
-                break
+        with _stopped() as stopped:
+            for task in tasks:
+                try:
+                    reducer.merge([retrying(ATTEMPTS)(worker.process, task)])
+                except (DataError, TransientError) as error:
+                    permanent = isinstance(error, DataError)
+                    attempts = 1 if permanent else ATTEMPTS
+                    reducer.fail(Failure(task=task, reason=str(error), permanent=permanent, attempts=attempts))
+                progress(reducer.progress()[0])
+                due = time.monotonic() + interval_s
+                while True:
+                    wish = "drain" if stopped() else reducer.progress()[1]
+                    if time.monotonic() - told > _TELL_S:
+                        tell()
+                    left = _POLL_S if wish == "pause" else due - time.monotonic()
+                    if wish in ("drain", "cancel") or left <= 0:
+                        break
+                    time.sleep(min(_POLL_S, left))
+                if wish != "run":
+                    break
+            tell()
         state = reducer.snapshot()
     finally:
         worker.close()
         reducer.close()
     return state, wish
+
+
+@contextmanager
+def _stopped() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM and the first Ctrl-C be asked for; a second Ctrl-C ends at once."""
+    asked = False
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    here = threading.current_thread() is threading.main_thread()  # whose business signals are
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,7 +15,7 @@ from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics import kernels
 from hzzray.physics.histogram import Histogram
-from hzzray.physics.kernels import cuts, fill
+from hzzray.physics.kernels import WeightError, cuts, fill
 from hzzray.physics.selection import CHANNELS
 from hzzray.urls import is_inside, redact
 
@@ -92,6 +92,9 @@ class Worker:
             for columns in reader.steps(task.start, task.stop):
                 filled = fill(columns, cut, spec.axis, rows)
                 histogram = filled if histogram is None else histogram + filled
+        except WeightError as error:
+            what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
+            raise DataError(f"{redact(task.file)}: {error}: check {what} of sample {sample.name}") from error
         except HzzrayError:
             self.close()  # the next try opens the file anew: it may have been put right, or replaced
             raise

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Variable
-from hzzray.physics.candidates import Candidates
 from hzzray.physics.columns import Columns
 from hzzray.physics.jit import inlined, kernel
 from hzzray.physics.maths import log, sincos, sinh
 
 M_Z = 91.1876  # GeV, Particle Data Group
 
+#: Flavour categories, in the order of every array's axis of regions.
 REGIONS = ("4e", "4mu", "2e2mu")
 
 ELECTRON, MUON = 11, 13  # lep_type, from the PDG's numbering
@@ -29,18 +29,15 @@ VECTOR = 128
 #: The mass of a pair that isn't there.
 NO_MASS = -1.0
 
-#: Which pairs of leptons count: any, of the same flavour, of different ones.
-ANY, SAME, OTHER = range(3)
-
 VARIABLES = (
     Variable("m4l", r"$m_{4\ell}$", "GeV"),
     Variable("m12", r"$m_{12}$", "GeV"),
     Variable("m34", r"$m_{34}$", "GeV"),
     Variable("pt4l", r"$p_T^{4\ell}$", "GeV"),
     Variable("y4l", r"$y_{4\ell}$"),
-    *(Variable(f"pt{i}", rf"$p_T^{{\ell {i}}}$", "GeV") for i in range(1, 5)),
-    *(Variable(f"eta{i}", rf"$\eta^{{\ell {i}}}$") for i in range(1, 5)),
-    Variable("dr_min", r"$\Delta R_{min}$"),
+    *(Variable(f"pt{i}", rf"$p_T^{{\ell_{i}}}$", "GeV") for i in range(1, 5)),
+    *(Variable(f"eta{i}", rf"$\eta^{{\ell_{i}}}$") for i in range(1, 5)),
+    Variable("dr_min", r"smallest $\Delta R$"),
     Variable("n_leptons", "leptons"),
     Variable("triggered", "fired a trigger"),
     Variable("n_matched", "leptons that fired a trigger"),
@@ -48,8 +45,8 @@ VARIABLES = (
     Variable("charge", "sum of charges"),
     Variable("flavours", "two pairs of a flavour"),
     Variable("sfos_pairs", "two SFOS pairs"),
-    Variable("dr_same", r"$\Delta R_{min}$, same flavour"),
-    Variable("dr_other", r"$\Delta R_{min}$, other flavour"),
+    Variable("dr_same", r"smallest $\Delta R$, same flavour"),
+    Variable("dr_other", r"smallest $\Delta R$, other flavour"),
     Variable("m_sfos", r"smallest $m_{\ell\ell}$ of an SFOS pair", "GeV"),
     Variable("m34_excess", r"$m_{34}$ above its least", "GeV"),
 )
@@ -58,12 +55,15 @@ VARIABLES = (
     FLAVOURS, SFOS_PAIRS, DR_SAME, DR_OTHER, M_SFOS, M34_EXCESS,
 ) = range(len(VARIABLES))  # fmt: skip
 
+#: Pairs of four leptons; two of them one after the other are a pairing.
+PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))
+
 
 class Vectors(NamedTuple):
-    """Up to ``VECTOR`` candidates' four leptons: lepton j of candidate i at ``[…, j, i]``.
+    """Up to ``VECTOR`` candidates' four leptons, lepton j of candidate i at ``[…, j, i]``, and what they measure.
 
     ``k`` (float32) has pt, eta, phi, E as in the file, ``p`` (float64) px, py, pz, E in GeV; ``type``, ``charge`` (int32).
-    ``m2`` (float64, shape (6, VECTOR)) are the squared masses of ``PAIRS``; ``m4l``, ``m12``, ``m34`` masses, all in GeV.
+    ``m2`` (float64) has the squared masses of ``PAIRS`` [GeV²], ``found`` (float64) a row for each of ``VARIABLES``.
     """
 
     k: NDArray[np.float32]
@@ -71,11 +71,10 @@ class Vectors(NamedTuple):
     type: NDArray[np.int32]
     charge: NDArray[np.int32]
     m2: NDArray[np.float64]
-    m4l: NDArray[np.float64]
-    m12: NDArray[np.float64]
-    m34: NDArray[np.float64]
-    pt: NDArray[np.float64]
-    eta: NDArray[np.float64]
+    found: NDArray[np.float64]
+
+
+_VARIABLES = len(VARIABLES)
 
 
 @inlined
@@ -87,89 +86,8 @@ def make_vectors() -> Vectors:
         np.empty((4, VECTOR), np.int32),
         np.empty((4, VECTOR), np.int32),
         np.empty((6, VECTOR), np.float64),
-        np.empty(VECTOR, np.float64),
-        np.empty(VECTOR, np.float64),
-        np.empty(VECTOR, np.float64),
-        np.empty((4, VECTOR), np.float64),
-        np.empty((4, VECTOR), np.float64),
+        np.empty((_VARIABLES, VECTOR), np.float64),
     )
-
-
-#: Pairs of four leptons; two of them one after the other are a pairing.
-PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))
-
-
-@inlined
-def mass(m2: float) -> float:
-    """Root of a squared mass; negative for a spacelike one, as vector and ROOT have it."""
-    return math.copysign(math.sqrt(abs(m2)), m2)
-
-
-@kernel
-def momenta(n: int, v: Vectors, gev: float) -> None:
-    """Turn pt, eta, phi, E into px, py, pz, E in GeV."""
-    for j in range(4):
-        for i in range(n):
-            pt = v.k[0, j, i] * gev
-            sine, cosine = sincos(np.float64(v.k[2, j, i]))
-            v.p[0, j, i] = pt * cosine
-            v.p[1, j, i] = pt * sine
-            v.p[2, j, i] = pt * sinh(np.float64(v.k[1, j, i]))
-            v.p[3, j, i] = v.k[3, j, i] * gev
-
-
-@kernel
-def of_four(n: int, v: Vectors, m4l: NDArray[np.float64]) -> None:
-    """Masses of all four leptons in GeV."""
-    p = v.p
-    for i in range(n):
-        x = (p[0, 0, i] + p[0, 1, i]) + (p[0, 2, i] + p[0, 3, i])
-        y = (p[1, 0, i] + p[1, 1, i]) + (p[1, 2, i] + p[1, 3, i])
-        z = (p[2, 0, i] + p[2, 1, i]) + (p[2, 2, i] + p[2, 3, i])
-        e = (p[3, 0, i] + p[3, 1, i]) + (p[3, 2, i] + p[3, 3, i])
-        m4l[i] = mass((e * e - x * x) - (y * y + z * z))
-
-
-@kernel
-def of_two(n: int, v: Vectors) -> None:
-    """Squared masses of the six pairs in GeV²."""
-    p = v.p
-    for pair, (a, b) in enumerate(PAIRS):
-        for i in range(n):
-            x = p[0, a, i] + p[0, b, i]
-            y = p[1, a, i] + p[1, b, i]
-            z = p[2, a, i] + p[2, b, i]
-            e = p[3, a, i] + p[3, b, i]
-            v.m2[pair, i] = (e * e - x * x) - (y * y + z * z)
-
-
-@inlined
-def sfos(v: Vectors, a: int, b: int, i: int) -> bool:
-    """Tell whether two leptons have the same flavour and opposite charges."""
-    return (v.type[a, i] == v.type[b, i]) & (v.charge[a, i] == -v.charge[b, i]) & (v.charge[a, i] != 0)
-
-
-@kernel
-def z_masses(n: int, v: Vectors) -> None:
-    """Pair four leptons: m12 of the SFOS pair nearest m_Z whose rest is one too, m34 of that, in GeV; -1 for none."""
-    m12, m34 = v.m12, v.m34
-    for i in range(n):
-        m12[i] = NO_MASS
-        m34[i] = NO_MASS
-    for pair in range(0, 6, 2):
-        a, b = PAIRS[pair]
-        d, e = PAIRS[pair + 1]
-        for i in range(n):
-            one = mass(v.m2[pair, i])
-            two = mass(v.m2[pair + 1, i])
-            swapped = abs(two - M_Z) < abs(one - M_Z)
-            near = two if swapped else one
-            far = one if swapped else two
-            better = sfos(v, a, b, i) & sfos(v, d, e, i) & (
-                (m12[i] == NO_MASS) | (abs(near - M_Z) < abs(m12[i] - M_Z))
-            )
-            m12[i] = near if better else m12[i]
-            m34[i] = far if better else m34[i]
 
 
 @inlined
@@ -179,21 +97,6 @@ def finite(c: Columns, first: int, last: int) -> bool:
     for i in range(first, last):
         zero += (c.pt[i] * 0 + c.eta[i] * 0) + (c.phi[i] * 0 + c.energy[i] * 0)
     return bool(zero == 0)
-
-
-@kernel
-def gather(n: int, c: Columns, leptons: NDArray[np.int64], v: Vectors) -> None:
-    """Copy the leptons of n candidates, numbered by ``leptons`` (shape (4, VECTOR), -1 for none), into vectors."""
-    for j in range(4):
-        for i in range(n):
-            at = leptons[j, i]
-            there = at >= 0
-            v.k[0, j, i] = c.pt[at] if there else 0.0
-            v.k[1, j, i] = c.eta[at] if there else 0.0
-            v.k[2, j, i] = c.phi[at] if there else 0.0
-            v.k[3, j, i] = c.energy[at] if there else 0.0
-            v.type[j, i] = c.type[at] if there else 0
-            v.charge[j, i] = c.charge[at] if there else 0
 
 
 @inlined
@@ -212,133 +115,205 @@ def is_identified(c: Columns, i: int) -> bool:
 
 
 @kernel
-def momenta_of_leptons(n: int, v: Vectors, gev: float) -> None:
-    """Copy pt in GeV and η of each lepton, in the file's order."""
+def gather(n: int, c: Columns, leptons: NDArray[np.int64], v: Vectors) -> None:
+    """Copy the leptons of n candidates, numbered by ``leptons`` (shape (4, n or more), -1 for none), into vectors."""
     for j in range(4):
         for i in range(n):
-            v.pt[j, i] = v.k[0, j, i] * gev
-            v.eta[j, i] = v.k[1, j, i]
+            at = leptons[j, i]
+            there = at >= 0
+            v.k[0, j, i] = c.pt[at] if there else 0.0
+            v.k[1, j, i] = c.eta[at] if there else 0.0
+            v.k[2, j, i] = c.phi[at] if there else 0.0
+            v.k[3, j, i] = c.energy[at] if there else 0.0
+            v.type[j, i] = c.type[at] if there else 0
+            v.charge[j, i] = c.charge[at] if there else 0
 
 
 @kernel
-def sort_by_pt(n: int, v: Vectors) -> None:
-    """Put pt and η of the four leptons in the order of pt, hardest first: a network of five exchanges."""
-    for a, b in ((0, 1), (2, 3), (0, 2), (1, 3), (1, 2)):
-        for i in range(n):
-            one, two = v.pt[a, i], v.pt[b, i]
-            eta, other = v.eta[a, i], v.eta[b, i]
-            swapped = two > one
-            v.pt[a, i] = two if swapped else one
-            v.pt[b, i] = one if swapped else two
-            v.eta[a, i] = other if swapped else eta
-            v.eta[b, i] = eta if swapped else other
+def measure_leptons(
+    n: int, v: Vectors, slots: NDArray[np.int64], gev: float, paired: bool, region: NDArray[np.int64], at: int  # noqa: FBT001
+) -> None:
+    """Measure of n candidates what is wanted and what four leptons have, and their ``region`` from column ``at`` on.
+
+    ``paired`` ones are quadruplets of two pairs: they are ranked by their pairs' masses, and their leptons are numbered
+    from the hardest on; else these are in the file's order.
+    """
+    _momenta(n, v.k, v.p, gev)
+    _of_four(n, v.p, v.found[M4L])
+    if slots[PT4L] >= 0 or slots[Y4L] >= 0:
+        _motion(n, v.p, v.found)
+    if paired or slots[M12] >= 0 or slots[M34] >= 0 or slots[M_SFOS] >= 0:
+        _of_two(n, v.p, v.m2)
+        _pairings(n, v)
+    _nearest(n, v, slots)
+    if _any(slots, PT1, ETA1 + 4):
+        _one_by_one(n, v.k, v.found, gev, paired)
+    _flavours(n, v, region, at)
 
 
 @inlined
-def separation2(v: Vectors, a: int, b: int, i: int) -> float:
+def _any(slots: NDArray[np.int64], first: int, last: int) -> bool:
+    """Tell whether one of some variables is wanted."""
+    wanted = False
+    for variable in range(first, last):
+        wanted |= slots[variable] >= 0
+    return wanted
+
+
+@kernel
+def store(n: int, found: NDArray[np.float64], slots: NDArray[np.int64], values: NDArray[np.float64], at: int) -> None:
+    """Copy of n candidates the variables that are wanted into ``values``, from column ``at`` on."""
+    for variable in range(slots.size):
+        slot = slots[variable]
+        if slot >= 0:
+            for i in range(n):
+                values[slot, at + i] = found[variable, i]
+
+
+@kernel
+def _momenta(n: int, k: NDArray[np.float32], p: NDArray[np.float64], gev: float) -> None:
+    """Turn pt, eta, phi, E into px, py, pz, E in GeV."""
+    for j in range(4):
+        for i in range(n):
+            pt = k[0, j, i] * gev
+            sine, cosine = sincos(np.float64(k[2, j, i]))
+            p[0, j, i] = pt * cosine
+            p[1, j, i] = pt * sine
+            p[2, j, i] = pt * sinh(np.float64(k[1, j, i]))
+            p[3, j, i] = k[3, j, i] * gev
+
+
+@inlined
+def _mass(m2: float) -> float:
+    """Root of a squared mass; negative for a spacelike one, as vector and ROOT have it."""
+    return math.copysign(math.sqrt(abs(m2)), m2)
+
+
+@kernel
+def _of_four(n: int, p: NDArray[np.float64], m4l: NDArray[np.float64]) -> None:
+    """Mass of all four leptons in GeV."""
+    for i in range(n):
+        x = (p[0, 0, i] + p[0, 1, i]) + (p[0, 2, i] + p[0, 3, i])
+        y = (p[1, 0, i] + p[1, 1, i]) + (p[1, 2, i] + p[1, 3, i])
+        z = (p[2, 0, i] + p[2, 1, i]) + (p[2, 2, i] + p[2, 3, i])
+        e = (p[3, 0, i] + p[3, 1, i]) + (p[3, 2, i] + p[3, 3, i])
+        m4l[i] = _mass((e * e - x * x) - (y * y + z * z))
+
+
+@kernel
+def _motion(n: int, p: NDArray[np.float64], found: NDArray[np.float64]) -> None:
+    """Transverse momentum of all four leptons in GeV, and their rapidity ½ ln((E + pz)/(E - pz))."""
+    for i in range(n):
+        x = (p[0, 0, i] + p[0, 1, i]) + (p[0, 2, i] + p[0, 3, i])
+        y = (p[1, 0, i] + p[1, 1, i]) + (p[1, 2, i] + p[1, 3, i])
+        z = (p[2, 0, i] + p[2, 1, i]) + (p[2, 2, i] + p[2, 3, i])
+        e = (p[3, 0, i] + p[3, 1, i]) + (p[3, 2, i] + p[3, 3, i])
+        found[PT4L, i] = math.sqrt(x * x + y * y)
+        found[Y4L, i] = 0.5 * log((e + z) / (e - z)) if e > abs(z) else math.copysign(np.inf, z)
+
+
+@kernel
+def _of_two(n: int, p: NDArray[np.float64], m2: NDArray[np.float64]) -> None:
+    """Squared masses of the six pairs in GeV²."""
+    for pair, (a, b) in enumerate(PAIRS):
+        for i in range(n):
+            x = p[0, a, i] + p[0, b, i]
+            y = p[1, a, i] + p[1, b, i]
+            z = p[2, a, i] + p[2, b, i]
+            e = p[3, a, i] + p[3, b, i]
+            m2[pair, i] = (e * e - x * x) - (y * y + z * z)
+
+
+@inlined
+def _sfos(v: Vectors, a: int, b: int, i: int) -> bool:
+    """Tell whether two leptons have the same flavour and opposite charges."""
+    return (v.type[a, i] == v.type[b, i]) & (v.charge[a, i] == -v.charge[b, i]) & (v.charge[a, i] != 0)
+
+
+@kernel
+def _pairings(n: int, v: Vectors) -> None:
+    """Pair four leptons: m12 of the SFOS pair nearest m_Z whose rest is one too, m34 of that, in GeV; -1 for none.
+
+    And the smallest mass of any SFOS pair, infinite for none.
+    """
+    m12, m34, least = v.found[M12], v.found[M34], v.found[M_SFOS]
+    for i in range(n):
+        m12[i] = NO_MASS
+        m34[i] = NO_MASS
+        least[i] = np.inf
+    for pair in range(0, 6, 2):
+        a, b = PAIRS[pair]
+        d, e = PAIRS[pair + 1]
+        for i in range(n):
+            first, second = _sfos(v, a, b, i), _sfos(v, d, e, i)
+            one, two = _mass(v.m2[pair, i]), _mass(v.m2[pair + 1, i])
+            swapped = abs(two - M_Z) < abs(one - M_Z)
+            near = two if swapped else one
+            far = one if swapped else two
+            better = (first & second) & ((m12[i] == NO_MASS) | (abs(near - M_Z) < abs(m12[i] - M_Z)))
+            m12[i] = near if better else m12[i]
+            m34[i] = far if better else m34[i]
+            # A mass that is nan is below any bound.
+            least[i] = one if first & (not one >= least[i]) else least[i]
+            least[i] = two if second & (not two >= least[i]) else least[i]
+
+
+@inlined
+def _separation2(k: NDArray[np.float32], a: int, b: int, i: int) -> float:
     """ΔR² of two leptons, φ the short way round."""
-    eta = np.float64(v.k[1, a, i]) - np.float64(v.k[1, b, i])
-    phi = np.float64(v.k[2, a, i]) - np.float64(v.k[2, b, i])
+    eta = np.float64(k[1, a, i]) - np.float64(k[1, b, i])
+    phi = np.float64(k[2, a, i]) - np.float64(k[2, b, i])
     phi -= 2.0 * np.pi * np.rint(phi / (2.0 * np.pi))
     return eta * eta + phi * phi
 
 
-@inlined
-def copy(n: int, source: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    """Copy n values."""
-    for i in range(n):
-        out[i] = source[i]
-
-
 @kernel
-def measure_common(  # noqa: C901, PLR0912 (one line a variable)
-    n: int, v: Vectors, slots: NDArray[np.int64], at: int, out: Candidates, gev: float, by_pt: bool  # noqa: FBT001
-) -> None:
-    """Measure of n candidates what both analyses have, into columns from ``at`` on: regions, and what is wanted."""
+def _nearest(n: int, v: Vectors, slots: NDArray[np.int64]) -> None:
+    """Find the smallest ΔR of two leptons, of the same and of different flavour, and of any; infinite for no such two."""
+    if slots[DR_MIN] < 0 and slots[DR_SAME] < 0 and slots[DR_OTHER] < 0:
+        return
+    same, other, least = v.found[DR_SAME], v.found[DR_OTHER], v.found[DR_MIN]
     for i in range(n):
-        types = v.type[0, i] + v.type[1, i] + v.type[2, i] + v.type[3, i]
-        out.region[at + i] = (
-            0 if types == 4 * ELECTRON else 1 if types == 4 * MUON else 2 if types == 2 * (ELECTRON + MUON) else -1
-        )
-    momenta(n, v, gev)
-    values = out.values
-    if slots[M4L] >= 0 or slots[M34_EXCESS] >= 0:
-        of_four(n, v, v.m4l)
-        if slots[M4L] >= 0:
-            copy(n, v.m4l, values[slots[M4L], at:])
-    if slots[M12] >= 0 or slots[M34] >= 0 or slots[M34_EXCESS] >= 0 or slots[M_SFOS] >= 0:
-        of_two(n, v)
-        z_masses(n, v)
-        if slots[M12] >= 0:
-            copy(n, v.m12, values[slots[M12], at:])
-        if slots[M34] >= 0:
-            copy(n, v.m34, values[slots[M34], at:])
-    if slots[M_SFOS] >= 0:
-        smallest_pair(n, v, values[slots[M_SFOS], at : at + n])
-    if slots[PT4L] >= 0 or slots[Y4L] >= 0:
-        motion(n, v, slots, at, values)
-    for slot, kind in ((slots[DR_MIN], ANY), (slots[DR_SAME], SAME), (slots[DR_OTHER], OTHER)):
-        if slot >= 0:
-            nearest(n, v, kind, values[slot, at : at + n])
-    if slots[CHARGE] >= 0:
-        row = values[slots[CHARGE], at : at + n]
-        for i in range(n):
-            row[i] = v.charge[0, i] + v.charge[1, i] + v.charge[2, i] + v.charge[3, i]
-    if slots[FLAVOURS] >= 0:
-        row = values[slots[FLAVOURS], at : at + n]
-        for i in range(n):
-            row[i] = out.region[at + i] >= 0
-    momenta_of_leptons(n, v, gev)
-    if by_pt:
-        sort_by_pt(n, v)
-    for j in range(4):
-        if slots[PT1 + j] >= 0:
-            copy(n, v.pt[j], values[slots[PT1 + j], at:])
-        if slots[ETA1 + j] >= 0:
-            copy(n, v.eta[j], values[slots[ETA1 + j], at:])
-
-
-@kernel
-def smallest_pair(n: int, v: Vectors, out: NDArray[np.float64]) -> None:
-    """Find the smallest mass of any SFOS pair in GeV; infinite for none."""
-    for i in range(n):
-        out[i] = np.inf
-    for pair, (a, b) in enumerate(PAIRS):
-        for i in range(n):
-            m2 = v.m2[pair, i] if sfos(v, a, b, i) else np.inf
-            m2 = m2 if m2 == m2 else -np.inf  # noqa: PLR0124 (nan is no mass)
-            out[i] = m2 if m2 < out[i] else out[i]
-    for i in range(n):
-        out[i] = mass(out[i])
-
-
-@kernel
-def motion(n: int, v: Vectors, slots: NDArray[np.int64], at: int, values: NDArray[np.float64]) -> None:
-    """Transverse momentum of all four leptons in GeV, and their rapidity ½ ln((E + pz)/(E - pz))."""
-    p = v.p
-    if slots[PT4L] >= 0:
-        row = values[slots[PT4L], at : at + n]
-        for i in range(n):
-            x = (p[0, 0, i] + p[0, 1, i]) + (p[0, 2, i] + p[0, 3, i])
-            y = (p[1, 0, i] + p[1, 1, i]) + (p[1, 2, i] + p[1, 3, i])
-            row[i] = math.sqrt(x * x + y * y)
-    if slots[Y4L] >= 0:
-        row = values[slots[Y4L], at : at + n]
-        for i in range(n):
-            z = (p[2, 0, i] + p[2, 1, i]) + (p[2, 2, i] + p[2, 3, i])
-            e = (p[3, 0, i] + p[3, 1, i]) + (p[3, 2, i] + p[3, 3, i])
-            row[i] = 0.5 * log((e + z) / (e - z)) if e > abs(z) else math.copysign(np.inf, z)
-
-
-@kernel
-def nearest(n: int, v: Vectors, kind: int, out: NDArray[np.float64]) -> None:
-    """Find the smallest ΔR of two leptons, of any flavour, of the same or of different ones; infinite for no such two."""
-    for i in range(n):
-        out[i] = np.inf
+        same[i] = np.inf
+        other[i] = np.inf
     for a, b in PAIRS:
         for i in range(n):
-            counts = (kind == ANY) | ((v.type[a, i] == v.type[b, i]) == (kind == SAME))
-            r2 = separation2(v, a, b, i) if counts else np.inf
-            out[i] = r2 if r2 < out[i] else out[i]
+            r2 = _separation2(v.k, a, b, i)
+            alike = v.type[a, i] == v.type[b, i]
+            same[i] = r2 if alike & (r2 < same[i]) else same[i]
+            other[i] = r2 if (not alike) & (r2 < other[i]) else other[i]
     for i in range(n):
-        out[i] = math.sqrt(out[i])
+        same[i] = math.sqrt(same[i])
+        other[i] = math.sqrt(other[i])
+        least[i] = min(same[i], other[i])
+
+
+@kernel
+def _one_by_one(n: int, k: NDArray[np.float32], found: NDArray[np.float64], gev: float, by_pt: bool) -> None:  # noqa: FBT001
+    """List pt in GeV and η of the four leptons, in the file's order or hardest first (a network of five exchanges)."""
+    for j in range(4):
+        for i in range(n):
+            found[PT1 + j, i] = k[0, j, i] * gev
+            found[ETA1 + j, i] = k[1, j, i]
+    if not by_pt:
+        return
+    for a, b in ((0, 1), (2, 3), (0, 2), (1, 3), (1, 2)):
+        for i in range(n):
+            one, two = found[PT1 + a, i], found[PT1 + b, i]
+            eta, far = found[ETA1 + a, i], found[ETA1 + b, i]
+            swapped = two > one
+            found[PT1 + a, i] = two if swapped else one
+            found[PT1 + b, i] = one if swapped else two
+            found[ETA1 + a, i] = far if swapped else eta
+            found[ETA1 + b, i] = eta if swapped else far
+
+
+@kernel
+def _flavours(n: int, v: Vectors, region: NDArray[np.int64], at: int) -> None:
+    """Find the regions, by the sum of the lepton types, and the sum of the charges."""
+    for i in range(n):
+        types = v.type[0, i] + v.type[1, i] + v.type[2, i] + v.type[3, i]
+        its = 0 if types == 4 * ELECTRON else 1 if types == 4 * MUON else 2 if types == 2 * (ELECTRON + MUON) else -1
+        region[at + i] = its
+        v.found[FLAVOURS, i] = its >= 0
+        v.found[CHARGE, i] = v.charge[0, i] + v.charge[1, i] + v.charge[2, i] + v.charge[3, i]

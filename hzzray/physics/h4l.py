@@ -12,13 +12,17 @@ from hzzray.physics.analysis import Analysis
 from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
 from hzzray.physics.columns import Columns
 from hzzray.physics.four_leptons import M_Z, VECTOR, Vectors, make_vectors
-from hzzray.physics.jit import entry, inlined, kernel
+from hzzray.physics.jit import entry, kernel
 
 #: Leptons of one event that a pairing looks at; the rest, lower in pt, is left out.
 MAX_LEPTONS = 16
 
 #: Quadruplets of so many leptons.
 _MOST = 1820
+
+# What an event measures beside its candidates: rows of a scratch that has a column for each candidate.
+_ABOUT = (fl.N_LEPTONS, fl.N_IDENTIFIED, fl.TRIGGERED, fl.N_MATCHED, fl.SFOS_PAIRS)
+_ACCEPTED, _GOOD, _TRIGGERED, _MATCHED, _PAIRED = range(len(_ABOUT))
 
 
 class Parameters(NamedTuple):
@@ -44,68 +48,61 @@ def measure(
     """Measure events from start on. One without any such quadruplet has one candidate, of no region, all the same."""
     room = out.region.size
     leptons = np.empty((4, room), np.int64)
+    about = np.empty((len(_ABOUT), room), np.float64)
     chosen = np.empty(MAX_LEPTONS, np.int64)
     v = make_vectors()
     n = 0
     e = 0
     while start + e < stop and e < out.invalid.size and n + _MOST <= room:
         out.first[e] = n
-        n = _candidates(start + e, e, n, c, parameters, slots, chosen, leptons, out)
+        out.invalid[e] = SOUND if fl.finite(c, c.offsets[start + e], c.offsets[start + e + 1]) else BAD_INPUT
+        n = _list(start + e, n, c, parameters, chosen, leptons, about, out.invalid[e] == SOUND)
         e += 1
     out.first[e] = n
     for at in range(0, n, VECTOR):
         size = min(VECTOR, n - at)
         fl.gather(size, c, leptons[:, at:], v)
-        fl.measure_common(size, v, slots, at, out, parameters.gev, True)  # noqa: FBT003
-        _rank(size, v, slots, at, parameters, out)
+        fl.measure_leptons(size, v, slots, parameters.gev, True, out.region, at)  # noqa: FBT003
+        _measure_more(size, v, about, at, parameters, out.rank)
+        fl.store(size, v.found, slots, out.values, at)
     return e
 
 
 @kernel
-def _candidates(
+def _list(
     event: int,
-    e: int,
     n: int,
     c: Columns,
     parameters: Parameters,
-    slots: NDArray[np.int64],
     chosen: NDArray[np.int64],
     leptons: NDArray[np.int64],
-    out: Candidates,
+    about: NDArray[np.float64],
+    sound: bool,  # noqa: FBT001
 ) -> int:
     """List an event's candidates from column ``n`` on, with what the event itself measures; returns where they end."""
     first, last = c.offsets[event], c.offsets[event + 1]
-    out.invalid[e] = SOUND if fl.finite(c, first, last) else BAD_INPUT
     accepted = 0
     good = 0
     for i in range(first, last):
-        electron = c.type[i] == fl.ELECTRON
-        muon = c.type[i] == fl.MUON
-        if (electron and c.pt[i] > parameters.electron_pt_min) or (muon and c.pt[i] > parameters.muon_pt_min):
+        least = parameters.electron_pt_min if c.type[i] == fl.ELECTRON else parameters.muon_pt_min
+        if (c.type[i] == fl.ELECTRON or c.type[i] == fl.MUON) and c.pt[i] > least:
             accepted += 1
             if not parameters.identified or fl.is_identified(c, i):
                 if good < MAX_LEPTONS:
                     chosen[good] = i
                 good += 1
-    end = n
-    if out.invalid[e] == SOUND:
-        end = _quadruplets(n, min(good, MAX_LEPTONS), c, chosen, leptons)
+    end = _quadruplets(n, min(good, MAX_LEPTONS), c, chosen, leptons) if sound else n
     paired = end > n
     if not paired:
         for j in range(4):
             leptons[j, n] = -1
         end = n + 1
     for k in range(n, end):
-        if slots[fl.N_LEPTONS] >= 0:
-            out.values[slots[fl.N_LEPTONS], k] = accepted
-        if slots[fl.N_IDENTIFIED] >= 0:
-            out.values[slots[fl.N_IDENTIFIED], k] = good
-        if slots[fl.TRIGGERED] >= 0:
-            out.values[slots[fl.TRIGGERED], k] = c.trigger[event] != 0
-        if slots[fl.N_MATCHED] >= 0:
-            out.values[slots[fl.N_MATCHED], k] = fl.count(c.matched, first, last)
-        if slots[fl.SFOS_PAIRS] >= 0:
-            out.values[slots[fl.SFOS_PAIRS], k] = paired
+        about[_ACCEPTED, k] = accepted
+        about[_GOOD, k] = good
+        about[_TRIGGERED, k] = c.trigger.size > 0 and c.trigger[event] != 0
+        about[_MATCHED, k] = fl.count(c.matched, first, last) if c.matched.size > 0 else 0
+        about[_PAIRED, k] = paired
     return end
 
 
@@ -117,33 +114,37 @@ def _quadruplets(n: int, size: int, c: Columns, chosen: NDArray[np.int64], lepto
             for d in range(b + 1, size - 1):
                 for e in range(d + 1, size):
                     p, q, r, s = chosen[a], chosen[b], chosen[d], chosen[e]
-                    if (
-                        (_sfos(c, p, q) and _sfos(c, r, s))
-                        or (_sfos(c, p, r) and _sfos(c, q, s))
-                        or (_sfos(c, p, s) and _sfos(c, q, r))
-                    ):
+                    if _paired(c, p, q, r, s) or _paired(c, p, r, q, s) or _paired(c, p, s, q, r):
                         leptons[0, n], leptons[1, n], leptons[2, n], leptons[3, n] = p, q, r, s
                         n += 1
     return n
 
 
-@inlined
-def _sfos(c: Columns, i: int, j: int) -> bool:
-    return c.type[i] == c.type[j] and c.charge[i] == -c.charge[j] and c.charge[i] != 0
+@kernel
+def _paired(c: Columns, i: int, j: int, k: int, m: int) -> bool:
+    """Tell whether two leptons are an SFOS pair, and two others too."""
+    return (
+        c.type[i] == c.type[j] and c.charge[i] == -c.charge[j] and c.charge[i] != 0
+        and c.type[k] == c.type[m] and c.charge[k] == -c.charge[m] and c.charge[k] != 0
+    )  # fmt: skip
 
 
 @kernel
-def _rank(n: int, v: Vectors, slots: NDArray[np.int64], at: int, parameters: Parameters, out: Candidates) -> None:
-    """Rank candidates: m12 nearest m_Z, then m34; and measure m34 above its least."""
+def _measure_more(
+    n: int, v: Vectors, about: NDArray[np.float64], at: int, parameters: Parameters, rank: NDArray[np.float64]
+) -> None:
+    """Measure m34 above its least and what the event has; rank candidates: m12 nearest m_Z, then m34."""
+    m4l, m12, m34 = v.found[fl.M4L], v.found[fl.M12], v.found[fl.M34]
     rise = parameters.m4l_high - parameters.m4l_low
     for i in range(n):
-        out.rank[0, at + i] = abs(v.m12[i] - M_Z)
-        out.rank[1, at + i] = abs(v.m34[i] - M_Z)
-    if slots[fl.M34_EXCESS] >= 0:
-        row = out.values[slots[fl.M34_EXCESS], at : at + n]
+        rank[0, at + i] = abs(m12[i] - M_Z)
+        rank[1, at + i] = abs(m34[i] - M_Z)
+        share = min(max((m4l[i] - parameters.m4l_low) / rise, 0.0), 1.0)
+        least = parameters.m34_low + share * (parameters.m34_high - parameters.m34_low)
+        v.found[fl.M34_EXCESS, i] = m34[i] - least
+    for row in range(len(_ABOUT)):
         for i in range(n):
-            share = min(max((v.m4l[i] - parameters.m4l_low) / rise, 0.0), 1.0)
-            row[i] = v.m34[i] - (parameters.m34_low + share * (parameters.m34_high - parameters.m34_low))
+            v.found[_ABOUT[row], i] = about[row, at + i]
 
 
 H4L = Analysis("h4l", fl.VARIABLES, fl.REGIONS, measure)

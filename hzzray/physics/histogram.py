@@ -14,13 +14,10 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import hist
 
 #: Limbs of 32 bits an exact sum has. The least bit is worth 2**-UNIT_BITS; the largest sum is 2**63.
 LIMBS = 6
@@ -28,7 +25,7 @@ UNIT_BITS = 128
 _ONE = 1 << UNIT_BITS
 LIMB_BITS = 32
 
-#: Weights beyond are counted as invalid: their squares would leave the exact range.
+#: Weights from here on are refused: their squares would leave the exact range.
 MAX_WEIGHT = 2.0**30
 
 _MASK = np.int64(2**LIMB_BITS - 1)
@@ -253,13 +250,3 @@ def digest(histograms: dict[str, Histogram]) -> str:
         sha.update(f"{name}\0{len(body)}\0".encode())
         sha.update(body)
     return sha.hexdigest()
-
-
-def to_hist(sumw: NDArray[np.float64], sumw2: NDArray[np.float64], axis: Axis) -> hist.Hist[Any]:
-    """Make a ``hist.Hist`` with weighted storage of one channel; inputs hold the flow bins, shape (bins + 2,)."""
-    import hist  # noqa: PLC0415 (a second to import, and only results need it)
-
-    filled = hist.new.Reg(axis.bins, axis.start, axis.stop, name="m4l", label=r"$m_{4\ell}$ [GeV]").Weight()
-    filled.view(flow=True)["value"] = sumw
-    filled.view(flow=True)["variance"] = sumw2
-    return filled

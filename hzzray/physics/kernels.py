@@ -27,6 +27,10 @@ FOUR_ELECTRONS, TWO_OF_EACH, FOUR_MUONS = 44, 48, 52  # four lepton types added 
 _FULL = np.int64(2**LIMB_BITS - 1)
 
 
+class WeightError(ValueError):
+    """Events that weigh more than exact sums can hold: they are normalised to something else than they should be."""
+
+
 class Columns(NamedTuple):
     """A range of events as the kernel reads it. Pt and energy in the file's unit, ``gev`` GeV each.
 
@@ -191,7 +195,10 @@ class _Scratch(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """The accumulators (see Histogram), flat: cells of (channel, bin), or rows of the cutflow."""
+    """The accumulators (see Histogram), flat: cells of (channel, bin), or rows of the cutflow.
+
+    ``invalid`` counts weights that are too large too, behind the others.
+    """
 
     edges: NDArray[np.float64]
     counts: NDArray[np.int64]
@@ -286,6 +293,15 @@ def _look_at(c: Columns, i: int, cut: Cuts) -> tuple[bool, bool]:
     return accepted, accepted and ((electron and c.electron_ok[i] != 0) or (muon and c.muon_ok[i] != 0))
 
 
+@inlined
+def _too_large(c: Columns, event: int) -> bool:
+    """Tell a weight that is too large from one that nan, inf or a division by 0 has spoilt."""
+    finite = c.divisor.size == 0 or (np.isfinite(c.divisor[event]) and c.divisor[event] != 0.0)
+    for f in range(c.factors.shape[0]):
+        finite &= np.isfinite(c.factors[f, event])
+    return bool(finite)
+
+
 @kernel
 def _pick(start: int, size: int, c: Columns, cut: Cuts, s: _Scratch, invalid: NDArray[np.int64]) -> None:
     """Copy a block's leptons in play to the scratch; settle the events that stop without masses."""
@@ -301,7 +317,7 @@ def _pick(start: int, size: int, c: Columns, cut: Cuts, s: _Scratch, invalid: ND
         if not finite:
             invalid[0] += 1
         if not sound:
-            invalid[1] += 1
+            invalid[2 if _too_large(c, event) else 1] += 1
             s.weights[e] = 0.0
         if not finite or not sound or last - first < 4:
             continue
@@ -525,23 +541,27 @@ def _run(c: Columns, cut: Cuts, t: _Sums) -> None:
 def fill(columns: Columns, cut: Cuts, axis: Axis, n_cuts: int) -> Histogram:
     """Fill a histogram with a range of events; ``n_cuts`` is ``len(selection.cuts)``.
 
-    The masses are m² = (ΣE)² - (Σp)² with px = pt cos φ, py = pt sin φ, pz = pt sinh η and E as the file has it.
+    The masses are m² = (ΣE)² - (Σp)² with px = pt cos φ, py = pt sin φ, pz = pt sinh η and E as the file has it. Raises
+    WeightError where weights of MAX_WEIGHT or more come out of finite factors.
     """
     h = Histogram.zeros(len(CHANNELS), axis.bins, n_cuts)
     sumw, sumw2 = h.sumw.limbs.reshape(-1, LIMBS), h.sumw2.limbs.reshape(-1, LIMBS)
+    invalid, events = np.zeros(3, np.int64), len(columns.offsets) - 1
     _run(
         columns,
         cut,
-        _Sums(axis.edges, h.counts.reshape(-1), sumw, sumw2, h.stopped, h.stopped_sumw.limbs, h.invalid),
+        _Sums(axis.edges, h.counts.reshape(-1), sumw, sumw2, h.stopped, h.stopped_sumw.limbs, invalid),
     )
+    if invalid[2]:
+        raise WeightError(f"{invalid[2]} of {events} events weigh {MAX_WEIGHT:.3g} or more, too large")
     return Histogram(
         h.counts,
         h.sumw.settled(),
         h.sumw2.settled(),
         h.stopped,
         h.stopped_sumw.settled(),
-        h.invalid,
-        len(columns.offsets) - 1,
+        invalid[:2],
+        events,
     )
 
 

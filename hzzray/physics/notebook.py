@@ -31,9 +31,10 @@ def measure(
     events = min(stop - start, out.invalid.size)
     for at in range(0, events, VECTOR):
         n = min(VECTOR, events - at)
-        _pick(start + at, n, c, at, v, leptons, out)
-        fl.measure_common(n, v, slots, at, out, parameters.gev, False)  # noqa: FBT003
-        _measure_events(start + at, n, c, slots, at, out)
+        _pick(start + at, n, c, leptons, v, out.invalid, at)
+        fl.measure_leptons(n, v, slots, parameters.gev, False, out.region, at)  # noqa: FBT003
+        _measure_events(start + at, n, c, slots, v.found)
+        fl.store(n, v.found, slots, out.values, at)
     for e in range(events + 1):
         out.first[e] = e
     return events
@@ -41,7 +42,7 @@ def measure(
 
 @kernel
 def _pick(
-    start: int, n: int, c: Columns, at: int, v: Vectors, leptons: NDArray[np.int64], out: Candidates
+    start: int, n: int, c: Columns, leptons: NDArray[np.int64], v: Vectors, invalid: NDArray[np.uint8], at: int
 ) -> None:
     """Take the first four leptons of n events."""
     for i in range(n):
@@ -49,38 +50,32 @@ def _pick(
         four = last - first >= 4
         for j in range(4):
             leptons[j, i] = first + j if four else -1
-        out.invalid[at + i] = SOUND if four or fl.finite(c, first, last) else BAD_INPUT
+        invalid[at + i] = SOUND if four or fl.finite(c, first, last) else BAD_INPUT
     fl.gather(n, c, leptons, v)
     for i in range(n):
         zero = np.float32(0.0)
         for j in range(4):
             zero += (v.k[0, j, i] * 0 + v.k[1, j, i] * 0) + (v.k[2, j, i] * 0 + v.k[3, j, i] * 0)
-        out.invalid[at + i] |= SOUND if zero == 0 else BAD_INPUT
+        invalid[at + i] |= SOUND if zero == 0 else BAD_INPUT
 
 
 @kernel
-def _measure_events(start: int, n: int, c: Columns, slots: NDArray[np.int64], at: int, out: Candidates) -> None:
+def _measure_events(start: int, n: int, c: Columns, slots: NDArray[np.int64], found: NDArray[np.float64]) -> None:
     """Measure what an event has beside its four leptons."""
-    values = out.values
-    if slots[fl.N_LEPTONS] >= 0:
-        row = values[slots[fl.N_LEPTONS], at : at + n]
-        for i in range(n):
-            row[i] = c.offsets[start + i + 1] - c.offsets[start + i]
+    for i in range(n):
+        found[fl.N_LEPTONS, i] = c.offsets[start + i + 1] - c.offsets[start + i]
     if slots[fl.TRIGGERED] >= 0:
-        row = values[slots[fl.TRIGGERED], at : at + n]
         for i in range(n):
-            row[i] = c.trigger[start + i] != 0
+            found[fl.TRIGGERED, i] = c.trigger[start + i] != 0
     if slots[fl.N_MATCHED] >= 0:
-        row = values[slots[fl.N_MATCHED], at : at + n]
         for i in range(n):
-            row[i] = fl.count(c.matched, c.offsets[start + i], c.offsets[start + i + 1])
+            found[fl.N_MATCHED, i] = fl.count(c.matched, c.offsets[start + i], c.offsets[start + i + 1])
     if slots[fl.N_IDENTIFIED] >= 0:
-        row = values[slots[fl.N_IDENTIFIED], at : at + n]
         for i in range(n):
-            number = 0
-            for lepton in range(c.offsets[start + i], min(c.offsets[start + i] + 4, c.offsets[start + i + 1])):
-                number += fl.is_identified(c, lepton)
-            row[i] = number
+            first = c.offsets[start + i]
+            found[fl.N_IDENTIFIED, i] = 0.0
+            for lepton in range(first, min(first + 4, c.offsets[start + i + 1])):
+                found[fl.N_IDENTIFIED, i] += fl.is_identified(c, lepton)
 
 
 NOTEBOOK = Analysis("notebook", fl.VARIABLES, fl.REGIONS, measure)

@@ -31,7 +31,10 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with a request: an error status, or a body held at ``after`` bytes and then cut."""
+    """What goes wrong with a request: an error status, or a body held at ``after`` bytes and then cut.
+
+    A status that redirects leads back to where it came from.
+    """
 
     status: int | None = None
     after: int | None = None
@@ -172,7 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
         file = self.server.folder / path
         fault = self.server.take(path, self.command)
         if fault.status is not None:
-            self._refuse(path, fault.status)
+            again = {"Location": self.path} if 300 <= fault.status < 400 else {}
+            self._refuse(path, fault.status, again)
             return
         if not file.resolve().is_relative_to(self.server.folder.resolve()) or not file.is_file():
             self._refuse(path, HTTPStatus.NOT_FOUND)

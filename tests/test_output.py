@@ -1,0 +1,133 @@
+"""``histograms.root`` as ROOT, uproot and hist see it."""
+
+from __future__ import annotations
+
+import warnings
+
+import hist
+import numpy as np
+import pytest
+import uproot
+
+from hzzray.messages import Counts
+from hzzray.output import load_json, save_json, save_root
+from hzzray.physics.histogram import ExactSums, Histogram
+from hzzray.physics.kernels import add_exact
+from hzzray.physics.selection import CHANNELS
+from hzzray.result import summarise
+from tests.support_result import make_result
+from tests.test_result import SPEC, state
+
+BINS = SPEC.axis.bins
+SHAPE = len(CHANNELS), BINS + 2
+EVENTS = 3000
+
+
+def weighed(seed):
+    """Fill a histogram with weighted events, many of them in the flow bins; returns it, and the cells and weights."""
+    random = np.random.default_rng(seed)
+    cells = random.integers(0, SHAPE[0] * SHAPE[1], EVENTS)
+    cells[: EVENTS // 3] = (cells[: EVENTS // 3] % SHAPE[0]) * SHAPE[1] + random.choice([0, BINS + 1], EVENTS // 3)
+    weights = random.normal(1e-3, 2e-3, EVENTS)
+    sumw, sumw2 = ExactSums.zeros((SHAPE[0] * SHAPE[1],)), ExactSums.zeros((SHAPE[0] * SHAPE[1],))
+    for cell, weight in zip(cells.tolist(), weights.tolist(), strict=True):
+        add_exact(sumw.limbs, cell, weight)
+        add_exact(sumw2.limbs, cell, weight * weight)
+    empty = Histogram.zeros(*SHAPE, len(SPEC.selection.cuts))
+    filled = Histogram(
+        np.bincount(cells, minlength=SHAPE[0] * SHAPE[1]).reshape(SHAPE),
+        ExactSums(sumw.settled().limbs.reshape(*SHAPE, -1)),
+        ExactSums(sumw2.settled().limbs.reshape(*SHAPE, -1)),
+        empty.stopped,
+        empty.stopped_sumw,
+        empty.invalid,
+        EVENTS,
+    )
+    return filled, cells % SHAPE[1], weights
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A run's ``histograms.root``, and of its sample Zee each event's bin (with flow bins) and weight."""
+    filled, bins, weights = weighed(1)
+    histograms = state().histograms | {"Zee": filled}
+    result = summarise(state(Counts(10, 10, 0), histograms=histograms))
+    return save_root(result, tmp_path), bins, weights
+
+
+def moments(bins, weights):
+    """Sums over an event's weight that ROOT keeps: of w, w², wx, wx², bins at their centres, without flow bins."""
+    inside = (bins > 0) & (bins <= BINS)
+    w = weights[inside]
+    x = (SPEC.axis.edges[1:] + SPEC.axis.edges[:-1])[bins[inside] - 1] / 2
+    return w.sum(), (w**2).sum(), (w * x).sum(), (w * x * x).sum()
+
+
+def test_a_histogram_is_what_filling_it_in_root_would_have_made(written):
+    """Issue 11, item 8: entries were Σw, effective ones the integral, flow bins' errors invented, titles empty."""
+    path, bins, weights = written
+    with uproot.open(path) as file:
+        assert not [key for key in file.keys() if "*" in key]  # noqa: SIM118 (with folders' contents)
+        made = file["samples/Zee/all"]
+        group = file["groups/Background_ZZ/4mu"]
+    assert made.classname == "TH1D"
+    assert made.member("fEntries") == EVENTS
+    found = [made.member(name) for name in ("fTsumw", "fTsumw2", "fTsumwx", "fTsumwx2")]
+    assert found == pytest.approx(moments(bins, weights), rel=1e-12)
+    sumw2 = np.bincount(bins, weights**2, BINS + 2)
+    assert made.variances(flow=True) == pytest.approx(sumw2, rel=1e-13)
+    assert made.values(flow=True) == pytest.approx(np.bincount(bins, weights, BINS + 2), rel=1e-11)
+    assert made.title == "Zee"
+    assert made.member("fXaxis").member("fTitle") == "m_{4#it{l}} [GeV]"
+    assert made.member("fYaxis").member("fTitle") == "Events / 5 GeV"
+    assert group.title == "Background ZZ*, 4#mu"
+    filled = hist.Hist(made)
+    assert filled.variances(flow=True) == pytest.approx(sumw2, rel=1e-13)
+    assert filled.axes[0].edges.tolist() == SPEC.axis.edges.tolist()
+
+
+def test_root_itself_reads_it(written):
+    """Issue 11, item 8, with the package ``root``, where it is installed: as ``GetEntries`` and its like see it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it is an alpha version
+        root = pytest.importorskip("ROOT")
+    path, bins, weights = written
+    sumw, sumw2, sumwx, sumwx2 = moments(bins, weights)
+    file = root.TFile.Open(str(path))
+    made = file.Get("samples/Zee/all")
+    assert (made.GetName(), made.GetTitle()) == ("all", "Zee")
+    assert made.GetXaxis().GetTitle() == "m_{4#it{l}} [GeV]"
+    assert made.GetEntries() == EVENTS
+    assert made.GetEffectiveEntries() == pytest.approx(sumw**2 / sumw2)
+    assert made.GetSumOfWeights() == pytest.approx(sumw)
+    assert made.GetMean() == pytest.approx(sumwx / sumw)
+    assert made.GetStdDev() == pytest.approx(abs(sumwx2 / sumw - (sumwx / sumw) ** 2) ** 0.5)
+    for i in (0, 1, BINS, BINS + 1):
+        assert made.GetBinError(i) == pytest.approx((weights[bins == i] ** 2).sum() ** 0.5)
+    entries = made.GetEntries()
+    made.ResetStats()  # ROOT's own account of the bins: what we wrote, but for the raw entries that it can't know
+    assert made.GetMean() == pytest.approx(sumwx / sumw)
+    assert made.GetEntries() != entries
+    file.Close()
+
+
+def test_names_that_differ_only_in_what_a_key_cannot_hold(tmp_path):
+    result = make_result()
+    row = result.groups["Data"]
+    names = ("ZZ*", "ZZ", "ZZ+", "ZZ_2", "µ", "*")
+    save_root(result.model_copy(update={"groups": dict.fromkeys(names, row)}), tmp_path)
+    with uproot.open(tmp_path / "histograms.root") as file:
+        keys = ["ZZ", "ZZ_2", "ZZ_3", "ZZ_2_2", "unnamed", "unnamed_2"]
+        assert file["groups"].keys(recursive=False, cycle=False) == keys
+        assert [file[f"groups/{key}/all"].title for key in keys] == list(names)
+
+
+def test_a_result_of_an_earlier_version_has_no_errors_of_flow_bins(tmp_path):
+    save_json(make_result(), tmp_path)
+    text = (tmp_path / "result.json").read_text()
+    (tmp_path / "result.json").write_text("\n".join(line for line in text.split("\n") if "flow_sumw2" not in line))
+    save_root(load_json(tmp_path), tmp_path)
+    with uproot.open(tmp_path / "histograms.root") as file:
+        variances = np.array(file["groups/Data/all"].member("fSumw2"))
+    assert np.isnan(variances[[0, -1]]).all()
+    assert np.isfinite(variances[1:-1]).all()
