@@ -10,24 +10,26 @@ from task import BINS, GEV, START, STOP, Outcome
 
 from hzzray.data.catalogue import release
 from hzzray.data.reader import Reader
+from hzzray.physics.columns import Columns
+from hzzray.physics.filler import Filler
 from hzzray.physics.histogram import Axis, Histogram
-from hzzray.physics.kernels import Columns, cuts, fill
-from hzzray.physics.selection import CHANNELS, PRESETS
+from hzzray.physics.selection import PRESETS
 
 SELECTION = PRESETS["notebook-2020"]
 SCHEMA = release("2020").schema_
 AXIS = Axis(START, STOP, BINS)
-CUTS = cuts(SELECTION, GEV, 1.0)
-ROWS = len(SELECTION.cuts)
 
 
 def ours(path: Path) -> Outcome:
     """From a file that nothing is known of to the histogram, in this process."""
-    histogram = Histogram.zeros(len(CHANNELS), BINS, ROWS)
     with Reader(str(path), SCHEMA, SELECTION, simulation=True) as reader:
-        for columns in reader.steps(0, reader.layout.entries):
-            histogram += fill(columns, CUTS, AXIS, ROWS)
-    return outcome(histogram)
+        return outcome(filler().fill(reader.steps(0, reader.layout.entries), 1.0))
+
+
+@cache
+def filler() -> Filler:
+    """What fills the histogram, as a worker has it for all of its tasks."""
+    return Filler(SELECTION, GEV, AXIS)
 
 
 @cache
@@ -39,10 +41,7 @@ def steps(path: Path) -> list[Columns]:
 
 def kernel(path: Path) -> Outcome:
     """Select, weigh and fill alone: columns that the first call has put into memory."""
-    histogram = Histogram.zeros(len(CHANNELS), BINS, ROWS)
-    for columns in steps(path):
-        histogram += fill(columns, CUTS, AXIS, ROWS)
-    return outcome(histogram)
+    return outcome(filler().fill(steps(path), 1.0))
 
 
 def outcome(histogram: Histogram) -> Outcome:

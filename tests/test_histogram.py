@@ -12,8 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, ExactSums, Histogram, digest
-from hzzray.physics.kernels import add_exact
-from tests.support.exact import rounded, value
+from tests.support.exact import add_exact, rounded, value
 
 PROFILE = settings(deadline=None, derandomize=True, database=None)
 

@@ -2,7 +2,6 @@
 
 import operator
 import shutil
-import threading
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +15,17 @@ from hypothesis import strategies as st
 
 from hzzray.data.catalogue import release
 from hzzray.data.reader import Reader
+from hzzray.physics.columns import Columns
+from hzzray.physics.fill import judge_and_fill
+from hzzray.physics.filler import Filler, WeightError
+from hzzray.physics.four_leptons import M_Z
+from hzzray.physics.h4l import H4L
 from hzzray.physics.histogram import MAX_WEIGHT, Axis, Histogram
-from hzzray.physics.kernels import M_Z, Columns, WeightError, cuts, fill, warm_up
+from hzzray.physics.notebook import NOTEBOOK
 from hzzray.physics.selection import PRESETS, Selection
 from tests.support import oracle
 from tests.support.exact import exact_sum, value
+from tests.support.filling import cuts, fill
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 PROFILE = settings(
@@ -614,7 +619,8 @@ def test_columns_cut_anywhere_and_merged_in_any_order_give_the_same_bits(mixed, 
 
 
 def test_no_event_makes_the_empty_histogram():
-    warm_up()
+    for preset in PRESETS.values():
+        Filler(preset, 1.0, AXIS).warm_up()
     for preset in PRESETS.values():
         nothing = part(columns(generated(1, 3, "realistic")), 0, 0)
         h = fill(nothing, cuts(preset, 1.0, 1.0), AXIS, len(preset.cuts))
@@ -629,30 +635,9 @@ def test_the_kernel_leaves_its_inputs_alone(mixed, name):
         assert [column.tobytes() for column in given_] == before
 
 
-def test_other_threads_run_while_the_kernel_does():
-    # While the kernel goes from the first event to the last, this thread counts on in both of their weights,
-    # first in the first one's. A kernel that held the lock would find both equal, or the last one behind.
-    n = 3_000_000
-    four = columns(make_events([[*golden()[:3], lepton(1.0, 0.0, 0.0, 22, 1)]]))
-    offsets = np.zeros(n + 1, np.int64)
-    offsets[-1] = 4
-    preset = PRESETS["notebook-2020"]
-
-    def overtaken():
-        factors = np.zeros((1, n))
-        given_ = four._replace(offsets=offsets, factors=factors, divisor=np.empty(0))
-        made = []
-        thread = threading.Thread(target=lambda: made.append(fill(given_, cuts(preset, 1.0, 1.0), AXIS, 4)))
-        thread.start()
-        count = 0
-        while thread.is_alive():
-            count += 1
-            factors[0, 0] = count
-            factors[0, -1] = count
-        first, last = made[0].stopped_sumw.floats()[1:3]
-        return last > first
-
-    assert any(overtaken() for _ in range(50))
+@pytest.mark.parametrize("compiled", [H4L.measure, NOTEBOOK.measure, judge_and_fill])
+def test_other_threads_run_while_the_kernel_does(compiled):
+    assert compiled.targetoptions["nogil"] is True
 
 
 # --- real events ---

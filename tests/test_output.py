@@ -12,9 +12,9 @@ import uproot
 from hzzray.messages import Counts
 from hzzray.output import load_json, save_json, save_root
 from hzzray.physics.histogram import ExactSums, Histogram
-from hzzray.physics.kernels import add_exact
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import summarise
+from tests.support.exact import add_exact
 from tests.support_result import make_result
 from tests.test_result import SPEC, state
 

@@ -21,7 +21,7 @@ from hzzray.data.schema import Bound
 from hzzray.data.storage import LocalBytes
 from hzzray.data.toy import write_toys
 from hzzray.errors import DataError, TransientError
-from hzzray.physics.kernels import Columns
+from hzzray.physics.columns import Columns
 from hzzray.physics.selection import PRESETS, Selection
 from tests.support.root_files import EVERYTHING, REAL, REAL_2020, REAL_2025, SCHEMA, columns, write
 

@@ -12,8 +12,8 @@ from hzzray.data.reader import Reader
 from hzzray.data.toy import allot, write_toys
 from hzzray.data.toy_physics import PROCESSES, Z_MASS, boost, higgs, momentum_in_decay, two_body
 from hzzray.errors import UsageError
+from hzzray.physics.filler import Filler
 from hzzray.physics.histogram import Axis
-from hzzray.physics.kernels import cuts, fill
 from hzzray.physics.selection import PRESETS
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -246,7 +246,7 @@ def test_identification_tells_real_leptons_from_fakes(written):
     assert shares[1] < 0.02
 
 
-# The figures of the release: the 2020 collection, notebook-2020 at 10 fb⁻¹, as measured on the real files (issue 11, item 42)
+# Issue 11, item 42: the figures of the release, which is the 2020 collection, notebook-2020 at 10 fb⁻¹, real files
 
 
 @pytest.fixture(scope="module")
@@ -321,15 +321,15 @@ def test_few_events_have_more_than_four_leptons(likeness):
 
 def selected(toy, folder, selection, samples):
     """Raw counts of some samples, by the kernel, in all and in 115–130 GeV; and their weighted sum."""
-    axis, counts, yields = Axis(115, 130, 1), np.zeros(3), np.zeros(3)
+    filler = Filler(selection, toy.schema_.gev, Axis(115, 130, 1))
+    counts, yields = np.zeros(3), np.zeros(3)
     for sample in samples:
         simulation = toy.role(sample) != "data"
         with Reader(str(folder / sample.path), toy.schema_, selection, simulation=simulation) as reader:
-            for columns in reader.steps(0, reader.layout.entries):
-                cut = cuts(selection, toy.schema_.gev, toy.normalisation(sample, toy.luminosity))
-                filled = fill(columns, cut, axis, len(selection.cuts))
-                counts += filled.counts.sum(axis=0)
-                yields += filled.sumw.floats().sum(axis=0)
+            steps = reader.steps(0, reader.layout.entries)
+            filled = filler.fill(steps, toy.normalisation(sample, toy.luminosity))
+        counts += filled.counts.sum(axis=0)
+        yields += filled.sumw.floats().sum(axis=0)
     return counts, yields
 
 

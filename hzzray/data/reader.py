@@ -24,7 +24,7 @@ from hzzray.data.schema import Bound, Schema
 from hzzray.data.storage import Range, open_bytes
 from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, Unpacker
 from hzzray.errors import DataError, TransientError
-from hzzray.physics.kernels import Columns
+from hzzray.physics.columns import Columns
 from hzzray.physics.selection import Selection
 
 #: Entries that are turned into columns at once: few enough for the cache, enough to make calls cheap.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.physics.kernels import ELECTRON, MUON, Columns
+from hzzray.physics.columns import ELECTRON, MUON, Columns
 
 #: The first entries of a file, by which its branches are judged, whatever part of it is read.
 JUDGED = 256

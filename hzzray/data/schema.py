@@ -25,6 +25,7 @@ class Bound(BaseModel):
         """What is read for it."""
         return (self.branch,) if self.over is None else (self.branch, self.over)
 
+
 #: The lepton branches that every selection reads, by their role.
 KINEMATICS = ("pt", "eta", "phi", "energy", "charge", "type")
 

@@ -13,10 +13,7 @@ from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage
 from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Cost, Partial, RunSpec, Task
-from hzzray.physics import kernels
-from hzzray.physics.histogram import Histogram
-from hzzray.physics.kernels import WeightError, cuts, fill
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.filler import Filler, WeightError
 from hzzray.urls import is_inside, redact
 
 
@@ -37,7 +34,8 @@ class Worker:
         self._meter = Meter(name, actor_id=actor_id())
         self._told = self._meter.usage()
         self._run_id = ""
-        kernels.warm_up()
+        self._filler = Filler(spec.selection, spec.release.schema_.gev, spec.axis)
+        self._filler.warm_up()
         unpacking.warm_up()
 
     def __repr__(self) -> str:
@@ -85,13 +83,9 @@ class Worker:
             )
         sample = spec.release.sample(task.sample)
         reader = self._open(task, simulation=spec.release.role(sample) != "data")
-        cut = cuts(spec.selection, spec.release.schema_.gev, spec.release.normalisation(sample, spec.luminosity))
-        rows = len(spec.selection.cuts)
-        histogram = None
+        norm = spec.release.normalisation(sample, spec.luminosity)
         try:
-            for columns in reader.steps(task.start, task.stop):
-                filled = fill(columns, cut, spec.axis, rows)
-                histogram = filled if histogram is None else histogram + filled
+            histogram = self._filler.fill(reader.steps(task.start, task.stop), norm)
         except WeightError as error:
             what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
             raise DataError(f"{redact(task.file)}: {error}: check {what} of sample {sample.name}") from error
@@ -107,7 +101,6 @@ class Worker:
             bytes_read=reader.bytes_read - bytes_read,
             events=task.entries,
         )
-        histogram = histogram or Histogram.zeros(len(CHANNELS), spec.axis.bins, rows)
         return Partial(task, histogram.pack(), cost, self.name)
 
     def _open(self, task: Task, *, simulation: bool) -> Reader:

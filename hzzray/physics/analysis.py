@@ -56,8 +56,8 @@ class Analysis:
     """An analysis: ``measure`` makes candidates with ``variables``, each in one of ``regions``.
 
     ``measure(start, stop, columns, parameters, slots, candidates)`` is compiled. It measures events from ``start`` on
-    and returns how many it did: up to ``stop``, or as many as have room. ``slots`` (int64, one a variable) says in which
-    row of ``candidates.values`` a variable is wanted; -1 for none.
+    and returns how many it did: up to ``stop``, or as many as have room. ``slots`` (int64, one a variable) says in
+    which row of ``candidates.values`` a variable is wanted; -1 for none.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Analysis:
     measure: Callable[..., int]
 
     def index(self, variable: str) -> int:
-        """Number of a variable; raises ValueError with the names there are."""
+        """Find the number of a variable; raises ValueError with the names there are."""
         for i, known in enumerate(self.variables):
             if known.name == variable:
                 return i
@@ -78,9 +78,9 @@ class Layout(NamedTuple):
     """Cuts and templates as numbers, for compiled code. ``rows`` is how many variables are wanted.
 
     Bound i belongs to cut ``bound_cut[i]`` (int64) and wants row ``bound_row[i]`` of the candidates' values between
-    ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]`` and has ``axis_bins[t]`` bins, whose edges
-    are ``edges[axis_edge[t] : axis_edge[t] + axis_bins[t] + 1]``; its cells, with flow bins, region after region, are
-    those from ``axis_cell[t]`` on. ``cells`` is how many there are in all.
+    ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]`` and has ``axis_bins[t]`` bins, whose
+    edges are ``edges[axis_edge[t] : axis_edge[t] + axis_bins[t] + 1]``; its cells, with flow bins, region after region,
+    are those from ``axis_cell[t]`` on. ``cells`` is how many there are in all.
     """
 
     slots: NDArray[np.int64]
@@ -98,7 +98,7 @@ class Layout(NamedTuple):
 
 
 def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template]) -> Layout:
-    """Number what is wanted of an analysis: only variables that a cut or a template uses have a row."""
+    """Lay out what is wanted of an analysis: only variables that a cut or a template uses have a row."""
     slots = np.full(len(analysis.variables), -1, np.int64)
 
     def row(variable: str) -> int:

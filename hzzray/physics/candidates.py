@@ -8,22 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Events that are measured, judged and filled at once.
-BLOCK = 1024
+BLOCK = 4096
 
 #: Candidates that have room beside one for each event of a block: an event may have some thousands.
 SPARE = 2048
 
-#: What makes an event invalid: nan or inf in what it is made of, a weight that is none or too large.
-SOUND, BAD_INPUT, BAD_WEIGHT = 0, 1, 2
+#: What makes an event invalid, in bits: nan or inf in what it is made of, a weight that is none, one that is too large.
+SOUND, BAD_INPUT, BAD_WEIGHT, TOO_LARGE = 0, 1, 2, 4
 
 
 class Candidates(NamedTuple):
-    """The candidates of at most ``BLOCK`` events, those of event e (counted from the block's start) from ``first[e]`` on.
+    """The candidates of at most ``BLOCK`` events: of event e, counted from the block's start, from ``first[e]`` on.
 
     ``values`` (float64, shape (rows, room)) has the variables that are wanted. ``region`` (int64) numbers a candidate's
     region, -1 for none. Of an event's candidates that pass equally many cuts the one counts whose ``rank`` (float64,
-    shape (2, room)) is the least, the second where the first is equal. ``weight`` (float64) and ``invalid`` (uint8, bits)
-    belong to events, as ``first`` (int64, shape (BLOCK + 1,)).
+    shape (2, room)) is the least, the second where the first is equal. ``weight`` (float64) and ``invalid`` (uint8,
+    bits) belong to events, as ``first`` (int64, shape (BLOCK + 1,)).
     """
 
     values: NDArray[np.float64]

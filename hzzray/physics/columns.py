@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+ELECTRON, MUON = 11, 13  # types of leptons, from the PDG's numbering
+
 
 class Columns(NamedTuple):
     """A range of events as the kernels read it. Pt and energy in the file's unit, ``gev`` GeV each.

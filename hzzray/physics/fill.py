@@ -1,4 +1,4 @@
-"""Fill templates with what was judged: every weight is cut into limbs once, then added to as many cells as there are."""
+"""Fill templates with what was judged: a weight is cut into limbs once, then added to one cell of each template."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Layout
-from hzzray.physics.candidates import BAD_INPUT, BAD_WEIGHT, BLOCK, SOUND, SPARE, Candidates
+from hzzray.physics.candidates import BAD_INPUT, BAD_WEIGHT, BLOCK, SPARE, TOO_LARGE, Candidates
 from hzzray.physics.histogram import LIMB_BITS, LIMBS, MAX_WEIGHT, UNIT_BITS
 from hzzray.physics.jit import entry, inlined, kernel
 from hzzray.physics.judge import choose, count_passed
@@ -20,7 +20,10 @@ COUNT, SUMW, SUMW2, CELL = 0, 1, 2 + LIMBS, 16
 
 
 class Sums(NamedTuple):
-    """Accumulators (int64): ``cells``, shape (cells · CELL,); likewise ``stopped``, one for each row of the cutflow; ``invalid``."""
+    """Accumulators (int64): ``cells``, shape (cells · CELL,), likewise ``stopped``, one for each row of the cutflow.
+
+    ``invalid`` (shape (3,)) counts events with nan or inf in what they are made of, in a weight, and weights too large.
+    """
 
     cells: NDArray[np.int64]
     stopped: NDArray[np.int64]
@@ -28,7 +31,7 @@ class Sums(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Weights and their squares, cut at limb borders: three ``parts`` of each (int64), and ``at`` which limb they begin."""
+    """Weights and their squares, cut at limb borders: three ``parts`` of each (int64), ``at`` which limb they begin."""
 
     parts: NDArray[np.int64]
     at: NDArray[np.uint64]
@@ -55,7 +58,7 @@ def make_scratch() -> Scratch:
 
 
 @inlined
-def _split(x: float, split: Split, i: int, which: int, first: int) -> None:
+def split_weight(x: float, split: Split, i: int, which: int, first: int) -> None:
     """Cut a finite double's mantissa at limb borders, into row i of ``split``; ``first`` is where its limbs begin.
 
     Bits below the least one (2**-128) are rounded to nearest, ties to even: once for each value, whatever the order.
@@ -120,14 +123,14 @@ def _bins(
     first: int,
     cell: NDArray[np.int64],
 ) -> None:
-    """Find the cell of each chosen value: in its region's bins, 0 below, bins + 1 at or above the last edge, and for nan."""
+    """Find the cell of each chosen value: of its region's bins 0 below, bins + 1 from the last edge on, and for nan."""
     bins = edges.size - 1
     low, high, last = edges[0], edges[bins], bins - 1.0
     scale = bins / (high - low)
     for i in range(n):
         guess = (values[chosen[i]] - low) * scale
-        guess = guess if guess > 0.0 else 0.0  # nan too
-        cell[i] = np.int32(guess if guess < last else last)
+        guess = max(0.0, guess)  # nan too
+        cell[i] = np.int32(min(last, guess))
     for i in range(n):
         x = values[chosen[i]]
         k = np.uint64(cell[i])
@@ -137,9 +140,9 @@ def _bins(
 
 
 class Weights(NamedTuple):
-    """What events weigh: ``norm`` times ``factors`` (float64, shape (factors, events)), over ``divisor`` (shape (events,) or (0,)).
+    """What events weigh: ``norm`` times ``factors`` (float64, shape (factors, events)), over ``divisor``.
 
-    ``absolute`` takes the absolute value of each, as the 2025 notebook does.
+    The divisor (float64) has shape (events,), or (0,) for none. ``absolute`` takes the absolute value of each, as the 2025 notebook does.
     """
 
     factors: NDArray[np.float64]
@@ -163,9 +166,18 @@ def weigh(start: int, events: int, weights: Weights, out: Candidates) -> None:
             x = weights.divisor[start + e]
             w[e] /= abs(x) if weights.absolute else x
     for e in range(events):
-        sound = abs(w[e]) < MAX_WEIGHT
-        out.invalid[e] |= SOUND if sound else BAD_WEIGHT
-        w[e] = w[e] if sound else 0.0
+        if not abs(w[e]) < MAX_WEIGHT:
+            out.invalid[e] |= TOO_LARGE if _is_finite(start + e, weights) else BAD_WEIGHT
+            w[e] = 0.0
+
+
+@inlined
+def _is_finite(event: int, weights: Weights) -> bool:
+    """Tell a weight that is too large from one that nan, inf or a division by 0 has spoilt."""
+    finite = weights.divisor.size == 0 or (np.isfinite(weights.divisor[event]) and weights.divisor[event] != 0.0)
+    for f in range(weights.factors.shape[0]):
+        finite &= np.isfinite(weights.factors[f, event])
+    return bool(finite)
 
 
 @entry
@@ -193,15 +205,15 @@ def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int
         if c.invalid[e]:
             t.invalid[0] += (c.invalid[e] & BAD_INPUT) != 0
             t.invalid[1] += (c.invalid[e] & BAD_WEIGHT) != 0
+            t.invalid[2] += (c.invalid[e] & TOO_LARGE) != 0
             row = 1
         elif row > last and not np.isfinite(c.values[lay.axis_row[0], k]):
             t.invalid[0] += 1
             row = 1
         w = c.weight[e]
-        _split(w, s.split, m, 0, SUMW)
-        _split(w * w, s.split, m, 1, SUMW2)
+        split_weight(w, s.split, m, 0, SUMW)
+        split_weight(w * w, s.split, m, 1, SUMW2)
         if row <= last:
-            s.cell[0] = row
             _add_one(t.stopped, row, s.split, m)
         else:
             s.chosen[m] = k

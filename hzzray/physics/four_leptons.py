@@ -12,16 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Variable
-from hzzray.physics.columns import Columns
+from hzzray.physics.columns import ELECTRON, MUON, Columns
 from hzzray.physics.jit import inlined, kernel
 from hzzray.physics.maths import log, sincos, sinh
 
 M_Z = 91.1876  # GeV, Particle Data Group
-
-#: Flavour categories, in the order of every array's axis of regions.
-REGIONS = ("4e", "4mu", "2e2mu")
-
-ELECTRON, MUON = 11, 13  # lep_type, from the PDG's numbering
 
 #: Candidates that go through together: their four-momenta fit into the first-level cache.
 VECTOR = 128
@@ -51,8 +46,8 @@ VARIABLES = (
     Variable("m34_excess", r"$m_{34}$ above its least", "GeV"),
 )
 (
-    M4L, M12, M34, PT4L, Y4L, PT1, _, _, _, ETA1, _, _, _, DR_MIN, N_LEPTONS, TRIGGERED, N_MATCHED, N_IDENTIFIED, CHARGE,
-    FLAVOURS, SFOS_PAIRS, DR_SAME, DR_OTHER, M_SFOS, M34_EXCESS,
+    M4L, M12, M34, PT4L, Y4L, PT1, _, _, _, ETA1, _, _, _, DR_MIN, N_LEPTONS, TRIGGERED, N_MATCHED, N_IDENTIFIED,
+    CHARGE, FLAVOURS, SFOS_PAIRS, DR_SAME, DR_OTHER, M_SFOS, M34_EXCESS,
 ) = range(len(VARIABLES))  # fmt: skip
 
 #: Pairs of four leptons; two of them one after the other are a pairing.
@@ -62,8 +57,9 @@ PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))
 class Vectors(NamedTuple):
     """Up to ``VECTOR`` candidates' four leptons, lepton j of candidate i at ``[…, j, i]``, and what they measure.
 
-    ``k`` (float32) has pt, eta, phi, E as in the file, ``p`` (float64) px, py, pz, E in GeV; ``type``, ``charge`` (int32).
-    ``m2`` (float64) has the squared masses of ``PAIRS`` [GeV²], ``found`` (float64) a row for each of ``VARIABLES``.
+    ``k`` (float32) has pt, eta, phi, E as in the file, ``p`` (float64) px, py, pz, E in GeV; ``type`` and ``charge`` are
+    int32. ``m2`` (float64) has the squared masses of ``PAIRS`` [GeV²], ``found`` (float64) a row for each of
+    ``VARIABLES``.
     """
 
     k: NDArray[np.float32]
@@ -131,7 +127,13 @@ def gather(n: int, c: Columns, leptons: NDArray[np.int64], v: Vectors) -> None:
 
 @kernel
 def measure_leptons(
-    n: int, v: Vectors, slots: NDArray[np.int64], gev: float, paired: bool, region: NDArray[np.int64], at: int  # noqa: FBT001
+    n: int,
+    v: Vectors,
+    slots: NDArray[np.int64],
+    gev: float,
+    paired: bool,  # noqa: FBT001
+    region: NDArray[np.int64],
+    at: int,
 ) -> None:
     """Measure of n candidates what is wanted and what four leptons have, and their ``region`` from column ``at`` on.
 
@@ -269,7 +271,7 @@ def _separation2(k: NDArray[np.float32], a: int, b: int, i: int) -> float:
 
 @kernel
 def _nearest(n: int, v: Vectors, slots: NDArray[np.int64]) -> None:
-    """Find the smallest ΔR of two leptons, of the same and of different flavour, and of any; infinite for no such two."""
+    """Find the smallest ΔR of two leptons of the same flavour, of different ones, of any; infinite for no such two."""
     if slots[DR_MIN] < 0 and slots[DR_SAME] < 0 and slots[DR_OTHER] < 0:
         return
     same, other, least = v.found[DR_SAME], v.found[DR_OTHER], v.found[DR_MIN]

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from hzzray.physics import four_leptons as fl
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
-from hzzray.physics.columns import Columns
+from hzzray.physics.columns import ELECTRON, MUON, Columns
 from hzzray.physics.four_leptons import M_Z, VECTOR, Vectors, make_vectors
 from hzzray.physics.jit import entry, kernel
+from hzzray.physics.selection import CHANNELS
 
 #: Leptons of one event that a pairing looks at; the rest, lower in pt, is left out.
 MAX_LEPTONS = 16
@@ -26,9 +27,9 @@ _ACCEPTED, _GOOD, _TRIGGERED, _MATCHED, _PAIRED = range(len(_ABOUT))
 
 
 class Parameters(NamedTuple):
-    """What changes the measuring: GeV a file unit, least pt of leptons in the file's unit, whether they must be identified.
+    """What changes the measuring: GeV a file unit, least pt of leptons in that unit, whether they must be identified.
 
-    The least m34 rises linearly from ``m34_low`` to ``m34_high`` while m4l goes through ``m4l_low`` to ``m4l_high`` [GeV].
+    The least m34 rises linearly from ``m34_low`` to ``m34_high`` while m4l goes from ``m4l_low`` to ``m4l_high`` [GeV].
     """
 
     gev: float
@@ -84,8 +85,8 @@ def _list(
     accepted = 0
     good = 0
     for i in range(first, last):
-        least = parameters.electron_pt_min if c.type[i] == fl.ELECTRON else parameters.muon_pt_min
-        if (c.type[i] == fl.ELECTRON or c.type[i] == fl.MUON) and c.pt[i] > least:
+        least = parameters.electron_pt_min if c.type[i] == ELECTRON else parameters.muon_pt_min
+        if (c.type[i] == ELECTRON or c.type[i] == MUON) and c.pt[i] > least:
             accepted += 1
             if not parameters.identified or fl.is_identified(c, i):
                 if good < MAX_LEPTONS:
@@ -147,4 +148,4 @@ def _measure_more(
             v.found[_ABOUT[row], i] = about[row, at + i]
 
 
-H4L = Analysis("h4l", fl.VARIABLES, fl.REGIONS, measure)
+H4L = Analysis("h4l", fl.VARIABLES, CHANNELS, measure)

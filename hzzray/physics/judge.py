@@ -33,16 +33,17 @@ def count_passed(n: int, c: Candidates, lay: Layout, passed: NDArray[np.int64], 
 
 
 @kernel
-def choose(
-    events: int, c: Candidates, passed: NDArray[np.int64], chosen: NDArray[np.int64]
-) -> None:
+def choose(events: int, c: Candidates, passed: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
     """Choose for each event the candidate that passes most cuts, of equal ones that of the least rank."""
     for e in range(events):
         best = c.first[e]
         for k in range(best + 1, c.first[e + 1]):
             better = passed[k] > passed[best] or (
                 passed[k] == passed[best]
-                and (c.rank[0, k] < c.rank[0, best] or (c.rank[0, k] == c.rank[0, best] and c.rank[1, k] < c.rank[1, best]))
+                and (
+                    c.rank[0, k] < c.rank[0, best]
+                    or (c.rank[0, k] == c.rank[0, best] and c.rank[1, k] < c.rank[1, best])
+                )
             )
             if better:
                 best = k

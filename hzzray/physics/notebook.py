@@ -13,6 +13,7 @@ from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
 from hzzray.physics.columns import Columns
 from hzzray.physics.four_leptons import VECTOR, Vectors, make_vectors
 from hzzray.physics.jit import entry, kernel
+from hzzray.physics.selection import CHANNELS
 
 
 class Parameters(NamedTuple):
@@ -78,4 +79,4 @@ def _measure_events(start: int, n: int, c: Columns, slots: NDArray[np.int64], fo
                 found[fl.N_IDENTIFIED, i] += fl.is_identified(c, lepton)
 
 
-NOTEBOOK = Analysis("notebook", fl.VARIABLES, fl.REGIONS, measure)
+NOTEBOOK = Analysis("notebook", fl.VARIABLES, CHANNELS, measure)

@@ -6,11 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-#: Flavour categories, in the order of every array's channel axis.
-CHANNELS = ("4e", "4mu", "2e2mu")
+from hzzray.physics.analysis import Bound, Cut
 
-#: Leptons of one event that a pairing looks at; the rest, lower in pt, is left out.
-MAX_LEPTONS = 16
+#: Flavour categories, in the order of every array's axis of regions.
+CHANNELS = ("4e", "4mu", "2e2mu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +77,37 @@ class Selection:
                 raise ValueError(f"{field} must rise, not {low} to {high}")
 
     @property
-    def cuts(self) -> tuple[str, ...]:
-        """Names of the cutflow's rows, in order; the first two hold for every selection.
+    def rows(self) -> tuple[Cut, ...]:
+        """The cutflow's rows after that of all events, as bounds on variables of the analysis, in order.
 
         ``four leptons`` asks for finite numbers too and, for ``best``, counts leptons in acceptance only;
         ``identification`` for isolation too, where both are asked for.
         """
-        asked = [
-            ("trigger", self.trigger),
-            ("trigger-matched", self.matched),
-            ("pt", self.leptons == "first" and bool(self.pt_min)),
-            ("identification", self.identified),
-            ("isolation", self.isolated and not self.identified),
+        best = self.leptons == "best"
+        pt = Cut("pt", tuple(Bound(f"pt{i}", threshold) for i, threshold in enumerate(self.pt_min, 1)))
+        good = Bound("n_identified", 3.5)
+        rows = [
+            (Cut("four leptons", (Bound("n_leptons", 3.5),)), True),
+            (Cut("trigger", (Bound("triggered", 0.5),)), self.trigger),
+            (Cut("trigger-matched", (Bound("n_matched", 0.5),)), self.matched),
+            (pt, not best and bool(self.pt_min)),
+            (Cut("identification", (good,)), self.identified),
+            (Cut("isolation", (good,)), self.isolated and not self.identified),
+            (Cut("flavour", (Bound("flavours", 0.5),)), not best),
+            (Cut("charge", (Bound("charge", -0.5, 0.5),)), not best),
+            (Cut("two SFOS pairs", (Bound("sfos_pairs", 0.5),)), best),
+            (pt, best and bool(self.pt_min)),
+            (Cut("delta R", (Bound("dr_same", self.dr_same), Bound("dr_other", self.dr_other))), best),
+            (Cut("J/psi veto", (Bound("m_sfos", self.sfos_mass_min),)), best),
+            (Cut("Z1 window", (Bound("m12", *self.z1_window),)), best),
+            (Cut("Z2 window", (Bound("m34_excess", 0.0), Bound("m34", high=self.z2_max))), best),
         ]
-        common = ("all", "four leptons", *(name for name, on in asked if on))
-        if self.leptons == "first":
-            return (*common, "flavour", "charge")
-        pt = ("pt",) if self.pt_min else ()
-        return (*common, "two SFOS pairs", *pt, "delta R", "J/psi veto", "Z1 window", "Z2 window")
+        return tuple(cut for cut, asked in rows if asked)
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Names of the cutflow's rows, in order; the first two hold for every selection."""
+        return ("all", *(cut.name for cut in self.rows))
 
     @property
     def changeable(self) -> tuple[str, ...]:

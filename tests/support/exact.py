@@ -2,6 +2,10 @@
 
 from fractions import Fraction
 
+import numpy as np
+
+from hzzray.physics.fill import Split, split_weight
+
 UNIT = Fraction(1, 2**128)
 
 
@@ -18,3 +22,12 @@ def rounded(x):
 def exact_sum(numbers):
     """Sum doubles as an exact sum should."""
     return sum(map(rounded, numbers), Fraction(0))
+
+
+def add_exact(sums, at, x):
+    """Add a double to row ``at`` of exact sums, shape (n, limbs), as the kernel cuts it up."""
+    split = Split(np.zeros((1, 6), np.int64), np.zeros((1, 2), np.uint64))
+    split_weight(float(x), split, 0, 0, 0)
+    for limb, part in enumerate(split.parts[0, :3].tolist(), int(split.at[0, 0])):
+        if part:
+            sums[at, limb] += part
