@@ -142,7 +142,8 @@ def _bins(
 class Weights(NamedTuple):
     """What events weigh: ``norm`` times ``factors`` (float64, shape (factors, events)), over ``divisor``.
 
-    The divisor (float64) has shape (events,), or (0,) for none. ``absolute`` takes the absolute value of each, as the 2025 notebook does.
+    The divisor (float64) has shape (events,), or (0,) for none. ``absolute`` takes the absolute value of each, as the
+    2025 notebook does.
     """
 
     factors: NDArray[np.float64]

@@ -57,7 +57,7 @@ PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))
 class Vectors(NamedTuple):
     """Up to ``VECTOR`` candidates' four leptons, lepton j of candidate i at ``[…, j, i]``, and what they measure.
 
-    ``k`` (float32) has pt, eta, phi, E as in the file, ``p`` (float64) px, py, pz, E in GeV; ``type`` and ``charge`` are
+    ``k`` (float32) has pt, eta, phi, E as in the file, ``p`` (float64) px, py, pz, E in GeV; ``type``, ``charge`` are
     int32. ``m2`` (float64) has the squared masses of ``PAIRS`` [GeV²], ``found`` (float64) a row for each of
     ``VARIABLES``.
     """
