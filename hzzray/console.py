@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,9 @@ from hzzray.messages import Counts
 from hzzray.result import Result
 
 _PLAIN_EVERY_S = 2.0
+
+# Events of which not one has four electrons and muons: no accident.
+_MANY = 10
 
 
 class RunProgress:
@@ -162,6 +166,9 @@ def warnings(result: Result) -> list[str]:
         for where, n in sample.invalid.items():
             if n:
                 said.append(f"{name}: {n} of {sample.entries} events left out: nan or inf in a {where}")
+        for before, row in pairwise(sample.cutflow):
+            if row.cut in ("four leptons", "flavour") and row.n == 0 and before.n >= _MANY:
+                said.append(f"{name}: none of {before.n} events passes {row.cut!r}: is the release's schema right?")
         if sample.planned == 0 and name not in result.missing:
             said.append(f"{name}: its file has no entries")
     return said

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 
+from hzzray.console import warnings
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.messages import Cost, Counts, Failure
@@ -263,3 +264,15 @@ def test_scaled_simulation_leaves_the_data():
     assert (twice.n_signal, twice.n_data) == (2 * found.n_signal, found.n_data)
     assert twice.s_over_sqrt_b == pytest.approx(2**0.5 * found.s_over_sqrt_b)
     assert scaled(found, 1.0) == found
+
+
+@pytest.mark.parametrize(("row", "cut"), [(1, "four leptons"), (2, "flavour")])
+def test_a_sample_without_four_electrons_and_muons_is_told(row, cut):
+    """Issue 11, item 9: where all events stop for want of an electron or a muon, the schema is wrong."""
+    histogram = Histogram.zeros(*SHAPE)
+    histogram.stopped[row] = 10
+    few = Histogram.zeros(*SHAPE)
+    few.stopped[row] = 9
+    found = summarise(state(DONE, histograms=state().histograms | {"Zee": histogram, "llll": few}))
+    said = [line for line in warnings(found) if "schema" in line]
+    assert said == [f"Zee: none of 10 events passes {cut!r}: is the release's schema right?"]
