@@ -314,14 +314,17 @@ def test_weights_too_large_are_told(toys, tmp_path):
     assert result.samples["llll"].n_out > 0
 
 
+@pytest.mark.timeout(900)
 def test_a_serial_run_drains_on_sigterm_and_keeps_its_files(toys, serial, tmp_path):
     """Issue 11, item 26: it died, without cpu.csv, scale.csv and history.csv; the README promises them, and exit 1."""
     command = [sys.executable, "-m", "hzzray", "run", "--source", toys, "--engine", "serial", "--runs", tmp_path]
     command = [*map(str, command), "--run-id", "run", "--chunk", "1000"]
     folder = tmp_path / "run"
     with subprocess.Popen([*command, "--pace", "90"], stderr=subprocess.PIPE, text=True) as process:
-        wait_for("rows of cpu.csv", lambda: len(read_usage(folder)))
-        process.terminate()
+        try:
+            wait_for("rows of cpu.csv", lambda: len(read_usage(folder)), within=200)
+        finally:
+            process.terminate()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "run run: drain, " in errors
