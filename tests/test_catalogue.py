@@ -178,6 +178,7 @@ def sample(**changes):
         (mine(groups=[{"name": "Data", "colour": "blak"}]), "release mine: group Data: 'blak' is not a colour"),
         (mine(groups=[{"name": "Data", "colour": "#12345"}]), "release mine: group Data: '#12345' is not a colour"),
         (mine(groups=[{"name": "Data", "colour": "C0"}]), "release mine: group Data: 'C0' is not a colour"),
+        (mine(groups=[{"name": "Data", "colour": "#1234567"}]), "release mine: group Data: '#1234567' is not a colour"),
         (mine(samples={"name": "new"}), "release mine: samples: expected a list of mappings, each with a name"),
         (mine(samples=["new"]), "release mine: samples: expected a list of mappings, each with a name"),
         (mine(groups=[{"role": "data"}]), "release mine: groups: expected a list of mappings, each with a name"),

@@ -226,7 +226,7 @@ def _release(body: dict[str, Any] | UsageError, origin: str) -> Release:
 
 def is_colour(text: str) -> bool:
     """Tell whether both matplotlib and a browser take a text for a colour."""
-    if text.lower() in _HTML_COLOURS or re.fullmatch(r"#(?:[0-9a-fA-F]{3,4}){1,2}", text):
+    if text.lower() in _HTML_COLOURS or re.fullmatch(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", text):
         return True
     from matplotlib.colors import CSS4_COLORS  # noqa: PLC0415 (slow to load, and the usual ones needn't wait)
 
