@@ -344,9 +344,7 @@ def test_cuts_of_a_preset_can_be_changed():
     assert make_spec(release("toy"), selection="notebook-2020-pt", cuts=["pt_min="]).selection.pt_min == ()
 
 
-@pytest.mark.parametrize(
-    ("name", "asked"), [("2020", "isolation"), ("toy", "isolation"), ("2025", "identification")]
-)
+@pytest.mark.parametrize(("name", "asked"), [("2020", "isolation"), ("toy", "isolation"), ("2025", "identification")])
 def test_h4l_asks_for_what_the_release_has(name, asked):
     """Issue 11, item 7: identification, isolation and the trigger, by release; its name stays."""
     selection = make_spec(release(name), selection="h4l").selection

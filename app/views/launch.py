@@ -153,7 +153,8 @@ def _cuts(preset: Selection) -> tuple[str, ...]:
         value, key = getattr(preset, name), f"cut-{preset.name}-{name}"
         with columns[i % 2]:
             if isinstance(value, bool):
-                chosen = str(st.toggle(_CUTS[name], value=value, key=key)).lower()
+                # h4l asks for what the release has: another release's answer is no change of this one's.
+                chosen = str(st.toggle(_CUTS[name], value=value, key=f"{key}-{value}")).lower()
                 usual = str(value).lower()
             elif isinstance(value, tuple):
                 usual = ",".join(f"{part:g}" for part in value)

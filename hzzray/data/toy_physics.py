@@ -338,9 +338,7 @@ def _top(per_fb: float, *, hard: int = 0, negative: float = 0.0, **fakes: float)
     return Process(partial(top, hard=hard, **fakes), per_fb, negative=negative)
 
 
-def _higgs(
-    pt: float, per_fb: float, *, lost: float = 0.02, extra: tuple[float, float] = (0.004, 0.0001)
-) -> Process:
+def _higgs(pt: float, per_fb: float, *, lost: float = 0.02, extra: tuple[float, float] = (0.004, 0.0001)) -> Process:
     return Process(partial(higgs, pt=pt), per_fb, lost=lost, extra=extra)
 
 
