@@ -88,7 +88,7 @@ def test_chunks_do_not_change_the_digest(toys, toy_spec, serial, tmp_path, chunk
 
 
 def test_other_choices_have_another_digest(toys, toy_spec, serial, tmp_path):
-    for i, changes in enumerate(({"luminosity": 10.5}, {"fraction": 0.5}, {"selection": "h4l"})):
+    for i, changes in enumerate(({"luminosity": 10.5}, {"fraction": 0.5}, {"selection": "notebook-2020"})):
         spec = make_spec(release("toy"), **changes)
         assert spec.digest != toy_spec.digest
         assert run(tmp_path, [toys], spec, run_id=f"run{i}").digest != serial.digest
