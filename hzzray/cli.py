@@ -494,7 +494,7 @@ def toy(
         str, typer.Option("--release", help="Whose format: toy (that of 2020), 2020, 2025.")
     ] = "toy",
     events: Annotated[int, typer.Option(min=1, help="Simulated events in all.")] = 200_000,
-    seed: Annotated[int, typer.Option(help="Same seed, same content.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same content. Default: a typical one.")] = None,
 ) -> None:
     """Write simulated files, for machines without the data."""
     written = _write_toys(release(release_name), folder, events, seed)
@@ -533,15 +533,17 @@ def _release(name: str, catalogue: Path | None, *, openmagic: bool) -> Release:
     return openmagic_release(chosen)
 
 
-def _write_toys(chosen: Release, folder: Path, events: int, seed: int) -> int:
-    """Write toy files; returns how many."""
+def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = None) -> int:
+    """Write toy files, of the typical seed unless another is chosen; returns how many."""
     from rich.progress import Progress  # noqa: PLC0415
 
-    from hzzray.data.toy import write_toys  # noqa: PLC0415
+    from hzzray.data.toy import SEED, write_toys  # noqa: PLC0415
 
     with Progress(console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("simulating", total=events)
-        return len(write_toys(folder, chosen, events=events, seed=seed, progress=lambda n: bar.advance(row, n)))
+        chosen_seed = SEED if seed is None else seed
+        paths = write_toys(folder, chosen, events=events, seed=chosen_seed, progress=lambda n: bar.advance(row, n))
+    return len(paths)
 
 
 def _sources(chosen: Release, source: str | None, events: int | None) -> tuple[str, ...]:
@@ -552,7 +554,7 @@ def _sources(chosen: Release, source: str | None, events: int | None) -> tuple[s
             events = events or 200_000
             console.print(f"simulating {events} events", highlight=False)
             part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-            _write_toys(chosen, part, events, 1)
+            _write_toys(chosen, part, events)
             part.rename(folder)  # a folder that is there is whole
         return (str(folder),)
     if source is not None:

@@ -83,7 +83,7 @@ def make_spec(
     try:
         return RunSpec(
             release=release.only(chosen),
-            selection=_changed(PRESETS[preset], cuts),
+            selection=_changed(release.schema_.preset(preset), cuts),
             luminosity=release.luminosity if luminosity is None else luminosity,
             fraction=fraction,
             axis=release.axis,

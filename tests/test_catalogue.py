@@ -52,9 +52,9 @@ def test_the_facts_of_2020(shared):
 
 def test_the_facts_of_2025(shared):
     stated, ours = facts(shared, "2025"), release("2025")
-    assert {sample.name for sample in ours.samples if sample.default} == {
-        name for name, wanted in stated["samples"].items() if wanted.get("group")
-    }
+    joined, left = "PowhegPythia8EvtGen_NNPDF30_AZNLO_ZH125J_Zincl_H_incl_MINLO", "Sh_2212_lllv"  # see below
+    assert {sample.name for sample in ours.samples} == {*stated["samples"], joined}
+    assert {sample.name for sample in ours.samples if sample.default} == {*stated["samples"], joined} - {left}
     for name, wanted in stated["samples"].items():
         sample = ours.sample(name)
         assert sample.entries == wanted["entries"], name
@@ -63,6 +63,17 @@ def test_the_facts_of_2025(shared):
         assert sample.xsec is sample.sumw is None, "the files carry it"
     assert ours.schema_.divisor == "sum_of_weights"
     assert ours.sources == (stated["base_url"], stated["xrootd_base"])
+
+
+def test_the_list_of_2025_is_that_of_the_notebook_of_today():
+    """Issue 11, item 44: 346310 joined the signal in 2025-09, 700601 left ZZ* in 2025-06."""
+    ours = release("2025")
+    by_number = {sample.dsid: sample for sample in ours.samples}
+    joined, left = by_number[346310], by_number[700601]
+    assert (joined.default, ours.role(joined), joined.entries) == (True, "signal", 44)
+    assert joined.path == by_number[346311].path.replace("346311", "346310").replace("WpH125J_Wincl", "ZH125J_Zincl")
+    assert left.default is False
+    assert ours.only((left.name,)).samples == (left,)
 
 
 def test_the_releases_there_are():

@@ -168,11 +168,11 @@ def test_a_file_without_a_tree(tmp_path):
 
 def test_missing_branches_are_named(path):
     found, _ = read(path, names=("lep_pt", "lep_e", "sum_of_weights"))
-    found.require(("lep_pt",), "x")
+    found.require(("lep_pt",), "x", {})
     with pytest.raises(DataError, match=r"^a: tree mini has no branch lep_e \(it has lep_pt, .*…\): is this file of"):
-        found.require(("lep_pt", "lep_e"), "a")
+        found.require(("lep_pt", "lep_e"), "a", {})
     with pytest.raises(DataError, match="has no branches lep_e, sum_of_weights "):
-        found.require(("lep_e", "sum_of_weights"), "a")
+        found.require(("lep_e", "sum_of_weights"), "a", {"lep_e": "identified"})
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data")
@@ -181,7 +181,7 @@ def test_a_file_of_another_schema_is_refused():
         read(REAL / "uproot-HZZ.root")
     found, _ = read(REAL / "uproot-HZZ.root", tree="events")
     with pytest.raises(DataError, match=r"has no branches lep_pt, lep_eta, .* \(it has NJet, "):
-        found.require(NAMES, "HZZ")
+        found.require(NAMES, "HZZ", {})
 
 
 def test_a_fault_of_the_network_stays_one(path):
@@ -209,7 +209,7 @@ def test_a_tree_that_was_written_over_is_a_data_error(path, filling):
     size = key.fNbytes - 80
     content[key.fSeekKey + 80 : key.fSeekKey + key.fNbytes] = bytes([filling]) * size
     with pytest.raises(DataError, match=r"^memory\.root: (corrupt: \w+: |tree mini has no branches lep_pt, )"):
-        read_layout(Memory(bytes(content)), "mini", NAMES, None).require(NAMES, "memory.root")
+        read_layout(Memory(bytes(content)), "mini", NAMES, None).require(NAMES, "memory.root", {})
 
 
 class Interpreted:

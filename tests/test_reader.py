@@ -1,5 +1,6 @@
 """Columns are what uproot reads, bit for bit, or a DataError that says what is wrong: never other numbers."""
 
+import dataclasses
 import random
 import struct
 from pathlib import Path
@@ -16,6 +17,7 @@ from hzzray.data import unpacking
 from hzzray.data.baskets import unpack
 from hzzray.data.catalogue import release
 from hzzray.data.reader import Buffers, Reader
+from hzzray.data.schema import Bound
 from hzzray.data.storage import LocalBytes
 from hzzray.data.toy import write_toys
 from hzzray.errors import DataError, TransientError
@@ -87,8 +89,15 @@ def expected(path, schema=SCHEMA, selection=EVERYTHING, *, simulation=True, star
     def flat(name, dtype):
         return ak.to_numpy(ak.flatten(events[name])).astype(dtype)
 
-    def flags(names, used):
-        return np.all([flat(name, bool) for name in names], axis=0).view(np.uint8) if used else np.empty(0, np.uint8)
+    def within(bound):
+        with np.errstate(invalid="ignore"):
+            limit = bound.below * (flat(bound.over, np.float64) if bound.over else 1)
+            return flat(bound.branch, np.float64) < limit
+
+    def flags(names, used, bounds=()):
+        every = [flat(name, bool) for name in names] if used else []
+        every += [within(bound) for bound in bounds] if selection.isolated else []
+        return np.all(every, axis=0).view(np.uint8) if every else np.empty(0, np.uint8)
 
     def scalars(names):
         return np.array([ak.to_numpy(events[name]).astype(np.float64) for name in names]).reshape(len(names), n)
@@ -100,8 +109,8 @@ def expected(path, schema=SCHEMA, selection=EVERYTHING, *, simulation=True, star
         *(flat(name, np.int32) for name in schema.kinematics[4:]),
         (triggers != 0).any(axis=0).astype(np.uint8),
         flags((schema.matched,), selection.matched),
-        flags(schema.electron_id, selection.identified),
-        flags(schema.muon_id, selection.identified),
+        flags(schema.electron_id, selection.identified, schema.electron_isolation),
+        flags(schema.muon_id, selection.identified, schema.muon_isolation),
         scalars(schema.factors if simulation else ()),
         scalars((schema.divisor,))[0] if simulation and schema.divisor else np.empty(0),
     )
@@ -223,6 +232,48 @@ def test_readers_that_hand_on_their_buffers(toys):
             assert_same(gathered(reader, 0, stop), expected(path, simulation=simulation, stop=stop))
 
 
+# Isolation from numbers
+
+
+BOUNDS = SCHEMA.model_copy(
+    update={
+        "electron_id": ("lep_isTightID",),
+        "electron_isolation": (Bound(branch="lep_ptcone30", over="lep_pt", below=0.25),),
+        "muon_isolation": (Bound(branch="lep_etcone20", below=500.0), Bound(branch="lep_pt", below=1e6)),
+    }
+)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_isolation_is_a_number_below_its_bound_or_below_that_of_another_branch(tmp_path, slow):
+    """Issue 11, item 7: 2020 has ``ptcone30`` and ``etcone20`` where 2025 has flags."""
+    leptons = {
+        "lep_pt": [20_000, 20_000, 8_000, 20_000, 2e6, 20_000],
+        "lep_ptcone30": [4_999, 5_000, 4_000, np.nan, 0, -1],
+        "lep_etcone20": [499, 500, -3_000, 499, 0, np.inf],
+        "lep_isTightID": [True, True, True, True, True, False],
+    }
+    content = {name: array[:1] for name, array in columns(5, least=6).items()}
+    content |= {name: content[name][:, :6] for name in (*SCHEMA.kinematics, "lep_trigMatched")}
+    for name, values in leptons.items():
+        content[name] = ak.from_regular(np.array([values], bool if name == "lep_isTightID" else np.float32))
+    path = write(tmp_path / "a.root", content)
+    both = dataclasses.replace(EVERYTHING, identified=True)
+    with open_reader(path, schema=BOUNDS, selection=both, slow=slow) as reader:
+        assert all(cursor.fast != slow for cursor in reader._cursors.values())
+        (got,) = reader.steps(0, 1)
+    assert got.electron_ok.tolist() == [1, 0, 0, 0, 1, 0]
+    assert got.muon_ok.tolist() == [1, 0, 1, 1, 0, 0]
+    assert got.pt.tolist() == leptons["lep_pt"]
+
+
+def test_isolation_of_another_number_of_leptons_is_refused(tmp_path):
+    content = columns(20, least=4)
+    content["lep_etcone20"] = content["lep_etcone20"][:, :-1]
+    with pytest.raises(DataError, match=r"branch lep_etcone20: corrupt: entry 0 "):
+        read(write(tmp_path / "a.root", content))
+
+
 # What uproot can write: compressions, lengths, shapes
 
 
@@ -325,11 +376,12 @@ def test_events_without_leptons(tmp_path):
 def test_nan_and_infinity_are_numbers(tmp_path, slow):
     content = columns(4, least=1)
     odd = np.array([0x7FA00000, 0x7FC00000, 0x7F800000, 0xFF800000], np.uint32).view(np.float32)
+    jagged = [name for name, array in content.items() if isinstance(array, ak.Array)]
     path = write(
         tmp_path / "a.root",
         content
         | {"mcWeight": odd, "lep_pt": ak.unflatten(np.resize(odd, 4), 1)[:4]}
-        | {name: content[name][:, :1] for name in (*SCHEMA.kinematics[1:], "lep_trigMatched")},
+        | {name: content[name][:, :1] for name in jagged if name != "lep_pt"},
     )
     got = read(path, slow=slow)  # the first of them is a signalling nan
     assert np.isnan(got.factors[0]).tolist() == [True, True, False, False]

@@ -20,7 +20,9 @@ from hzzray.result import Bins, Result, RunState, environment, moment, scaled, s
 from hzzray.run import make_spec
 from tests.support.ledgers import start, task
 
-SPEC = make_spec(release("toy"), samples=("data_A", "Zee", "llll", "ZH125_ZZ4lep", "WH125_ZZ4lep"))
+SPEC = make_spec(
+    release("toy"), selection="notebook-2020", samples=("data_A", "Zee", "llll", "ZH125_ZZ4lep", "WH125_ZZ4lep")
+)
 BINS = SPEC.axis.bins
 SHAPE = len(CHANNELS), BINS, len(SPEC.selection.cuts)
 UNIT = np.array([0, 0, 0, 0, 1, 0])  # 1.0 in limbs
@@ -122,7 +124,7 @@ def test_groups_are_sums_of_their_samples(counts):
 
 
 def test_a_group_without_samples_is_empty():
-    spec = make_spec(release("toy"), samples=("Zee",))
+    spec = make_spec(release("toy"), selection="notebook-2020", samples=("Zee",))
     only = state(spec=spec, histograms={"Zee": filled(2, 200)}, entries={"Zee": (200, 200)})
     result = summarise(only)
     assert result.groups["Data"].sumw == (0.0,) * BINS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import read_history, read_scale, read_usage
 from hzzray.errors import UsageError
 from hzzray.output import load_json
+from hzzray.physics.selection import PRESETS
 from hzzray.run import Settings, _in_time, execute, make_spec
 from tests.support.chaos import plan_run
 from tests.support.http_server import serve
@@ -88,7 +90,7 @@ def test_chunks_do_not_change_the_digest(toys, toy_spec, serial, tmp_path, chunk
 
 
 def test_other_choices_have_another_digest(toys, toy_spec, serial, tmp_path):
-    for i, changes in enumerate(({"luminosity": 10.5}, {"fraction": 0.5}, {"selection": "h4l"})):
+    for i, changes in enumerate(({"luminosity": 10.5}, {"fraction": 0.5}, {"selection": "notebook-2020"})):
         spec = make_spec(release("toy"), **changes)
         assert spec.digest != toy_spec.digest
         assert run(tmp_path, [toys], spec, run_id=f"run{i}").digest != serial.digest
@@ -128,6 +130,30 @@ def test_a_tenth_of_a_sample_has_about_a_tenth_of_the_published_yield(shared, tm
     result = run(tmp_path, [shared / "atlas2020-13tev"], make_spec(release("2020"), samples=names))
     for name in names:
         assert result.samples[name].yield_ == pytest.approx(reference[name]["yield_released"] / 10, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sample", "loose", "isolated", "yield_"),
+    [("data_A", 13, 13, None), ("data_B", 43, 37, None), ("Zee", 59, 37, 4.94)],
+)
+def test_h4l_on_real_files_with_isolation_and_without(shared, tmp_path, sample, loose, isolated, yield_):
+    """Issue 11, item 7: h4l of 2020 asked for nothing but kinematics; Z→ee+jets gave 9.22 ± 1.5 of 10 fb⁻¹."""
+    for cuts, name, wanted in (((), "h4l", isolated), (("isolated=false", "trigger=false"), "h4l*", loose)):
+        spec = make_spec(release("2020"), samples=(sample,), selection="h4l", cuts=cuts)
+        row = run(tmp_path / name, [shared / "atlas2020-13tev"], spec).samples[sample]
+        assert (spec.selection.name, row.n_out) == (name, wanted)
+        if yield_ and not cuts:
+            assert row.yield_ == pytest.approx(yield_, abs=0.01)
+
+
+def test_h4l_on_a_file_without_isolation_says_what_does_without(shared, tmp_path):
+    """Issue 11, item 7: the rewritten signal files of ../shared have the branches of the notebook alone."""
+    spec = make_spec(release("2020"), samples=("WH125_ZZ4lep",), selection="h4l")
+    (failure,) = run(tmp_path, [shared / "atlas2020-13tev"], spec).failures
+    assert failure.reason.endswith(
+        "mc_341964.WH125_ZZ4lep.4lep.root: tree mini has no branches lep_ptcone30, lep_etcone20, which the selection "
+        "reads: --cut isolated=false does without"
+    )
 
 
 def test_2025_data(shared, tmp_path):
@@ -358,6 +384,32 @@ def test_cuts_of_a_preset_can_be_changed():
     assert (selection.name, selection.z2_max) == ("h4l*", 115.0)
     assert make_spec(release("toy"), selection="h4l").selection.name == "h4l"
     assert make_spec(release("toy"), selection="notebook-2020-pt", cuts=["pt_min="]).selection.pt_min == ()
+
+
+@pytest.mark.parametrize(("name", "asked"), [("2020", "isolation"), ("toy", "isolation"), ("2025", "identification")])
+def test_h4l_asks_for_what_the_release_has(name, asked):
+    """Issue 11, item 7: identification, isolation and the trigger, by release; its name stays."""
+    selection = make_spec(release(name), selection="h4l").selection
+    assert selection.name == "h4l"
+    assert selection.cuts[:4] == ("all", "four leptons", "trigger", asked)
+    cuts = ["trigger=false", "identified=false", "isolated=false"]
+    bare = make_spec(release(name), selection="h4l", cuts=cuts).selection
+    assert dataclasses.replace(bare, name="h4l") == PRESETS["h4l"]
+
+
+def test_h4l_of_a_release_with_kinematics_alone_asks_for_nothing_else():
+    """Issue 11, item 7."""
+    toy = release("toy")
+    bare = toy.schema_.model_copy(update={"triggers": (), "electron_isolation": (), "muon_isolation": ()})
+    assert make_spec(toy.model_copy(update={"schema_": bare}), selection="h4l").selection == PRESETS["h4l"]
+    with pytest.raises(UsageError, match="asks for isolation, which release toy has no branch for"):
+        make_spec(toy.model_copy(update={"schema_": bare}), selection="h4l", cuts=["isolated=true"])
+
+
+@pytest.mark.parametrize("name", ["notebook-2020", "notebook-2020-pt", "notebook-2025"])
+def test_a_notebook_s_preset_is_the_notebook_s_whatever_the_release(name):
+    """Issue 11, item 7: the published numbers stay."""
+    assert make_spec(release("2025"), selection=name).selection == PRESETS[name]
 
 
 def test_a_paced_run_goes_through_all_files_side_by_side(toys, toy_spec, tmp_path):

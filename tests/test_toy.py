@@ -8,9 +8,13 @@ import pytest
 import uproot
 
 from hzzray.data.catalogue import Release, releases
+from hzzray.data.reader import Reader
 from hzzray.data.toy import allot, write_toys
 from hzzray.data.toy_physics import PROCESSES, Z_MASS, boost, higgs, momentum_in_decay, two_body
 from hzzray.errors import UsageError
+from hzzray.physics.histogram import Axis
+from hzzray.physics.kernels import cuts, fill
+from hzzray.physics.selection import PRESETS
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 EVENTS = {"toy": 20_000, "2025": 20_000}
@@ -77,6 +81,7 @@ def test_every_default_sample_has_a_file_with_the_release_s_tree_and_branches(wr
         schema.matched,
         *schema.electron_id,
         *schema.muon_id,
+        *schema.cuts_of(schema.preset("h4l")),
         *schema.factors,
         *([schema.divisor] if schema.divisor else []),
     }
@@ -131,7 +136,6 @@ def test_leptons_are_sorted_in_the_release_s_unit_and_at_most_a_few_events_have_
     if name == "2025":
         assert len(lengths) == 5
     else:
-        assert 0.01 < lengths[5:].sum() / lengths.sum() < 0.06
         assert lengths[6] > 0
 
 
@@ -145,8 +149,9 @@ def test_yields_are_the_published_ones_within_statistics(written, name):
         events = read(folder, release, sample)
         w = weights(events, release, sample)
         target = PROCESSES[sample.dsid].per_fb * release.luminosity
-        # Of a fixed number of entries only the signs and scale factors vary.
-        assert abs(w.sum() - target) < 5 * np.std(w) * np.sqrt(len(w)), sample.name
+        # Of a fixed number of entries only the signs and scale factors vary, by 44 % of a weight each at least.
+        spread = max(np.std(w), 0.44 * target / len(w))
+        assert abs(w.sum() - target) < 5 * spread * np.sqrt(len(w)), sample.name
 
 
 @pytest.mark.parametrize(
@@ -203,6 +208,10 @@ def test_data_is_what_the_simulation_expects(written, name):
         m = mass(events, release.schema_)
         expected += np.histogram(m, edges, weights=w)[0]
         variance += np.histogram(m, edges, weights=w**2)[0]
+    if name == "toy":  # as in the release: more pairs of Z bosons in data than in its simulation
+        beside = PROCESSES[363490].beside.per_fb * release.luminosity
+        assert 0.7 < (data - expected)[5:].sum() / beside < 1.3
+        data, expected, variance = (counts[:5] for counts in (data, expected, variance))
     pulls = (data - expected) / np.sqrt(expected + variance)
     assert np.abs(pulls).max() < 4
     assert (pulls**2).sum() < 30
@@ -222,17 +231,6 @@ def test_data_carries_no_weights(written):
         assert set(np.unique(events["mcWeight"])) == {0.0 if release.schema_.divisor is None else 1.0}
 
 
-def test_some_weights_of_z_and_top_are_negative_few_of_the_signal(written):
-    release, folder = written["toy"]
-    negative = {
-        name: np.mean(read(folder, release, release.sample(name)).mcWeight < 0)
-        for name in ("Zee", "ttbar_lep", "ggH125_ZZ4lep")
-    }
-    assert 0.05 < negative["Zee"] < 0.25
-    assert 0.03 < negative["ttbar_lep"] < 0.2
-    assert negative["ggH125_ZZ4lep"] < 0.02
-
-
 def test_identification_tells_real_leptons_from_fakes(written):
     release, folder = written["2025"]
     shares = []
@@ -246,6 +244,124 @@ def test_identification_tells_real_leptons_from_fakes(written):
         assert ak.all(fired == ak.any(events.lep_isTrigMatched, axis=1))
     assert shares[0] > 0.5
     assert shares[1] < 0.02
+
+
+# The figures of the release: the 2020 collection, notebook-2020 at 10 fb⁻¹, as measured on the real files
+
+
+@pytest.fixture(scope="module")
+def likeness(tmp_path_factory):
+    """What toys of the default size and seed hold, by sample: masses, types and weights of the selected events."""
+    folder, toy = tmp_path_factory.mktemp("likeness"), releases()["toy"]
+    write_toys(folder, toy)
+    found = {}
+    for sample in defaults(toy):
+        events = read(folder, toy, sample)
+        kept = notebook(events, toy.schema_)
+        w = np.ones(len(events)) if toy.role(sample) == "data" else weights(events, toy, sample)
+        types = ak.to_numpy(events.lep_type[:, :4]).astype(int).sum(axis=1)
+        found[sample.name] = (len(events), mass(events, toy.schema_)[kept], types[kept], w[kept], ak.num(events.lep_pt))
+    return toy, folder, found
+
+
+@pytest.mark.parametrize(
+    ("sample", "entries", "mean", "negative", "effective"),
+    [("Zee", 898, 0.18, 0.058, 149), ("Zmumu", 684, 0.20, 0.019, 193), ("ttbar_lep", 1031, 0.08, 0.0, 288)],
+)
+def test_rare_backgrounds_have_the_release_s_entries_and_weights(likeness, sample, entries, mean, negative, effective):
+    """Issue 11, item 42: today 347, 302, 375 entries of weight 0.47, 0.43, 0.21, 17, 18, 12 % of them negative."""
+    n, _, _, w, _ = likeness[2][sample]
+    assert n == entries
+    error = np.std(w) / np.sqrt(len(w))
+    assert abs(w.mean() - mean) < 3 * np.hypot(error, mean * 0.05)
+    assert abs((w < 0).mean() - negative) < 3 * np.sqrt(2 * negative / len(w)) + 1e-9
+    assert w.sum() ** 2 / (w**2).sum() == pytest.approx(effective, rel=0.25)
+
+
+def test_z_and_top_are_a_smooth_broad_hump_of_the_release_s_size(likeness):
+    """Issue 11, item 42: 123 ± 5 events in all, 26.9 ± 2.7 in 115–130 GeV: 10.4, 9.6, 6.9 a bin."""
+    found = [likeness[2][name] for name in ("Zee", "Zmumu", "ttbar_lep")]
+    m, w = (np.concatenate([sample[i] for sample in found]) for i in (1, 3))
+    assert abs(w.sum() - 123.3) < 3 * np.hypot(5.4, np.sqrt((w**2).sum()))
+    bins, errors = (np.histogram(m, [105, 110, 115, 120, 125, 130, 140], weights=x)[0] for x in (w, w**2))
+    inside = slice(2, 5)
+    assert abs(bins[inside].sum() - 26.9) < 2 * np.hypot(2.7, np.sqrt(errors[inside].sum()))
+    for got, error, wanted in zip(bins[inside], errors[inside], (10.4, 9.6, 6.9), strict=True):
+        assert abs(got - wanted) < 2.5 * np.sqrt(error + 1.7**2)
+    # Smooth: no bin stands out from its neighbours by more than its statistics.
+    for i in range(1, 4):
+        between = (bins[i - 1] + bins[i + 1]) / 2
+        assert abs(bins[i] - between) < 3 * np.sqrt(errors[i] + (errors[i - 1] + errors[i + 1]) / 4)
+
+
+def test_the_signal_is_as_wide_as_in_the_release(likeness):
+    """Issue 11, item 42: half the width of 16–84 % is 2.98 GeV, 3.45, 2.31, 2.89 by channel; 1.83 before."""
+    _, m, types, w, _ = likeness[2]["ggH125_ZZ4lep"]
+
+    def half_width(masses):
+        low, high = np.quantile(masses, [0.16, 0.84])
+        return (high - low) / 2
+
+    wanted = {44: (3.45, 0.24), 52: (2.31, 0.16), 48: (2.89, 0.60)}
+    assert half_width(m) == pytest.approx(2.98, rel=0.04)
+    for kind, (width, share) in wanted.items():
+        assert half_width(m[types == kind]) == pytest.approx(width, rel=0.05)
+        assert (types == kind).mean() == pytest.approx(share, abs=0.02)
+    assert w[(m > 115) & (m < 130)].sum() / w.sum() == pytest.approx(0.95, abs=0.01)
+
+
+def test_few_events_have_more_than_four_leptons(likeness):
+    """Issue 11, item 42: 0.4–1 %, of WH and ZH 7–10 %; 3 % everywhere before."""
+    for name, (n, *_, leptons) in likeness[2].items():
+        low, high = (0.07, 0.10) if name.startswith(("WH", "ZH")) else (0.004, 0.01)
+        share = np.mean(ak.to_numpy(leptons) > 4)
+        error = 3 * np.sqrt(high / n)
+        assert low - error < share < high + error, name
+
+
+def selected(toy, folder, selection, samples):
+    """Raw counts of some samples, by the kernel, in all and in 115–130 GeV; and their weighted sum."""
+    axis, counts, yields = Axis(115, 130, 1), np.zeros(3), np.zeros(3)
+    for sample in samples:
+        simulation = toy.role(sample) != "data"
+        with Reader(str(folder / sample.path), toy.schema_, selection, simulation=simulation) as reader:
+            for columns in reader.steps(0, reader.layout.entries):
+                cut = cuts(selection, toy.schema_.gev, toy.normalisation(sample, toy.luminosity))
+                filled = fill(columns, cut, axis, len(selection.cuts))
+                counts += filled.counts.sum(axis=0)
+                yields += filled.sumw.floats().sum(axis=0)
+    return counts, yields
+
+
+@pytest.mark.parametrize(("preset", "release_s"), [("notebook-2020", 507), ("h4l", 268)])
+def test_data_have_as_many_events_as_the_release(likeness, preset, release_s):
+    """Issue 11, item 42: 507 with notebook-2020, 268 with h4l's kinematics alone; 358 and 186 before."""
+    toy, folder, _ = likeness
+    counts, _ = selected(toy, folder, PRESETS[preset], defaults(toy, "data"))
+    assert abs(counts.sum() - release_s) < 2 * np.sqrt(2 * release_s)  # both are one draw
+
+
+def test_isolation_removes_fakes_and_keeps_the_rest_as_on_real_files(likeness):
+    """Issue 11, items 7 and 42: h4l's isolation keeps 4.94 of 9.22 of the real Z→ee, 48 of 52 data above 180 GeV."""
+    toy, folder, _ = likeness
+    kept = {}
+    for name in ("Zee", "llll", "ggH125_ZZ4lep"):
+        before, after = (
+            selected(toy, folder, selection, [toy.sample(name)])[0].sum()
+            for selection in (PRESETS["h4l"], toy.schema_.preset("h4l"))
+        )
+        kept[name] = after / before, np.sqrt(1 / before)
+    assert abs(kept["Zee"][0] - 37 / 59) < 3 * np.hypot(kept["Zee"][1], 0.06)
+    assert abs(kept["llll"][0] - 48 / 52) < 0.06
+    assert 0.8 < kept["ggH125_ZZ4lep"][0] < 0.95
+
+
+def test_every_event_of_2020_was_triggered(written):
+    release, folder = written["toy"]
+    for sample in defaults(release):
+        events = read(folder, release, sample)
+        assert ak.all(events.trigE | events.trigM)
+        assert ak.all(ak.any(events.lep_trigMatched, axis=1))
 
 
 # Reproducibility
@@ -286,9 +402,9 @@ def test_chunks_change_the_baskets_but_not_the_content(tmp_path, chunk):
 def test_events_are_shared_by_entries_with_a_least_number(written):
     release, _ = written["toy"]
     samples = simulated(release)
-    shared = dict(zip((s.name for s in samples), allot(samples, 100_000), strict=True))
-    assert sum(shared.values()) == 100_000
-    assert min(shared.values()) >= 200
+    shared = dict(zip((s.name for s in samples), allot(samples, 1_000_000), strict=True))
+    assert sum(shared.values()) == 1_000_000
+    assert (shared["Zee"], shared["Zmumu"], shared["ttbar_lep"]) == (898, 684, 1031)
     assert shared["llll"] / shared["ggH125_ZZ4lep"] == pytest.approx(554279 / 164716, rel=0.02)
     assert set(allot(samples, 1)) == {1}
 

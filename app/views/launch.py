@@ -39,6 +39,7 @@ _CUTS = {
     "trigger": "trigger",
     "matched": "a lepton that fired the trigger",
     "identified": "identified and isolated leptons",
+    "isolated": "isolated leptons",
     "absolute_weights": "absolute values of the weights",
 }
 
@@ -94,7 +95,7 @@ def _choose() -> Choices:
             "Preset", list(PRESETS), index=list(PRESETS).index(release.selection), key=f"selection-{name}",
             help="notebook-… are those of the published notebooks; h4l is that of the discovery paper.",
         )  # fmt: skip
-        cuts = _cuts(PRESETS[preset])
+        cuts = _cuts(release.schema_.preset(preset))
     with st.container(border=True):
         st.markdown("##### :material/memory: Work", anchors=False)
         work = _work(toy=release.name == "toy")
@@ -155,7 +156,8 @@ def _cuts(preset: Selection) -> tuple[str, ...]:
         value, key = getattr(preset, name), f"cut-{preset.name}-{name}"
         with columns[i % 2]:
             if isinstance(value, bool):
-                chosen = str(st.toggle(_CUTS[name], value=value, key=key)).lower()
+                # h4l asks for what the release has: another release's answer is no change of this one's.
+                chosen = str(st.toggle(_CUTS[name], value=value, key=f"{key}-{value}")).lower()
                 usual = str(value).lower()
             elif isinstance(value, tuple):
                 usual = ",".join(f"{part:g}" for part in value)

@@ -9,7 +9,7 @@ import os
 import struct
 import tempfile
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -82,16 +82,21 @@ class Layout:
     branches: dict[str, Branch]
     others: tuple[str, ...]
 
-    def require(self, names: Iterable[str], where: str) -> None:
-        """Raise DataError that names the branches which the file lacks."""
+    def require(self, names: Iterable[str], where: str, cuts: Mapping[str, str]) -> None:
+        """Raise DataError that names the branches which the file lacks.
+
+        ``cuts`` names for some branches the cut that they are read for: it says how to do without them.
+        """
         lacking = [name for name in names if name not in self.branches]
-        if lacking:
-            plural = "es" if len(lacking) > 1 else ""
-            found = ", ".join([*self.branches, *self.others][:6])
-            raise DataError(
-                f"{where}: tree {self.tree} has no branch{plural} {', '.join(lacking)} "
-                f"(it has {found}…): is this file of another release?"
-            )
+        if not lacking:
+            return
+        plural = "es" if len(lacking) > 1 else ""
+        known = f"{where}: tree {self.tree} has no branch{plural} {', '.join(lacking)}"
+        if all(name in cuts for name in lacking):
+            without = " ".join(f"--cut {cut}=false" for cut in dict.fromkeys(cuts[name] for name in lacking))
+            raise DataError(f"{known}, which the selection reads: {without} does without")
+        found = ", ".join([*self.branches, *self.others][:6])
+        raise DataError(f"{known} (it has {found}…): is this file of another release?")
 
     def clusters(self, names: Iterable[str]) -> NDArray[np.int64]:
         """Entries at which no basket of these branches is split, from 0 to the number of entries."""

@@ -160,7 +160,7 @@ def _first_found(
             try:
                 layout = read_layout(file, schema.tree, known, cache)
                 silent[source] = 0
-                layout.require(names, file.name)
+                layout.require(names, file.name, schema.cuts_of(spec.selection))
                 return location, layout, None
             finally:
                 file.close()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
 from hzzray.data.roles import JUDGED, mistaken
-from hzzray.data.schema import Schema
+from hzzray.data.schema import Bound, Schema
 from hzzray.data.storage import Range, open_bytes
 from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, Unpacker
 from hzzray.errors import DataError, TransientError
@@ -92,7 +92,7 @@ class Reader:
         try:
             known = schema.branches(selection, simulation=True)
             self.layout: Layout = read_layout(self._source, schema.tree, known, cache)
-            self.layout.require(names, self._source.name)
+            self.layout.require(names, self._source.name, schema.cuts_of(selection))
         except BaseException:
             self._source.close()
             raise
@@ -169,12 +169,20 @@ class Reader:
         np.abs(kind, out=kind)  # a pdgId is negative for one of the charges
         # Electrons and muons share some flags: each is read once.
         flag = {name: self._jagged(name, np.uint8, raw, start, stop) for name in self._cursors if self._is_flag(name)}
+        number = dict(zip(schema.kinematics, (pt, eta, phi, energy, charge, kind), strict=True))
+        number |= {
+            name: self._jagged(name, np.float32, raw, start, stop) for name in self._cursors if self._is_bounded(name)
+        }
 
-        def flags(names: tuple[str, ...], *, used: bool) -> NDArray[np.uint8]:
-            if not used:
-                return np.empty(0, np.uint8)
-            both: NDArray[np.uint8] = reduce(np.bitwise_and, [flag[name] for name in names])
-            return both
+        def passes(bound: Bound) -> NDArray[np.uint8]:
+            with np.errstate(invalid="ignore"):  # nan is below nothing
+                scale = 1.0 if bound.over is None else number[bound.over].astype(np.float64)
+                return np.asarray(number[bound.branch] < np.float64(bound.below) * scale).view(np.uint8)
+
+        def good(flags: tuple[str, ...], bounds: tuple[Bound, ...]) -> NDArray[np.uint8]:
+            every = [flag[name] for name in flags] if selection.identified else []
+            every += map(passes, bounds if selection.isolated else ())
+            return reduce(np.bitwise_and, every) if every else np.empty(0, np.uint8)
 
         def values(names: tuple[str, ...], *, used: bool) -> NDArray[Any]:
             rows = self._buffer(names if used else (), stop - start)
@@ -192,9 +200,9 @@ class Reader:
             charge,
             kind,
             np.asarray(values(schema.triggers, used=selection.trigger).any(axis=0), np.uint8),
-            flags((schema.matched or "",), used=selection.matched),
-            flags(schema.electron_id, used=selection.identified),
-            flags(schema.muon_id, used=selection.identified),
+            flag[schema.matched] if selection.matched and schema.matched else np.empty(0, np.uint8),
+            good(schema.electron_id, schema.electron_isolation),
+            good(schema.muon_id, schema.muon_isolation),
             values(schema.factors, used=self._simulation),
             divisor[0] if len(divisor) else np.empty(0),
         )
@@ -314,6 +322,11 @@ class Reader:
     def _is_flag(self, name: str) -> bool:
         return name == self._schema.matched or name in self._schema.electron_id + self._schema.muon_id
 
+    def _is_bounded(self, name: str) -> bool:
+        """Tell whether a branch has a number a lepton that only a bound asks for."""
+        bounds = self._schema.electron_isolation + self._schema.muon_isolation
+        return name not in self._schema.kinematics and any(name in bound.branches for bound in bounds)
+
     def _is_fast(self, name: str, branch: Branch) -> bool:
         """Tell whether a branch has a shape that its column can be copied from."""
         schema = self._schema
@@ -321,6 +334,6 @@ class Reader:
             return branch.jagged and branch.dtype == "|b1"
         if name in (schema.charge, schema.type):
             return branch.jagged and branch.dtype in (">i4", ">u4")
-        if name in schema.kinematics:
+        if name in schema.kinematics or self._is_bounded(name):
             return branch.jagged and branch.dtype == ">f4"
         return not branch.jagged and branch.dtype != ""

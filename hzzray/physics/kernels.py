@@ -94,7 +94,7 @@ def cuts(selection: Selection, gev: float, norm: float) -> Cuts:
         selection.leptons == "best",
         selection.trigger,
         selection.matched,
-        selection.identified,
+        selection.identified or selection.isolated,
         selection.absolute_weights,
         len(selection.pt_min),
         pt1,

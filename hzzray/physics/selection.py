@@ -30,7 +30,10 @@ class Selection:
     matched
         Ask for at least one lepton that fired the trigger.
     identified
-        Ask for identified and isolated leptons (muons: medium and loose; electrons: loose and loose).
+        Ask for leptons with the release's flags of identification and isolation (muons of 2025: medium and loose;
+        electrons: loose and loose).
+    isolated
+        Ask for isolated leptons, by numbers and bounds: where a release has no flags for it.
     electron_pt_min, muon_pt_min
         ``best`` only: leptons below are not looked at.
     z1_window, z2_max
@@ -51,6 +54,7 @@ class Selection:
     trigger: bool = False
     matched: bool = False
     identified: bool = False
+    isolated: bool = False
     electron_pt_min: float = 0.0
     muon_pt_min: float = 0.0
     z1_window: tuple[float, float] = (50.0, 106.0)
@@ -77,13 +81,15 @@ class Selection:
     def cuts(self) -> tuple[str, ...]:
         """Names of the cutflow's rows, in order; the first two hold for every selection.
 
-        ``four leptons`` asks for finite numbers too and, for ``best``, counts leptons in acceptance only.
+        ``four leptons`` asks for finite numbers too and, for ``best``, counts leptons in acceptance only;
+        ``identification`` for isolation too, where both are asked for.
         """
         asked = [
             ("trigger", self.trigger),
             ("trigger-matched", self.matched),
             ("pt", self.leptons == "first" and bool(self.pt_min)),
             ("identification", self.identified),
+            ("isolation", self.isolated and not self.identified),
         ]
         common = ("all", "four leptons", *(name for name, on in asked if on))
         if self.leptons == "first":
@@ -98,7 +104,7 @@ class Selection:
             "electron_pt_min", "muon_pt_min", "z1_window", "z2_max", "z2_min", "z2_min_from", "dr_same", "dr_other",
             "sfos_mass_min",
         )  # fmt: skip
-        common = ("pt_min", "trigger", "matched", "identified", "absolute_weights")
+        common = ("pt_min", "trigger", "matched", "identified", "isolated", "absolute_weights")
         return common if self.leptons == "first" else (*common, *of_best)
 
     def with_changes(self, **changes: object) -> Selection:
@@ -106,6 +112,7 @@ class Selection:
         return dataclasses.replace(self, **{"name": f"{self.name}*", **changes})  # type: ignore[arg-type]
 
 
+#: By name. Of ``h4l`` this is what every release has branches for: ``Schema.preset`` adds the rest.
 PRESETS = {
     preset.name: preset
     for preset in (

@@ -69,7 +69,7 @@ def judge(events, selection, gev):
         if selection.pt_min and not best:
             pts = _columns(accepted.pt)
             masks.append(np.all([pts[:, i] > bound for i, bound in enumerate(selection.pt_min)], axis=0))
-        if selection.identified:
+        if selection.identified or selection.isolated:
             good = ((accepted.kind == 11) & (accepted.electron_ok != 0)) | (
                 (accepted.kind == 13) & (accepted.muon_ok != 0)
             )

@@ -20,7 +20,7 @@ REAL_2025 = sorted((REAL / "atlas2025-13tev-beta").rglob("*.root"))
 SCHEMA = release("2020").schema_
 
 #: Reads every kind of branch that the 2020 schema has.
-EVERYTHING = Selection("everything", trigger=True, matched=True)
+EVERYTHING = Selection("everything", trigger=True, matched=True, isolated=True)
 
 
 def columns(events: int, seed: int = 0, least: int = 0) -> dict[str, Any]:
@@ -36,6 +36,8 @@ def columns(events: int, seed: int = 0, least: int = 0) -> dict[str, Any]:
         "lep_charge": rng.choice([-1, 1], leptons).astype(np.int32),
         "lep_type": rng.choice([11, 13], leptons).astype(np.uint32),
         "lep_trigMatched": rng.random(leptons) < 0.5,
+        "lep_ptcone30": (rng.exponential(8_000, leptons) * (rng.random(leptons) < 0.5)).astype(np.float32),
+        "lep_etcone20": rng.normal(2_000, 4_000, leptons).astype(np.float32),
     }
     scalars = {
         "trigE": rng.random(events) < 0.5,
