@@ -417,9 +417,8 @@ def summarise(state: RunState) -> Result:
         simulated = release.role(sample) != "data"
         scale = read.scale if simulated else 1.0
         sums = _sums(histogram).scaled(scale)
-        samples[sample.name] = _sample(spec, sample, histogram, sums, planned, scale).model_copy(
-            update={"total": read.total, "luminosity": standing.samples.get(sample.name)}
-        )
+        about = {"planned": planned, "total": read.total, "luminosity": standing.samples.get(sample.name)}
+        samples[sample.name] = _sample(spec, sample, histogram, sums, scale, about)
         parts[sample.name] = sums.scaled(standing.simulation / spec.luminosity if simulated else 1.0)
     groups = {}
     for group in release.groups:
@@ -498,7 +497,7 @@ def _warnings(
 
 
 def _sample(
-    spec: RunSpec, sample: Sample, histogram: Histogram, sums: _Sums, planned: int, scale: float
+    spec: RunSpec, sample: Sample, histogram: Histogram, sums: _Sums, scale: float, about: Mapping[str, object]
 ) -> SampleResult:
     n, yields = histogram.cutflow()
     lepton, weight = histogram.invalid.tolist()
@@ -507,10 +506,11 @@ def _sample(
         {
             "group": sample.group,
             "entries": histogram.entries,
-            "planned": planned,
+            "scale": scale,
             "invalid": {"lepton": lepton, "weight": weight},
             "cutflow": [{"cut": cut, "n": raw, "yield": weighted} for cut, raw, weighted in rows],
             "channels": sums.channels(),
+            **about,
             **sums.bins(),
         }
     )
