@@ -160,7 +160,7 @@ def _numbers(view: View, result: Result) -> None:
                 for n, form in ((found.n_signal, "{:.2f}"), (found.n_background, "{:.2f}"), (found.n_data, "{}"))
             ),
         ),
-        *(("withheld", reason) for reason in dict.fromkeys(found.withheld.values())),
+        *(("withheld", words.plain(reason)) for reason in dict.fromkeys(found.withheld.values())),
         ("events · throughput", f"{words.count(summary.events)} · {words.quantity(summary.events_per_s, 'events/s')}"),
         ("wall clock · CPU of tasks", f"{words.seconds(summary.wall_s)} · {words.seconds(summary.cpu_s)}"),
         ("CPU per million events", f"{words.quantity(summary.cpu_s_per_million_events, 's')}"),
