@@ -112,9 +112,9 @@ class Luminosity(Row):
     that were read: None where none were, or where the catalogue doesn't say.
     """
 
-    asked: float
-    simulation: float
-    data: float | None
+    asked: float = Field(gt=0, allow_inf_nan=False)
+    simulation: float = Field(gt=0, allow_inf_nan=False)
+    data: float | None = Field(gt=0, allow_inf_nan=False)
 
     @property
     def compared(self) -> bool:
@@ -186,10 +186,10 @@ class Result(Row):
     @classmethod
     def _of_before(cls, values: object) -> object:
         """Read a result of before, which said nothing of luminosities: all was that of the run."""
-        if isinstance(values, dict) and "luminosity" not in values and "spec" in values:
-            spec = values["spec"]
-            asked = spec.luminosity if isinstance(spec, RunSpec) else spec["luminosity"]
-            return {**values, "luminosity": {"asked": asked, "simulation": asked, "data": asked}}
+        spec = values.get("spec") if isinstance(values, dict) else None
+        asked = spec.get("luminosity") if isinstance(spec, dict) else getattr(spec, "luminosity", None)
+        if isinstance(values, dict) and asked is not None:
+            return {"luminosity": {"asked": asked, "simulation": asked, "data": asked}, **values}
         return values
 
     @property

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
@@ -268,6 +269,8 @@ def test_a_result_of_before_is_read():
     del body["luminosity"], body["warnings"], body["significance"]["withheld"]
     for sample in body["samples"].values():
         del sample["total"], sample["scale"], sample["luminosity"]
+    with pytest.raises(ValidationError):  # and nothing else, whatever a file holds
+        Result.model_validate(body | {"spec": 5})
     assert Result.model_validate(body).luminosity.model_dump() == {"asked": 10.0, "simulation": 10.0, "data": 10.0}
 
 
