@@ -21,6 +21,7 @@ from rich.table import Table
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
 from hzzray.result import Result
+from hzzray.scaling import names
 
 _PLAIN_EVERY_S = 2.0
 
@@ -132,9 +133,15 @@ def summary(result: Result, console: Console) -> None:
             (sum(group.sumw[inside]), sum(group.sumw2[inside])),
         ]
         is_data = group.role == "data"
+        lacking = result.unread(name)
+        if lacking is None:
+            table.add_row(escape(name), *["–"] * 4)
+            continue
         cells = (f"{w:.0f}" if is_data else f"{w:.2f} ± {w2**0.5:.2f}" for w, w2 in ranges)
         if is_data and result.luminosity.data is not None and not result.luminosity.compared:
             name = f"{name} ({result.luminosity.data:.4g} fb⁻¹)"  # noqa: PLW2901
+        if lacking:
+            name = f"{name}, without {names(lacking)}"  # noqa: PLW2901
         table.add_row(escape(name), f"{group.n_out}", *cells)
     console.print(table)
     for line in (f"luminosity: {result.luminosity}", *_fraction(result), *_meaning(result)):

@@ -199,6 +199,12 @@ class Result(Row):
         signals = any(self.groups[sample.group].role == "signal" for sample in self.samples.values())
         return "n_background" not in withheld and not (signals and "n_signal" in withheld)
 
+    def unread(self, group: str) -> list[str] | None:
+        """Name the samples of a group that nothing was read of; None where that is all of them."""
+        members = {name: sample for name, sample in self.samples.items() if sample.group == group}
+        lacking = [name for name, sample in members.items() if not sample.entries and sample.total != 0]
+        return None if len(lacking) == len(members) else lacking
+
     def side_by_side(self, sample: SampleResult) -> float:
         """Tell the factor from a sample's numbers to those of its group."""
         simulated = self.groups[sample.group].role != "data"

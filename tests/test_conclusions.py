@@ -95,6 +95,8 @@ def test_real_data_of_one_period_alone(cli, shared, tmp_path):
     assert result.groups["Background Z,ttbar"].yield_ == pytest.approx(43.141792 / 20, rel=1e-5)
     assert result.fraction < 0.1, "absent files count"
     text = said_by(cli, tmp_path)
+    assert re.search(r"Background ZZ\*[ │]+–[ │]+–[ │]+–[ │]+–", text), "an empty group is no zero"
+    assert "without" in text
     assert "luminosity: 0.5 of 10 fb⁻¹: the data that were read, simulation scaled to them" in text
     assert "observed –" in text
     assert "observed: not read: Zmumu, ttbar_lep, llll" in text
