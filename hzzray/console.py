@@ -120,10 +120,12 @@ def summary(result: Result, console: Console) -> None:
     """
     low, high = result.significance.window
     edges = result.edges
-    table = Table(title=escape(f"{result.spec.release.title}, {result.spec.selection.name}, run {result.run_id}"))
+    table = Table(
+        title=escape(f"{result.spec.release.title}, {result.spec.selection.name}, run {result.run_id}"),
+        caption="events and yield: of all masses",
+    )
     table.add_column("group")
-    on_axis = f"{edges[0]:g} to {edges[-1]:g} GeV"
-    for title in ("events, all masses", "yield, all masses", on_axis, f"{low:g} to {high:g} GeV"):
+    for title in ("events", "yield", f"{edges[0]:g} to {edges[-1]:g} GeV", f"{low:g} to {high:g} GeV"):
         table.add_column(title, justify="right")
     inside = Axis(edges[0], edges[-1], len(edges) - 1).window(low, high)
     for name, group in result.groups.items():
