@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,17 +71,19 @@ def mass(
     hidden: Sequence[str] = (),
     log: bool = False,
     span: tuple[float, float] | None = None,
+    scaled: bool = True,
 ) -> Chart:
-    """Draw the stack with its statistical uncertainty, the data, and below their ratio.
+    """Draw the stack with its statistical uncertainty, the data, and below their ratio, where there can be one.
 
-    ``hidden`` groups are left out, of the sum too; ``span`` in GeV is what is shown of the axis. Hovering tells a bin's
+    ``hidden`` groups are left out, of the sum too; not ``scaled`` to the data that were read, simulation is that of the
+    luminosity asked for, and there is no ratio. ``span`` in GeV is what is shown of the axis. Hovering tells a bin's
     contents. Dragging moves the axis, the wheel with Ctrl (or two fingers) stretches it, a double click puts it back.
     """
-    whole = contents(result, channel)
-    shown = Contents(
-        whole.edges,
-        [layer for layer in whole.simulation if layer.name not in hidden],
-        None if DATA in hidden else whole.data,
+    whole = contents(result, channel, scaled=scaled)
+    shown = replace(
+        whole,
+        simulation=[layer for layer in whole.simulation if layer.name not in hidden],
+        data=None if DATA in hidden else whole.data,
     )
     low, high = span or (float(whole.edges[0]), float(whole.edges[-1]))
     inside = (whole.edges[1:] > low) & (whole.edges[:-1] < high)
@@ -153,7 +155,7 @@ def _ratio_band(content: Contents) -> pd.DataFrame:
 
 
 def _ratio(content: Contents) -> pd.DataFrame:
-    if content.data is None or not content.simulation:
+    if content.data is None or not content.simulation or not content.divisible:
         return pd.DataFrame()
     unit = np.where((content.total > 0) & (content.data > 0), content.total, np.nan)
     low, high = poisson_interval(content.data) / unit

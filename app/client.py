@@ -21,7 +21,7 @@ from hzzray.engine.monitor import Follower, Rows, follow_history, follow_queue, 
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID
 from hzzray.output import OutputError, load_json
-from hzzray.result import Result, so_far
+from hzzray.result import Result
 
 _T = TypeVar("_T")
 
@@ -257,7 +257,7 @@ def _row(view: View) -> Row:
         events=cost.events,
         wall_s=cost.wall_s,
         events_per_s=cost.events_per_s,
-        asimov=so_far(result).asimov,
+        asimov=result.significance.asimov,
         merged=result.tasks.merged,
         planned=result.tasks.planned,
         seen=view.seen,

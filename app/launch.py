@@ -40,6 +40,8 @@ class Choices:
     cuts: tuple[str, ...] = ()
     luminosity: float | None = None
     fraction: float = 1.0
+    axis: str = ""
+    window: str = ""
     min_actors: int = 1
     max_actors: int = 1
     chunk: int = CHUNK
@@ -56,6 +58,8 @@ class Choices:
             luminosity=self.luminosity,
             fraction=self.fraction,
             cuts=self.cuts,
+            axis=self.axis,
+            window=self.window,
         )
         if self.min_actors > self.max_actors:
             raise UsageError(f"{self.min_actors} actors at least are more than {self.max_actors} at most")
@@ -89,6 +93,8 @@ class Choices:
             ("selection", self.selection, release.selection),
             ("luminosity", self.luminosity, release.luminosity),
             ("fraction", self.fraction, 1.0),
+            ("axis", self.axis, ""),
+            ("window", self.window, ""),
             ("chunk", self.chunk, CHUNK),
             ("pace", 0.0 if self.published else self.pace_s, 0.0),
         ):
@@ -114,6 +120,13 @@ def places(release: Release, sources: Sequence[str]) -> list[str]:
     candidates = [*folders, *(child for folder in folders for child in _children(folder))]
     found = [str(folder) for folder in candidates if _holds(folder, release) and is_inside(str(folder), sources)]
     return [*found, *(source for source in sources if is_remote(source))]
+
+
+def lacking(spec: RunSpec, source: str | None) -> list[str] | None:
+    """Names of a run's samples that a folder lacks; None of an address, which is asked only when the run begins."""
+    if source is None or is_remote(source):
+        return None
+    return [sample.name for sample in spec.release.samples if not (Path(source) / sample.path).is_file()]
 
 
 def _holds(folder: Path, release: Release) -> bool:

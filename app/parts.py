@@ -156,7 +156,7 @@ def _say(view: View) -> None:
     badge(view.phase)
     if view.result is not None:
         spec = view.result.spec
-        about = (spec.release.title, spec.selection.name, f"{spec.luminosity:g} fb⁻¹", view.result.environment)
+        about = (spec.release.title, spec.selection.name, str(view.result.luminosity), view.result.environment)
         st.caption(" · ".join(about), width="content")
     st.space("stretch")
     controls(view)

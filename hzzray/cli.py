@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -67,6 +67,16 @@ SelectionName = Annotated[
 ]
 Cut = Annotated[list[str] | None, typer.Option(help="A cut of the selection, changed: pt_min=25,15,10. Several times.")]
 Luminosity = Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")]
+AxisText = Annotated[
+    str | None,
+    typer.Option("--axis", metavar="START:STOP:BINS", help="Bins in GeV: 80:250:34. Default: the release's."),
+]
+WindowText = Annotated[
+    str | None,
+    typer.Option(
+        "--window", metavar="LOW:HIGH", help="Where the significance is counted [GeV], on bin edges: 115:130."
+    ),
+]
 Fraction = Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 500 000.")]
 Events = Annotated[
@@ -103,6 +113,8 @@ def run(
     cut: Cut = None,
     luminosity: Luminosity = None,
     fraction: Fraction = 1.0,
+    axis: AxisText = None,
+    window: WindowText = None,
     engine: Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")] = "ray",
     broker: Annotated[
         str, typer.Option(help="amqp\\[s]://USER@HOST[:PORT]\\[/VHOST]: tasks go through RabbitMQ. memory: they don't.")
@@ -126,7 +138,16 @@ def run(
     if broker != "memory" and (engine != "ray" or pace):
         raise UsageError("--broker goes with --engine ray, and without --pace")
     chosen = _release(release_name, catalogue, openmagic=openmagic)
-    spec = _spec(chosen, samples, selection, luminosity, fraction, cut)
+    spec = _spec(
+        chosen,
+        samples=_names(samples),
+        selection=selection,
+        luminosity=luminosity,
+        fraction=fraction,
+        cuts=cut or (),
+        axis=axis,
+        window=window,
+    )
     limits = Limits(min_actors=min_actors or actors or usable_cpus(), max_actors=max_actors or actors or usable_cpus())
     more = {"engine": engine, "limits": limits, "pace_s": pace}
     settings = _settings(runs, run_id, _sources(chosen, source, events), chunk, **more)
@@ -136,24 +157,10 @@ def run(
         _execute_through(spec, settings, broker, prefix)
 
 
-def _spec(
-    chosen: Release,
-    samples: str | None,
-    selection: str | None,
-    luminosity: float | None,
-    fraction: float,
-    cut: list[str] | None,
-) -> RunSpec:
-    from hzzray.run import make_spec  # noqa: PLC0415
+def _spec(chosen: Release, **options: Any) -> RunSpec:  # noqa: ANN401 (those of make_spec)
+    from hzzray.run import make_spec  # noqa: PLC0415 (help needn't wait for numerics)
 
-    return make_spec(
-        chosen,
-        samples=_names(samples),
-        selection=selection,
-        luminosity=luminosity,
-        fraction=fraction,
-        cuts=cut or (),
-    )
+    return make_spec(chosen, **options)
 
 
 def _settings(runs: Path, run_id: str | None, sources: tuple[str, ...], chunk: int | None, **more: object) -> Settings:
@@ -172,6 +179,8 @@ def publish(
     cut: Cut = None,
     luminosity: Luminosity = None,
     fraction: Fraction = 1.0,
+    axis: AxisText = None,
+    window: WindowText = None,
     broker: BrokerUrl = None,
     prefix: Prefix = DEFAULT_PREFIX,
     chunk: Chunk = None,
@@ -191,7 +200,16 @@ def publish(
 
     require(where, Topology(prefix))
     chosen = _release(release_name, catalogue, openmagic=openmagic)
-    spec = _spec(chosen, samples, selection, luminosity, fraction, cut)
+    spec = _spec(
+        chosen,
+        samples=_names(samples),
+        selection=selection,
+        luminosity=luminosity,
+        fraction=fraction,
+        cuts=cut or (),
+        axis=axis,
+        window=window,
+    )
     # Bridges work elsewhere, in folders of their own.
     sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, source, events)]
     settings = _settings(Path("runs"), run_id, tuple(sources), chunk)

@@ -40,7 +40,8 @@ class RunSpec(Message):
     """What a run computes: nothing of where or how. Self-contained, so that any worker anywhere can take it up.
 
     ``release`` holds just the samples of this run. ``luminosity`` is in fb⁻¹. ``fraction`` in (0, 1] is the leading
-    part of each file's entries that is read; simulated yields are not scaled up for it.
+    part of each file's entries that is read; what that stands for is decided in ``hzzray.scaling``. ``axis`` are the
+    bins, and the release's window lies on their edges.
     """
 
     version: Literal[1] = WIRE_VERSION
@@ -58,6 +59,7 @@ class RunSpec(Message):
                 f"selection {self.selection.name} asks for {' and '.join(lacking)}, "
                 f"which release {self.release.name} has no branch for"
             )
+        self.axis.window(*self.release.window)  # refuses one that is not of whole bins
         return self
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import signal
 import threading
@@ -15,7 +16,7 @@ from datetime import datetime
 from functools import partial
 from itertools import accumulate, chain, repeat
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -29,6 +30,7 @@ from hzzray.engine.reducer import Live
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec, Task
 from hzzray.output import save_json, save_root
+from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import PRESETS, Selection
 from hzzray.places import cache_folder
 from hzzray.result import Result, RunState, environment, moment, summarise
@@ -71,15 +73,19 @@ def make_spec(
     luminosity: float | None = None,
     fraction: float = 1.0,
     cuts: Sequence[str] = (),
+    axis: str | None = None,
+    window: str | None = None,
 ) -> RunSpec:
     """Put a spec together, the release's defaults where nothing is chosen; raises UsageError naming what is wrong.
 
-    ``cuts`` are changes of the selection as ``name=value``, names those of Selection's fields.
+    ``cuts`` are changes of the selection as ``name=value``, names those of Selection's fields. ``axis`` is
+    START:STOP:BINS, ``window`` LOW:HIGH, in GeV; the window must lie on the axis' bin edges.
     """
     preset = selection or release.selection
     if preset not in PRESETS:
         raise UsageError(f"no selection {preset!r}; there are {', '.join(PRESETS)}")
     chosen = samples or tuple(sample.name for sample in release.samples if sample.default)
+    release = _binned(release, axis, window)
     try:
         return RunSpec(
             release=release.only(chosen),
@@ -90,6 +96,36 @@ def make_spec(
         )
     except ValidationError as error:
         raise UsageError(_mistake(error)) from error
+
+
+def _binned(release: Release, axis: str | None, window: str | None) -> Release:
+    """Change a release's axis and window; raises UsageError where that makes none."""
+    changes: dict[str, Any] = {}
+    try:
+        if axis:
+            start, stop, bins = _numbers("axis", axis, "START:STOP:BINS", "80:250:34")
+            if bins != int(bins):
+                raise UsageError(f"--axis {axis}: {bins:g} is no number of bins")
+            changes["axis"] = Axis(start, stop, int(bins))
+        if window:
+            changes["window"] = tuple(_numbers("window", window, "LOW:HIGH", "115:130"))
+        changed = release.model_copy(update=changes)
+        changed.axis.window(*changed.window)
+    except ValueError as error:
+        hint = "" if window else "; give --window too"
+        raise UsageError(f"{error}{hint}") from error
+    return changed
+
+
+def _numbers(option: str, text: str, form: str, example: str) -> list[float]:
+    """Read finite numbers between colons; raises UsageError naming the option."""
+    try:
+        numbers = [float(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(form.split(":")) or not all(map(math.isfinite, numbers)):
+        raise UsageError(f"--{option} {text}: expected {form} in GeV, as {example}")
+    return numbers
 
 
 def _changed(preset: Selection, cuts: Sequence[str]) -> Selection:
@@ -186,8 +222,13 @@ def check_same(path: Path, spec: RunSpec) -> None:
     with Ledger.open(path) as ledger:
         began = ledger.spec
     if began.digest != spec.digest:
-        fields = ("release", "selection", "luminosity", "fraction", "axis")
+        fields = ("selection", "luminosity", "fraction", "axis")
         differing = [field for field in fields if getattr(began, field) != getattr(spec, field)]
+        binning = {"axis": spec.axis, "window": spec.release.window}
+        if began.release.window != spec.release.window:
+            differing.append("window")
+        if began.release.model_copy(update=binning) != spec.release.model_copy(update=binning):
+            differing.insert(0, "release")
         raise UsageError(
             f"run {path.parent.name} in {path.parent.parent} exists with another {' and '.join(differing)}; "
             "take another --run-id, or the same choices to resume it"

@@ -13,6 +13,7 @@ import streamlit as st
 import uproot
 from streamlit.testing.v1 import AppTest
 
+from app import charts
 from app.client import SILENCE_S
 from app.services import services
 from bridge.connection import BrokerError
@@ -22,8 +23,8 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import Recorder, Scale
 from hzzray.output import load_json, save_json
-from hzzray.result import FailureRow
-from hzzray.run import Settings, execute, make_spec
+from hzzray.result import FailureRow, Luminosity, expected_in_full
+from hzzray.run import Settings, StoppedError, execute, make_spec
 from hzzray.source import Congestion
 from tests.support_usage import record
 
@@ -132,12 +133,13 @@ def test_a_complete_run(run):
 
 
 def half_read(folder: Path) -> dict:
-    """Change a result to one of a run that is half through."""
+    """Change a result to one of a run that is half through: 5 fb⁻¹ of 10."""
     result = load_json(folder)
     samples = {
         name: sample.model_copy(update={"planned": 2 * sample.entries}) for name, sample in result.samples.items()
     }
-    return {"samples": samples, "cost": result.cost.model_copy(update={"wall_s": 4.0})}
+    luminosity = Luminosity(asked=10.0, simulation=5.0, data=5.0)
+    return {"samples": samples, "luminosity": luminosity, "cost": result.cost.model_copy(update={"wall_s": 4.0})}
 
 
 def test_a_run_that_goes_on(run, finished):
@@ -147,10 +149,10 @@ def test_a_run_that_goes_on(run, finished):
     shown = figures(test)
     assert shown["Events read"] == ("20.7 k", "50.0 % of 41.4 k")
     assert shown["Time left"][1] == "after 4.0 s"
-    asimov = load_json(folder).significance.asimov
-    so_far, with_all = shown["Significance so far"]
-    assert float(so_far.split()[0]) < asimov
-    assert with_all == f"{asimov:.2f} σ with all events"
+    result = load_json(folder)
+    so_far, with_all = result.significance.asimov, expected_in_full(result).asimov
+    assert so_far < with_all
+    assert shown["Significance so far"] == (f"{so_far:.2f} σ", f"{with_all:.2f} σ with all events")
     assert buttons(test) == ["Pause", "Drain", "Cancel"]
     press(test, "Pause")
     assert buttons(test) == ["Resume", "Drain", "Cancel"]
@@ -159,6 +161,74 @@ def test_a_run_that_goes_on(run, finished):
     assert buttons(test) == []
     with Ledger.open(folder / "ledger.db") as ledger:
         assert ledger.wished() == "drain"
+
+
+@pytest.fixture(scope="module")
+def halfway(toys, tmp_path_factory) -> Path:
+    """The folder of a run that was stopped after 17 tasks of many, all samples side by side."""
+    runs = tmp_path_factory.mktemp("halfway")
+    settings = Settings(runs=runs, run_id="halfway", sources=(str(toys),), engine="serial", chunk=500, pace_s=0.01)
+
+    def stop(counts):
+        if counts.merged == 16:
+            with Ledger.open(settings.folder / "ledger.db") as ledger:
+                ledger.wish("cancel")
+
+    with pytest.raises(StoppedError):
+        execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=stop)
+    return settings.folder
+
+
+def test_a_stopped_run_shows_the_same_everywhere(runs, halfway):
+    """Issue 11, items 3, 5: the Live page, its plot and the Runs page compare data with as much simulation."""
+    folder = shutil.copytree(halfway, runs / "halfway")
+    result = load_json(folder)
+    found, luminosity = result.significance, result.luminosity
+    assert 0 < luminosity.data == luminosity.simulation < 10
+    test = look()
+    card = figures(test)[f"Data in {found.window[0]:g}–{found.window[1]:g} GeV"]
+    assert card == (str(found.n_data), f"{found.n_signal:.1f} signal + {found.n_background:.1f} background")
+    assert figures(test)["Significance so far"][0] == f"{found.asimov:.2f} σ"
+    assert test.table[0].value["so far [σ]"].tolist()[-1] == f"{found.observed:.2f}"
+    assert str(luminosity) in words(test)
+    assert test.toggle(key="scaled").value
+    test.toggle(key="scaled").set_value(False).run()
+    assert f"simulation 10 fb⁻¹, data {luminosity.data:.4g} fb⁻¹ read so far: no ratio" in words(test)
+    assert not test.exception
+    table = dict(look("runs").table[0].value.to_numpy().tolist())
+    assert table["luminosity"] == str(luminosity)
+    assert table["Asimov · observed"] == f"{found.asimov:.2f} σ · {found.observed:.2f} σ"
+    assert table["signal · background · data"].endswith(f"{found.n_background:.2f} · {found.n_data}")
+
+
+def test_the_plot_grows_with_the_data(halfway, finished):
+    """Issue 11, item 5: simulation stood at full scale from the first second; a switch puts it there."""
+
+    def peak(folder: Path, **options) -> float:
+        rows = charts.mass(load_json(folder), **options).rows
+        return rows[rows["kind"] == "stack"]["y1"].max()
+
+    part = load_json(halfway).luminosity.simulation / 10
+    assert peak(halfway) == pytest.approx(part * peak(halfway, scaled=False))
+    assert peak(halfway, scaled=False) == pytest.approx(peak(finished), rel=0.5)
+    kinds = {scaled: set(charts.mass(load_json(halfway), scaled=scaled).rows["kind"]) for scaled in (True, False)}
+    assert kinds[True] - kinds[False] == {"ratio"}
+
+
+def test_a_figure_that_is_withheld_gives_its_reason(run, finished):
+    """Issue 11, items 4, 22: on the Live page and on the Runs page; warnings too."""
+    result = load_json(finished)
+    reasons = {"asimov": "not read: llll", "observed": "not read: llll", "n_background": "not read: llll"}
+    lacking = dict.fromkeys(reasons) | {"withheld": reasons}
+    warning = "Zee: its file has 89 entries, the release states 898"
+    run(significance=result.significance.model_copy(update=lacking), warnings=(warning,))
+    test = look()
+    assert figures(test)["Significance so far"] == ("–", r"not read\: llll")
+    assert "Withheld: not read: llll." in words(test)
+    assert warning in words(test)
+    test = look("runs")
+    assert ["withheld", r"not read\: llll"] in test.table[0].value.to_numpy().tolist()
+    assert warning in words(test)
 
 
 @pytest.mark.parametrize(
@@ -388,6 +458,37 @@ def test_mistakes_are_said_at_once(run, runs, started):
     assert "--cut pt_min=25,15 --cut z2_max=110" in words(test)
     assert "h4l*" in words(test)
     assert started == []
+
+
+def test_what_is_there_is_looked_at_first(runs, toys, tmp_path, started):
+    """Issue 11, item 2: "12 samples, 943 k events" where 7 of 12 files exist."""
+    shutil.copytree(toys, tmp_path / "data" / "mine")
+    for name in ("data_C", "data_D", "Zmumu", "llll", "ttbar_lep"):
+        (tmp_path / "data" / "mine" / release("2020").sample(name).path).unlink()
+    test = look("launch")
+    test.selectbox(key="release").set_value("2020").run()
+    shown = words(test)
+    assert "**7 of 12** samples of ATLAS Open Data 2020, about 387 k events" in shown
+    assert "not there: data_C, data_D, Zmumu, ttbar_lep and 1 more" in shown
+    test.selectbox(key="source-2020").set_value("").run()
+    shown = words(test)
+    assert "**12** samples of ATLAS Open Data 2020, about 943 k events as the release states" in shown
+    assert "what is there is seen when the run begins" in shown
+
+
+def test_bins_and_window_are_chosen(runs, started):
+    """Issue 11, item 1: --axis and --window on the Launch page."""
+    test = look("launch")
+    assert "--axis" not in words(test)
+    test.text_input(key="axis-toy").set_value("80:250:170").run()
+    assert "--axis 80:250:170" in words(test)
+    test.text_input(key="window-toy").set_value("116:131.5").run()
+    assert "window 116 to 131.5 GeV doesn't lie on bin edges" in words(test)
+    assert start_button(test).disabled
+    test.text_input(key="window-toy").set_value("116 : 131").run()
+    test.text_input(key="run name").set_value("mine").run()
+    press(test, "Start")
+    assert "--axis 80:250:170 --window 116:131" in " ".join(started[0][1])
 
 
 def test_other_releases_and_samples(runs, toys, tmp_path, started):

@@ -85,6 +85,18 @@ RUN = ("run", "--engine", "serial")
         (("--source", "ftp://host/x"), "sources are folders, http(s):// or root://, not ftp://"),
         (("--source", "{toys}", "--selection", "notebook-2025", "--release", "toy"), "asks for identification"),
         (("--source", "{toys}", "--run-id", "../up"), "run-id: String should match pattern"),
+        (("--source", "{toys}", "--window", "116:131"), "window 116 to 131 GeV doesn't lie on bin edges (34 bins from"),
+        (
+            ("--source", "{toys}", "--window", "100:300"),
+            "window 100 to 300 GeV leaves the axis: 34 bins from 80 to 250",
+        ),
+        (("--source", "{toys}", "--window", "115"), "--window 115: expected LOW:HIGH in GeV, as 115:130"),
+        (("--source", "{toys}", "--window", "nan:130"), "--window nan:130: expected LOW:HIGH"),
+        (("--source", "{toys}", "--axis", "80:250:85"), "116 to 130 GeV does; give --window too"),
+        (("--source", "{toys}", "--axis", "80:250"), "--axis 80:250: expected START:STOP:BINS in GeV, as 80:250:34"),
+        (("--source", "{toys}", "--axis", "80:250:3.5"), "--axis 80:250:3.5: 3.5 is no number of bins"),
+        (("--source", "{toys}", "--axis", "250:80:34"), "an axis needs start < stop"),
+        (("--source", "{toys}", "--axis", "80:250:1e9"), "an axis has 100000 bins at most"),
         (("--catalogue", "{tmp}/none.yaml"), "catalogue {tmp}/none.yaml: No such file"),
     ],
 )

@@ -17,6 +17,7 @@ from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RunSpec
 from hzzray.physics.selection import PRESETS, Selection
 from hzzray.run import new_run_id
+from hzzray.scaling import names
 from hzzray.urls import redact
 
 _TOYS = {200_000: "200 k events, 30 MB", 1_000_000: "1 M events, 150 MB", 5_000_000: "5 M events, 775 MB"}
@@ -96,6 +97,7 @@ def _choose() -> Choices:
             help="notebook-… are those of the published notebooks; h4l is that of the discovery paper.",
         )  # fmt: skip
         cuts = _cuts(release.schema_.preset(preset))
+        axis, window = _binning(release)
     with st.container(border=True):
         st.markdown("##### :material/memory: Work", anchors=False)
         work = _work(toy=release.name == "toy")
@@ -107,6 +109,8 @@ def _choose() -> Choices:
         cuts=cuts,
         luminosity=luminosity,
         fraction=fraction / 100,
+        axis=axis,
+        window=window,
         events=events,
         **work,
     )
@@ -168,6 +172,24 @@ def _cuts(preset: Selection) -> tuple[str, ...]:
         if chosen != usual:
             changes.append(f"{name}={chosen}")
     return tuple(changes)
+
+
+def _binning(release: Release) -> tuple[str, str]:
+    """Let the viewer choose bins and window; returns what differs from the release's as the command line has it."""
+    axis, (low, high) = release.axis, release.window
+    usual = f"{axis.start:g}:{axis.stop:g}:{axis.bins}", f"{low:g}:{high:g}"
+    first, second = st.columns(2)
+    with first:
+        bins = st.text_input(
+            "Mass axis: from, to [GeV], bins", usual[0], key=f"axis-{release.name}", live=True, max_chars=40
+        )
+    with second:
+        window = st.text_input(
+            "Window of the significance [GeV]", usual[1], key=f"window-{release.name}", live=True, max_chars=40,
+            help="From a bin's edge to another's.",
+        )  # fmt: skip
+    bins, window = bins.replace(" ", ""), window.replace(" ", "")
+    return "" if bins == usual[0] else bins, "" if window == usual[1] else window
 
 
 class _Work(TypedDict):
@@ -233,18 +255,32 @@ def _confirm(choices: Choices) -> None:
 
 
 def _summary(choices: Choices, spec: RunSpec) -> None:
-    release = spec.release
-    stated = sum(sample.entries or 0 for sample in release.samples)
-    events = choices.events or (None if release.name == "toy" else stated)
     lines = [
-        f"**{len(release.samples)}** samples of {release.title}"
-        + (f", about {words.count(events * spec.fraction)} events" if events else ""),
+        _what(choices, spec),
         f"**{spec.selection.name}** at {spec.luminosity:g} fb⁻¹",
         _who(choices),
     ]
     if choices.events:
         lines.append(f"{words.count(choices.events)} toy events are simulated first")
     st.success("\n".join(f"- {line}" for line in lines))
+
+
+def _what(choices: Choices, spec: RunSpec) -> str:
+    """Say what will be read: of a folder what is there, of an address what the release states."""
+    release, title = spec.release, words.plain(spec.release.title)
+    wanted = f"**{len(release.samples)}** samples of {title}"
+    if choices.events:
+        return f"{wanted}, about {words.count(choices.events * spec.fraction)} events"
+    lacking = launch.lacking(spec, choices.source)
+    there = [sample for sample in release.samples if sample.name not in (lacking or ())]
+    stated = 0 if release.entries_vary else sum(sample.entries or 0 for sample in there)
+    about = f", about {words.count(stated * spec.fraction)} events" if stated else ""
+    if lacking is None:
+        return f"{wanted}{about} as the release states; what is there is seen when the run begins"
+    if not lacking:
+        return f"{wanted}{about}"
+    found = f"**{len(there)} of {len(release.samples)}** samples of {title}{about}"
+    return f"{found}; not there: {words.plain(names(lacking))}"
 
 
 def _who(choices: Choices) -> str:

@@ -10,7 +10,7 @@ from app import charts, parts, words
 from app.client import View
 from hzzray.engine.monitor import Rows
 from hzzray.physics.selection import CHANNELS
-from hzzray.result import Result, Significance, moment, scaled, so_far
+from hzzray.result import Result, Significance, expected_in_full, moment, to_read
 
 _TITLES = dict(zip(CHANNELS, ("4e", "4µ", "2e2µ"), strict=True))
 
@@ -55,29 +55,28 @@ def _figures(view: View, result: Result) -> None:
     now = moment(result)
     rate, left_s = progress(view, result)
     rows = view.history
-    found, full = so_far(result), scaled(result.significance, 1 / result.spec.fraction)
-    planned = sum(sample.planned for sample in result.samples.values())
+    found, full = result.significance, expected_in_full(result)
     with st.container(horizontal=True, gap="small", key="figures"):
         parts.figure(
             "Events read",
             words.count(now.events),
-            f"{words.percent(now.share)} of {words.count(planned)}",
+            f"{words.percent(now.share)} of {words.count(to_read(result))}",
             trend=_tail(rows, "events"),
         )
         parts.figure(
             "Significance so far",
             words.sigma(found.asimov),
-            f"{words.sigma(full.asimov)} with all events",
+            _expected(found, full),
             trend=_tail(rows, "asimov"),
-            says="Asimov: the median significance expected of the Higgs boson, with the events read so far.",
+            says="Asimov: the median significance expected of the Higgs boson, with as much luminosity as was read.",
         )
         low, high = found.window
         parts.figure(
             f"Data in {low:g}–{high:g} GeV",
-            words.count(now.n_data),
-            f"{now.n_signal:.1f} signal + {now.n_background:.1f} background",
+            words.count(found.n_data),
+            _predicted(result, found),
             trend=_tail(rows, "n_data"),
-            says="Collisions seen in the window, and what simulation expects with the events read so far.",
+            says="Collisions seen in the window, and what simulation expects of as much luminosity.",
         )
         speed = words.quantity(result.cost.bytes_read / max(result.cost.wall_s, 1e-9), "B/s")
         parts.figure("Throughput", words.quantity(rate, "ev/s"), f"{speed} on average", trend=_pace(rows))
@@ -95,6 +94,26 @@ def _figures(view: View, result: Result) -> None:
             parts.figure("Time left", words.seconds(left_s), f"after {wall}")
         else:
             parts.figure("Wall clock", wall, f"{words.seconds(result.cost.cpu_s)} of CPU")
+
+
+def _expected(found: Significance, full: Significance) -> str:
+    """Say what is to come, or why there is nothing to say."""
+    if found.asimov is None:
+        return _why(found, "asimov")
+    return f"{words.sigma(full.asimov)} with all events"
+
+
+def _predicted(result: Result, found: Significance) -> str:
+    """Say what stands beside the data in the window, or why nothing does."""
+    if found.n_signal is None or found.n_background is None:
+        return _why(found, "asimov")
+    if not result.luminosity.compared:
+        return _why(found, "observed")
+    return f"{found.n_signal:.1f} signal + {found.n_background:.1f} background"
+
+
+def _why(found: Significance, figure: str) -> str:
+    return words.plain(found.withheld.get(figure, "not defined"))
 
 
 def _tail(rows: Rows, field: str) -> list[float] | None:
@@ -131,6 +150,10 @@ def _spectrum(view: View, result: Result) -> None:
             format_func=lambda name: _TITLES.get(name, "all"), label_visibility="collapsed",
         )  # fmt: skip
         log = st.toggle("Log scale", key="log", persist_state="session")
+        scaled = st.toggle(
+            "Scale simulation to the data read", value=True, key="scaled", persist_state="session",
+            help="Off: simulation is that of all the luminosity asked for.",
+        )  # fmt: skip
         st.space("stretch")
         with st.popover("View", icon=":material/tune:"):
             shown = st.pills(
@@ -144,20 +167,33 @@ def _spectrum(view: View, result: Result) -> None:
             st.caption("In the plot: drag to move, Ctrl + wheel or pinch to zoom, double-click to reset.")
     hidden = tuple(name for name in groups if name not in shown)
     chart = view.once(
-        ("mass", channel, hidden, log, span),
-        lambda: charts.mass(result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span),
+        ("mass", channel, hidden, log, span, scaled),
+        lambda: charts.mass(
+            result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span, scaled=scaled
+        ),
     )
     parts.draw_mass(chart)
-    if result.status == "running":
-        st.caption(
-            "Simulation of each sample is scaled to all of its events; data are those read so far "
-            f"({words.percent(moment(result).share)} of all events)."
+    st.caption(_standing(result, scaled=scaled))
+
+
+def _standing(result: Result, *, scaled: bool) -> str:
+    """Say what luminosity the plot stands for."""
+    luminosity = result.luminosity
+    said = [str(luminosity)]
+    if not scaled and luminosity.compared and luminosity.data is not None and luminosity.data < luminosity.asked:
+        said = [f"simulation {luminosity.asked:.4g} fb⁻¹, data {luminosity.data:.4g} fb⁻¹ read so far: no ratio"]
+    if result.spec.fraction < 1:
+        said.append(
+            f"{words.percent(result.spec.fraction)} of each file asked for, {words.percent(result.fraction)} read"
         )
+    if not result.is_whole:
+        said.append(_why(result.significance, "asimov"))
+    return f"{' · '.join(said)}."
 
 
 def _significance(view: View, result: Result) -> None:
     """Show the four significances, now and with all events, and how they came about."""
-    now, full = so_far(result), scaled(result.significance, 1 / result.spec.fraction)
+    now, full = result.significance, expected_in_full(result)
     st.markdown("##### Significance", anchors=False)
     table = pd.DataFrame(
         [
@@ -169,6 +205,10 @@ def _significance(view: View, result: Result) -> None:
     )
     st.table(table, border="horizontal", hide_index=True)
     st.caption(_counts(now))
+    for reason in dict.fromkeys(
+        now.withheld[field] for field in (*charts.SIGNIFICANCES, "observed") if field in now.withheld
+    ):
+        st.caption(f"Withheld: {words.plain(reason)}.")
     chart = view.once("history", lambda: charts.history(view.history, result))
     parts.draw(chart, "history", alt="Significances over the time of the run")
 
@@ -179,10 +219,14 @@ def _plain(value: float | None) -> str:
 
 def _counts(found: Significance) -> str:
     low, high = found.window
-    return (
-        f"{low:g}–{high:g} GeV: s = {found.n_signal:.2f}, b = {found.n_background:.2f} ± "
-        f"{found.n_background_error:.2f} (statistics), n = {found.n_data}"
-    )
+    counts = [
+        "s = –" if found.n_signal is None else f"s = {found.n_signal:.2f}",
+        "b = –"
+        if found.n_background is None
+        else f"b = {found.n_background:.2f} ± {found.n_background_error:.2f} (statistics)",
+        "n = –" if found.n_data is None else f"n = {found.n_data}",
+    ]
+    return f"{low:g}–{high:g} GeV: {', '.join(counts)}"
 
 
 def _samples(view: View, result: Result) -> None:
@@ -192,13 +236,14 @@ def _samples(view: View, result: Result) -> None:
     for name, sample in result.samples.items():
         left = sample.planned - sample.entries
         share = sample.entries / sample.planned if sample.planned else (0.0 if name in result.missing else 1.0)
+        yielded = sample.yield_ * result.side_by_side(sample)
         if name in result.missing:
             remaining = "missing"
         elif not left:
             remaining = "done"
         else:
             remaining = words.seconds(left / rate) if view.live and rate else words.NONE
-        rows.append((name, sample.group, share, sample.entries, sample.planned, sample.n_out, sample.yield_, remaining))
+        rows.append((name, sample.group, share, sample.entries, sample.planned, sample.n_out, yielded, remaining))
     columns = ["sample", "group", "progress", "read", "planned", "selected", "yield", "time left"]
     st.markdown("##### Samples", anchors=False)
     st.dataframe(
@@ -211,7 +256,9 @@ def _samples(view: View, result: Result) -> None:
             "read": st.column_config.NumberColumn("events read", format="localized"),
             "planned": st.column_config.NumberColumn("of", format="localized"),
             "selected": st.column_config.NumberColumn("selected", format="localized"),
-            "yield": st.column_config.NumberColumn("yield [events]", format="%.2f"),
+            "yield": st.column_config.NumberColumn(
+                "yield [events]", format="%.2f", help="Of all masses; the plot has those on its axis."
+            ),
             "time left": st.column_config.TextColumn("time left", help="If all actors worked on this sample alone."),
         },
     )
@@ -223,6 +270,8 @@ def _end(view: View, result: Result) -> None:
         st.success(
             f"Complete: all {result.tasks.planned} tasks merged. Digest `{result.digest}`", icon=":material/verified:"
         )
+    for warning in result.warnings[:20]:
+        st.warning(words.plain(warning), icon=":material/warning:")
     if result.failures or result.missing:
         with st.expander(
             f"{len(result.failures)} failed tasks, {len(result.missing)} missing samples", icon=":material/report:"

@@ -125,6 +125,8 @@ def _open(run_id: str) -> None:
             result = view.result
             parts.draw_mass(view.once("plain mass", lambda: charts.mass(result)))
     with right:
+        for warning in view.result.warnings[:20]:
+            st.warning(words.plain(warning), icon=":material/warning:")
         _numbers(view, view.result)
         _cutflow(view.result)
 
@@ -149,8 +151,16 @@ def _numbers(view: View, result: Result) -> None:
     found, summary = result.significance, _summary(view)
     rows = [
         ("status", f"{result.status}: {result.tasks.merged} of {result.tasks.planned} tasks merged"),
+        ("luminosity", str(result.luminosity)),
         ("Asimov · observed", f"{words.sigma(found.asimov)} · {words.sigma(found.observed)}"),
-        ("signal · background · data", f"{found.n_signal:.2f} · {found.n_background:.2f} · {found.n_data}"),
+        (
+            "signal · background · data",
+            " · ".join(
+                words.NONE if n is None else form.format(n)
+                for n, form in ((found.n_signal, "{:.2f}"), (found.n_background, "{:.2f}"), (found.n_data, "{}"))
+            ),
+        ),
+        *(("withheld", words.plain(reason)) for reason in dict.fromkeys(found.withheld.values())),
         ("events · throughput", f"{words.count(summary.events)} · {words.quantity(summary.events_per_s, 'events/s')}"),
         ("wall clock · CPU of tasks", f"{words.seconds(summary.wall_s)} · {words.seconds(summary.cpu_s)}"),
         ("CPU per million events", f"{words.quantity(summary.cpu_s_per_million_events, 's')}"),
@@ -181,17 +191,18 @@ def _cutflow(result: Result) -> None:
         )
         of = st.segmented_control(
             "of", ["yield", "raw"], default="yield", required=True, key="of", label_visibility="collapsed",
-            help="Weighted events at the run's luminosity, or events as they were counted.",
+            help=f"Weighted events of {result.luminosity}, or events as they were counted.",
         )  # fmt: skip
     table = pd.DataFrame({"cut": result.spec.selection.cuts})
     for name, sample in result.samples.items():
         column = sample.group if by == "group" else name
-        values = [row.n if of == "raw" else row.yield_ for row in sample.cutflow]
+        factor = result.side_by_side(sample)
+        values = [row.n if of == "raw" else factor * row.yield_ for row in sample.cutflow]
         table[column] = table[column] + values if column in table else values
     number = st.column_config.NumberColumn(format="localized" if of == "raw" else "%.2f")
     config = {name: number for name in table.columns if name != "cut"}
     st.dataframe(table, hide_index=True, height="content", key="cutflow", column_config=config)
-    st.caption(f"Channels: {', '.join(CHANNELS)} together. Selection {result.spec.selection.name}.")
+    st.caption(f"Channels: {', '.join(CHANNELS)} together, of all masses. Selection {result.spec.selection.name}.")
 
 
 def _compare(rows: list[Row]) -> None:
