@@ -39,7 +39,8 @@ def with_luminosity(of_data: float | None, **options) -> RunSpec:
     samples = [
         sample.model_copy(update={"luminosity": of_data} if sample.name == "data_A" else {}) for sample in toy.samples
     ]
-    chosen = {"samples": ("data_A", "Zee", "llll", "ZH125_ZZ4lep", "WH125_ZZ4lep"), **options}
+    few = ("data_A", "Zee", "llll", "ZH125_ZZ4lep", "WH125_ZZ4lep")
+    chosen = {"selection": "notebook-2020", "samples": few, **options}
     return make_spec(toy.model_copy(update={"samples": tuple(samples)}), **chosen)
 
 
