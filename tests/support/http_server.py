@@ -42,7 +42,8 @@ class Fault:
 class Server(ThreadingHTTPServer):
     """Serves a folder. Paths are relative to it and decoded (``MC/a b.root``). Counts last until ``reset``.
 
-    ``ranges`` switches Range support, ``validators`` the headers ETag and Last-Modified.
+    ``ranges`` switches Range support, ``validators`` the headers ETag and Last-Modified. With a ``token``, a request
+    whose query it isn't is refused.
     """
 
     daemon_threads = False
@@ -55,6 +56,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
         self.ranges = True
         self.validators = True
+        self.token = ""
         self._lock = threading.Lock()
         self._log: list[Request] = []
         self._bytes: Counter[str] = Counter()
@@ -173,6 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.take(path, self.command)
         if fault.status is not None:
             self._refuse(path, fault.status)
+            return
+        if self.server.token and urlsplit(self.path).query != self.server.token:
+            self._refuse(path, HTTPStatus.FORBIDDEN)
             return
         if not file.resolve().is_relative_to(self.server.folder.resolve()) or not file.is_file():
             self._refuse(path, HTTPStatus.NOT_FOUND)
