@@ -453,6 +453,68 @@ def test_disk_that_cannot_be_written(web, here):
     assert report.failed == {"a": f"{here}: File exists"}
 
 
+def test_a_folder_s_names_are_taken_as_they_are(tmp_path, here):
+    """Issue 11, item 24: ``::`` in a name is no chain of file systems, by which another file came under this name."""
+    path = "a::b.root"
+    put(tmp_path / "disk", path, root_file(seed=1))
+    put(tmp_path / "disk", "b.root", root_file(seed=2))
+    put(tmp_path / "disk", "local::a.root", root_file(seed=3))
+    samples = sample(path), sample("local::a.root", "local")
+    report = fetch(release_at(), samples, here, sources=(str(tmp_path / "disk"),), **QUICK)
+    assert report.fetched == ("a::b", "local")
+    assert (here / path).read_bytes() == root_file(seed=1)
+    assert (here / "local::a.root").read_bytes() == root_file(seed=3)
+    (tmp_path / "disk" / path).unlink()
+    (here / path).unlink()
+    report = fetch(release_at(), (sample(path),), here, sources=(str(tmp_path / "disk"),), **QUICK)
+    assert "No such file" in report.failed["a::b"]
+    assert not (here / path).exists()
+
+
+def test_names_behind_root_protocol_are_taken_as_they_are(xrootd, here):
+    """Issue 11, item 24."""
+    put(xrootd.folder, "a::b.root", root_file(seed=1))
+    assert fetch(release_at("root://host//"), (sample("a::b.root"),), here, **QUICK).fetched == ("a::b",)
+    assert (here / "a::b.root").read_bytes() == root_file(seed=1)
+
+
+def test_bytes_behind_the_end_are_fetched_as_they_are(web, here):
+    """Issue 11, item 24: whoever reads the file has no objection."""
+    content = root_file() + b"left by an update that was broken off"
+    put(web.folder, "a.root", content)
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == content
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).skipped == ("a",)
+
+
+def test_a_file_that_was_never_closed_is_refused_as_it_is_by_who_reads_it(web, here):
+    """Issue 11, items 23 and 24."""
+    put(web.folder, "a.root", root_head(266)[:16] + bytes(8) + root_file()[24:])
+    report = fetch(release_at(web.url), (sample("a.root"),), here, **QUICK)
+    assert f"never closed: {SIZE} bytes, 266 by its header" in report.failed["a"]
+
+
+def test_several_sources_are_tried_in_turn(web, tmp_path, here):
+    """Issue 11, item 17."""
+    put(web.folder, "a.root", root_file(seed=1))
+    put(tmp_path / "disk", "b.root", root_file(seed=2))
+    sources = (web.url, str(tmp_path / "disk"))
+    report = fetch(release_at(), (sample("a.root"), sample("b.root")), here, sources=sources, **QUICK)
+    assert report.fetched == ("a", "b")
+    with pytest.raises(UsageError, match="no/such is no folder"):
+        fetch(release_at(), (sample("a.root"),), here, sources=(web.url, "no/such"))
+
+
+def test_a_token_comes_as_it_was_signed_and_is_shown_nowhere(web, here):
+    """Issue 11, item 18."""
+    put(web.folder, "a b.root", root_file())
+    web.token = "sig=s3cret%2Fx%3D&user=ada"
+    base = web.url.rstrip("/")
+    assert fetch(release_at(f"{base}?{web.token}"), (sample("a b.root"),), here, **QUICK).fetched == ("a b",)
+    report = fetch(release_at(f"{base}?{web.token}x"), (sample("c.root"),), here, **QUICK)
+    assert report.failed == {"c": f"{base}?***: HTTP 403 Forbidden"}
+
+
 @pytest.mark.parametrize(("version", "size"), [(63_400, 2_000), (999_999, 2_000), (1_063_400, 5_000_000_000)])
 def test_length_in_the_header(version, size):
     assert read_header(root_head(size, version), size).end == size

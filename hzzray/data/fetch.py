@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self
 import aiohttp
 import fsspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+from yarl import URL
 
 from hzzray.data.catalogue import Release, Sample
 from hzzray.data.header import HEADER, read_header
@@ -258,11 +259,11 @@ class _Transfers:
                     except _UnreachableError as error:
                         self.dead[source] = str(error)
                     except HzzrayError as error:
-                        reasons.append(f"{source}: {error}")
+                        reasons.append(f"{redact(source)}: {error}")
                     else:
                         return "fetched"
                 if source in self.dead:
-                    reasons.append(f"{source}: {self.dead[source]}")
+                    reasons.append(f"{redact(source)}: {self.dead[source]}")
         raise DataError("; ".join(reasons))
 
     async def _attempt(self, url: str, part: _Part, name: str) -> None:
@@ -293,7 +294,8 @@ async def _open_http(session: aiohttp.ClientSession, url: str, part: _Part) -> A
     place = redact(url)
     have = part.content(place)
     headers = {"Range": f"bytes={part.size}-", "If-Range": have.validator} if have else {}
-    async with session.get(url, headers=headers) as response:
+    # With a query it is sent as it is: what was signed must come as it was signed.
+    async with session.get(URL(url, encoded="?" in url), headers=headers) as response:
         if response.status == 200:
             content, offset = _Content(place, _validator(response), response.content_length), 0
         elif response.status == 206 and have and _continues(response, have, part.size):

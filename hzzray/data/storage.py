@@ -226,7 +226,11 @@ def _filesystem(url: str) -> tuple[Any, tuple[type[Exception], ...]]:
         import aiohttp  # noqa: PLC0415
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
-        options = {"client_kwargs": {"timeout": timeout, "trust_env": True}, "headers": {"Accept-Encoding": "identity"}}
+        options = {
+            "client_kwargs": {"timeout": timeout, "trust_env": True},
+            "headers": {"Accept-Encoding": "identity"},
+            "encoded": "?" in url,  # what was signed must come as it was signed
+        }
         return fsspec.filesystem(protocol, **options), (OSError, ValueError, aiohttp.ClientError)
     if protocol == "root":
         try:
