@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 _LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
-_QUERY = re.compile(r"(://[^?#\s]*)\?[^#\s]*")
+_QUERY = re.compile(r"(://[^?#\s]*)\?(?!\*{3}(?:\W|$))[^#\s]*")  # one that is hidden already stays as it is
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DECODINGS = 5  # of a path, until it is as plain as it gets; one that takes more is up to no good
 

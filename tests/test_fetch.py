@@ -558,6 +558,7 @@ def test_join(source, path, joined):
 )
 def test_redact(text, shown):
     assert redact(text) == shown
+    assert redact(f"{redact(text)}: why") == f"{shown}: why", "hidden twice, nothing more is hidden"
 
 
 def test_plain_lines_without_a_terminal(web, here, capsys):

@@ -513,7 +513,7 @@ def test_a_file_written_over_after_it_was_merged_is_refused(cli, of_one, tmp_pat
 
 def test_a_file_written_over_before_anything_was_merged_is_read_anew(of_one, tmp_path):
     """Issue 11, item 19."""
-    spec, count = of_one
+    spec, _ = of_one
     source = rewritable(tmp_path / "source", seed=1)
     started(spec, tmp_path, source, 0)
     rewritable(source, seed=2, events=1_700)
@@ -574,7 +574,9 @@ def check_retracted(cli, folder, sample, left):
         counts = ledger.counts()
         assert result.digest == digest(ledger.histograms())
     assert (result.status, *result.tasks.model_dump().values()) == (counts.status, *counts[:3])
-    assert f"retracted; {counts.status}: {counts.planned} tasks planned, {counts.merged} merged" in " ".join(out.split())
+    assert f"retracted; {counts.status}: {counts.planned} tasks planned, {counts.merged} merged" in " ".join(
+        out.split()
+    )
     assert result.samples[sample].n_out == 0
     assert [(row.sample, row.reason) for row in result.failures] == [(sample, "retracted")]
     assert sum(row.n_out for row in result.samples.values()) == left

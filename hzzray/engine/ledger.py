@@ -92,8 +92,8 @@ class Ledger:
             raise LedgerError(f"{path}: not a ledger of hzzray")
         if version != _VERSION:
             raise LedgerError(
-                f"{path}: a ledger of version {version}, made by {_maker(database)}; hzzray {__version__} reads version "
-                f"{_VERSION}: take another --run-id"
+                f"{path}: a ledger of version {version}, made by {_maker(database)}; "
+                f"hzzray {__version__} reads version {_VERSION}: take another --run-id"
             )
         row = database.execute("SELECT run_id, spec, environment, created FROM run").fetchone()
         if row is None:
