@@ -38,9 +38,6 @@ def read_header(head: bytes, size: int) -> Header:
     if end > size:
         raise DataError(f"truncated: {size} bytes, {end} by its header")
     if end < size and free == 0:  # what closes a file writes its free list
-        raise DataError(
-            f"never closed: {size} bytes, {end} by its header: its writer was ended, or still writes "
-            "(ROOT recovers what is there when the file is opened with UPDATE)"
-        )
+        raise DataError(f"never closed: {size} bytes, {end} by its header: its writer was ended, or still writes")
     # Between the free list's place and the UUID: its size, number, units, compression, info record, UUID's version.
     return Header(end, free, (head[59:75] if big else head[47:63]).hex())
