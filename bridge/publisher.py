@@ -33,6 +33,7 @@ from bridge.wire import (
 from hzzray.data.plan import Plan
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
+from hzzray.urls import redact
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ async def announce(
 ) -> Announcement:
     """Announce a run; returns what holds of it, after all that was announced before.
 
-    Raises UsageError when it was announced with another spec, PublishError when it can't be published.
+    Raises UsageError when it was announced with another spec or other files, PublishError when it can't be published.
     """
     mark = secrets.token_hex(16)
     holds: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
@@ -173,13 +174,21 @@ async def announce(
     run_log = RunLog(reader, topology.runs.name, read)
     try:
         await reader.start(patience_s)
-        return await asyncio.wait_for(holds, patience_s)
+        announced = await asyncio.wait_for(holds, patience_s)
     except TimeoutError:
         raise PublishError(
             f"run {mine.run_id}: announced, but {topology.runs.name} can't be read: {run_log.trouble or 'it is silent'}"
         ) from None
     finally:
         await reader.stop()
+    uuids = {row.sample: row.uuid for row in announced.files}
+    for row in mine.files:
+        if uuids.get(row.sample, row.uuid) != row.uuid:
+            raise UsageError(
+                f"{redact(row.file)}: another file than the one that run {mine.run_id} was announced with, or another "
+                "content; take another --run-id"
+            )
+    return announced
 
 
 async def send(

@@ -12,7 +12,7 @@ from bridge.service import Bridge, BridgeSettings
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import Announcement, TaskMessage, task_letter
-from hzzray.data.plan import Plan, check_source, make_plan
+from hzzray.data.plan import Plan, check_source, make_plan, readable
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
 from hzzray.errors import first_of
@@ -54,7 +54,8 @@ def execute(
         ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
     planned(plan)
     with cluster(settings.limits.max_actors):
-        asyncio.run(_serve(settings, broker, topology, progress))
+        mine = settings.model_copy(update={"sources": readable(settings.sources, plan)})
+        asyncio.run(_serve(mine, broker, topology, progress))
     result = load_json(settings.folder)
     if result.status == "running":
         left = result.tasks.planned - result.tasks.merged - result.tasks.failed

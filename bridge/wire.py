@@ -88,7 +88,7 @@ class UnreadFile(Message):
 class Announcement(Message):
     """A run and its whole plan, so that any bridge can take it up and knows when it is complete."""
 
-    version: Literal[1] = WIRE_VERSION
+    version: Literal[2] = WIRE_VERSION
     run_id: RunId
     spec: RunSpec
     files: tuple[PlannedFile, ...]
@@ -165,7 +165,7 @@ class Announcement(Message):
 class Order(Message):
     """What a user wants of the bridges: a wish for a run, or a number of tasks to hold (0: as many as suit)."""
 
-    version: Literal[1] = WIRE_VERSION
+    version: Literal[2] = WIRE_VERSION
     run_id: RunId | None = None
     wish: Wish | None = None
     prefetch: Annotated[int, Field(ge=0, le=65_535)] | None = None

@@ -46,11 +46,12 @@ errors = Console(stderr=True)
 PARTIAL = 3
 
 ReleaseName = Annotated[str, typer.Option("--release", help="2020, 2025, toy, or one of your catalogue.")]
-Source = Annotated[
-    str | None,
+Sources = Annotated[
+    list[str] | None,
     typer.Option(
-        help="Folder, http(s):// or root:// address that is laid out as the release. "
-        "Default: the release's own address; for toy the folder toy, written if absent."
+        "--source",
+        help="Folder, http(s):// or root:// address that is laid out as the release. Several times: each file comes "
+        "from the first that has it. Default: the release's own address; for toy the folder toy, written if absent.",
     ),
 ]
 Samples = Annotated[str | None, typer.Option(help="Names, separated by commas. Default: all of the release.")]
@@ -107,7 +108,7 @@ def _options(
 @app.command()
 def run(
     release_name: ReleaseName = "toy",
-    source: Source = None,
+    source: Sources = None,
     samples: Samples = None,
     selection: SelectionName = None,
     cut: Cut = None,
@@ -173,7 +174,7 @@ def _settings(runs: Path, run_id: str | None, sources: tuple[str, ...], chunk: i
 @app.command()
 def publish(
     release_name: ReleaseName = "toy",
-    source: Source = None,
+    source: Sources = None,
     samples: Samples = None,
     selection: SelectionName = None,
     cut: Cut = None,
@@ -226,7 +227,7 @@ def publish(
 @app.command()
 def replay(
     run_name: Run,
-    source: Annotated[str | None, typer.Option(help="Read from here now.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Read from here now. Several times.")] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Worker actors.")] = None,
     runs: Runs = Path("runs"),
     reason: Reason = "",
@@ -248,8 +249,8 @@ def replay(
 
     spec, settings = runner.settings_of(_folder(run_name, runs))
     changes: dict[str, object] = {}
-    if source is not None:
-        changes["sources"] = (source,)
+    if source:
+        changes["sources"] = tuple(source)
     if actors is not None:
         changes["limits"] = Limits(min_actors=actors, max_actors=actors)
     _execute(spec, settings.model_copy(update=changes))
@@ -449,12 +450,19 @@ def retract(
     run_name: Run, sample: Annotated[str, typer.Argument(help="Whose file turned out bad.")], runs: Runs = Path("runs")
 ) -> None:
     """Take a sample's results out of a run, exactly; the next start of the run reads its file anew."""
-    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
+    from hzzray import run as runner  # noqa: PLC0415
+    from hzzray.plotting import save  # noqa: PLC0415
 
-    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
-        ledger.spec.release.sample(sample)
-        gone = ledger.forget_sample(sample)
-        console.print(f"{ledger.run_id}: {gone} merged tasks of {sample} retracted", highlight=False)
+    folder = _folder(run_name, runs)
+    gone, left = runner.retract(folder, sample)
+    save(left, folder)
+    tasks = left.tasks
+    console.print(
+        f"{left.run_id}: {gone} merged tasks of {sample} retracted; {left.status}: {tasks.planned} tasks planned, "
+        f"{tasks.merged} merged, {tasks.failed} failed",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command("runs")
@@ -523,7 +531,9 @@ def toy(
 def fetch(
     folder: Annotated[Path, typer.Argument(help="Where to put the files, laid out as the release.")] = Path("data"),
     release_name: Annotated[str, typer.Option("--release", help="2020, 2025, or one of your catalogue.")] = "2020",
-    source: Annotated[str | None, typer.Option(help="Fetch from here instead of the release's address.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Fetch from here instead of the release's address. Several times.")
+    ] = None,
     samples: Samples = None,
     catalogue: Catalogue = None,
     openmagic: OpenMagic = False,
@@ -535,7 +545,7 @@ def fetch(
     chosen = _release(release_name, catalogue, openmagic=openmagic)
     wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)
     with bar(len(wanted), console) as progress:
-        report = bring(chosen, chosen.only(wanted).samples, folder, source=source, progress=progress)
+        report = bring(chosen, chosen.only(wanted).samples, folder, sources=tuple(source or ()), progress=progress)
     for name, reason in report.failed.items():
         errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
     if report.failed:
@@ -564,19 +574,21 @@ def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = N
     return len(paths)
 
 
-def _sources(chosen: Release, source: str | None, events: int | None) -> tuple[str, ...]:
+def _sources(chosen: Release, given: list[str] | None, events: int | None) -> tuple[str, ...]:
     """Where to read from: what the user says, else the release's addresses, else toys."""
-    if chosen.name == "toy" and not is_remote(source or ""):
-        folder = Path(source or "toy")
-        if (source is None or events is not None) and not folder.exists():
+    if events is not None and len(given or ()) > 1:
+        raise UsageError("--events goes with one --source")
+    if chosen.name == "toy" and len(given or ()) <= 1 and not is_remote((given or ("",))[0]):
+        folder = Path(given[0] if given else "toy")
+        if (not given or events is not None) and not folder.exists():
             events = events or 200_000
             console.print(f"simulating {events} events", highlight=False)
             part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
             _write_toys(chosen, part, events)
             part.rename(folder)  # a folder that is there is whole
         return (str(folder),)
-    if source is not None:
-        return (source,)
+    if given:
+        return tuple(given)
     if not chosen.sources:
         raise UsageError(f"release {chosen.name} names no address: give --source")
     return chosen.sources

@@ -14,8 +14,11 @@ from hzzray.data.catalogue import Release
 from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import Selection
 
-#: Version of the messages' form; another one is refused.
-WIRE_VERSION: Literal[1] = 1
+#: Version of the messages' form, and of what their fields mean; another one is refused.
+WIRE_VERSION: Literal[2] = 2
+
+#: Version of a spec's form. It is a part of what names a computation.
+SPEC_VERSION: Literal[1] = 1
 
 Status = Literal["running", "partial", "complete"]
 
@@ -44,7 +47,7 @@ class RunSpec(Message):
     bins, and the release's window lies on their edges.
     """
 
-    version: Literal[1] = WIRE_VERSION
+    version: Literal[1] = SPEC_VERSION
     release: Release
     selection: Selection
     luminosity: float = Field(gt=0, allow_inf_nan=False)
@@ -73,9 +76,12 @@ class RunSpec(Message):
 
 
 class Task(Message):
-    """A range of entries of one file. ``file`` is a path or URL; the id depends on content, never on place or time."""
+    """A range of entries of one file. ``file`` is a path or URL; the id depends on content, never on place or time.
 
-    version: Literal[1] = WIRE_VERSION
+    ``uuid`` names the file's content (see Layout): another file, or what is written in this one's place, has another.
+    """
+
+    version: Literal[2] = WIRE_VERSION
     run_id: RunId
     spec: str = Field(pattern=r"^[0-9a-f]{64}$")
     sample: str
@@ -93,7 +99,7 @@ class Task(Message):
 
     @cached_property
     def task_id(self) -> str:
-        """Hash of spec digest, file uuid, tree, start and stop; 32 hexadecimal digits."""
+        """Hash of spec digest, content's uuid, tree, start and stop; 32 hexadecimal digits."""
         identity = f"{self.spec}\0{self.uuid}\0{self.tree}\0{self.start}\0{self.stop}"
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hzzray.data.catalogue import Release
-from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
+from hzzray.data.plan import CHUNK, Plan, check_source, make_plan, readable
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
@@ -35,6 +35,7 @@ from hzzray.physics.selection import PRESETS, Selection
 from hzzray.places import cache_folder
 from hzzray.result import Result, RunState, environment, moment, summarise
 from hzzray.source import MemorySource
+from hzzray.urls import redact
 
 Engine = Literal["ray", "serial"]
 
@@ -194,7 +195,8 @@ def execute(
         record(ledger, plan)
         ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         planned(plan)
-        state, wish = _work(ledger, settings, cache, progress, clock)
+        mine = settings.model_copy(update={"sources": readable(settings.sources, plan)})
+        state, wish = _work(ledger, mine, cache, progress, clock)
         clock.tell(ledger)
         result = finish(state, ledger)
     if result.status == "running":
@@ -238,15 +240,20 @@ def check_same(path: Path, spec: RunSpec) -> None:
 def record(ledger: Ledger, plan: Plan) -> None:
     """Write the plan of a start into the ledger: what failed before is tried again.
 
-    A file that was planned before keeps its tasks, however it would be cut today: ranges never overlap.
+    A file that was planned before keeps its tasks, however it would be cut today: ranges never overlap. One that is
+    another by now, or was written over, is planned anew where nothing of the old one was merged. Raises UsageError
+    where something was.
     """
     known = ledger.planned_files()
-    for task in plan.tasks:
-        if known.get(task.sample, task.uuid) != task.uuid:
+    others = {task.sample: task.file for task in plan.tasks if known.get(task.sample, task.uuid) != task.uuid}
+    for sample, file in others.items():
+        if ledger.has_merged(sample):
             raise UsageError(
-                f"{task.file}: another file than the one that run {ledger.run_id} began with; take another --run-id, "
-                f"or retract what was read of it: hzzray retract {ledger.run_id} {task.sample}"
+                f"{redact(file)}: another file than the one that run {ledger.run_id} began with, or another content; "
+                f"take another --run-id, or retract what was read of it: hzzray retract {ledger.run_id} {sample}"
             )
+    for sample in others:
+        ledger.forget_sample(sample)
     ledger.take_over()
     ledger.wish("run")
     ledger.forget_failures()
@@ -386,6 +393,18 @@ def finish(state: RunState, ledger: Ledger) -> Result:
     result = _show(ledger.path.parent, state.with_wall(ledger.wall_s()))
     save_root(result, ledger.path.parent)
     return result
+
+
+def retract(folder: Path, sample: str) -> tuple[int, Result]:
+    """Take a sample's results out of a run, exactly, and write the run's files anew.
+
+    Returns how many merged tasks went, and the result without them. Raises UsageError where there is no such run or
+    sample.
+    """
+    with Ledger.open(folder / "ledger.db") as ledger:
+        ledger.spec.release.sample(sample)
+        gone = ledger.forget_sample(sample)
+        return gone, finish(state_of(ledger), ledger)
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def bad_messages(plan, outside):
             changed(letter, chance.randbytes(chance.randrange(1, 200))),
             changed(letter, letter.body[:cut]),
             changed(letter, b"x" * 70_000),
-            changed(letter, letter.body.replace(b'"version":1', b'"version":9')),
+            changed(letter, letter.body.replace(b'"version":2', b'"version":9')),
             changed(letter, content_type="application/x-python-pickle"),
             changed(letter, type="order"),
             changed(letter, message_id="0" * 32),

@@ -71,7 +71,7 @@ def test_what_cannot_be_halved(entries):
         ({"run_id": "../up"}, "should match pattern"),
         ({"run_id": ""}, "should match pattern"),
         ({"run_id": "r" * 65}, "should match pattern"),
-        ({"version": 2}, "Input should be 1"),
+        ({"version": 1}, "Input should be 2"),
         ({"start": 0.5}, "valid integer"),
         ({"stop": "many"}, "valid integer"),
         ({"file": None}, "valid string"),

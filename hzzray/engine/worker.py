@@ -17,7 +17,7 @@ from hzzray.physics import kernels
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.kernels import WeightError, cuts, fill
 from hzzray.physics.selection import CHANNELS
-from hzzray.urls import is_inside, redact
+from hzzray.urls import is_inside, led_by, redact
 
 
 class Worker:
@@ -92,6 +92,7 @@ class Worker:
             for columns in reader.steps(task.start, task.stop):
                 filled = fill(columns, cut, spec.axis, rows)
                 histogram = filled if histogram is None else histogram + filled
+            reader.confirm()
         except WeightError as error:
             what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
             raise DataError(f"{redact(task.file)}: {error}: check {what} of sample {sample.name}") from error
@@ -113,7 +114,9 @@ class Worker:
     def _open(self, task: Task, *, simulation: bool) -> Reader:
         if self._reader is None or self._location != task.file:
             if not is_inside(task.file, self._sources):
-                raise DataError(f"{redact(task.file)}: outside the sources that this worker may read")
+                link = led_by(task.file)
+                why = f" ({link}: add that to the sources)" if link else ""
+                raise DataError(f"{redact(task.file)}: outside the sources that this worker may read{why}")
             self.close()
             self._reader = Reader(
                 task.file,
@@ -127,7 +130,7 @@ class Worker:
             self._counted = (0.0, 0)
         if self._reader.layout.uuid != task.uuid:
             self.close()
-            raise DataError(f"{redact(task.file)}: another file since it was planned (its uuid changed)")
+            raise DataError(f"{redact(task.file)}: another file since it was planned (its content changed)")
         return self._reader
 
     def close(self) -> None:
