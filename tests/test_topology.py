@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import time
 from contextlib import contextmanager
 from uuid import uuid4
@@ -19,7 +20,8 @@ from bridge.management import Management, ManagementError
 from bridge.provision import apply, check, require
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology, hash_password
-from tests.support.rabbit import Broker, Vhost
+from tests.support.proxy import Proxy
+from tests.support.rabbit import Broker, Vhost, free_ports
 from tests.support.waiting import wait_for
 
 TOPOLOGY = Topology(delays_s=(0.3, 2.5))
@@ -147,6 +149,46 @@ def test_a_missing_virtual_host_is_made(broker):
         vhost.delete()
 
 
+def test_a_broker_that_comes_late_is_waited_for(provisioned, monkeypatch, caplog):
+    """Issue 11, item 28: one connection without a retry, and so every Pod that was faster than the broker ended."""
+    (dead,) = free_ports(1)
+    find = socket.getaddrinfo
+    with Proxy(dead) as booting:  # takes connections, and drops them
+        ports = iter([None, None, dead, booting.port])
+
+        def resolve(host, port, *rest, **more):
+            if host != "broker.late.svc":
+                return find(host, port, *rest, **more)
+            there = next(ports, provisioned.broker.port)
+            if there is None:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return find("127.0.0.1", there, *rest, **more)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        late = settings(provisioned, "publisher").model_copy(update={"host": "broker.late.svc"})
+        require(late, TOPOLOGY)
+    name, refused, silent = (record.getMessage() for record in caplog.records)
+    assert "Name or service not known; waiting for it, 30 s at the most" in name
+    assert "Connection refused; waiting for it" in refused
+    assert "nobody speaks AMQP there, or not yet" in silent
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"password": "wrong"}, "it refuses the user or the password"),
+        ({"user": "nobody"}, "it refuses the user or the password"),
+        ({"vhost": "nowhere"}, "there is no such virtual host, or the user may not use it"),
+    ],
+)
+def test_who_is_refused_is_told_at_once(provisioned, wrong, said, caplog):
+    """Issue 11, item 28: to wait for what will never be would hide a user's mistake."""
+    mistaken = BrokerSettings.model_validate(settings(provisioned, "publisher").model_dump() | wrong)
+    with pytest.raises(BrokerError, match=said):
+        require(mistaken, TOPOLOGY)
+    assert not caplog.records
+
+
 def test_each_wrong_thing_is_found(provisioned):
     vhost, broker = provisioned, settings(provisioned)
 
@@ -192,7 +234,7 @@ def test_without_the_management_plugin_the_rest_is_checked(provisioned):
     (unseen,) = found.unseen
     assert unseen.startswith("bindings and policies: no management plugin at http://127.0.0.1:1: ")
     with pytest.raises(ManagementError, match="no management plugin at"):
-        apply(nowhere, TOPOLOGY)
+        apply(nowhere.model_copy(update={"wait_s": 0.0}), TOPOLOGY)
 
 
 def test_something_else_on_the_management_port_is_told(provisioned):
