@@ -62,13 +62,7 @@ class Management:
         try:
             answer = self._session.request(method, url, json=body, timeout=patience, allow_redirects=False)
         except (requests.RequestException, ValueError) as error:
-            passing = isinstance(error, requests.ConnectionError | requests.Timeout)
-            kind = (
-                NoManagementError
-                if passing and not isinstance(error, requests.exceptions.SSLError)
-                else ManagementError
-            )
-            raise kind(f"no management plugin at {where}: {_reason(error)}") from error
+            raise _kind(error)(f"no management plugin at {where}: {_reason(error)}") from error
         try:
             said = answer.json() if answer.content else None
         except ValueError:
@@ -98,6 +92,12 @@ class _TlsAdapter(HTTPAdapter):
 
     def cert_verify(self, *_: object) -> None:
         """Leave it to the context; requests would add the authorities of its own bundle."""
+
+
+def _kind(error: Exception) -> type[ManagementError]:
+    is_away = isinstance(error, requests.ConnectionError | requests.Timeout)
+    is_distrust = isinstance(error, requests.exceptions.SSLError)
+    return NoManagementError if is_away and not is_distrust else ManagementError
 
 
 def _reason(error: Exception) -> str:
