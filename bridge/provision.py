@@ -38,7 +38,7 @@ class Check:
 def connected(broker: BrokerSettings, name: str) -> Iterator[pika.BlockingConnection]:
     """Connect for a few questions; for use on one thread, not for long.
 
-    A broker that isn't there yet is waited for; raises AwayError if none comes, BrokerError at once if it won't have us.
+    One that isn't there yet is waited for; raises AwayError if none comes, BrokerError at once if it won't have us.
     """
     connection = awaited(broker, lambda: _connect(broker, name))
     try:
