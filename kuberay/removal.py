@@ -44,15 +44,15 @@ def down(kubectl: Kubectl, values: Values, say: Say, *, keep_data: bool, timeout
     With ``keep_data`` runs, queues and passwords stay. Raises KubeError naming what is still there after ``timeout_s``.
     """
     until = time.monotonic() + timeout_s
-    chosen = ("--selector", part_of(values), "--ignore-not-found")
-    _remove_ray(kubectl, chosen, say, keep_data=keep_data, timeout_s=timeout_s)
+    _remove_ray(kubectl, values, say, keep_data=keep_data, timeout_s=timeout_s)
     rest: tuple[str, ...] = _REST
     if keep_data:
         rest = tuple(kind for kind in _REST if kind != _RABBITMQ)
         _rest_rabbitmq(kubectl, values, say)
     for kinds in (rest, *(() if keep_data else (_DATA,))):
+        named = (",".join(_served(kubectl, kinds)), "--selector", part_of(values), "--ignore-not-found")
         waiting = ("--wait=true", f"--timeout={timeout_s:g}s")
-        _tell(say, kubectl.change("delete", ",".join(_served(kubectl, kinds)), *chosen, *waiting, timeout_s=timeout_s))
+        _tell(say, kubectl.change("delete", *named, *waiting, timeout_s=timeout_s))
     for made in objects.priorities(values):  # the whole Kubernetes cluster's, so by name
         _tell(say, kubectl.change("delete", "priorityclass", made["metadata"]["name"], "--ignore-not-found"))
     if not kubectl.dry:
@@ -66,7 +66,7 @@ def _tell(say: Say, said: str) -> None:
         say(line)
 
 
-def _remove_ray(kubectl: Kubectl, chosen: Sequence[str], say: Say, *, keep_data: bool, timeout_s: float) -> None:
+def _remove_ray(kubectl: Kubectl, values: Values, say: Say, *, keep_data: bool, timeout_s: float) -> None:
     """Remove Ray's clusters and jobs.
 
     Their state is cleaned out of Redis by a pod, which may not be able to run. That isn't waited for where Redis goes
@@ -75,11 +75,12 @@ def _remove_ray(kubectl: Kubectl, chosen: Sequence[str], say: Say, *, keep_data:
     served = ",".join(_served(kubectl, _RAY))
     if not served:
         return
-    _tell(say, kubectl.change("delete", served, *chosen, "--wait=false"))
+    ours = (served, "--selector", part_of(values))
+    _tell(say, kubectl.change("delete", *ours, "--ignore-not-found", "--wait=false"))
     if kubectl.dry:
         return
     begun = time.monotonic()
-    while left := kubectl.read("get", served, *chosen)["items"]:
+    while left := kubectl.read("get", *ours)["items"]:
         waited = time.monotonic() - begun
         if waited > timeout_s:
             names = ", ".join(f"{made['kind']} {made['metadata']['name']}" for made in left)
