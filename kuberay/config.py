@@ -16,7 +16,7 @@ from hzzray.errors import UsageError
 from hzzray.messages import RUN_ID
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_VERSION = re.compile(r":v?(\d+(?:\.\d+)*)(?![\w.])", re.ASCII)
+_VERSION = re.compile(r":v?(\d+(?:\.\d+)*)(?![\w./])", re.ASCII)
 _NEEDED = "4.2.4"  # of RabbitMQ, by the start-up probe of its operator from 2.22 on
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|Ki|Mi|Gi|Ti|)", re.ASCII)
 

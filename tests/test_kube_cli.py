@@ -290,13 +290,13 @@ def test_down_does_not_wait_for_a_clean_up_of_redis_that_cannot_run(api, cli, tm
     own.write_text("ray: {fault_tolerance: true}\n")
     cli("kube", "up", "--values", own, "--no-wait")
     held = ["ray.io/gcs-ft-redis-cleanup-finalizer", "example.org/another"]
-    api.objects["rayclusters", "hzzray", "hzzray"]["metadata"]["finalizers"] = held
+    cluster = ("rayclusters", "hzzray", "hzzray")
+    api.objects[cluster]["metadata"]["finalizers"] = held
 
     def another():
-        wait_for("ours to be taken off", lambda: api.objects["rayclusters", "hzzray", "hzzray"]["metadata"]["finalizers"]
-                 == held[1:], 60)  # fmt: skip
-        api.objects["rayclusters", "hzzray", "hzzray"]["metadata"]["finalizers"] = []
-        api.remove(("rayclusters", "hzzray", "hzzray"))
+        wait_for("ours to be taken off", lambda: api.objects[cluster]["metadata"]["finalizers"] == held[1:], 60)
+        api.objects[cluster]["metadata"]["finalizers"] = []
+        api.remove(cluster)
 
     controller = threading.Thread(target=another)
     controller.start()
@@ -360,7 +360,8 @@ def test_an_operator_that_does_not_run_is_told(api, cli, operated):
     code, _, err = cli("kube", "up", "--no-wait", "--values", operated)
     assert code == 1
     assert err == (
-        "hzzray: RabbitMQ's Cluster Operator doesn't run: Pod rabbitmq-cluster-operator-x of namespace rabbitmq-system: "
+        "hzzray: RabbitMQ's Cluster Operator doesn't run: "
+        "Pod rabbitmq-cluster-operator-x of namespace rabbitmq-system: "
         'FailedMount: secret "webhook-cert" not found; it needs cert-manager, which the cluster lacks: '
         "see docs/kuberay.md\n"
     )
