@@ -45,7 +45,7 @@ def up(kubectl: Kubectl, values: Values, say: Say) -> None:
         say("# what is there already is changed to what it should be")
     else:
         _namespace(kubectl, space, say)
-        check(kubectl, values)
+        check(kubectl, values, say)
         for secret in new_secrets(values):
             if kubectl.find("secret", secret["metadata"]["name"]) is None:
                 kubectl.change("create", "--filename", "-", objects=[secret])

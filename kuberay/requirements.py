@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kuberay import objects
 from kuberay.config import Values
 from kuberay.health import state_of_pod
-from kuberay.kubectl import APPLY, Kubectl, KubeError
+from kuberay.kubectl import APPLY, Kubectl, KubeError, Say
 from kuberay.parts import Object
 
 _HOW = "docs/kuberay.md says how to install it"
@@ -25,16 +25,14 @@ class _Operator:
     needs: str = ""
 
 
-def check(kubectl: Kubectl, values: Values) -> None:
+def check(kubectl: Kubectl, values: Values, say: Say) -> None:
     """See that a cluster answers, and has what is not ours to make. Raises KubeError naming what is missing."""
     kubectl.read("version")
     operators = _operators(values)
     for operator in operators:
         if not kubectl.serves(operator.resource):
-            raise KubeError(
-                f"the cluster lacks {operator.title}{operator.instead}: docs/kuberay.md says how to install it"
-            )
-        _see_it_runs(kubectl, operator)
+            raise KubeError(f"the cluster lacks {operator.title}{operator.instead}: {_HOW}")
+        _see_it_runs(kubectl, operator, say)
     if values.metrics.pod_monitor and not kubectl.serves("podmonitors.monitoring.coreos.com"):
         raise KubeError(f"the cluster lacks the Prometheus Operator (or choose metrics.pod_monitor: false): {_HOW}")
     for name, what in _brought(values).items():
@@ -65,16 +63,18 @@ def _operators(values: Values) -> list[_Operator]:
     return [kuberay, rabbitmq]
 
 
-def _see_it_runs(kubectl: Kubectl, operator: _Operator) -> None:
+def _see_it_runs(kubectl: Kubectl, operator: _Operator, say: Say) -> None:
     """Raise KubeError if an operator's pods can be seen, and none is ready: its kinds alone do nothing."""
-    everywhere = ("--all-namespaces",)
+    told = ("--field-selector", "type=Warning,involvedObject.kind=Pod")
     try:
-        pods = kubectl.read("get", "pods", *everywhere, "--selector", operator.pods)["items"]
-        events = kubectl.read("get", "events", *everywhere, "--field-selector", "type=Warning")["items"] if pods else []
+        pods = kubectl.read("get", "pods", "--all-namespaces", "--selector", operator.pods)["items"]
+        events = kubectl.read("get", "events", "--all-namespaces", *told)["items"] if pods else []
     except KubeError:  # this user may not look there: what the API server says will have to do
         return
     states = [(made["metadata"], *state_of_pod(made, events)) for made in pods]
-    if states and not any(ready for _, ready, _ in states):
+    if not states:
+        say(f"no pod of {operator.title} is to be seen ({operator.pods}): without one nothing comes of this")
+    elif not any(ready for _, ready, _ in states):
         meta, _, says = states[0]
         pod = f"Pod {meta['name']} of namespace {meta.get('namespace')}: {says}"
         raise KubeError(f"{operator.title} doesn't run: {pod}{_without(kubectl, operator)}")

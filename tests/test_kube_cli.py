@@ -21,6 +21,7 @@ import yaml
 from kuberay import objects
 from kuberay import submit as jobs
 from kuberay.config import load
+from kuberay.kubectl import Kubectl
 from tests.support.kube_api import kube_api
 from tests.support.kubectl_stand_in import KubectlStandIn
 from tests.support.rabbit import free_ports
@@ -368,8 +369,10 @@ def test_an_operator_that_does_not_run_is_told(api, cli, operated):
     assert not [call for call in api.changes() if call.startswith("PATCH")]
     api.install("cert-manager.io")
     api.put("pods", operators_pod({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}), "r")
-    code, _, err = cli("kube", "up", "--no-wait", "--values", operated)
+    code, said, err = cli("kube", "up", "--no-wait", "--values", operated)
     assert code == 0, err
+    (warning,) = [line for line in said.splitlines() if "is to be seen" in line]
+    assert warning.startswith("no pod of the KubeRay operator is to be seen (app.kubernetes.io/component=kuberay-op")
 
 
 def test_webhooks_that_do_not_answer_are_told_before_anything_is_applied(api, cli, operated):
@@ -575,6 +578,19 @@ def test_forward_follows_a_pod_that_is_made_anew(stand_in, page):
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
     assert process.returncode == 0
+
+
+def test_what_is_behind_services(api, capsys):
+    """Issue 11, items 33 and 34: pods that start count, those that end don't, and a Service may have none at all."""
+    api.serve("hzzray-broker", one="ready", two="terminating", three="starting")
+    api.serve("hzzray-app")
+    kubectl = Kubectl("hzzray", None, dry=False, say=print)
+    behind = kubectl.behind()
+    assert behind["hzzray-broker"] == {"one", "three"}
+    assert not behind.get("hzzray-app")
+    del api.groups["discovery.k8s.io"]
+    assert kubectl.behind() is None
+    assert capsys.readouterr().out == ""
 
 
 def test_forward_says_what_is_wrong(stand_in, page, cli):

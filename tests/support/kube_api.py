@@ -132,14 +132,17 @@ class Api:
             ready = [{"type": "Ready", "status": "True"}] if phase == "Running" else []
             self.put("pods", {"metadata": meta, "status": status | {"conditions": ready}}, "hzzray")
 
-    def serve(self, service: str, *uids: str, ready: bool = True) -> None:
-        """Have a Service with pods behind it, or none; without ready ones its name leads nowhere."""
+    def serve(self, service: str, **pods: str) -> None:
+        """Have a Service with pods behind it, by uid ``ready``, ``starting`` or ``terminating``; or with none."""
         endpoints = [
-            {"targetRef": {"kind": "Pod", "uid": uid}, "conditions": {"ready": ready, "terminating": False}}
-            for uid in uids
+            {
+                "targetRef": {"kind": "Pod", "uid": uid},
+                "conditions": {"ready": how == "ready", "terminating": how == "terminating"},
+            }
+            for uid, how in pods.items()
         ]
         meta = {"name": f"{service}-x1", "labels": {"kubernetes.io/service-name": service}}
-        self.put("endpointslices", {"metadata": meta, "endpoints": endpoints}, "hzzray")
+        self.put("endpointslices", {"metadata": meta, "endpoints": endpoints or None}, "hzzray")
 
     def remove(self, key: Key) -> None:
         """Delete something: at once, or when its last finalizer has gone; pods of its end after their time."""
@@ -333,7 +336,11 @@ def _selected(made: dict[str, Any], query: dict[str, list[str]]) -> bool:
     labels = made["metadata"].get("labels") or {}
     wanted = [each.split("=", 1) for each in query.get("labelSelector", [""])[0].split(",") if each]
     fields = [each.split("=", 1) for each in query.get("fieldSelector", [""])[0].split(",") if each]
-    own = {"metadata.name": made["metadata"]["name"], "type": made.get("type")}
+    own = {
+        "metadata.name": made["metadata"]["name"],
+        "type": made.get("type"),
+        "involvedObject.kind": made.get("involvedObject", {}).get("kind"),
+    }
     return all(labels.get(name) == value for name, value in wanted) and all(
         own[name] == value for name, value in fields
     )
