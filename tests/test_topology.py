@@ -13,9 +13,16 @@ from uuid import uuid4
 
 import pika
 import pytest
-from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, NackError, UnroutableError
+from pika.exceptions import (
+    AMQPConnectionError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    NackError,
+    ProbableAccessDeniedError,
+    UnroutableError,
+)
 
-from bridge.connection import BrokerError
+from bridge.connection import BrokerError, is_final
 from bridge.management import Management, ManagementError
 from bridge.provision import apply, check, require
 from bridge.settings import BrokerSettings
@@ -187,6 +194,18 @@ def test_who_is_refused_is_told_at_once(provisioned, wrong, said, caplog):
     with pytest.raises(BrokerError, match=said):
         require(mistaken, TOPOLOGY)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("said", "final"),
+    [
+        ("NOT_ALLOWED - vhost nowhere not found", True),
+        ("NOT_ALLOWED - access to vhost '/' refused for user 'ann': vhost '/' is down", False),
+    ],
+)
+def test_a_virtual_host_that_is_not_up_yet_is_waited_for(said, final):
+    """Issue 11, item 28: a node that boots refuses it so, and takes it a moment later."""
+    assert is_final(ProbableAccessDeniedError(repr(ConnectionClosedByBroker(530, said)))) is final
 
 
 def test_each_wrong_thing_is_found(provisioned):
