@@ -103,7 +103,7 @@ async def _graveyard(
     link = Link(broker, "hzzray dead letters")
     graveyard = _Graveyard(link, topology, wanted)
     try:
-        await link.start(_PATIENCE_S)
+        await link.start(broker.wait_s)
         await graveyard.consumer.calm(_CALM_S, _PATIENCE_S)
         if graveyard.consumer.trouble:
             raise BrokerError(f"no dead letters from {broker}: {graveyard.consumer.trouble}")

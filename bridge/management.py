@@ -10,13 +10,17 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
-from bridge.connection import BrokerError
+from bridge.connection import AwayError, BrokerError
 from bridge.settings import BrokerSettings, Tls
 from hzzray.urls import redact
 
 
 class ManagementError(BrokerError):
     """The management plugin can't be reached, or doesn't let us do what we ask."""
+
+
+class NoManagementError(ManagementError, AwayError):
+    """Nobody answers at its address, or not yet."""
 
 
 class Management:
@@ -58,7 +62,7 @@ class Management:
         try:
             answer = self._session.request(method, url, json=body, timeout=patience, allow_redirects=False)
         except (requests.RequestException, ValueError) as error:
-            raise ManagementError(f"no management plugin at {where}: {_reason(error)}") from error
+            raise _kind(error)(f"no management plugin at {where}: {_reason(error)}") from error
         try:
             said = answer.json() if answer.content else None
         except ValueError:
@@ -88,6 +92,12 @@ class _TlsAdapter(HTTPAdapter):
 
     def cert_verify(self, *_: object) -> None:
         """Leave it to the context; requests would add the authorities of its own bundle."""
+
+
+def _kind(error: Exception) -> type[ManagementError]:
+    is_away = isinstance(error, requests.ConnectionError | requests.Timeout)
+    is_distrust = isinstance(error, requests.exceptions.SSLError)
+    return NoManagementError if is_away and not is_distrust else ManagementError
 
 
 def _reason(error: Exception) -> str:

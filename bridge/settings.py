@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import ssl
@@ -76,6 +77,8 @@ class BrokerSettings(BaseModel):
         After about twice that without a sign of life, either side gives the connection up.
     timeout_s
         Longest wait for a connection, and for an answer of the management plugin.
+    wait_s
+        How long a broker that isn't there (yet) is waited for, before anything is done with it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,6 +93,7 @@ class BrokerSettings(BaseModel):
     tls: Tls | None = None
     heartbeat_s: int = 30
     timeout_s: float = 10.0
+    wait_s: float = 30.0
 
     @classmethod
     def from_url(
@@ -101,7 +105,7 @@ class BrokerSettings(BaseModel):
         in the file ``HZZRAY_BROKER_PASSWORD_FILE``; neither user nor password means guest. For ``amqps`` there are
         the files ``HZZRAY_BROKER_CA``, ``HZZRAY_BROKER_CERT`` and ``HZZRAY_BROKER_KEY``, and
         ``HZZRAY_BROKER_CHECK_HOST=no``. ``HZZRAY_BROKER_MANAGEMENT`` is the management plugin's address, if it isn't
-        the usual one. Raises UsageError.
+        the usual one, ``HZZRAY_BROKER_WAIT`` the seconds to wait for a broker that isn't there yet. Raises UsageError.
         """
         parts = _split(url or environ.get("HZZRAY_BROKER") or "")
         if not _PREFIX.fullmatch(prefix):
@@ -118,6 +122,7 @@ class BrokerSettings(BaseModel):
             or _MANAGEMENT[parts.scheme].format(_bracketed(host)),
             prefix=prefix,
             tls=_tls(parts.scheme, environ),
+            wait_s=_seconds("HZZRAY_BROKER_WAIT", environ, cls.model_fields["wait_s"].default),
         )
 
     def __str__(self) -> str:
@@ -212,6 +217,19 @@ def _tls(scheme: str, environ: Mapping[str, str]) -> Tls | None:
         raise UsageError("HZZRAY_BROKER_KEY is set, but not HZZRAY_BROKER_CERT")
     check_host = environ.get("HZZRAY_BROKER_CHECK_HOST", "").lower() not in _NO
     return Tls.model_validate({**files, "check_host": check_host})
+
+
+def _seconds(name: str, environ: Mapping[str, str], default: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"{name} is a number of seconds, 0 or more, not {text!r}")
+    return seconds
 
 
 def _bracketed(host: str) -> str:

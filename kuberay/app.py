@@ -130,7 +130,7 @@ def loader(values: Values) -> Object:
         "loader",
         command,
         values.bridge,
-        env=env(analysis_env() | broker.client_env(values, "publisher")),
+        env=env(analysis_env() | broker.client_env(values, "publisher") | broker.PATIENT),
         mounts=[*data_mounts(values), *broker.client_mounts(values)],
     )
     template = pod(

@@ -41,6 +41,7 @@ def policies(values: Values) -> list[Object]:
                 _allow("from", [nodes], []),
                 _allow("from", [selector(values, "app")], [ray.CLIENT]),
                 _allow("from", [selector(values, "submitter")], [ray.DASHBOARD]),
+                {"from": [_kuberay(values)], "ports": _ports([ray.DASHBOARD])},  # it asks how a RayJob is
                 {
                     "from": prometheus,
                     "ports": _ports([ray.METRICS, ray.AUTOSCALER_METRICS, ray.DASHBOARD_METRICS]),
@@ -101,6 +102,13 @@ def policies(values: Values) -> list[Object]:
         chosen = selector(values, "redis")
         made.append(_policy(values, "redis", chosen, ingress=[_allow("from", [head], [redis.PORT])]))
     return made
+
+
+def _kuberay(values: Values) -> Object:
+    """Select the pods of KubeRay's operator, in its namespace or in any."""
+    operator = values.network.kuberay
+    space = {"matchLabels": {"kubernetes.io/metadata.name": operator.namespace}} if operator.namespace else {}
+    return {"namespaceSelector": space, "podSelector": {"matchLabels": dict(operator.labels)}}
 
 
 def _components(*names: str) -> Object:

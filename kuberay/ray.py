@@ -192,7 +192,8 @@ def _bridge(values: Values) -> Object:
             analysis_env()
             | {"RAY_ADDRESS": f"127.0.0.1:{GCS}", "RAY_AUTH_MODE": "token"}
             | (tls_env() if values.ray.tls else {})
-            | broker.client_env(values, "bridge"),
+            | broker.client_env(values, "bridge")
+            | broker.PATIENT,
             token(values),
         ),
         mounts=[
@@ -284,9 +285,3 @@ def monitors(values: Values) -> list[Object]:
         )
         for component, names in ports.items()
     ]
-
-
-def disruption_budget(values: Values) -> Object:
-    """Keep the head from being moved unless somebody deletes it: a run would pause, and go on from its ledger."""
-    spec = {"minAvailable": 1, "selector": ray_selector(values, "head"), "unhealthyPodEvictionPolicy": "AlwaysAllow"}
-    return thing("PodDisruptionBudget", "policy/v1", f"{values.name}-head", values, "head", spec=spec)
