@@ -4,10 +4,10 @@ ARG BASE=python:3.11-slim-bookworm
 # What all of it needs, pinned by hash: built again only when the lock changes.
 FROM ${BASE} AS dependencies
 RUN python -m venv --without-pip /opt/venv
-COPY requirements.lock /tmp/
+COPY requirements.lock requirements-image.lock /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv install --require-hashes --root-user-action ignore --disable-pip-version-check --quiet \
-      --requirement /tmp/requirements.lock \
+      --requirement /tmp/requirements.lock --requirement /tmp/requirements-image.lock \
  # Ray's Java libraries, headers, and what packages test themselves with.
  && rm -rf /opt/venv/lib/python*/site-packages/ray/jars /opt/venv/lib/python*/site-packages/pyarrow/include \
  && find /opt/venv -type d \( -name tests -o -name test \) -path '*/site-packages/*' -prune \
