@@ -21,6 +21,7 @@ DEFAULT_PREFIX = "hzzray"
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _MANAGEMENT = {"amqp": "http://{}:15672", "amqps": "https://{}:15671"}
+_METRICS = "http://{}:15692"
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _NO = {"0", "no", "off", "false"}
 
@@ -72,6 +73,8 @@ class BrokerSettings(BaseModel):
         None for plain ``amqp://``.
     management
         Address of the management plugin.
+    metrics
+        Address of the Prometheus plugin.
     heartbeat_s
         After about twice that without a sign of life, either side gives the connection up.
     timeout_s
@@ -86,6 +89,7 @@ class BrokerSettings(BaseModel):
     user: str
     password: SecretStr
     management: str
+    metrics: str = ""
     prefix: str = DEFAULT_PREFIX
     tls: Tls | None = None
     heartbeat_s: int = 30
@@ -101,7 +105,7 @@ class BrokerSettings(BaseModel):
         in the file ``HZZRAY_BROKER_PASSWORD_FILE``; neither user nor password means guest. For ``amqps`` there are
         the files ``HZZRAY_BROKER_CA``, ``HZZRAY_BROKER_CERT`` and ``HZZRAY_BROKER_KEY``, and
         ``HZZRAY_BROKER_CHECK_HOST=no``. ``HZZRAY_BROKER_MANAGEMENT`` is the management plugin's address, if it isn't
-        the usual one. Raises UsageError.
+        the usual one, ``HZZRAY_BROKER_METRICS`` the Prometheus plugin's. Raises UsageError.
         """
         parts = _split(url or environ.get("HZZRAY_BROKER") or "")
         if not _PREFIX.fullmatch(prefix):
@@ -116,6 +120,7 @@ class BrokerSettings(BaseModel):
             password=SecretStr(password),
             management=environ.get("HZZRAY_BROKER_MANAGEMENT", "").rstrip("/")
             or _MANAGEMENT[parts.scheme].format(_bracketed(host)),
+            metrics=environ.get("HZZRAY_BROKER_METRICS", "").rstrip("/") or _METRICS.format(_bracketed(host)),
             prefix=prefix,
             tls=_tls(parts.scheme, environ),
         )

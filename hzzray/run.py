@@ -267,11 +267,13 @@ async def _with_ray(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
 ) -> tuple[RunState, Wish]:
     from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.services import Services  # noqa: PLC0415
 
     start = worker_starter(ledger.spec, settings.sources, cache)
     find = partial(start_reducer, ledger.path, ledger.run_id)
     with Journal(ledger, clock) as journal:
-        pool = Pool(start, find, settings.limits, journal.write, Metrics(ledger.run_id, "pool"))
+        metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
+        pool = Pool(start, find, settings.limits, journal.write, metrics, around=around)
         tasks, interval_s = _in_time(ledger, settings)
         source = MemorySource(tasks, interval_s=interval_s)
         with signals(pool.obey):

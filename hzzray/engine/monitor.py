@@ -1,4 +1,4 @@
-"""What happens over time: what actors and nodes use (``cpu.csv``), how big the pool is, what the run has found.
+"""What happens over time: what actors, services and machines use (``cpu.csv``), how big the pool is, what is found.
 
 Counters are cumulative, as the system's own are: a sample that is lost or late loses nothing but detail.
 """
@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, Self, get_type_hints
@@ -20,18 +20,19 @@ import numpy as np
 import psutil
 from numpy.typing import DTypeLike, NDArray
 
+from hzzray.engine.cgroup import ROOT, Container, container
 from hzzray.messages import Cost, Task
 from hzzray.output import OutputError
 from hzzray.result import Moment
 from hzzray.source import Congestion
 
-State = Literal["idle", "working", "pending", "restarting", "draining", "up"]
+State = Literal["idle", "working", "pending", "restarting", "draining", "up", "ended"]
 
 Rows = NDArray[np.void]
 """Rows of a file as a structured array of shape (rows,), its fields named as the file's columns."""
 
-#: What an actor's name begins with in the rows of a node.
-NODE = "node:"
+#: What an actor's name begins with in the rows of a machine, and in those of a service's container.
+NODE, SERVICE = "node:", "service:"
 
 _USAGE: dict[str, DTypeLike] = {
     "time_s": np.float64,
@@ -49,6 +50,8 @@ _USAGE: dict[str, DTypeLike] = {
     "read_s": np.float64,
     "tasks": np.int64,
     "actor_id": np.str_,
+    "cpu_limit": np.float64,
+    "memory_limit_bytes": np.int64,
 }
 _SCALE: dict[str, DTypeLike] = {
     "time_s": np.float64,
@@ -75,11 +78,12 @@ _ROW_BYTES = 128  # of a file, about
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one process used since it began, in the order of the columns of ``cpu.csv``.
+    """What one process, container or machine used since it began, in the order of the columns of ``cpu.csv``.
 
     ``user_s`` and ``system_s`` are seconds of CPU of all its threads, ``rss`` its resident memory in bytes now. Events,
     bytes read, seconds of reading and tasks are those of finished tasks. ``pid`` 0 is an actor without a process.
-    ``actor_id`` is Ray's, which its dashboard knows it by.
+    ``actor_id`` is Ray's, which its dashboard knows it by. ``cpus`` and ``memory_limit`` are cores and bytes that a
+    container may use or a machine has; 0 says nothing.
     """
 
     actor: str
@@ -95,6 +99,13 @@ class Usage:
     read_s: float = 0.0
     tasks: int = 0
     actor_id: str = ""
+    cpus: float = 0.0
+    memory_limit: int = 0
+
+    @property
+    def is_service(self) -> bool:
+        """Whether this is a container of a service."""
+        return self.actor.startswith(SERVICE)
 
 
 class Scale(NamedTuple):
@@ -164,30 +175,67 @@ class Meter:
         )
 
 
-class NodeMeter:
-    """A machine's CPU and memory, all processes together; CPU counts from when this began.
+def service(name: str, host: str, **used: Any) -> Usage:  # noqa: ANN401 (fields of a Usage)
+    """Make the row of a service's container; it has the process 1."""
+    return Usage(**{"actor": f"{SERVICE}{name}@{host}", "node": host, "pid": 1, "state": "up", "sample": "", **used})
 
-    In a container the kernel tells of the machine, not of the container.
+
+def place(root: Path = ROOT) -> Usage:
+    """Measure where this process runs, all processes together: its container if it is in one, else the machine.
+
+    A container's row bears the name of its service (``HZZRAY_SERVICE``), a machine's its own. CPU counts from when
+    either began; the machine's memory is what is not available.
+    """
+    host, name, found = socket.gethostname(), os.environ.get("HZZRAY_SERVICE", ""), container(root)
+    if found is None:
+        cpu, memory = psutil.cpu_times(), psutil.virtual_memory()
+        total, cpus = memory.total, float(psutil.cpu_count() or 0)
+        found = Container(cpu.user + cpu.nice, cpu.system, total - memory.available, cpus, total)
+        name = ""
+    row = service(
+        name,
+        host,
+        user_s=found.user_s,
+        system_s=found.system_s,
+        rss=found.memory,
+        cpus=found.cpus,
+        memory_limit=found.memory_limit,
+    )
+    return row if name else replace(row, actor=NODE + host)
+
+
+class Since:
+    """Counts the CPU of containers and machines from when it first saw them: what was before is no run's.
+
+    Those that have ended count whole: what they did was for the run alone.
     """
 
-    def __init__(self, name: str = "") -> None:
-        self._name = name or socket.gethostname()
-        self._pid = psutil.Process().pid
-        self._begun = psutil.cpu_times()
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[float, float]] = {}
 
-    def usage(self) -> Usage:
-        """Measure now. The state is "up", the actor's name ``node:`` and the node's, memory what is not available."""
-        now, memory = psutil.cpu_times(), psutil.virtual_memory()
-        return Usage(
-            actor=NODE + self._name,
-            node=self._name,
-            pid=self._pid,
-            state="up",
-            sample="",
-            user_s=now.user + now.nice - self._begun.user - self._begun.nice,
-            system_s=now.system - self._begun.system,
-            rss=memory.total - memory.available,
-        )
+    def __call__(self, usage: Usage) -> Usage:
+        """Count a row so; one whose counters fell is another's, of the same name, and counts from 0."""
+        if usage.state == "ended":
+            return usage
+        user_s, system_s = self._first.setdefault(usage.actor, (usage.user_s, usage.system_s))
+        if usage.user_s + usage.system_s < user_s + system_s:
+            user_s, system_s = self._first[usage.actor] = 0.0, 0.0
+        return replace(usage, user_s=usage.user_s - user_s, system_s=usage.system_s - system_s)
+
+
+def of_actors(rows: Rows) -> Rows:
+    """Return the rows of worker actors."""
+    return rows[~(np.char.startswith(rows["actor"], NODE) | np.char.startswith(rows["actor"], SERVICE))]
+
+
+def is_actor(name: str) -> bool:
+    """Whether an ``actor`` of ``cpu.csv`` is a worker actor: no machine, no service."""
+    return not name.startswith((NODE, SERVICE))
+
+
+def service_of(name: str) -> str:
+    """Name the service of a container's row: worker of ``service:worker@host``; empty of other rows."""
+    return name.removeprefix(SERVICE).partition("@")[0] if name.startswith(SERVICE) else ""
 
 
 class Recorder:
@@ -261,12 +309,16 @@ class _Appender:
     def __init__(self, path: Path, columns: dict[str, DTypeLike]) -> None:
         self._path = path
         header = _lines([tuple(columns)])
+        self._width = len(columns)
         try:
             self._file = path.open("a+b", buffering=0)
             self._end = _whole_lines(self._file)
             self._file.truncate(self._end)
             self._file.seek(0)
-            if self._end and self._file.read(len(header)) != header:
+            if self._end:
+                header = self._file.read(min(self._end, len(header))).partition(b"\n")[0] + b"\n"
+                self._width = _width(header, columns)
+            if not self._width:
                 self._file.close()
                 raise OutputError(f"{path}: its columns are others than this hzzray's; move it away")
             self.last_time = self._last_time() if self._end > len(header) else 0.0
@@ -285,7 +337,7 @@ class _Appender:
             raise OutputError(f"{self._path}: its last line can't be read; move the file away") from error
 
     def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._append(_lines(rows))
+        self._append(_lines(row[: self._width] for row in rows))
 
     def _append(self, lines: bytes) -> None:
         left = lines
@@ -307,6 +359,15 @@ def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
+def _width(header: bytes, columns: dict[str, DTypeLike]) -> int:
+    """How many of its columns a table's file has: all, or the first ones if an older hzzray wrote it; 0: it's another.
+
+    Columns are only ever added at the end, so that a run that was begun before goes on.
+    """
+    names = header.decode(errors="replace").rstrip("\n").split(",")
+    return len(names) if len(names) > 1 and names == list(columns)[: len(names)] else 0
+
+
 def _whole_lines(file: io.FileIO) -> int:
     """Where the last whole line of a file ends."""
     end = file.seek(0, io.SEEK_END)
@@ -324,8 +385,9 @@ def read_usage(folder: Path) -> Rows:
     """Read a run's ``cpu.csv``, in the order of time; no rows where there is no file.
 
     Fields: time_s [s], environment, actor, node, pid, state, sample, user_s [s], system_s [s], rss_bytes, events,
-    bytes_read, read_s [s], tasks, actor_id. Raises OutputError for a file that is no such table. A last line that isn't
-    whole is left out, so that the file of a run that goes on can be read at any time.
+    bytes_read, read_s [s], tasks, actor_id, cpu_limit [cores], memory_limit_bytes; a limit of 0 is none. Raises
+    OutputError for a file that is no such table. A last line that isn't whole is left out, so that the file of a run
+    that goes on can be read at any time.
     """
     return follow_usage(folder).rows()
 
@@ -385,7 +447,7 @@ class Follower:
         self._path = path
         self._columns = columns
         self._limit = limit
-        self._header = _lines([tuple(columns)])
+        self._absent: list[str] = []  # what stands for columns that an older file hasn't
         self._file = 0, 0  # which it is: device and inode
         self._at = 0
         self._rows = self.none()
@@ -413,8 +475,10 @@ class Follower:
             header = file.readline()
             if not header.endswith(b"\n"):
                 return
-            if header != self._header:
+            if not (width := _width(header, self._columns)):
                 raise OutputError(f"{self._path}: its columns are not {', '.join(self._columns)}")
+            kinds = [np.dtype(kind).kind for kind in self._columns.values()]
+            self._absent = ["" if kind == "U" else "0" for kind in kinds[width:]]
             self._at = len(header)
             if self._limit and size - self._at > self._limit * _ROW_BYTES:
                 file.seek(size - self._limit * _ROW_BYTES)
@@ -430,10 +494,11 @@ class Follower:
             self._at += len(whole)
 
     def _table(self, rows: Sequence[Sequence[str]], before: int) -> Rows:
+        width = len(self._columns) - len(self._absent)
         for number, row in enumerate(rows, start=before + 2):
-            if len(row) != len(self._columns):
-                raise OutputError(f"{self._path}: line {number} has {len(row)} columns, not {len(self._columns)}")
-        values = zip(*rows, strict=True) if rows else [()] * len(self._columns)
+            if len(row) != width:
+                raise OutputError(f"{self._path}: line {number} has {len(row)} columns, not {width}")
+        values = zip(*([*row, *self._absent] for row in rows), strict=True) if rows else [()] * len(self._columns)
         columns = zip(self._columns.items(), values, strict=True)
         arrays = {name: _column(self._path, name, kind, texts) for (name, kind), texts in columns}
         table = np.empty(len(rows), [(name, array.dtype) for name, array in arrays.items()])
