@@ -261,7 +261,9 @@ class Served:
             log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
         if ledger.settings() == "{}":
             terms = self._terms
-            settings = Settings(runs=terms.runs, run_id=self.run_id, sources=terms.sources, limits=terms.limits)
+            settings = Settings(
+                runs=terms.runs, run_id=self.run_id, sources=terms.sources, limits=terms.limits, bridged=True
+            )
             ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         if ledger.tally().status not in {"running", shown_status(path.parent)}:
             self._finish(state_of(ledger))  # a bridge ended before it could

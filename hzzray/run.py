@@ -45,7 +45,10 @@ class StoppedError(HzzrayError):
 
 
 class Settings(BaseModel):
-    """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s]."""
+    """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s].
+
+    One that is ``bridged`` gets its tasks through a broker.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,6 +59,7 @@ class Settings(BaseModel):
     limits: Limits = Limits()
     chunk: int = CHUNK
     pace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    bridged: bool = False
 
     @property
     def folder(self) -> Path:
