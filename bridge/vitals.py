@@ -13,6 +13,7 @@ from bridge.connection import BrokerError
 from bridge.management import TlsAdapter
 from bridge.settings import BrokerSettings
 from hzzray.engine.monitor import Usage, service
+from hzzray.engine.services import is_sound
 from hzzray.urls import redact
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,9 @@ def look(broker: BrokerSettings) -> Usage:
             raise BrokerError(f"no metrics of the broker at {where}: {type(error).__name__}") from error
     told = dict(_LINE.findall(text))
     node = _NODE.search(text)
+    usage: Usage | None
     try:
-        return service(
+        usage = service(
             "broker",
             node[1] if node else broker.host,
             user_s=float(told[_CPU_MS]) / 1000,
@@ -56,8 +58,11 @@ def look(broker: BrokerSettings) -> Usage:
             cpus=float(told.get(_CPUS, 0)),
             memory_limit=int(float(told.get(_MEMORY_LIMIT, 0))),
         )
-    except (KeyError, ValueError, OverflowError) as error:
-        raise BrokerError(f"no metrics of RabbitMQ at {where}") from error
+    except (KeyError, ValueError, OverflowError):
+        usage = None
+    if usage is None or not is_sound(usage):
+        raise BrokerError(f"no metrics of RabbitMQ at {where}")
+    return usage
 
 
 class Vitals:

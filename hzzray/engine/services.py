@@ -133,15 +133,15 @@ def is_sound(usage: Usage) -> bool:
     return all(math.isfinite(value) and value >= 0 for value in times) and all(0 <= value < 2**62 for value in sizes)
 
 
-def keep_word(runs: Path) -> None:
-    """Leave word from now on, as long as this process lives; nothing where it is no service in a container."""
-    if not place().is_service:
-        return
+def keep_word(runs: Path) -> threading.Event:
+    """Leave word from now on, until what is returned is set; none where this process is no service in a container."""
+    ended = threading.Event()
 
     def go_on() -> None:
-        while True:
+        while (usage := place()).is_service and not ended.is_set():
             with contextlib.suppress(OutputError):  # a full disk is told elsewhere
-                leave_word(runs, place())
-            time.sleep(_EVERY_S)
+                leave_word(runs, usage)
+            ended.wait(_EVERY_S)
 
     threading.Thread(target=go_on, name="services", daemon=True).start()
+    return ended
