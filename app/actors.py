@@ -72,7 +72,7 @@ def _actor(row: np.void, own: Rows, use: CpuUse | None, now: float) -> Actor:
         sample=str(row["sample"]),
         events_per_s=_rate(own, "events", now),
         bytes_per_s=_rate(own, "bytes_read", now),
-        cpu=float(use.percent[-1]) if use is not None and row["pid"] and row["state"] != "ended" else 0.0,
+        cpu=_cpu(row, use, now),
         spark=_spark(use, now),
         rss=int(row["rss_bytes"]),
         tasks=int(row["tasks"]),
@@ -81,6 +81,13 @@ def _actor(row: np.void, own: Rows, use: CpuUse | None, now: float) -> Actor:
         cpus=float(row["cpu_limit"]),
         memory_limit=int(row["memory_limit_bytes"]),
     )
+
+
+def _cpu(row: np.void, use: CpuUse | None, now: float) -> float:
+    """Tell how busy an actor is now; a container or a machine over some seconds, as not all tell every second."""
+    if use is None or not row["pid"] or row["state"] == "ended":
+        return 0.0
+    return float(use.percent[-1] if is_actor(str(row["actor"])) else binned(use, np.array([now - RATE_S, now]))[0])
 
 
 def _rate(own: Rows, field: str, now: float) -> float:

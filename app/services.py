@@ -11,7 +11,6 @@ from app.launch import Launcher
 from app.settings import Settings, read_settings
 from app.watch import Watch
 from hzzray.engine.ledger import Ledger, Wish
-from hzzray.engine.services import keep_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,6 @@ def services() -> Services:
     settings = read_settings()
     inside = settings.address if settings.address and "://" not in settings.address else None
     launcher = Launcher(settings.runs, inside)
-    keep_word(settings.runs)
     return Services(
         settings=settings,
         client=Client(settings.runs, launcher.started),

@@ -60,9 +60,9 @@ def _deployment(values: Values) -> Object:
         values,
         "app",
         [
-            "streamlit",
-            "run",
-            "app/main.py",
+            "python",
+            "-m",
+            "app",
             "--server.address=0.0.0.0",
             f"--server.port={PORT}",
             "--server.headless=true",
