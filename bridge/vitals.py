@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 # A look costs the broker some hundredths of a second of CPU. One that doesn't answer is left alone for longer, and what
 # it told is forgotten then; of several nodes behind one name each answers at times.
 _EVERY_S, _AWAY_S = 5.0, 30.0
+# Nobody has wanted to know for so long: what was told is of another run.
+_STALE_S = 5.0
 _BYTES = 4 * 2**20
 _NODE = re.compile(r'^rabbitmq_identity_info\{.*rabbitmq_node="[^"@]*@([\w.-]{1,255})"', re.MULTILINE)
 _LINE = re.compile(r"^(\w+) ([0-9.eE+]+)$", re.MULTILINE)
@@ -70,24 +73,34 @@ class Vitals:
 
     def __init__(self, broker: BrokerSettings) -> None:
         self._broker = broker
-        self._asked: asyncio.Future[Usage] | None = None
+        self._asked: asyncio.Future[Usage | BrokerError] | None = None
         self._told: dict[str, tuple[float, Usage]] = {}
         self._next = 0.0
+        self._wanted = -math.inf
         self._said = False
 
     def __call__(self) -> list[Usage]:
         """Tell what is known, and ask anew when it is time. In an event loop."""
         now = time.monotonic()
+        if now - self._wanted > _STALE_S:
+            self._told.clear()
+            self._asked, self._next = None, now
+        self._wanted = now
         if self._asked is None and now >= self._next:
-            self._asked = asyncio.ensure_future(asyncio.to_thread(look, self._broker))
+            self._asked = asyncio.ensure_future(asyncio.to_thread(self._ask))
         elif self._asked is not None and self._asked.done():
-            try:
-                usage, self._next = self._asked.result(), now + _EVERY_S
-                self._told[usage.actor] = now, usage
-            except BrokerError as error:
-                self._next = now + _AWAY_S
-                if not self._said:
-                    log.info("%s", error)
+            answer = self._asked.result()
+            if isinstance(answer, Usage):
+                self._told[answer.actor] = now, answer
+            elif not self._said:
                 self._said = True
+                log.info("%s", answer)
+            self._next = now + (_EVERY_S if isinstance(answer, Usage) else _AWAY_S)
             self._asked = None
         return [usage for at, usage in self._told.values() if now - at < _AWAY_S]
+
+    def _ask(self) -> Usage | BrokerError:
+        try:
+            return look(self._broker)
+        except BrokerError as error:
+            return error

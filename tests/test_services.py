@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -15,10 +16,10 @@ import pytest
 from bridge.connection import BrokerError
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
-from bridge.vitals import look
+from bridge.vitals import Vitals, look
 from bridge.wire import Account, Refusal, account_letter, read_account
 from hzzray.engine.monitor import service
-from hzzray.engine.services import Services, keep_word, leave_word, left_word
+from hzzray.engine.services import Services, _Head, keep_word, leave_word, left_word
 from tests.support.waiting import wait_for
 
 APP = service("app", "3f2a", user_s=1.5, system_s=0.25, rss=10**8, cpus=1.0, memory_limit=2**31)
@@ -142,6 +143,40 @@ def test_what_is_no_broker_tells_nothing(plugin, text):
     server.text = text
     with pytest.raises(BrokerError, match="no metrics of RabbitMQ at http://127"):
         look(broker)
+
+
+def test_what_was_told_to_another_run_is_not_told_again(plugin, monkeypatch):
+    """Issue 11, item 37: what the broker did between two runs is neither's."""
+    server, broker = plugin
+    monkeypatch.setattr("bridge.vitals._STALE_S", 0.2)
+
+    async def told(vitals):
+        end = time.monotonic() + 10
+        while not (rows := vitals()):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+        return rows[0].user_s
+
+    async def two_runs():
+        vitals = Vitals(broker)
+        assert await told(vitals) == 3.521
+        server.text = METRICS.replace("3521", "9000")
+        assert vitals()[0].user_s == 3.521  # for some seconds
+        await asyncio.sleep(0.3)
+        assert vitals() == []
+        assert await told(vitals) == 9.0
+
+    asyncio.run(two_runs())
+
+
+def test_a_head_is_asked_anew_for_another_run(monkeypatch):
+    """Issue 11, item 37: the last answer to the run before had all that the head did since then ahead of it."""
+    head = _Head()
+    head._gauge, head._asked, head._last = object(), "an old question", [service("head", "h")]
+    monkeypatch.setattr("hzzray.engine.services.time.monotonic", lambda: 100.0)
+    head._wanted, head._not_before = 90.0, 101.0
+    assert head.usage() == []
+    assert head._asked is None
 
 
 def test_a_broker_that_can_not_be_asked():

@@ -29,8 +29,8 @@ _HOLDS_S = 10.0
 _WORD_BYTES = 4096
 _MOST = 100
 
-# How long a head that gives no answer is left alone [s].
-_AGAIN_S = 15.0
+# How long a head that gives no answer is left alone, and after how long without a question an answer is too old [s].
+_AGAIN_S, _STALE_S = 15.0, 5.0
 
 _HEAD = "node:__internal_head__"
 _NAME = re.compile(rf"{SERVICE}[\w.-]{{1,64}}@[\w.-]{{1,255}}", re.ASCII)
@@ -70,13 +70,16 @@ class _Head:
         self._gauge: Any = None
         self._asked: Any = None
         self._last: list[Usage] = []
-        self._not_before = -math.inf
+        self._not_before = self._wanted = -math.inf
 
     def usage(self) -> list[Usage]:
         """Return its last answer; nothing before the first, or where the head is in no container of a service's."""
         import ray  # noqa: PLC0415 (the app leaves word without)
         from ray.exceptions import RayError  # noqa: PLC0415
 
+        if time.monotonic() - self._wanted > _STALE_S:  # of another run: what was used since then is not this one's
+            self._asked, self._last = None, []
+        self._wanted = time.monotonic()
         if time.monotonic() < self._not_before:
             return self._last
         try:
