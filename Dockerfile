@@ -37,7 +37,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HZZRAY_CACHE=/var/cache/hzzray HZZRAY_RUNS=/runs MPLCONFIGDIR=/tmp/matplotlib \
     RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_DEDUP_LOGS=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 \
-    NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+    NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+    XRD_CONNECTIONWINDOW=10 XRD_CONNECTIONRETRY=3 XRD_STREAMERRORWINDOW=30 XRD_REQUESTTIMEOUT=60
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/venv install --quiet --no-deps --no-cache-dir --root-user-action ignore \
       --disable-pip-version-check /wheels/*.whl
