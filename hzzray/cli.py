@@ -366,6 +366,7 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
     """Tell how far a run is, from its ledger."""
     from hzzray.engine.ledger import Ledger  # noqa: PLC0415
 
+    _tell_of_full_disk(runs)
     with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
         counts, wish = ledger.counts(), ledger.wished()
     name = _folder(run_name, runs).name
@@ -376,10 +377,10 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    _tell_of_full_disk(runs)
 
 
 def _tell_of_full_disk(runs: Path) -> None:
+    """Say so before a ledger is opened, which may fail for it."""
     from hzzray.places import full_disk  # noqa: PLC0415
 
     if trouble := full_disk(runs):
@@ -482,6 +483,7 @@ def list_runs(runs: Runs = Path("runs")) -> None:
     """List the runs of a folder."""
     from hzzray.engine.ledger import Ledger, LedgerError  # noqa: PLC0415
 
+    _tell_of_full_disk(runs)
     table = Table("run", "release", "selection", "environment", "status", "planned", "merged", "failed")
     for path in sorted(runs.glob("*/ledger.db")):
         try:
@@ -492,7 +494,6 @@ def list_runs(runs: Runs = Path("runs")) -> None:
         except LedgerError as error:
             table.add_row(path.parent.name, f"[red]{error}[/]")
     console.print(table if table.row_count else f"no runs in {runs}")
-    _tell_of_full_disk(runs)
 
 
 @app.command()
