@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hzzray.compare import Run, RunSummary
-from hzzray.engine.monitor import NODE, CpuUse, Rows, cpu_percent
+from hzzray.engine.monitor import CpuUse, Rows, cpu_percent, is_actor
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Result, moment
 from hzzray.stack import Contents, Layer, contents
@@ -362,7 +362,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def cpu(uses: dict[str, CpuUse]) -> Chart:
     """Draw CPU over time, stacked by actor; more than ten are one."""
-    names = in_order(name for name in uses if not name.startswith(NODE))
+    names = in_order(filter(is_actor, uses))
     grid = _grid(max((uses[name].edges[-1] for name in names), default=0.0))
     heights = {name: binned(uses[name], grid) for name in names}
     if len(names) > len(COLOURS):
@@ -459,7 +459,7 @@ def cpu_of_runs(runs: Sequence[Run]) -> Chart:
     names = [run.result.run_id for run in runs]
     tables = []
     for run in runs:
-        uses = [use for name, use in cpu_percent(run.usage).items() if not name.startswith(NODE)]
+        uses = [use for name, use in cpu_percent(run.usage).items() if is_actor(name)]
         grid = _grid(max((use.edges[-1] for use in uses), default=0.0))
         total = np.sum([np.zeros(len(grid) - 1), *(binned(use, grid) for use in uses)], axis=0)
         tables.append(pd.DataFrame({"t": grid[:-1], "percent": total, "run": run.result.run_id}))

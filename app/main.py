@@ -11,6 +11,7 @@ import streamlit as st
 from app import words
 from app.services import services
 from hzzray.errors import UsageError
+from hzzray.places import full_disk
 
 _HERE = Path(__file__).parent
 _SLOW_S = 1.0  # a wrong password costs so long
@@ -54,6 +55,8 @@ def main() -> None:
         st.stop()
     page = st.navigation(pages, position="top" if allowed else "hidden")
     if allowed:
+        if trouble := full_disk(services().settings.runs):
+            st.error(words.plain(trouble), icon=":material/hard_drive:")
         page.run()
     else:
         _ask()

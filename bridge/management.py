@@ -34,7 +34,7 @@ class Management:
         self._session.headers["Connection"] = "close"
         self._session.auth = HTTPBasicAuth(broker.user.encode(), broker.password.get_secret_value().encode())
         if broker.tls is not None:
-            self._session.mount("https://", _TlsAdapter(broker.tls))
+            self._session.mount("https://", TlsAdapter(broker.tls))
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class Management:
                 raise ManagementError(f"{where}: {method} {path}: {status} {reason}")
 
 
-class _TlsAdapter(HTTPAdapter):
+class TlsAdapter(HTTPAdapter):
     """Trusts, and proves itself, exactly as the AMQP connection does."""
 
     def __init__(self, tls: Tls) -> None:
@@ -87,6 +87,7 @@ class _TlsAdapter(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 (of urllib3)
+        """Make connections by the settings' own rules."""
         host = None if self._context.check_hostname else False
         super().init_poolmanager(*args, ssl_context=self._context, assert_hostname=host, **options)
 

@@ -20,17 +20,21 @@ from bridge.outbox import WINDOW, Outbox
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import (
+    Account,
     Announcement,
     Letter,
     Order,
     Refusal,
     TaskMessage,
+    account_letter,
     announcement_letter,
     order_letter,
+    read_account,
     read_announcement,
     task_letter,
 )
 from hzzray.data.plan import Plan
+from hzzray.engine.monitor import place
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
 from hzzray.urls import redact
@@ -67,9 +71,16 @@ Progress = Callable[[int, int, str], None]
 class RunLog:
     """Reads the stream of announcements, from its beginning on, in order and each of them once."""
 
-    def __init__(self, link: Link, queue: str, announced: Callable[[Announcement, str], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        queue: str,
+        announced: Callable[[Announcement, str], None],
+        accounted: Callable[[Account], None] = lambda _: None,
+    ) -> None:
         """Read over ``link`` from when that starts; ``announced`` gets each announcement, and its mark."""
         self._announced = announced
+        self._accounted = accounted
         self._next: int | None = None
         self._consumer = Consumer(link, queue, self._take, prefetch=_STREAM_PREFETCH, arguments=self._where)
 
@@ -92,11 +103,14 @@ class RunLog:
                 self._consumer.ack(delivery)
                 return
             self._next = offset + 1
-        announcement = read_announcement(delivery.body, delivery.properties)
-        if isinstance(announcement, Refusal):
-            log.warning("an announcement is passed over: %s", announcement.reason)
+        read = read_account if delivery.properties.type == "account" else read_announcement
+        message = read(delivery.body, delivery.properties)
+        if isinstance(message, Refusal):
+            log.warning("an announcement is passed over: %s", message.reason)
+        elif isinstance(message, Account):
+            self._accounted(message)
         else:
-            self._announced(announcement, str(delivery.properties.correlation_id))
+            self._announced(message, str(delivery.properties.correlation_id))
         self._consumer.ack(delivery)
 
 
@@ -123,6 +137,9 @@ async def publish(
         await send(outbox, [go_on], 1, f"run {run_id}", patience_s=patience_s)
         letters = (task_letter(topology, TaskMessage(task)) for task in holds.tasks)
         await send(outbox, letters, len(holds.tasks), f"run {run_id}", progress=progress, patience_s=patience_s)
+        if (around := place()).is_service:
+            account = account_letter(topology, Account.of(run_id, around))
+            await send(outbox, [account], 1, f"run {run_id}", patience_s=patience_s)
     return Published(run_id, len(holds.tasks), holds)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -23,6 +23,7 @@ from bridge.wire import Announcement, TaskMessage, task_letter
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
+from hzzray.engine.monitor import Usage
 from hzzray.engine.pool import Pool, join_reducer, reload_reducer, worker_starter
 from hzzray.engine.reducer import Live
 from hzzray.errors import HzzrayError
@@ -75,7 +76,7 @@ class Terms:
 class Served:
     """One run, from its first delivery until there is nothing more to do for it here.
 
-    ``progress`` is told about every second how far the run is.
+    ``progress`` is told about every second how far the run is; ``around`` tells what is used around its workers.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Served:
         traffic: Traffic,
         announced: Announcement | None,
         progress: Callable[[Counts], None],
+        around: Callable[[], Iterable[Usage]],
     ) -> None:
         self.run_id = run_id
         self._path = terms.runs.resolve() / run_id / "ledger.db"
@@ -94,6 +96,7 @@ class Served:
         self._traffic = traffic
         self._announced = announced
         self._progress = progress
+        self._around = around
         self._limits = terms.limits
         self._ledger: Ledger | None = None
         self._early: list[tuple[TaskMessage, Delivery]] = []
@@ -258,7 +261,9 @@ class Served:
             log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
         if ledger.settings() == "{}":
             terms = self._terms
-            settings = Settings(runs=terms.runs, run_id=self.run_id, sources=terms.sources, limits=terms.limits)
+            settings = Settings(
+                runs=terms.runs, run_id=self.run_id, sources=terms.sources, limits=terms.limits, bridged=True
+            )
             ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         if ledger.tally().status not in {"running", shown_status(path.parent)}:
             self._finish(state_of(ledger))  # a bridge ended before it could
@@ -296,6 +301,7 @@ class Served:
                 Metrics(self.run_id, f"{self._terms.name}pool"),
                 shared=True,
                 prefix=f"{self._terms.name}worker-",
+                around=self._around,
             )
             looking = asyncio.create_task(self._look(pool))
             try:

@@ -12,6 +12,7 @@ import socket
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ from bridge.served import Served, Terms, shown_status
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.traffic import Traffic
-from bridge.wire import Announcement, Refusal, read_order, read_task
+from bridge.vitals import Vitals
+from bridge.wire import Account, Announcement, Refusal, read_order, read_task
 from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.monitor import Usage
 from hzzray.engine.pool import IN_FLIGHT
+from hzzray.engine.services import Services
 from hzzray.errors import HzzrayError, UsageError, first_of
 from hzzray.messages import Counts
 from hzzray.run import signals
@@ -45,6 +49,7 @@ PREFETCH = 1024
 _AHEAD_S = 0.5
 _CHANGE = 1.5
 _MOST_STRANGE = 8
+_ACCOUNTED_RUNS, _ACCOUNTS_OF_A_RUN = 1000, 8
 _TICK_S = 1.0
 _CONNECT_S = 60.0
 _SOON_S = 0.1
@@ -99,6 +104,9 @@ class Bridge:
         self._served: dict[str, Served] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._announced: dict[str, bytes] = {}
+        self._accounts: dict[str, dict[str, Usage]] = {}
+        self._vitals = Vitals(broker)
+        self._services = Services(terms.runs, self._vitals)
         self._ailing: dict[str, tuple[float, float]] = {}
         self._fixed = settings.prefetch
         self._ending = asyncio.Event()
@@ -115,7 +123,7 @@ class Bridge:
             incoming, self._topology.tasks.name, self._take, prefetch=self._fitting(0.0), lost=self._lost, paused=True
         )
         self._orders = Consumer(incoming, self._declare_control, self._obey, prefetch=16)
-        self._log = RunLog(incoming, self._topology.runs.name, self._hear)
+        self._log = RunLog(incoming, self._topology.runs.name, self._hear, self._account)
         queues = [queue.name for queue in (self._topology.tasks, *self._topology.retries, self._topology.dead)]
         depths = Depths(incoming, queues)
         self._post = Post(self._topology, self._tasks, Outbox(outgoing), Outbox(outgoing))
@@ -196,6 +204,19 @@ class Bridge:
         if run_id in self._served:
             self._served[run_id].plan_more(holds)
 
+    def _account(self, account: Account) -> None:
+        """Take note of what publishing a run took; of that the latest runs are enough."""
+        rows = self._accounts.pop(account.run_id, {})
+        usage = account.usage
+        rows.pop(usage.actor, None)
+        self._accounts[account.run_id] = dict([*rows.items(), (usage.actor, usage)][-_ACCOUNTS_OF_A_RUN:])
+        while len(self._accounts) > _ACCOUNTED_RUNS:
+            del self._accounts[next(iter(self._accounts))]
+
+    def _around(self, run_id: str) -> list[Usage]:
+        """Tell what is used around a run's workers; a publisher that is a service still counts as that."""
+        return [*self._accounts.get(run_id, {}).values(), *self._services()]
+
     def _obey(self, delivery: Delivery) -> None:
         """Do what a user wants."""
         self._orders.ack(delivery)
@@ -251,7 +272,8 @@ class Bridge:
         """Begin to serve a run."""
         progress = self._progress if run_id == self._settings.until else lambda _: None
         announcement = self._announcement(run_id)
-        served = Served(run_id, self._terms, self._post, self._traffic, announcement, progress)
+        around = partial(self._around, run_id)
+        served = Served(run_id, self._terms, self._post, self._traffic, announcement, progress, around)
         self._served[run_id] = served
         task = self._group.create_task(self._serve(served))
         self._serving.add(task)

@@ -22,6 +22,7 @@ DEFAULT_PREFIX = "hzzray"
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _MANAGEMENT = {"amqp": "http://{}:15672", "amqps": "https://{}:15671"}
+_METRICS = "http://{}:15692"
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _NO = {"0", "no", "off", "false"}
 
@@ -73,6 +74,8 @@ class BrokerSettings(BaseModel):
         None for plain ``amqp://``.
     management
         Address of the management plugin.
+    metrics
+        Address of the Prometheus plugin.
     heartbeat_s
         After about twice that without a sign of life, either side gives the connection up.
     timeout_s
@@ -89,6 +92,7 @@ class BrokerSettings(BaseModel):
     user: str
     password: SecretStr
     management: str
+    metrics: str = ""
     prefix: str = DEFAULT_PREFIX
     tls: Tls | None = None
     heartbeat_s: int = 30
@@ -105,7 +109,8 @@ class BrokerSettings(BaseModel):
         in the file ``HZZRAY_BROKER_PASSWORD_FILE``; neither user nor password means guest. For ``amqps`` there are
         the files ``HZZRAY_BROKER_CA``, ``HZZRAY_BROKER_CERT`` and ``HZZRAY_BROKER_KEY``, and
         ``HZZRAY_BROKER_CHECK_HOST=no``. ``HZZRAY_BROKER_MANAGEMENT`` is the management plugin's address, if it isn't
-        the usual one, ``HZZRAY_BROKER_WAIT`` the seconds to wait for a broker that isn't there yet. Raises UsageError.
+        the usual one, ``HZZRAY_BROKER_METRICS`` the Prometheus plugin's, ``HZZRAY_BROKER_WAIT`` the seconds to wait for
+        a broker that isn't there yet. Raises UsageError.
         """
         parts = _split(url or environ.get("HZZRAY_BROKER") or "")
         if not _PREFIX.fullmatch(prefix):
@@ -120,6 +125,7 @@ class BrokerSettings(BaseModel):
             password=SecretStr(password),
             management=environ.get("HZZRAY_BROKER_MANAGEMENT", "").rstrip("/")
             or _MANAGEMENT[parts.scheme].format(_bracketed(host)),
+            metrics=environ.get("HZZRAY_BROKER_METRICS", "").rstrip("/") or _METRICS.format(_bracketed(host)),
             prefix=prefix,
             tls=_tls(parts.scheme, environ),
             wait_s=_seconds("HZZRAY_BROKER_WAIT", environ, cls.model_fields["wait_s"].default),

@@ -51,7 +51,8 @@ def execute(
     with Ledger.open(path) as ledger:
         record(ledger, announced.plan())
         ledger.relocate({task.uuid: task.file for task in plan.tasks})
-        ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+        bridged = settings.model_copy(update={"bridged": True})
+        ledger.keep_settings(bridged.model_dump_json(exclude={"runs", "run_id"}))
     planned(plan)
     with cluster(settings.limits.max_actors):
         mine = settings.model_copy(update={"sources": readable(settings.sources, plan)})

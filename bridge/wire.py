@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from bridge.topology import Queue, Topology
 from hzzray.data.plan import Plan
 from hzzray.engine.ledger import UNREAD, Wish
+from hzzray.engine.monitor import Usage, service, service_of
 from hzzray.errors import UsageError
 from hzzray.messages import WIRE_VERSION, Failure, Message, RunId, RunSpec, Task
 
@@ -43,6 +44,7 @@ _REASON_CHARACTERS = 1000
 
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 Entry = Annotated[int, Field(ge=0, lt=2**63)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Refusal(NamedTuple):
@@ -162,6 +164,34 @@ class Announcement(Message):
         return Announcement(run_id=self.run_id, spec=self.spec, files=files, unread=unread)
 
 
+class Account(Message):
+    """What publishing a run took: all that the publisher's container used in its life. Times in s, sizes in bytes."""
+
+    version: Literal[1] = WIRE_VERSION
+    run_id: RunId
+    service: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,255}$")]
+    user_s: Amount
+    system_s: Amount
+    rss: Entry
+    cpus: Amount
+    memory_limit: Entry
+
+    @classmethod
+    def of(cls, run_id: str, usage: Usage) -> Account:
+        """Give account of a service's container."""
+        return cls(
+            run_id=run_id, service=service_of(usage.actor), host=usage.node, user_s=usage.user_s,
+            system_s=usage.system_s, rss=usage.rss, cpus=usage.cpus, memory_limit=usage.memory_limit,
+        )  # fmt: skip
+
+    @property
+    def usage(self) -> Usage:
+        """The row of the container, which has ended."""
+        used = self.model_dump(exclude={"version", "run_id", "service", "host"})
+        return service(self.service, self.host, **used, state="ended")
+
+
 class Order(Message):
     """What a user wants of the bridges: a wish for a run, or a number of tasks to hold (0: as many as suit)."""
 
@@ -243,6 +273,12 @@ def announcement_letter(topology: Topology, announcement: Announcement, mark: st
     return Letter(topology.runs.exchange, topology.runs.name, body, properties)
 
 
+def account_letter(topology: Topology, account: Account) -> Letter:
+    """Write an account for the stream of runs, where it stands behind the run's announcement."""
+    properties = _properties("account", account.run_id, {})
+    return Letter(topology.runs.exchange, topology.runs.name, account.canonical(), properties)
+
+
 def order_letter(topology: Topology, order: Order, *, mandatory: bool = True) -> Letter:
     """Write an order to all bridges that listen."""
     properties = _properties("order", order.run_id or "", {})
@@ -306,6 +342,11 @@ def read_task(body: bytes, properties: pika.BasicProperties) -> TaskMessage | Re
 def read_announcement(body: bytes, properties: pika.BasicProperties) -> Announcement | Refusal:
     """Read an announcement."""
     return _read(Announcement, "announcement", body, properties, ANNOUNCEMENT_BYTES)
+
+
+def read_account(body: bytes, properties: pika.BasicProperties) -> Account | Refusal:
+    """Read an account."""
+    return _read(Account, "account", body, properties, MESSAGE_BYTES)
 
 
 def read_order(body: bytes, properties: pika.BasicProperties) -> Order | Refusal:

@@ -85,6 +85,13 @@ Events = Annotated[
 ]
 RunName = Annotated[str | None, typer.Option("--run-id", help="Name of the run. One that exists is resumed.")]
 OfBroker = Annotated[str | None, typer.Option("--broker", help="Of a run that bridges work on: their broker.")]
+GoesThrough = Annotated[
+    str | None,
+    typer.Option(
+        "--broker",
+        help="Of a run that bridges work on: their broker. Default for such a run: HZZRAY_BROKER. memory: none.",
+    ),
+]
 Reason = Annotated[str, typer.Option(help="Only failures whose reason has this in it.")]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
@@ -231,15 +238,20 @@ def replay(
     actors: Annotated[int | None, typer.Option(min=1, help="Worker actors.")] = None,
     runs: Runs = Path("runs"),
     reason: Reason = "",
-    broker: OfBroker = None,
+    broker: GoesThrough = None,
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """Try a run's failed tasks again, and what was left of it, the way it was last worked on.
 
-    With --broker they are published again, for a bridge to work on: dead letters, and failures of the ledger where it
-    is at hand.
+    Through a broker they are published again, for a bridge to work on: dead letters, and failures of the ledger where
+    it is at hand.
     """
+    broker = _broker_of(_folder(run_name, runs), broker)
     if broker is not None:
+        if source is not None or actors is not None:
+            raise UsageError(
+                "--source and --actors are the bridge's to choose: leave them out, or take --broker memory"
+            )
         _replay_through(broker, prefix, run_name, runs, reason)
         return
     if reason:
@@ -254,6 +266,22 @@ def replay(
     if actors is not None:
         changes["limits"] = Limits(min_actors=actors, max_actors=actors)
     _execute(spec, settings.model_copy(update=changes))
+
+
+def _broker_of(folder: Path, given: str | None) -> str | None:
+    """Find the broker that a run's tasks go through: the given one, else that of the environment; None for none.
+
+    The environment's is meant only by runs that bridges work on: their ledgers say so, or are elsewhere.
+    """
+    if given is not None:
+        return None if given == "memory" else given
+    known = os.environ.get("HZZRAY_BROKER")
+    if not known or not (folder / "ledger.db").exists():
+        return known or None
+    from hzzray.run import settings_of  # noqa: PLC0415
+
+    _, settings = settings_of(folder)
+    return known if settings.bridged else None
 
 
 def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason: str) -> None:
@@ -357,6 +385,7 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
     """Tell how far a run is, from its ledger."""
     from hzzray.engine.ledger import Ledger  # noqa: PLC0415
 
+    _tell_of_full_disk(runs)
     with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
         counts, wish = ledger.counts(), ledger.wished()
     name = _folder(run_name, runs).name
@@ -367,6 +396,14 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _tell_of_full_disk(runs: Path) -> None:
+    """Say so before a ledger is opened, which may fail for it."""
+    from hzzray.places import full_disk  # noqa: PLC0415
+
+    if trouble := full_disk(runs):
+        errors.print(trouble, style="red", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -412,9 +449,11 @@ def pause(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, pre
 
 
 @app.command()
-def resume(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+def resume(
+    run_name: Run, runs: Runs = Path("runs"), broker: GoesThrough = None, prefix: Prefix = DEFAULT_PREFIX
+) -> None:
     """Let a paused run go on. One that has ended goes on with `hzzray run --run-id`, or so through its broker."""
-    _wish(run_name, runs, "run", broker, prefix)
+    _wish(run_name, runs, "run", _broker_of(_folder(run_name, runs), broker), prefix)
 
 
 @app.command()
@@ -470,6 +509,7 @@ def list_runs(runs: Runs = Path("runs")) -> None:
     """List the runs of a folder."""
     from hzzray.engine.ledger import Ledger, LedgerError  # noqa: PLC0415
 
+    _tell_of_full_disk(runs)
     table = Table("run", "release", "selection", "environment", "status", "planned", "merged", "failed")
     for path in sorted(runs.glob("*/ledger.db")):
         try:
@@ -485,7 +525,10 @@ def list_runs(runs: Runs = Path("runs")) -> None:
 @app.command()
 def compare(
     run_names: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Runs' ids, or their folders.")],
-    output: Annotated[Path, typer.Option(help="Folder for compare.csv, compare.png and compare.pdf.")] = Path(),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for compare.csv, compare.png and compare.pdf. Default: that of the runs."),
+    ] = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Lay runs of different environments side by side: CPU over time, cost, throughput, scale."""
@@ -497,7 +540,8 @@ def compare(
     console.print(table(summaries))
     for difference in differences(loaded):
         console.print(difference, style="yellow", highlight=False, markup=False)
-    for path in (write_csv(summaries, output / "compare.csv"), *save_comparison(loaded, output)):
+    folder = output or runs
+    for path in (write_csv(summaries, folder / "compare.csv"), *save_comparison(loaded, folder)):
         console.print(path, highlight=False, soft_wrap=True)
 
 

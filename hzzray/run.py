@@ -48,7 +48,10 @@ class StoppedError(HzzrayError):
 
 
 class Settings(BaseModel):
-    """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s]."""
+    """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s].
+
+    One that is ``bridged`` gets its tasks through a broker.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +62,7 @@ class Settings(BaseModel):
     limits: Limits = Limits()
     chunk: int = CHUNK
     pace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    bridged: bool = False
 
     @property
     def folder(self) -> Path:
@@ -323,11 +327,13 @@ async def _with_ray(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
 ) -> tuple[RunState, Wish]:
     from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.services import Services  # noqa: PLC0415
 
     start = worker_starter(ledger.spec, settings.sources, cache)
     find = partial(start_reducer, ledger.path, ledger.run_id)
     with Journal(ledger, clock) as journal:
-        pool = Pool(start, find, settings.limits, journal.write, Metrics(ledger.run_id, "pool"))
+        metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
+        pool = Pool(start, find, settings.limits, journal.write, metrics, around=around)
         tasks, interval_s = _in_time(ledger, settings)
         source = MemorySource(tasks, interval_s=interval_s)
         with signals(pool.obey):

@@ -53,10 +53,16 @@ def client_env(values: Values, user: str) -> dict[str, str]:
     """Make the environment of a container that talks to the broker."""
     scheme, port = ("amqps", AMQPS) if values.broker.tls_secret else ("amqp", AMQP)
     authority = {"HZZRAY_BROKER_CA": f"{_AUTHORITY_PATH}/ca.crt"} if values.broker.tls_secret else {}
+    host = f"{values.broker_name}.{values.namespace}.svc"
+    # The Cluster Operator gives metrics by TLS where the broker has it; ours give them plain, as clients expect.
+    is_tls = values.broker.kind == "operator" and values.broker.tls_secret
+    metrics = {"HZZRAY_BROKER_METRICS": f"https://{host}:{METRICS_TLS}"} if is_tls and user == "bridge" else {}
     return {
-        "HZZRAY_BROKER": f"{scheme}://{user}@{values.broker_name}.{values.namespace}.svc:{port}",
+        "HZZRAY_BROKER": f"{scheme}://{user}@{host}:{port}",
         "HZZRAY_BROKER_PASSWORD_FILE": f"{_LOGIN_PATH}/password",
-    } | authority
+        **authority,
+        **metrics,
+    }
 
 
 def client_mounts(values: Values) -> list[Object]:

@@ -50,7 +50,7 @@ def policies(values: Values) -> list[Object]:
             egress=[
                 _DNS,
                 _allow("to", [nodes], []),
-                {"to": [_peer(rabbit)], "ports": clients},
+                {"to": [_peer(rabbit)], "ports": clients + _ports([broker.METRICS, broker.METRICS_TLS])},
                 *([_allow("to", [selector(values, "redis")], [redis.PORT])] if values.ray.fault_tolerance else []),
                 api,
                 data,
@@ -75,7 +75,8 @@ def policies(values: Values) -> list[Object]:
             rabbit,
             ingress=[
                 {"from": [_peer(selector(values, name)) for name in ("head", "loader", "app")], "ports": clients},
-                {"from": prometheus, "ports": _ports([broker.METRICS, broker.METRICS_TLS])},
+                # The bridge, beside the head, reads there what the broker uses.
+                {"from": [_peer(head), *prometheus], "ports": _ports([broker.METRICS, broker.METRICS_TLS])},
                 {"from": [_peer(rabbit)], "ports": _CLUSTERING},
             ],
             egress=[

@@ -238,9 +238,9 @@ def data_init(values: Values, sized: Sized) -> list[Object]:
     return [container(values, "toy-data", command, sized, mounts=[mount("data", DATA)])]
 
 
-def analysis_env() -> dict[str, str]:
-    """Make the environment of all that runs hzzray."""
-    return {
+def analysis_env(service: str = "") -> dict[str, str]:
+    """Make the environment of all that runs hzzray; a ``service`` tells what it uses under that name."""
+    return ({"HZZRAY_SERVICE": service} if service else {}) | {
         "HOME": "/tmp",  # noqa: S108 (a volume of the pod's own)
         "HZZRAY_ENVIRONMENT": "kuberay",
         "HZZRAY_RUNS": RUNS,

@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import streamlit as st
 import uproot
@@ -21,7 +22,7 @@ from bridge.dead import DeadLetter
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
-from hzzray.engine.monitor import Recorder, Scale
+from hzzray.engine.monitor import Recorder, Scale, Usage, service
 from hzzray.output import load_json, save_json
 from hzzray.result import FailureRow, Luminosity, expected_in_full
 from hzzray.run import Settings, StoppedError, execute, make_spec
@@ -304,6 +305,43 @@ def test_actors(run):
     assert table["cpu"].tolist() == pytest.approx([80, 80])
     assert table["pid"].tolist() == [100, 101]
     assert len(table["spark"][0]) == 60
+
+
+def test_services(run):
+    """Issue 11, item 37: CPU and memory of each service, by name, with its limits."""
+    folder = run(status="running", environment="compose")
+    limits = {"cpus": 2.0, "memory_limit": 2**30}
+    with Recorder(folder, "compose") as recorder:
+        for second in range(1, 9):
+            worker = Usage("worker-0", "w", 9, "working", "Zee", user_s=0.5 * second, rss=2**27)
+            bridge = service("bridge", "b", user_s=0.25 * second, system_s=0.25 * second, rss=2**28, **limits)
+            # The broker tells every five seconds.
+            broker = service("broker", "rabbit", user_s=0.5 * (second // 5 * 5), rss=2**27)
+            loader = service("loader", "l", user_s=30.0, rss=2**26, state="ended", cpus=1.0)
+            recorder.add(second, [worker, service("head", "h"), bridge, broker, loader])
+            recorder.add_scale(second, Scale(1, 0, 4, 0, 1))
+    test = look("actors")
+    assert test.dataframe[0].value["actor"].tolist() == ["worker-0"]
+    assert figures(test)["Nodes"] == ("4", "bridge: CPU 50 %")
+    table = test.dataframe[1].value.set_index("service")
+    assert table.index.tolist() == ["bridge", "broker", "head", "loader"]
+    bridge = table.loc["bridge"]
+    assert bridge[["cpu", "cpus", "share", "used", "memory", "limit", "full"]].tolist() == pytest.approx(
+        [50, 2.0, 0.25, 4.0, 256, 1024, 0.25]
+    )
+    assert table.loc["broker", "cpu"] == pytest.approx(50)  # over the last 5 s, in which it told once
+    assert table.loc["loader", ["state", "used"]].tolist() == ["ended", 30.0]
+    assert pd.isna(table.loc["loader", "cpu"])
+    assert pd.isna(table.loc["head", "cpus"])
+    assert "what RabbitMQ tells of itself" in words(test)
+
+
+def test_a_full_disk_is_told_on_each_page(run, monkeypatch):
+    """Issue 11, item 41."""
+    run()
+    monkeypatch.setattr("hzzray.places.full_disk", lambda _: "the disk of runs is full")
+    for page in ("live", "runs"):
+        assert "the disk of runs is full" in words(look(page)), page
 
 
 def test_no_actors(run):

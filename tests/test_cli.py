@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from hzzray.data.catalogue import release
+from hzzray.engine.ledger import Ledger
+from hzzray.run import Settings, make_spec
 
 
 def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path):
@@ -190,3 +193,52 @@ def test_help_shows_a_brokers_url_as_it_is(cli, monkeypatch, command):
     code, said, err = cli(command, "--help")
     assert code == 0, err
     assert "amqp[s]://USER@HOST[:PORT][/VHOST]" in said
+
+
+def test_a_comparison_is_written_beside_the_runs(cli, toys, tmp_path, monkeypatch):
+    """Issue 11, item 41: in a container there is nowhere else to write to."""
+    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for name in ("a", "b"):
+        code, _, err = cli("run", "--engine", "serial", "--source", toys, "--runs", runs, "--run-id", name)
+        assert code == 0, err
+    code, out, err = cli("compare", "a", "b", "--runs", runs)
+    assert code == 0, err
+    assert {path.name for path in runs.iterdir()} == {"a", "b", "compare.csv", "compare.png", "compare.pdf"}
+    assert list(elsewhere.iterdir()) == []
+    assert str(runs / "compare.csv") in out
+
+
+def test_a_full_disk_of_runs_is_told(cli, toys, tmp_path, monkeypatch):
+    """Issue 11, item 41: only the bridge's log knew; `status` said running."""
+    code, _, err = cli("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--run-id", "a")
+    assert (code, err) == (0, "")
+    for command in (("status", "a"), ("runs",)):
+        assert cli(*command, "--runs", tmp_path)[2] == ""
+    full = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr("hzzray.places.shutil.disk_usage", lambda _: full)
+    for command in (("status", "a"), ("runs",)):
+        _, _, err = cli(*command, "--runs", tmp_path)
+        said = " ".join(err.split())
+        assert said == f"the disk of {tmp_path} is full (0.0 MB left): no result can be stored until there is room"
+
+
+def test_which_broker_is_meant(toys, tmp_path, monkeypatch):
+    """Issue 11, item 41: `replay` ignored HZZRAY_BROKER, which is meant where bridges work on the run."""
+    from hzzray.cli import _broker_of
+
+    monkeypatch.delenv("HZZRAY_BROKER", raising=False)
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for folder, bridged in ((mine, False), (theirs, True)):
+        settings = Settings(runs=tmp_path, run_id=folder.name, sources=(str(toys),), bridged=bridged)
+        Ledger.create(folder / "ledger.db", folder.name, make_spec(release("toy")), "local").close()
+        with Ledger.open(folder / "ledger.db") as ledger:
+            ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+    assert _broker_of(theirs, None) is None
+    monkeypatch.setenv("HZZRAY_BROKER", "amqp://rabbit")
+    assert _broker_of(theirs, None) == "amqp://rabbit"
+    assert _broker_of(tmp_path / "elsewhere", None) == "amqp://rabbit"
+    assert _broker_of(mine, None) is None
+    assert _broker_of(theirs, "memory") is None
+    assert _broker_of(mine, "amqp://other") == "amqp://other"

@@ -9,7 +9,7 @@ from app import charts, parts, words
 from app.actors import SPARK_S, Actor, actors
 from app.client import View
 from app.services import services
-from hzzray.engine.monitor import NODE, CpuUse, cpu_percent
+from hzzray.engine.monitor import NODE, CpuUse, cpu_percent, is_actor
 
 
 def show(view: View) -> None:
@@ -19,9 +19,11 @@ def show(view: View) -> None:
         return
     uses = view.once("uses", lambda: cpu_percent(view.usage))
     found = view.once("actors", lambda: actors(view.usage, uses))
-    workers = [actor for actor in found if not actor.name.startswith(NODE)]
-    _figures(view, workers, [actor for actor in found if actor.name.startswith(NODE)])
+    workers = [actor for actor in found if is_actor(actor.name)]
+    places = [actor for actor in found if not is_actor(actor.name)]
+    _figures(view, workers, places)
     _table(workers)
+    _services([actor for actor in places if actor.service])
     _broker(view)
     _over_time(view, uses)
 
@@ -36,13 +38,13 @@ def _nobody(view: View) -> None:
             st.caption("The serial engine works in one process and keeps no record of it.")
 
 
-def _figures(view: View, workers: list[Actor], nodes: list[Actor]) -> None:
+def _figures(view: View, workers: list[Actor], places: list[Actor]) -> None:
     up = [actor for actor in workers if actor.pid]
     scale = view.scale[-1] if len(view.scale) else None
     with st.container(horizontal=True, gap="small", key="figures"):
         missing = len(workers) - len(up)
         parts.figure("Actors", f"{len(up)}", f"{missing} pending" if missing else "all up")
-        parts.figure("Nodes", words.NONE if scale is None else f"{scale['nodes']}", _machine(nodes))
+        parts.figure("Nodes", words.NONE if scale is None else f"{scale['nodes']}", _busiest(places))
         parts.figure("CPU of all actors", f"{sum(actor.cpu for actor in workers):.0f} %", "of one core, now")
         events, read = (sum(getattr(actor, name) for actor in workers) for name in ("events_per_s", "bytes_per_s"))
         parts.figure("Throughput", words.quantity(events, "events/s"), words.quantity(read, "B/s"))
@@ -51,10 +53,11 @@ def _figures(view: View, workers: list[Actor], nodes: list[Actor]) -> None:
             parts.figure("In flight", f"{scale['in_flight']} tasks", f"{words.number(scale['waiting'])} waiting")
 
 
-def _machine(nodes: list[Actor]) -> str:
-    if not nodes:
+def _busiest(places: list[Actor]) -> str:
+    if not places:
         return "no report"
-    return f"{nodes[0].name.removeprefix(NODE)}: CPU {nodes[0].cpu:.0f} %"
+    one = max(places, key=lambda place: place.cpu)
+    return f"{words.plain(one.service or one.name.removeprefix(NODE))}: CPU {one.cpu:.0f} %"
 
 
 def _table(workers: list[Actor]) -> None:
@@ -95,6 +98,53 @@ def _table(workers: list[Actor]) -> None:
             "dashboard": column.LinkColumn("Ray", display_text=":material/open_in_new:", help="In the Ray dashboard."),
         },
     )
+
+
+def _services(containers: list[Actor]) -> None:
+    """Show what each service uses of what it may, where a run is in containers."""
+    if not containers:
+        return
+    st.markdown("##### Services", anchors=False)
+    rows = [
+        {
+            "service": one.service,
+            "state": one.state,
+            "container": one.node,
+            "cpu": None if one.state == "ended" else one.cpu,
+            "spark": one.spark,
+            "cpus": one.cpus or None,
+            "share": one.cpu / 100 / one.cpus if one.cpus and one.state != "ended" else None,
+            "used": one.used_s,
+            "memory": one.rss / 2**20,
+            "limit": one.memory_limit / 2**20 or None,
+            "full": one.rss / one.memory_limit if one.memory_limit else None,
+        }
+        for one in containers
+    ]
+    column = st.column_config
+    st.container(key="services").dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        height="content" if len(rows) <= 20 else 740,
+        placeholder="–",
+        column_config={
+            "cpu": column.NumberColumn("CPU now [%]", format="%.0f", help="Of one core, over the last seconds."),
+            "spark": column.AreaChartColumn(f"CPU, last {SPARK_S} s", y_min=0, width="medium"),
+            "cpus": column.NumberColumn("CPU limit [cores]", format="%.2g", help="None: no limit."),
+            "share": column.ProgressColumn("of its limit", format="percent", min_value=0, max_value=1),
+            "used": column.NumberColumn(
+                "CPU [s]", format="%.1f", help="In this run so far; of a service that has ended, in all its life."
+            ),
+            "memory": column.NumberColumn("memory [MiB]", format="%.0f"),
+            "limit": column.NumberColumn("memory limit [MiB]", format="%.0f", help="None: no limit."),
+            "full": column.ProgressColumn("of its limit ", format="percent", min_value=0, max_value=1),
+        },
+    )
+    if any(one.service == "broker" for one in containers):
+        st.caption(
+            "Of the broker it is what RabbitMQ tells of itself: CPU in user mode, and the memory at which it stops "
+            "publishers."
+        )
 
 
 def _broker(view: View) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pandas as pd
 import streamlit as st
 
@@ -11,7 +9,7 @@ from app import charts, parts, words
 from app.client import Row, View
 from app.downloads import content
 from app.services import services
-from hzzray.compare import RunSummary, differences, lines, summarise
+from hzzray.compare import RunSummary, differences, lines, records, summarise
 from hzzray.errors import HzzrayError
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import Result
@@ -237,7 +235,7 @@ def _table(summaries: list[RunSummary]) -> None:
     names = [summary.run_id for summary in summaries]
     shown = pd.DataFrame(lines(summaries), columns=["figure", *names])
     st.dataframe(shown, hide_index=True, height="content", key="side by side")
-    whole = pd.DataFrame([asdict(summary) for summary in summaries])
+    whole = pd.DataFrame(records(summaries))
     st.download_button(
         "CSV",
         whole.to_csv(index=False),

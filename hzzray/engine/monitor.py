@@ -1,4 +1,4 @@
-"""What happens over time: what actors and nodes use (``cpu.csv``), how big the pool is, what the run has found.
+"""What happens over time: what actors, services and machines use (``cpu.csv``), how big the pool is, what is found.
 
 Counters are cumulative, as the system's own are: a sample that is lost or late loses nothing but detail.
 """
@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from itertools import compress
 from pathlib import Path
@@ -22,18 +22,19 @@ import numpy as np
 import psutil
 from numpy.typing import DTypeLike, NDArray
 
+from hzzray.engine.cgroup import ROOT, Container, container
 from hzzray.messages import Cost, Task
 from hzzray.output import OutputError
 from hzzray.result import Moment
 from hzzray.source import Congestion
 
-State = Literal["idle", "working", "pending", "restarting", "draining", "up"]
+State = Literal["idle", "working", "pending", "restarting", "draining", "up", "ended"]
 
 Rows = NDArray[np.void]
 """Rows of a file as a structured array of shape (rows,), its fields named as the file's columns."""
 
-#: What an actor's name begins with in the rows of a node.
-NODE = "node:"
+#: What an actor's name begins with in the rows of a machine, and in those of a service's container.
+NODE, SERVICE = "node:", "service:"
 
 _USAGE: dict[str, DTypeLike] = {
     "time_s": np.float64,
@@ -51,6 +52,8 @@ _USAGE: dict[str, DTypeLike] = {
     "read_s": np.float64,
     "tasks": np.int64,
     "actor_id": np.str_,
+    "cpu_limit": np.float64,
+    "memory_limit_bytes": np.int64,
     "timestamp": np.str_,
 }
 _SCALE: dict[str, DTypeLike] = {
@@ -75,19 +78,20 @@ _HISTORY: dict[str, DTypeLike] = {
     **{name: np.dtype(kind) for name, kind in get_type_hints(Moment).items()},
     "timestamp": np.str_,
 }
-# Files of earlier versions lack these: they are read as empty, and not written there.
-_LATER = frozenset({"timestamp"})
+# Files of earlier versions lack these: they are read as 0 or empty, and not written there.
+_LATER = frozenset({"cpu_limit", "memory_limit_bytes", "timestamp"})
 _TAIL_BYTES = 64 * 1024  # holds any last line
 _ROW_BYTES = 128  # of a file, about
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one process used since it began, in the order of the columns of ``cpu.csv``.
+    """What one process, container or machine used since it began, in the order of the columns of ``cpu.csv``.
 
     ``user_s`` and ``system_s`` are seconds of CPU of all its threads, ``rss`` its resident memory in bytes now. Events,
     bytes read, seconds of reading and tasks are those of finished tasks. ``pid`` 0 is an actor without a process.
-    ``actor_id`` is Ray's, which its dashboard knows it by.
+    ``actor_id`` is Ray's, which its dashboard knows it by. ``cpus`` and ``memory_limit`` are cores and bytes that a
+    container may use or a machine has; 0 says nothing.
     """
 
     actor: str
@@ -103,6 +107,13 @@ class Usage:
     read_s: float = 0.0
     tasks: int = 0
     actor_id: str = ""
+    cpus: float = 0.0
+    memory_limit: int = 0
+
+    @property
+    def is_service(self) -> bool:
+        """Whether this is a container of a service."""
+        return self.actor.startswith(SERVICE)
 
 
 class Scale(NamedTuple):
@@ -172,30 +183,67 @@ class Meter:
         )
 
 
-class NodeMeter:
-    """A machine's CPU and memory, all processes together; CPU counts from when this began.
+def service(name: str, host: str, **used: Any) -> Usage:  # noqa: ANN401 (fields of a Usage)
+    """Make the row of a service's container; it has the process 1."""
+    return Usage(**{"actor": f"{SERVICE}{name}@{host}", "node": host, "pid": 1, "state": "up", "sample": "", **used})
 
-    In a container the kernel tells of the machine, not of the container.
+
+def place(root: Path = ROOT) -> Usage:
+    """Measure where this process runs, all processes together: its container if it is in one, else the machine.
+
+    A container's row bears the name of its service (``HZZRAY_SERVICE``), a machine's its own. CPU counts from when
+    either began; the machine's memory is what is not available.
+    """
+    host, name, found = socket.gethostname(), os.environ.get("HZZRAY_SERVICE", ""), container(root)
+    if found is None:
+        cpu, memory = psutil.cpu_times(), psutil.virtual_memory()
+        total, cpus = memory.total, float(psutil.cpu_count() or 0)
+        found = Container(cpu.user + cpu.nice, cpu.system, total - memory.available, cpus, total)
+        name = ""
+    row = service(
+        name,
+        host,
+        user_s=found.user_s,
+        system_s=found.system_s,
+        rss=found.memory,
+        cpus=found.cpus,
+        memory_limit=found.memory_limit,
+    )
+    return row if name else replace(row, actor=NODE + host)
+
+
+class Since:
+    """Counts the CPU of containers and machines from when it first saw them: what was before is no run's.
+
+    Those that have ended count whole: what they did was for the run alone.
     """
 
-    def __init__(self, name: str = "") -> None:
-        self._name = name or socket.gethostname()
-        self._pid = psutil.Process().pid
-        self._begun = psutil.cpu_times()
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[float, float]] = {}
 
-    def usage(self) -> Usage:
-        """Measure now. The state is "up", the actor's name ``node:`` and the node's, memory what is not available."""
-        now, memory = psutil.cpu_times(), psutil.virtual_memory()
-        return Usage(
-            actor=NODE + self._name,
-            node=self._name,
-            pid=self._pid,
-            state="up",
-            sample="",
-            user_s=now.user + now.nice - self._begun.user - self._begun.nice,
-            system_s=now.system - self._begun.system,
-            rss=memory.total - memory.available,
-        )
+    def __call__(self, usage: Usage) -> Usage:
+        """Count a row so; one whose counters fell is another's, of the same name, and counts from 0."""
+        if usage.state == "ended":
+            return usage
+        user_s, system_s = self._first.setdefault(usage.actor, (usage.user_s, usage.system_s))
+        if usage.user_s + usage.system_s < user_s + system_s:
+            user_s, system_s = self._first[usage.actor] = 0.0, 0.0
+        return replace(usage, user_s=usage.user_s - user_s, system_s=usage.system_s - system_s)
+
+
+def of_actors(rows: Rows) -> Rows:
+    """Return the rows of worker actors."""
+    return rows[~(np.char.startswith(rows["actor"], NODE) | np.char.startswith(rows["actor"], SERVICE))]
+
+
+def is_actor(name: str) -> bool:
+    """Whether an ``actor`` of ``cpu.csv`` is a worker actor: no machine, no service."""
+    return not name.startswith((NODE, SERVICE))
+
+
+def service_of(name: str) -> str:
+    """Name the service of a container's row: worker of ``service:worker@host``; empty of other rows."""
+    return name.removeprefix(SERVICE).partition("@")[0] if name.startswith(SERVICE) else ""
 
 
 class Recorder:
@@ -345,7 +393,8 @@ def read_usage(folder: Path) -> Rows:
     """Read a run's ``cpu.csv``, in the order of time; no rows where there is no file.
 
     Fields: time_s [s], environment, actor, node, pid, state, sample, user_s [s], system_s [s], rss_bytes, events,
-    bytes_read, read_s [s], tasks, actor_id, timestamp (UTC, ISO 8601; empty in files of earlier versions). Raises
+    bytes_read, read_s [s], tasks, actor_id, cpu_limit [cores], memory_limit_bytes (a limit of 0 is none), timestamp
+    (UTC, ISO 8601). Files of earlier versions lack the last three: 0 or empty then. Raises
     OutputError for a file that is no such table. A last line that isn't whole is left out, so that the file of a run
     that goes on can be read at any time.
     """
@@ -459,10 +508,10 @@ class Follower:
             if len(row) != len(self._names):
                 raise OutputError(f"{self._path}: line {number} has {len(row)} columns, not {len(self._names)}")
         values = dict(zip(self._names, zip(*rows, strict=True), strict=True)) if rows else {}
-        lacking = ("",) * len(rows)
-        arrays = {
-            name: _column(self._path, name, kind, values.get(name, lacking)) for name, kind in self._columns.items()
-        }
+        arrays = {}
+        for name, kind in self._columns.items():
+            absent = ("" if np.dtype(kind).kind == "U" else "0",) * len(rows)
+            arrays[name] = _column(self._path, name, kind, values.get(name, absent))
         table = np.empty(len(rows), [(name, array.dtype) for name, array in arrays.items()])
         for name, array in arrays.items():
             table[name] = array

@@ -16,7 +16,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from hzzray.engine.cluster import ClusterError, restarts
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
-from hzzray.engine.monitor import NodeMeter, Scale, State, Usage, absent
+from hzzray.engine.monitor import Scale, Since, State, Usage, absent, place
 from hzzray.engine.reducer import WATCHING_S, Live, Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, first_of
@@ -136,7 +136,8 @@ class Pool:
     started the reducer, and when its owner goes the others ask for it again.
 
     ``watcher``, if there is one, is told about every second how the run goes; of several pools that of the oldest.
-    Workers' names begin with ``prefix``, by which the pool is known too.
+    Workers' names begin with ``prefix``, by which the pool is known too. ``around`` tells what is used around the
+    workers: by this machine, or by the services of a deployment.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class Pool:
         *,
         shared: bool = False,
         prefix: str = "worker-",
+        around: Callable[[], Iterable[Usage]] = lambda: [place()],
     ) -> None:
         self._start = start
         self._find_reducer = reducer
@@ -157,7 +159,8 @@ class Pool:
         self._prefix = prefix
         self._limits = limits
         self._watcher = watcher
-        self._machine = NodeMeter()
+        self._around = around
+        self._since = Since()
         self._version = -1
         self._replaced = -math.inf
         self._metrics = metrics or Metrics("", "pool")
@@ -609,8 +612,8 @@ class Pool:
         actor.ready = True
         self._offer((actor, actor.turn))
 
-    async def _usage(self, actor: _Actor) -> Usage:
-        usage: Usage = await actor.handle.usage.options(concurrency_group="monitor").remote()
+    async def _usage(self, actor: _Actor) -> tuple[Usage, ...]:
+        usage: tuple[Usage, ...] = await actor.handle.usage.options(concurrency_group="monitor").remote()
         return usage
 
     async def _watch(self, progress: Callable[[Counts], None]) -> None:
@@ -699,8 +702,10 @@ class Pool:
             *(asyncio.wait_for(self._usage(actor), _TICK_S) for actor in self._actors if actor.ready),
             return_exceptions=True,
         )
-        usages = {answer.actor: answer for answer in answers if isinstance(answer, Usage)}
-        rows = [usages.get(actor.name, absent(actor.name, actor.state)) for actor in self._actors]
+        usages = {usage.actor: usage for answer in answers if isinstance(answer, tuple) for usage in answer}
+        rows = [usages.pop(actor.name, absent(actor.name, actor.state)) for actor in self._actors]
+        usages |= {usage.actor: usage for usage in self._around()}
+        rows.extend(self._since(usage) for usage in usages.values())
         ready = sum(actor.ready for actor in self._actors)
         scale = Scale(
             actors=ready,
@@ -709,12 +714,15 @@ class Pool:
             waiting=max(0, self._counts.due - len(self._open)),
             in_flight=len(self._open),
         )
-        rows.append(self._machine.usage())
         congestion = self._source.congestion()
         live: Live | None = await self._call("report", self._prefix, rows, scale, congestion, self._version)
         if live is not None:
             self._version = live.state.version if live.state is not None else self._version
             watcher(live)
+        for usage in filter(lambda usage: usage.is_service, rows):
+            metrics = Metrics(self._metrics.run, usage.actor)
+            metrics.level("service_cpu_seconds", usage.user_s + usage.system_s)
+            metrics.level("service_memory_bytes", usage.rss)
         for name, value in zip(QUEUE_LEVELS, congestion or (), strict=False):
             self._metrics.level(name, value)
         self._metrics.level("actors", scale.actors)

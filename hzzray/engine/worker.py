@@ -10,7 +10,7 @@ from hzzray.data import unpacking
 from hzzray.data.reader import Buffers, Reader
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
-from hzzray.engine.monitor import Meter, Usage
+from hzzray.engine.monitor import Meter, Usage, place
 from hzzray.errors import DataError, HzzrayError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics import kernels
@@ -44,14 +44,15 @@ class Worker:
         """Return the name that the Ray dashboard shows."""
         return self.name
 
-    def usage(self) -> Usage:
-        """Tell what this process has used so far; answers while a task is being computed."""
+    def usage(self) -> tuple[Usage, ...]:
+        """Tell what this process has used so far, and its container if it is in one; answers during a task too."""
         usage = self._meter.usage()
         metrics = Metrics(self._run_id, self.name)  # here and not with each task, as tasks may be tiny
         metrics.count("events", usage.events - self._told.events)
         metrics.count("bytes_read", usage.bytes_read - self._told.bytes_read)
         self._told = usage
-        return usage
+        around = place()
+        return (usage, around) if around.is_service else (usage,)
 
     def process(self, task: Task) -> Partial:
         """Run the selection over a task's entries.
