@@ -70,7 +70,9 @@ class RunLog:
         """Read over ``link`` from when that starts; ``announced`` gets each announcement, and its mark."""
         self._announced = announced
         self._next: int | None = None
-        self._consumer = Consumer(link, queue, self._take, prefetch=_STREAM_PREFETCH, arguments=self._where)
+        self._consumer = Consumer(
+            link, queue, self._take, self._pass_over, prefetch=_STREAM_PREFETCH, arguments=self._where
+        )
 
     @property
     def trouble(self) -> str:
@@ -96,6 +98,10 @@ class RunLog:
             log.warning("an announcement is passed over: %s", announcement.reason)
         else:
             self._announced(announcement, str(delivery.properties.correlation_id))
+        self._consumer.ack(delivery)
+
+    def _pass_over(self, delivery: Delivery, error: Exception) -> None:
+        log.error("an announcement is passed over: it can't be handled", exc_info=error)
         self._consumer.ack(delivery)
 
 

@@ -112,9 +112,10 @@ class Bridge:
         incoming = Link(self._broker, f"hzzray bridge {self._name}: in")
         outgoing = Link(self._broker, f"hzzray bridge {self._name}: out")
         self._tasks = Consumer(
-            incoming, self._topology.tasks.name, self._take, prefetch=self._fitting(0.0), lost=self._lost, paused=True
-        )
-        self._orders = Consumer(incoming, self._declare_control, self._obey, prefetch=16)
+            incoming, self._topology.tasks.name, self._take, self._refuse,
+            prefetch=self._fitting(0.0), lost=self._lost, paused=True,
+        )  # fmt: skip
+        self._orders = Consumer(incoming, self._declare_control, self._obey, self._disobey, prefetch=16)
         self._log = RunLog(incoming, self._topology.runs.name, self._hear)
         queues = [queue.name for queue in (self._topology.tasks, *self._topology.retries, self._topology.dead)]
         depths = Depths(incoming, queues)
@@ -176,6 +177,11 @@ class Bridge:
         else:
             self._post.bury(delivery, f"run {run_id} was never announced", run_id=run_id)
 
+    def _refuse(self, delivery: Delivery, error: Exception) -> None:
+        """Give up a task's message that can't be handled; where the bridge itself has come to its end, it stays."""
+        if not self._ending.is_set():
+            self._post.refuse(delivery, error)
+
     def _lost(self) -> None:
         """Forget deliveries of a connection that is gone: they come again."""
         self._post.lost()
@@ -211,6 +217,9 @@ class Bridge:
                 return
             log.info("run %s: %s", order.run_id, order.wish)
             (self._served.get(order.run_id) or self._open(order.run_id)).obey(order.wish)
+
+    def _disobey(self, _: Delivery, error: Exception) -> None:
+        log.error("an order is passed over: it can't be handled", exc_info=error)
 
     def _declare_control(self, channel: Channel, then: Callable[[str], None]) -> None:
         """Declare a queue of our own for users' orders; another one each time, as the last may not be gone yet."""
@@ -264,9 +273,12 @@ class Bridge:
         try:
             await served.serve()
             self._ailing.pop(run_id, None)
-        except (HzzrayError, RayError) as error:
+        except Exception as error:
             if run_id == self._settings.until:
+                self._ending.set()
                 raise
+            if not isinstance(error, HzzrayError | RayError):  # what is wrong with one run is no other's business
+                log.exception("run %s: an unexpected error", run_id)
             _, wait = self._ailing.get(run_id, (0.0, 0.0))
             wait = min(max(2 * wait, _AILING_S[0]), _AILING_S[1])
             self._ailing[run_id] = time.monotonic() + wait, wait

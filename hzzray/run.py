@@ -271,7 +271,9 @@ async def _with_ray(
     start = worker_starter(ledger.spec, settings.sources, cache)
     find = partial(start_reducer, ledger.path, ledger.run_id)
     with Journal(ledger, clock) as journal:
-        pool = Pool(start, find, settings.limits, journal.write, Metrics(ledger.run_id, "pool"))
+        pool = Pool(
+            start, find, settings.limits, journal.write, Metrics(ledger.run_id, "pool"), sources=settings.sources
+        )
         tasks, interval_s = _in_time(ledger, settings)
         source = MemorySource(tasks, interval_s=interval_s)
         with signals(pool.obey):

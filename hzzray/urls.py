@@ -21,7 +21,10 @@ def is_inside(location: str, sources: Sequence[str]) -> bool:
     if is_remote(location):
         safe = ".." not in location.split("/")
         return safe and any(is_remote(root) and location.startswith(root.rstrip("/") + "/") for root in sources)
-    path = Path(location).resolve()
+    try:
+        path = Path(location).resolve()
+    except (ValueError, OSError, RuntimeError):  # no path at all: a NUL in it, a link that leads to itself
+        return False
     return any(not is_remote(root) and path.is_relative_to(Path(root).resolve()) for root in sources)
 
 

@@ -6,10 +6,11 @@ import json
 import os
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -54,6 +55,38 @@ def restarts(handle: Any) -> int:  # noqa: ANN401 (an actor's handle, which Ray 
     from ray._private.state import actors  # noqa: PLC0415 (the public way asks the dashboard, which needn't be there)
 
     return int(actors(handle._actor_id.hex()).get("NumRestarts", 0))  # noqa: SLF001
+
+
+class Node(NamedTuple):
+    """A live node of the cluster: Ray's id of it, what people call it, CPU slots in all and those that are free."""
+
+    id: str
+    name: str
+    cpus: float
+    free: float
+
+
+def working_nodes() -> list[Node]:
+    """List the live nodes that have slots for actors."""
+    import ray  # noqa: PLC0415
+    from ray._private.state import available_resources_per_node  # noqa: PLC0415 (there is no public way)
+
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
+    rows = [row for row in ray.nodes() if row["Alive"] and row["Resources"].get("CPU", 0) > 0]  # type: ignore[no-untyped-call]
+    names = Counter(row["NodeManagerHostname"] for row in rows)
+    nodes = []
+    for row in rows:
+        name, node = row["NodeManagerHostname"], row["NodeID"]
+        shown = name if names[name] == 1 else f"{name} ({node[:8]})"  # several on one machine
+        nodes.append(Node(node, shown, row["Resources"]["CPU"], free.get(node, {}).get("CPU", 0.0)))
+    return nodes
+
+
+def node_of(handle: Any) -> str:  # noqa: ANN401
+    """Tell Ray's id of the node that an actor is on; empty where it is on none."""
+    from ray._private.state import actors  # noqa: PLC0415 (as above)
+
+    return str(actors(handle._actor_id.hex()).get("Address", {}).get("NodeID", ""))  # noqa: SLF001
 
 
 def actor_id() -> str:

@@ -31,6 +31,9 @@ LIMB_BITS = 32
 #: Weights beyond are counted as invalid: their squares would leave the exact range.
 MAX_WEIGHT = 2.0**30
 
+#: More are a mistake, or meant to do harm: an axis may come with a message.
+MOST_BINS = 100_000
+
 _MASK = np.int64(2**LIMB_BITS - 1)
 
 
@@ -43,7 +46,9 @@ class Axis:
     bins: int
 
     def __post_init__(self) -> None:
-        """Refuse an empty axis; raises ValueError."""
+        """Refuse an empty axis, and one that would fill the memory; raises ValueError."""
+        if self.bins > MOST_BINS:
+            raise ValueError(f"an axis has {MOST_BINS} bins at the most, not {self.bins}")
         if not (self.bins > 0 and self.start < self.stop and np.isfinite([self.start, self.stop]).all()):
             raise ValueError(f"an axis needs start < stop and at least one bin, not {self}")
 
