@@ -30,6 +30,7 @@ from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.traffic import Traffic
 from bridge.wire import Announcement, Refusal, read_order, read_task
+from hzzray.engine.cluster import room
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.pool import IN_FLIGHT
 from hzzray.errors import HzzrayError, UsageError, first_of
@@ -305,7 +306,7 @@ class Bridge:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), _SOON_S if self._settings.until else _TICK_S)
             self._traffic.look()
-            self._share()
+            await self._share()
             wanted, is_now = self._fitting(self._traffic.acked_per_s), self._tasks.prefetch
             if not is_now / _CHANGE < wanted < is_now * _CHANGE:
                 self._tasks.resize(wanted)
@@ -319,11 +320,14 @@ class Bridge:
         served = self._served.get(self._settings.until or "")
         return served is not None and served.is_over
 
-    def _share(self) -> None:
-        """Let runs that are busy at once share the workers."""
+    async def _share(self) -> None:
+        """Let runs that are busy at once share the workers that there can be."""
         busy = [served for served in self._served.values() if served.is_busy]
+        most: float = self._terms.limits.max_actors
+        if len(busy) > 1:
+            most = min(most, await asyncio.to_thread(room))
         for served in busy:
-            served.bound(max(1, self._terms.limits.max_actors // len(busy)))
+            served.bound(max(1, int(most) // len(busy)))
 
     def _fitting(self, per_s: float) -> int:
         """Tell how many deliveries suit the workers and their pace, in tasks a second."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
 from ray.exceptions import ActorUnavailableError
 
+from bridge.served import Terms
+from bridge.service import Bridge, BridgeSettings
+from bridge.settings import BrokerSettings
 from hzzray.data.catalogue import release
 from hzzray.engine.absences import LOST_S, Absences
 from hzzray.engine.cluster import Node
@@ -19,6 +24,7 @@ from hzzray.engine.reducer import Reducer
 from hzzray.errors import MissingFileError
 from hzzray.run import make_spec
 from hzzray.source import MemorySource
+from tests.support.bridges import TOPOLOGY
 from tests.support.chaos import Quick, check_ledger, plan_run
 
 
@@ -268,3 +274,47 @@ def test_what_nodes_lack():
     now += LOST_S
     assert not absences.is_nowhere("/data/2", live), "it is looked for anew"
     assert absences.may("b", "/data/2", live)
+
+
+@pytest.mark.parametrize(("slots", "most"), [(4, 4), (0, 1), (math.inf, 6)])
+def test_a_pool_asks_for_what_the_cluster_has_or_can_grow_to(work, monkeypatch, slots, most):
+    """Issue 11, item 40: it asked for 32 actors wherever the cluster can't grow."""
+    monkeypatch.setattr("hzzray.engine.pool.room", lambda: slots)
+    made = []
+
+    class Busy(Quick):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+
+        async def process(self, task):
+            await asyncio.sleep(0.2)
+            partial = super().process(task)
+            return replace(partial, cost=replace(partial.cost, wall_s=10.0))
+
+    work(Busy, Limits(min_actors=1, max_actors=6, worth_s=1.0, **QUICKLY))
+    assert len(made) == most
+
+
+def test_a_bridge_shares_what_the_cluster_has(monkeypatch, tmp_path):
+    """Issue 11, item 40: of 32 actors on 4 slots, three runs at once asked for 10 each."""
+    bounds = []
+
+    class Run:
+        is_busy = True
+        bound = bounds.append
+
+    bridge = Bridge(
+        BrokerSettings.from_url("amqp://nowhere"),
+        TOPOLOGY,
+        Terms("", tmp_path, (), Limits(max_actors=32)),
+        BridgeSettings(),
+    )
+    monkeypatch.setattr("bridge.service.room", lambda: 4)
+    bridge._served = dict.fromkeys("abc", Run)
+    asyncio.run(bridge._share())
+    assert bounds == [1, 1, 1]
+    bounds.clear()
+    bridge._served.popitem()
+    asyncio.run(bridge._share())
+    assert bounds == [2, 2]

@@ -34,7 +34,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy, NotIn
 
 from hzzray.engine.absences import Absences
-from hzzray.engine.cluster import ClusterError, Node, node_of, restarts, working_nodes
+from hzzray.engine.cluster import ClusterError, Node, node_of, restarts, room, working_nodes
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
@@ -723,7 +723,7 @@ class Pool:
                 self.obey(wish)
             self._free_the_hung()
             self._chase_stragglers()
-            self._fit()
+            await self._fit()
             self._rest()
             self._bury()
             if self._watcher is not None:
@@ -762,15 +762,20 @@ class Pool:
             self._offer(slot)
         return None
 
-    def _fit(self) -> None:
-        """Start actors for the work that is left at once; let them go when fewer have sufficed for a while."""
+    async def _fit(self) -> None:
+        """Start actors for the work that is left at once; let them go when fewer have sufficed for a while.
+
+        Beyond those that are to be there anyway, no more than the cluster has slots for, or can grow to.
+        """
         limits = self._limits
         staying = self.actors
         if limits.min_actors == limits.max_actors or self._ending.is_set() or self._task_s is None or not staying:
             return
         work_s = self._counts.due * self._task_s
-        wanted = min(math.ceil(work_s / limits.worth_s), self._counts.due)
-        wanted = max(limits.min_actors, min(limits.max_actors, wanted))
+        wanted = min(math.ceil(work_s / limits.worth_s), self._counts.due, limits.max_actors)
+        if wanted > limits.min_actors:
+            wanted = min(wanted, await asyncio.to_thread(room))
+        wanted = max(limits.min_actors, int(wanted))
         if wanted >= staying:
             self._enough_since = None
             self._resize(wanted)
