@@ -23,6 +23,7 @@ from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.pool import Pool, join_reducer, reload_reducer, worker_starter
 from hzzray.engine.reducer import Live
+from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts, Failure, Status, Task
 from hzzray.output import load_json
@@ -294,6 +295,7 @@ class Served:
                     journal = stack.enter_context(Journal(ledger, clock))
                 journal.write(live)
 
+            self._aside(self._look_around(ledger.due_files()))
             self._pool = pool = Pool(
                 worker_starter(ledger.spec, self._terms.sources, cache_folder()),
                 partial(join_reducer, ledger.path, self.run_id),
@@ -331,6 +333,11 @@ class Served:
         elif pool.wish == "pause":
             self._source.clear(self._drop, all_of_it=False)
         self._mend(counts, is_live=pool.wish == "run")
+
+    async def _look_around(self, files: Sequence[str]) -> None:
+        """Say so when no worker sees what the run reads: each of its tasks is about to fail."""
+        for source, nodes in (await asyncio.to_thread(unseen, files, self._terms.sources)).items():
+            log.warning("run %s: no worker sees %s (on %s)", self.run_id, source, ", ".join(nodes))
 
     async def _look(self, pool: Pool) -> None:
         """End the pool soon after the last task, rather than when it looks itself."""

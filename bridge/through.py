@@ -15,6 +15,7 @@ from bridge.wire import Announcement, TaskMessage, task_letter
 from hzzray.data.plan import Plan, check_source, make_plan
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
+from hzzray.engine.sight import require_sight
 from hzzray.errors import first_of
 from hzzray.messages import Counts, RunSpec
 from hzzray.output import load_json
@@ -54,6 +55,8 @@ def execute(
         ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
     planned(plan)
     with cluster(settings.limits.max_actors):
+        with Ledger.open(path) as ledger:
+            require_sight(ledger.due_files(), settings.sources)
         asyncio.run(_serve(settings, broker, topology, progress))
     result = load_json(settings.folder)
     if result.status == "running":

@@ -236,6 +236,9 @@ def _work(
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     with cluster(settings.limits.max_actors):
+        from hzzray.engine.sight import require_sight  # noqa: PLC0415 (imports Ray)
+
+        require_sight(ledger.due_files(), settings.sources)
         return asyncio.run(_with_ray(ledger, settings, cache, progress, clock))
 
 
