@@ -67,7 +67,7 @@ class Properties(pika.BasicProperties):  # type: ignore[misc]
         try:
             super().decode(encoded, offset)
         except Exception as error:  # noqa: BLE001 (whatever it is, it came over the wire)
-            vars(self).update(vars(pika.BasicProperties()))  # of what was read before, nothing counts
+            self.__dict__.update(vars(pika.BasicProperties()))  # of what was read before, nothing counts
             self.unreadable = f"{type(error).__name__}: {error}"
         return self
 

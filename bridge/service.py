@@ -32,7 +32,7 @@ from bridge.traffic import Traffic
 from bridge.wire import Announcement, Refusal, read_order, read_task
 from hzzray.engine.cluster import room
 from hzzray.engine.ledger import Ledger, Wish
-from hzzray.engine.pool import IN_FLIGHT
+from hzzray.engine.pool import AWAY, IN_FLIGHT
 from hzzray.errors import HzzrayError, UsageError, first_of
 from hzzray.messages import Counts
 from hzzray.run import signals
@@ -325,7 +325,8 @@ class Bridge:
         busy = [served for served in self._served.values() if served.is_busy]
         most: float = self._terms.limits.max_actors
         if len(busy) > 1:
-            most = min(most, await asyncio.to_thread(room))
+            with contextlib.suppress(*AWAY):
+                most = min(most, await asyncio.to_thread(room))
         for served in busy:
             served.bound(max(1, int(most) // len(busy)))
 

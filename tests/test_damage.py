@@ -42,7 +42,7 @@ from tests.support.paper_broker import PaperBroker, read
 from tests.support.waiting import wait_for
 
 NUMBER = 10_000
-THROUGH_THE_BROKER = 1_500
+THROUGH_THE_BROKER = 800
 
 
 @pytest.fixture
@@ -205,8 +205,8 @@ def test_damages_through_a_real_broker_end_in_a_complete_run(vhost, toys, tmp_pa
     site.send(*damaged(list(plan.tasks), 3, THROUGH_THE_BROKER, TOPOLOGY))
     site.send_tasks(plan)
     with Bridging(site, toys, prefetch=25) as bridging:
-        result = site.wait("r")
-        site.wait_for_dead(THROUGH_THE_BROKER)
+        result = site.wait("r", within=180)
+        wait_for("the dead letters", lambda: site.depth(TOPOLOGY.dead.name) >= THROUGH_THE_BROKER, 120)
         wait_for("the acknowledgements", lambda: site.unsettled() == 0, 30)
         assert not bridging.error
     assert site.depth(TOPOLOGY.dead.name) == THROUGH_THE_BROKER

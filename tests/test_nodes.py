@@ -69,7 +69,8 @@ def run(run_id, has, actors):
 
 for number, (has, actors) in enumerate(cases):
     print(json.dumps(run(f"r{number}", has, actors)))
-print(json.dumps(unseen(["/nowhere/a.root", "https://x/a.root", *map(str, toys.rglob("*.root"))], ["/nowhere", str(toys)])))
+files = ["/nowhere/a.root", "https://x/a.root", *map(str, toys.rglob("*.root"))]
+print(json.dumps(unseen(files, ["/nowhere", str(toys)])))
 ray.shutdown()
 cluster.shutdown()
 """

@@ -94,8 +94,8 @@ def room() -> float:
     """Tell how many slots the cluster has for actors; infinity where it may grow."""
     from ray.experimental.internal_kv import _internal_kv_get as get  # noqa: PLC0415
 
-    status = get("__autoscaling_status")  # type: ignore[no-untyped-call]
-    version = get("extra_usage_tag_autoscaler_version", namespace="usage_stats")  # type: ignore[no-untyped-call]
+    status = get("__autoscaling_status")
+    version = get("extra_usage_tag_autoscaler_version", namespace="usage_stats")
     return math.inf if has_autoscaler(status, version) else sum(int(node.cpus) for node in working_nodes())
 
 

@@ -74,6 +74,9 @@ _GROUP_S = 0.05
 _GROUP_GLANCES = 5
 UNCOMMITTED = 1024
 
+#: What questions about the cluster end in while its head is away.
+AWAY = (RayError, RuntimeError, ConnectionError)
+
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
 _READS = ("progress", "snapshot", "newer", "report", "leave", "live", "wish", "is_unseen")
 
@@ -172,6 +175,7 @@ class Pool:
         self._watcher = watcher
         self._machine = NodeMeter()
         self._absences = Absences(sources)
+        self._nodes: list[Node] = []
         self._live: frozenset[str] = frozenset()
         self._version = -1
         self._replaced = -math.inf
@@ -366,9 +370,11 @@ class Pool:
         return True
 
     async def _look_at_nodes(self) -> list[Node]:
-        nodes = await asyncio.to_thread(working_nodes)
-        self._live = frozenset(node.id for node in nodes)
-        return nodes
+        """See which nodes there are; while the cluster's head is away, those that there were."""
+        with contextlib.suppress(*AWAY):
+            self._nodes = await asyncio.to_thread(working_nodes)
+            self._live = frozenset(node.id for node in self._nodes)
+        return self._nodes
 
     async def _gather(self, first: Task, slot: Slot) -> tuple[list[Task], Task | None]:
         """Add more tasks to a tiny one, as many as are at hand; returns also the first that was too much to go along.
@@ -774,8 +780,11 @@ class Pool:
         work_s = self._counts.due * self._task_s
         wanted = min(math.ceil(work_s / limits.worth_s), self._counts.due, limits.max_actors)
         if wanted > limits.min_actors:
-            wanted = min(wanted, await asyncio.to_thread(room))
-        wanted = max(limits.min_actors, int(wanted))
+            try:
+                wanted = int(min(wanted, await asyncio.to_thread(room)))
+            except AWAY:
+                return
+        wanted = max(limits.min_actors, wanted)
         if wanted >= staying:
             self._enough_since = None
             self._resize(wanted)
