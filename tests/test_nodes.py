@@ -30,9 +30,10 @@ from hzzray.run import make_spec
 from hzzray.source import MemorySource
 
 toys, folder, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+small = {"object_store_memory": 80 * 1024**2, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
 for name in "ab":
-    cluster.add_node(num_cpus=2, env_vars={"HZZRAY_TEST_NODE": name})
+    cluster.add_node(num_cpus=2, env_vars={"HZZRAY_TEST_NODE": name}, object_store_memory=80 * 1024**2)
 ray.init(cluster.address, namespace="hzzray", log_to_driver=False, logging_level="ERROR")
 
 from hzzray.engine.pool import Pool, _actor_class, start_reducer, worker_options
@@ -83,7 +84,7 @@ def test_nodes_that_lack_files_do_those_that_they_have(toys, tmp_path):
     cases = [("b", 1), ("a", 1), ("b", 4), ("ab", 2), ("*x", 2)]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env = kept | {
-        "PYTHONPATH": str(Path(__file__).parents[1]), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path),
     }  # fmt: skip
     done = subprocess.run(

@@ -37,13 +37,9 @@ class Absences:
         """
         if not self._lacking or self._is_lost(file):
             return True
-        wary = self.without(file)
-        return node not in wary or (wary.issuperset(live) and node not in self._lacking[file])
-
-    def without(self, file: str) -> frozenset[str]:
-        """Nodes that lack a file, or another one of its source."""
         source = self._source(file)
-        return frozenset().union(*(nodes for one, nodes in self._lacking.items() if self._source(one) == source))
+        wary = set().union(*(nodes for one, nodes in self._lacking.items() if self._source(one) == source))
+        return node not in wary or (wary.issuperset(live) and node not in self._lacking[file])
 
     def is_nowhere(self, file: str, live: Collection[str]) -> bool:
         """Tell whether each node lacks a file; if so, that says nothing of these nodes any more."""

@@ -355,8 +355,7 @@ class Pool:
             self._open.add(delivery)
             await self._miss(delivery, f"{redact(task.file)}: no such file", self._source.tried(task) + 1, nodes)
             return False
-        without = self._absences.without(task.file)
-        without = frozenset() if without >= self._live else without
+        without = frozenset(node for node in self._live if not self._absences.may(node, task.file, self._live))
         has_hope = any(
             without <= actor.avoid if not actor.ready else actor.node not in without
             for actor in self._actors
