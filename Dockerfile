@@ -46,6 +46,7 @@ COPY --chmod=755 deploy/answers /usr/local/bin/hzzray-answers
 COPY --chmod=755 deploy/driver /usr/local/bin/hzzray-driver
 COPY --chmod=755 deploy/head /usr/local/bin/hzzray-head
 COPY --chmod=755 deploy/loader /usr/local/bin/hzzray-loader
+COPY --chmod=755 deploy/worker /usr/local/bin/hzzray-worker
 WORKDIR /srv/hzzray
 COPY .streamli[t] .streamlit
 RUN ln -s "$(python -c 'import app; print(app.__path__[0])')" app

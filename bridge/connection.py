@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import pika
+import pika.spec
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 from pika.exceptions import (
@@ -59,6 +60,28 @@ class AwayError(BrokerError):
     """Nobody answers there, or not yet: another try may find a broker. Refused credentials are no such error."""
 
 
+class Properties(pika.BasicProperties):  # type: ignore[misc]
+    """A message's properties as they came. Where pika can't read them they are empty, and ``unreadable`` says why.
+
+    A header of nan, of a time after the year 9999 or nested too deep would else end the connection each time that the
+    message is delivered: for ever.
+    """
+
+    unreadable = ""
+
+    def decode(self, encoded: bytes, offset: int = 0) -> Properties:
+        """Read what a frame holds."""
+        try:
+            super().decode(encoded, offset)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it came over the wire)
+            self.__dict__.update(vars(pika.BasicProperties()))  # of what was read before, nothing counts
+            self.unreadable = f"{type(error).__name__}: {error}"
+        return self
+
+
+pika.spec.props[pika.BasicProperties.INDEX] = Properties  # where pika looks for what reads them
+
+
 class Endpoint(Protocol):
     """Has a channel of a link: another one each time that it was lost. Called on the link's thread."""
 
@@ -70,7 +93,10 @@ class Endpoint(Protocol):
 
 
 class Mailbox(Generic[_T]):
-    """Takes values in any thread, and hands them over in that of an event loop: many at a time, in order."""
+    """Takes values in any thread, and hands them over in that of an event loop: many at a time, in order.
+
+    Whatever handling one of them raises is logged; the others are handed over all the same.
+    """
 
     def __init__(self, take: Callable[[_T], None]) -> None:
         """Make one for the event loop that runs; ``take`` is called in it."""
@@ -89,7 +115,11 @@ class Mailbox(Generic[_T]):
     def _empty(self) -> None:
         self._called = False
         while self._values:
-            self._take(self._values.popleft())
+            value = self._values.popleft()
+            try:
+                self._take(value)
+            except Exception:  # a mistake of ours: what waits behind the value has no part in it
+                log.exception("something that came can't be handled")
 
 
 class Link:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,8 @@ from bridge.consumer import Consumer, Delivery
 from bridge.outbox import Outbox
 from bridge.topology import Topology
 from bridge.wire import Letter, TaskMessage, dead_letter, task_letter
+
+log = logging.getLogger(__name__)
 
 
 class Post:
@@ -89,6 +92,11 @@ class Post:
             self.topology, delivery.body, delivery.properties, reason=reason, attempts=attempts, run_id=run_id
         )
         self._send(self._graves, [letter], [delivery])
+
+    def refuse(self, delivery: Delivery, error: Exception) -> None:
+        """Give a delivery up that can't be handled, for a reason that nobody thought of."""
+        log.error("a message is given up: it can't be handled", exc_info=error)
+        self.bury(delivery, f"it can't be handled: {type(error).__name__}: {error}")
 
     def _send(self, outbox: Outbox, letters: Sequence[Letter], deliveries: Sequence[Delivery]) -> None:
         left = len(letters)

@@ -82,7 +82,9 @@ class RunLog:
         self._announced = announced
         self._accounted = accounted
         self._next: int | None = None
-        self._consumer = Consumer(link, queue, self._take, prefetch=_STREAM_PREFETCH, arguments=self._where)
+        self._consumer = Consumer(
+            link, queue, self._take, self._pass_over, prefetch=_STREAM_PREFETCH, arguments=self._where
+        )
 
     @property
     def trouble(self) -> str:
@@ -111,6 +113,10 @@ class RunLog:
             self._accounted(message)
         else:
             self._announced(message, str(delivery.properties.correlation_id))
+        self._consumer.ack(delivery)
+
+    def _pass_over(self, delivery: Delivery, error: Exception) -> None:
+        log.error("an announcement is passed over: it can't be handled", exc_info=error)
         self._consumer.ack(delivery)
 
 

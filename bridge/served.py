@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-
-from ray.exceptions import RayError
 
 from bridge.consumer import Delivery
 from bridge.post import Post
@@ -26,6 +24,7 @@ from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Usage
 from hzzray.engine.pool import Pool, join_reducer, reload_reducer, worker_starter
 from hzzray.engine.reducer import Live
+from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts, Failure, Status, Task
 from hzzray.output import load_json
@@ -45,6 +44,8 @@ _REST_S = 30.0
 _LOOK_S = 1.0
 _SOON_S = 0.1
 _HEAL_LONGEST_S = 3600.0
+# Files of messages that are remembered as being inside the sources or not.
+_PLACES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class Served:
         self._leaving = False
         #: Whether it has come to its end, or its user ended it, and its files say so.
         self.is_over = False
-        self._is_allowed = cache(partial(is_inside, sources=terms.sources))
+        self._is_allowed = lru_cache(_PLACES)(partial(is_inside, sources=terms.sources))
 
     @property
     def actors(self) -> int:
@@ -136,12 +137,8 @@ class Served:
         """Take a delivery of this run's."""
         if self._ledger is None:
             self._early.append((message, delivery))
-            return
-        try:
-            self._sort(self._ledger, message, delivery)
-        except HzzrayError as error:
-            log.warning("run %s: a task is put off: %s", self.run_id, error)
-            self._post.park(message, [delivery])
+        else:
+            self._settle(self._ledger, message, delivery)
 
     def lost(self) -> None:
         """Take note that all deliveries are void."""
@@ -173,6 +170,16 @@ class Served:
         if self._ledger is not None:
             add_plan(self._ledger, announced.plan())
             self._aside(reload_reducer(self.run_id))
+
+    def _settle(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
+        """Sort a delivery, so that it is settled whatever that raises."""
+        try:
+            self._sort(ledger, message, delivery)
+        except HzzrayError as error:
+            log.warning("run %s: a task is put off: %s", self.run_id, error)
+            self._post.park(message, [delivery])
+        except Exception as error:  # noqa: BLE001 (of what came over the wire, nothing may be left unsettled)
+            self._post.refuse(delivery, error)
 
     def _sort(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
         """Decide what a delivery is worth."""
@@ -227,19 +234,19 @@ class Served:
     async def serve(self) -> None:
         """Work on the run as long as there is something to do for it here.
 
-        Raises HzzrayError or RayError when that can't be done now; what was delivered is put off then.
+        Whatever it raises when that can't be done now, what was delivered is put off then.
         """
         try:
             with await asyncio.to_thread(self._open) as ledger:
                 self._ledger = ledger
                 if self._early_wish is not None:
                     self.obey(self._early_wish)
-                while self._early:
-                    self._sort(ledger, *self._early[0])
-                    del self._early[0]
+                early, self._early = self._early, []
+                for message, delivery in early:
+                    self._settle(ledger, message, delivery)
                 while await self._has_work(ledger):
                     await self._work(ledger)
-        except (HzzrayError, RayError):
+        except Exception:
             for message, delivery in self._early:
                 self._post.park(message, [delivery])
             self._source.clear(self._post.park)
@@ -293,6 +300,7 @@ class Served:
                     journal = stack.enter_context(Journal(ledger, clock))
                 journal.write(live)
 
+            self._aside(self._look_around(ledger.due_files()))
             self._pool = pool = Pool(
                 worker_starter(ledger.spec, self._terms.sources, cache_folder()),
                 partial(join_reducer, ledger.path, self.run_id),
@@ -302,6 +310,7 @@ class Served:
                 shared=True,
                 prefix=f"{self._terms.name}worker-",
                 around=self._around,
+                sources=self._terms.sources,
             )
             looking = asyncio.create_task(self._look(pool))
             try:
@@ -330,6 +339,11 @@ class Served:
         elif pool.wish == "pause":
             self._source.clear(self._drop, all_of_it=False)
         self._mend(counts, is_live=pool.wish == "run")
+
+    async def _look_around(self, files: Sequence[str]) -> None:
+        """Say so when no worker sees what the run reads: each of its tasks is about to fail."""
+        for source, nodes in (await asyncio.to_thread(unseen, files, self._terms.sources)).items():
+            log.warning("run %s: no worker sees %s (on %s)", self.run_id, source, ", ".join(nodes))
 
     async def _look(self, pool: Pool) -> None:
         """End the pool soon after the last task, rather than when it looks itself."""

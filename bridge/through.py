@@ -15,6 +15,7 @@ from bridge.wire import Announcement, TaskMessage, task_letter
 from hzzray.data.plan import Plan, check_source, make_plan, readable
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
+from hzzray.engine.sight import require_sight
 from hzzray.errors import first_of
 from hzzray.messages import Counts, RunSpec
 from hzzray.output import load_json
@@ -56,6 +57,8 @@ def execute(
     planned(plan)
     with cluster(settings.limits.max_actors):
         mine = settings.model_copy(update={"sources": readable(settings.sources, plan)})
+        with Ledger.open(path) as ledger:
+            require_sight(ledger.due_files(), mine.sources)
         asyncio.run(_serve(mine, broker, topology, progress))
     result = load_json(settings.folder)
     if result.status == "running":

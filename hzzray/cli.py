@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -565,8 +567,13 @@ def toy(
     ] = "toy",
     events: Annotated[int, typer.Option(min=1, help="Simulated events in all.")] = 200_000,
     seed: Annotated[int | None, typer.Option(help="Same seed, same content. Default: a typical one.")] = None,
+    if_absent: Annotated[bool, typer.Option("--if-absent", help="Leave a folder that is there as it is.")] = False,
 ) -> None:
     """Write simulated files, for machines without the data."""
+    if if_absent:
+        if not folder.exists():
+            _write_toys_once(release(release_name), folder, events, seed)
+        return
     written = _write_toys(release(release_name), folder, events, seed)
     console.print(f"wrote {written} files to {folder}", highlight=False)
 
@@ -618,6 +625,19 @@ def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = N
     return len(paths)
 
 
+def _write_toys_once(chosen: Release, folder: Path, events: int, seed: int | None = None) -> None:
+    """Write toy files into a folder that isn't there: a folder that is there is whole, whoever else writes."""
+    console.print(f"simulating {events} events", highlight=False)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # containers share volumes and process ids
+    _write_toys(chosen, part, events, seed)
+    try:
+        part.rename(folder)
+    except OSError as error:
+        shutil.rmtree(part)
+        if not folder.is_dir():  # else another was faster
+            raise UsageError(f"can't write {folder}: {error.strerror}") from error
+
+
 def _sources(chosen: Release, given: list[str] | None, events: int | None) -> tuple[str, ...]:
     """Where to read from: what the user says, else the release's addresses, else toys."""
     if events is not None and len(given or ()) > 1:
@@ -625,11 +645,7 @@ def _sources(chosen: Release, given: list[str] | None, events: int | None) -> tu
     if chosen.name == "toy" and len(given or ()) <= 1 and not is_remote((given or ("",))[0]):
         folder = Path(given[0] if given else "toy")
         if (not given or events is not None) and not folder.exists():
-            events = events or 200_000
-            console.print(f"simulating {events} events", highlight=False)
-            part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-            _write_toys(chosen, part, events)
-            part.rename(folder)  # a folder that is there is whole
+            _write_toys_once(chosen, folder, events or 200_000)
         return (str(folder),)
     if given:
         return tuple(given)

@@ -296,6 +296,9 @@ def _work(
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     with cluster(settings.limits.max_actors):
+        from hzzray.engine.sight import require_sight  # noqa: PLC0415 (imports Ray)
+
+        require_sight(ledger.due_files(), settings.sources)
         return asyncio.run(_with_ray(ledger, settings, cache, progress, clock))
 
 
@@ -333,7 +336,7 @@ async def _with_ray(
     find = partial(start_reducer, ledger.path, ledger.run_id)
     with Journal(ledger, clock) as journal:
         metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
-        pool = Pool(start, find, settings.limits, journal.write, metrics, around=around)
+        pool = Pool(start, find, settings.limits, journal.write, metrics, around=around, sources=settings.sources)
         tasks, interval_s = _in_time(ledger, settings)
         source = MemorySource(tasks, interval_s=interval_s)
         with signals(pool.obey):

@@ -242,3 +242,28 @@ def test_which_broker_is_meant(toys, tmp_path, monkeypatch):
     assert _broker_of(mine, None) is None
     assert _broker_of(theirs, "memory") is None
     assert _broker_of(mine, "amqp://other") == "amqp://other"
+
+
+def test_toys_are_written_once_whoever_else_writes_them(cli, tmp_path, monkeypatch):
+    """Issue 11, item 36: workers of one machine write toys into the volume that they share."""
+    from hzzray import cli as module
+
+    folder = tmp_path / "toy-300"
+    command = ("toy", folder, "--events", 300, "--if-absent")
+    write = module._write_toys
+
+    def and_another_is_faster(chosen, part, events, seed):
+        write(chosen, folder, events, seed)
+        return write(chosen, part, events, seed)
+
+    monkeypatch.setattr(module, "_write_toys", and_another_is_faster)
+    assert cli(*command)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["toy-300"]
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.root")}
+    assert written
+    assert cli(*command)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.root")} == written
+    (tmp_path / "file").write_text("no folder")
+    code, _, err = cli("toy", tmp_path / "file" / "toy", "--events", 300, "--if-absent")
+    assert code == 2
+    assert "Traceback" not in err

@@ -98,7 +98,7 @@ class Sink:
         self.most = 0
         self.losses = 0
         self.keep = False
-        self.consumer = Consumer(link, queue, self.take, prefetch=prefetch, lost=self.lost, **more)
+        self.consumer = Consumer(link, queue, self.take, self.refuse, prefetch=prefetch, lost=self.lost, **more)
 
     def lost(self):
         self.losses += 1
@@ -110,6 +110,9 @@ class Sink:
         self.most = max(self.most, len(self.held))
         if not self.keep:
             self.ack_all()
+
+    def refuse(self, delivery, error):
+        raise error
 
     def ack_all(self):
         random.shuffle(self.held)

@@ -441,6 +441,10 @@ class Ledger:
                 return
             after = rows[-1][2], rows[-1][4], rows[-1][5]
 
+    def due_files(self) -> list[str]:
+        """Files that there are tasks to do of."""
+        return [file for (file,) in self._all("SELECT DISTINCT file FROM tasks WHERE state = ?", _DUE)]
+
     def planned_files(self) -> dict[str, str]:
         """For each sample with planned entries, the uuid of its file."""
         return dict(self._all("SELECT DISTINCT sample, uuid FROM tasks WHERE uuid NOT LIKE ?", f"{UNREAD}%"))

@@ -11,7 +11,7 @@ from hzzray.data.reader import Buffers, Reader
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage, place
-from hzzray.errors import DataError, HzzrayError
+from hzzray.errors import DataError, HzzrayError, MissingFileError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics import kernels
 from hzzray.physics.histogram import Histogram
@@ -131,7 +131,8 @@ class Worker:
             self._counted = (0.0, 0)
         if self._reader.layout.uuid != task.uuid:
             self.close()
-            raise DataError(f"{redact(task.file)}: another file since it was planned (its content changed)")
+            # The planned one isn't there, but may be on another node.
+            raise MissingFileError(f"{redact(task.file)}: another file since it was planned (its content changed)")
         return self._reader
 
     def close(self) -> None:
