@@ -391,17 +391,19 @@ def test_a_launched_run_is_done(tmp_path, toys):
 def test_settings_are_read_from_the_environment(tmp_path):
     plain = read_settings({})
     assert (str(plain.runs), plain.sources, plain.address, plain.password) == ("runs", ("data", "toy"), None, None)
-    assert plain.dashboard == "http://127.0.0.1:8265"
+    assert (plain.dashboard, plain.hosts) == (None, ())
     (tmp_path / "password").write_text("open sesame\n")
     full = read_settings(
         {
             "HZZRAY_RUNS": "/runs", "HZZRAY_SOURCES": "/a, https://b/c ,", "HZZRAY_ADDRESS": "ray://head:10001",
-            "HZZRAY_DASHBOARD": "https://ray.example/", "HZZRAY_APP_PASSWORD": "other",
+            "HZZRAY_DASHBOARD": "https://ray.example/", "HZZRAY_APP_HOSTS": "a.example, *.b.example",
+            "HZZRAY_APP_PASSWORD": "other",
             "HZZRAY_APP_PASSWORD_FILE": str(tmp_path / "password"), "HZZRAY_BROKER": "amqp://u:p@h/",
         }
     )  # fmt: skip
     assert (full.sources, full.address, full.password) == (("/a", "https://b/c"), "ray://head:10001", "open sesame")
     assert full.dashboard == "https://ray.example"
+    assert full.hosts == ("a.example", "*.b.example")
     assert "sesame" not in repr(full)
     assert "amqp" not in repr(full)
 

@@ -27,7 +27,7 @@ from hzzray.run import Settings, execute, make_spec
 from hzzray.source import Congestion
 from tests.support_usage import record
 
-MAIN = str(Path(__file__).parents[1] / "app" / "main.py")
+MAIN = str(Path(__file__).parents[1] / "app" / "pages.py")
 
 
 @pytest.fixture(scope="module")
@@ -445,21 +445,6 @@ def test_a_broker_takes_runs_and_takes_them_up_again(run, runs, monkeypatch, sta
 
 
 # Who may look.
-
-
-def test_the_password(run, monkeypatch):
-    run()
-    monkeypatch.setenv("HZZRAY_APP_PASSWORD", "open sesame")
-    services.clear()
-    test = look()
-    assert figures(test) == {}
-    test.text_input[0].set_value("sesame")
-    press(test, "Enter")
-    assert "That is not the password" in words(test)
-    assert figures(test) == {}
-    test.text_input[0].set_value("open sesame")
-    press(test, "Enter")
-    assert "Events read" in figures(test)
 
 
 def test_a_password_file_that_is_none_lets_nobody_in(run, monkeypatch):
