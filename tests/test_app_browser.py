@@ -74,7 +74,7 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         page.get_by_role("button", name="Launch a run").click()
         name = page.get_by_label("Name of the run")
         name.fill("../story")
-        page.get_by_text("run-id: String should match pattern").wait_for()
+        page.get_by_text("run-id: must be of letters").wait_for()
         assert page.get_by_role("button", name="Start").is_disabled()
         name.fill("story")
         page.get_by_text("hzzray run --release toy --run-id story").wait_for()

@@ -33,6 +33,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hzzray.engine.cluster import ClusterError, restarts
+from hzzray.engine.events import Diary
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
@@ -158,6 +159,8 @@ class Pool:
         self._limits = limits
         self._watcher = watcher
         self._machine = NodeMeter()
+        self._diary = Diary()
+        self._nodes: dict[str, str] | None = None
         self._version = -1
         self._replaced = -math.inf
         self._metrics = metrics or Metrics("", "pool")
@@ -515,6 +518,7 @@ class Pool:
             if attempts >= self._limits.attempts:
                 await self._give_up(delivery, reason, attempts, permanent=False)
             else:
+                self._diary.tell("task retried", delivery.task.sample, f"{_range(delivery.task)}: {reason}")
                 low, high = self._limits.back_off_s
                 await asyncio.sleep(min(high, low * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
                 self._settle(delivery, self._source.retry, delivery.task, attempts)
@@ -523,6 +527,7 @@ class Pool:
         """Let a task have an actor to itself: if that dies too, it is known over what."""
         if delivery.settled or delivery.copies:
             return
+        self._diary.tell("task retried", delivery.task.sample, f"{_range(delivery.task)}: its worker died")
         self._suspects.append(delivery)
         for actor in self._actors:
             if not actor.flying:
@@ -536,6 +541,7 @@ class Pool:
     async def _give_up(self, delivery: _Delivery, reason: str, attempts: int, *, permanent: bool) -> None:
         self._crashes.pop(delivery.task.task_id, None)
         failure = Failure(task=delivery.task, reason=reason, permanent=permanent, attempts=attempts)
+        self._diary.tell("task failed", delivery.task.sample, f"{_range(delivery.task)}: {reason}")
         await self._call("fail", failure)
         self._settle(delivery, self._source.reject, failure)
 
@@ -549,6 +555,7 @@ class Pool:
         halves = task.halves()
         for half in halves:
             self._crashes[half.task_id] = crashes
+        self._diary.tell("task split", task.sample, f"{_range(task)}: {reason}")
         if await self._call("split", task, halves):
             self._settle(delivery, self._source.split, task, halves)
         else:
@@ -576,6 +583,7 @@ class Pool:
             return
         actor.turn += 1
         actor.ready = False
+        self._diary.tell("worker died", actor.name, f"with {len(actor.flying)} tasks in flight")
         actor.fell_with = tuple(actor.flying)
         actor.flying.clear()
         if not actor.leaving:
@@ -607,6 +615,7 @@ class Pool:
                         actor.handle = self._start(actor.name)
             await asyncio.sleep(wait)
         actor.ready = True
+        self._diary.tell("worker back" if actor.turn else "worker came", actor.name)
         self._offer((actor, actor.turn))
 
     async def _usage(self, actor: _Actor) -> Usage:
@@ -692,6 +701,7 @@ class Pool:
         """End the actors that are leaving and have nothing in flight: one that idles would keep its node."""
         for actor in [actor for actor in self._actors if actor.leaving and not actor.flying]:
             self._actors.remove(actor)
+            self._diary.tell("worker left", actor.name)
             ray.kill(actor.handle)
 
     async def _report(self, watcher: Watcher) -> None:
@@ -702,16 +712,19 @@ class Pool:
         usages = {answer.actor: answer for answer in answers if isinstance(answer, Usage)}
         rows = [usages.get(actor.name, absent(actor.name, actor.state)) for actor in self._actors]
         ready = sum(actor.ready for actor in self._actors)
+        nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        self._meet(nodes)
         scale = Scale(
             actors=ready,
             pending=len(self._actors) - ready,
-            nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
+            nodes=len(nodes),
             waiting=max(0, self._counts.due - len(self._open)),
             in_flight=len(self._open),
         )
         rows.append(self._machine.usage())
         congestion = self._source.congestion()
-        live: Live | None = await self._call("report", self._prefix, rows, scale, congestion, self._version)
+        events = self._diary.tear_off()
+        live: Live | None = await self._call("report", self._prefix, rows, scale, congestion, self._version, events)
         if live is not None:
             self._version = live.state.version if live.state is not None else self._version
             watcher(live)
@@ -720,6 +733,15 @@ class Pool:
         self._metrics.level("actors", scale.actors)
         self._metrics.level("tasks_waiting", scale.waiting)
         self._metrics.level("tasks_in_flight", scale.in_flight)
+
+    def _meet(self, nodes: dict[str, str]) -> None:
+        """Take note of nodes, by their ids, that came and that went."""
+        known = nodes if self._nodes is None else self._nodes
+        for node in nodes.keys() - known.keys():
+            self._diary.tell("node came", nodes[node])
+        for node in known.keys() - nodes.keys():
+            self._diary.tell("node left", known[node])
+        self._nodes = nodes
 
     async def _finish(self) -> None:
         """Wait for what is in flight and uncommitted, if it is wanted still; not beyond a bound when draining."""
@@ -758,6 +780,10 @@ def _reason(error: RayError) -> str:
     if isinstance(cause, RayActorError) and cause.actor_init_failed:
         return str(cause).strip().splitlines()[-1]
     return _first_line(cause)
+
+
+def _range(task: Task) -> str:
+    return f"entries {task.start} to {task.stop}"
 
 
 def _first_line(error: BaseException) -> str:
