@@ -347,6 +347,24 @@ def test_what_happened_and_how_often_actors_came_back(run):
     assert events["more"][0] == "entries 0 to 9: its worker died"
 
 
+def test_the_dashboard_is_that_of_the_runs_own_cluster(run):
+    """Issue 11, item 11: always port 8265, another run's, and a token that nobody was told of."""
+    folder = run(status="running")
+    record(folder, "local", 2, 4)
+    test = look("actors")
+    assert "Ray dashboard" not in str(test.get("link_button"))
+    (folder / "dashboard.json").write_text('{"url": "http://127.0.0.1:8266", "token": "file"}')
+    (folder / "cpu.csv").touch()
+    services.clear()
+    test = look("actors")
+    assert "http://127.0.0.1:8266" in words(test)
+    assert str(folder / "ray-token") in words(test)
+    result = load_json(folder)
+    save_json(result.model_copy(update={"status": "complete"}), folder)
+    services.clear()
+    assert "8266" not in words(look("actors"))  # it has gone with its run
+
+
 def test_a_paused_run_says_no_time(run, finished):
     """Issue 11, item 15: "time left" went on while paused."""
     folder = run(status="running", wish="pause", **half_read(finished))

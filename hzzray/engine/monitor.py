@@ -494,11 +494,14 @@ def _column(path: Path, name: str, kind: DTypeLike, texts: Sequence[str]) -> NDA
     if max(map(len, texts), default=0) > _TEXT:
         raise OutputError(f"{path}: column {name} has a text of more than {_TEXT} characters")
     try:
-        return np.array(texts, np.str_).astype(kind)
+        values = np.array(texts, np.str_).astype(kind)
     except ValueError as error:
         raise OutputError(f"{path}: column {name} has what is no number") from error
     except OverflowError as error:
         raise OutputError(f"{path}: column {name} has a number that is too large") from error
+    if name == "time_s" and not np.isfinite(values).all():
+        raise OutputError(f"{path}: column {name} has what is no time")
+    return values
 
 
 class CpuUse(NamedTuple):
