@@ -157,7 +157,8 @@ NAMED_BY = {"result.json": ("live", "actors", "runs", "failures"), "plot.png": (
 
 #: Of each kind one whose pages are looked at: what can't be read looks the same, whatever is wrong with it.
 LOOKED_AT = [
-    "result is a link", "no such group", "markup in every name", "ledger is no ledger", "plot is a link", "plot is no picture",
+    "result is a link", "no such group", "markup in every name", "ledger is no ledger", "plot is a link",
+    "plot is no picture",
     "plot is half a picture", "cpu has an over-long integer", "cpu has names with markup",
     "scale has negative numbers", "dashboard is elsewhere",
 ]  # fmt: skip

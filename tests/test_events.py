@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hzzray.engine.events import A_SECOND, KEPT, Diary, Event, kept
 from hzzray.engine.monitor import Recorder, follow_events
 
@@ -24,7 +26,7 @@ def test_what_is_kept_is_in_order_and_bounded():
     for number in range(KEPT + 50):
         events = kept(events, [Event(100.0, "worker died", f"worker-{number}", "")])
     assert len(events) == KEPT
-    assert all(before.at < after.at for before, after in zip(events, events[1:], strict=False))
+    assert all(before.at < after.at for before, after in pairwise(events))
 
 
 def test_what_two_pools_tell_of_a_node_is_one_event():
@@ -35,10 +37,8 @@ def test_what_two_pools_tell_of_a_node_is_one_event():
 
 def test_each_event_is_written_once(tmp_path):
     """Issue 11, item 15: by whichever driver keeps the files, however often it is told."""
-    first, second = (
-        Event(10.0, "worker died", "worker-0", "with 2 tasks in flight"),
-        Event(11.0, "worker back", "w", ""),
-    )
+    first = Event(10.0, "worker died", "worker-0", "with 2 tasks in flight")
+    second = Event(11.0, "worker back", "worker-0", "")
     with Recorder(tmp_path, "local") as recorder:
         recorder.add_events(1.0, [])
         assert not (tmp_path / "events.csv").exists()
