@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from pydantic import BaseModel
 
-from hzzray.result import Bins, Result
+from hzzray.result import Bins, GroupResult, Result, SampleResult
 
 #: What no name, and no reason why a task failed, is longer than [characters].
 TEXT = 4000
@@ -37,7 +37,8 @@ def _doubts(result: Result) -> Iterator[str]:
         yield f"its bins are not 1 to {_BINS} that follow each other"
     yield from _doubts_of_samples(result)
     yield from _doubts_of_groups(result)
-    for name, row in (*result.samples.items(), *result.groups.items()):
+    rows: list[tuple[str, SampleResult | GroupResult]] = [*result.samples.items(), *result.groups.items()]
+    for name, row in rows:
         if not all(_fits(bins, len(edges) - 1) for bins in (row, *row.channels.values())):
             yield f"the bins of {name[:60]!r} are not those of its axis, or hold what is no number"
     cost = result.cost

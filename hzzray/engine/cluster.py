@@ -133,7 +133,7 @@ def leave_word(folder: Path) -> list[Path]:
     import ray  # noqa: PLC0415
     from ray._private.worker import get_dashboard_url  # noqa: PLC0415
 
-    if not ray.is_initialized() or not (url := get_dashboard_url()):
+    if not ray.is_initialized() or not (url := get_dashboard_url()):  # type: ignore[no-untyped-call]
         return []
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     kind = "none" if os.environ.get("RAY_AUTH_MODE") != "token" else "file" if token in _MADE else "given"
