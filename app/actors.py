@@ -13,6 +13,9 @@ from hzzray.engine.monitor import CpuUse, Rows, is_actor, service_of
 #: What a rate is taken over: tasks count when they end, and take about so long [s].
 RATE_S = 5.0
 
+#: So many actors have a row, at the most.
+MOST = 1000
+
 #: What a sparkline shows: so many seconds, in bins of one.
 SPARK_S = 60
 
@@ -36,6 +39,7 @@ class Actor:
     spark: NDArray[np.float64]
     rss: int
     tasks: int
+    restarts: int
     actor_id: str
     used_s: float
     cpus: float
@@ -52,7 +56,7 @@ def actors(rows: Rows, uses: dict[str, CpuUse]) -> list[Actor]:
     if not len(rows):
         return []
     now = float(rows["time_s"][-1])
-    last = rows[rows["time_s"] == now]
+    last = rows[rows["time_s"] == now][:MOST]
     return [_actor(row, rows[rows["actor"] == row["actor"]], uses.get(str(row["actor"])), now) for row in _sorted(last)]
 
 
@@ -76,6 +80,7 @@ def _actor(row: np.void, own: Rows, use: CpuUse | None, now: float) -> Actor:
         spark=_spark(use, now),
         rss=int(row["rss_bytes"]),
         tasks=int(row["tasks"]),
+        restarts=max(0, len(set(own["pid"][own["pid"] > 0].tolist())) - 1),
         actor_id=str(known["actor_id"][-1]) if len(known) else "",
         used_s=float(np.diff(use.edges) @ use.percent / 100) if use is not None else 0.0,
         cpus=float(row["cpu_limit"]),

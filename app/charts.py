@@ -123,7 +123,7 @@ def _stack(content: Contents, floor: float) -> list[pd.DataFrame]:
     tables = []
     for layer in content.simulation:
         top = below + layer.sumw
-        low, high = np.maximum(below, floor) if floor else below, np.maximum(top, floor) if floor else top
+        low, high = np.maximum(below, floor), np.maximum(top, floor)  # few events of negative weights are below 0
         tables.append(_table("stack", content, group=layer.name, y0=low, y1=high))
         below = top
     return tables
@@ -233,7 +233,8 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
         scale={"domain": [0, _RATIO_MAX], "range": [{"expr": "height"}, {"expr": f"{_LOWER} * height"}], "clamp": True},
         axis={"orient": "left", "values": [0.5, 1, 1.5], "titleY": {"expr": f"{(1 + _LOWER) / 2} * height"}},
     )
-    tips = [("m₄ℓ", 0), *((layer.name, i) for i, layer in enumerate(content.simulation, 1))]
+    # A tooltip takes the titles "title" and "image" for more than names: so none is one.
+    tips = [("m₄ℓ", 0), *((f"{layer.name} ", i) for i, layer in enumerate(content.simulation, 1))]
     tips += [("Simulation", len(tips)), (DATA, len(tips) + 1)]
     reach = {
         key: kind[key] for key in ("domain", "domainMin") if key in kind
@@ -287,8 +288,11 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
 # Over time.
 
 
-def history(rows: Rows, result: Result) -> Chart:
-    """Draw how the significances grew with the time that the run took, up to the result, which may be newer."""
+def history(rows: Rows, result: Result, shown: dict[str, str] = SIGNIFICANCES) -> Chart:
+    """Draw how significances grew with the time that the run took, up to the result, which may be newer.
+
+    ``shown`` are fields of ``Moment`` and what they are called.
+    """
     now = moment(result)
     if not len(rows):
         times = np.array([result.cost.wall_s])
@@ -306,7 +310,7 @@ def history(rows: Rows, result: Result) -> Chart:
                 "which": title,
             }
         )
-        for field, title in SIGNIFICANCES.items()
+        for field, title in shown.items()
     ]
     table = pd.concat(found, ignore_index=True).dropna()
     return Chart(
@@ -317,7 +321,7 @@ def history(rows: Rows, result: Result) -> Chart:
             "encoding": {
                 "x": _time(),
                 "y": _y("z", title="significance [σ]", scale={"domain": _FROM_0}),
-                "color": _series("which", list(SIGNIFICANCES.values())),
+                "color": _series("which", list(shown.values())),
                 "tooltip": [
                     {"field": "which", "title": "definition"},
                     {"field": "z", "title": "σ", "format": ".2f"},
@@ -357,7 +361,8 @@ def binned(use: CpuUse, grid: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Sort names so that worker-10 comes after worker-9."""
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    parts = {name: re.split(r"(\d+)", name) for name in names}
+    return sorted(parts, key=lambda name: [int(part) if part.isdecimal() else part for part in parts[name]])
 
 
 def cpu(uses: dict[str, CpuUse]) -> Chart:

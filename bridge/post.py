@@ -35,8 +35,8 @@ class Post:
 
     @property
     def oldest_s(self) -> float:
-        """Seconds since the oldest task that is held was published."""
-        return max(0.0, time.time() - min(self._held.values())) if self._held else 0.0
+        """Seconds since the task was taken that is held for the longest time."""
+        return time.monotonic() - min(self._held.values()) if self._held else 0.0
 
     async def settled(self) -> None:
         """Wait until the broker has confirmed all letters."""
@@ -46,7 +46,7 @@ class Post:
     def come(self, delivery: Delivery) -> None:
         """Take note of a delivery."""
         self.delivered += 1
-        self._held[delivery[:2]] = float(delivery.properties.timestamp or time.time())
+        self._held[delivery[:2]] = time.monotonic()
 
     def lost(self) -> None:
         """Take note that all deliveries are void."""

@@ -320,6 +320,7 @@ class Served:
                 self._pool = None
             if journal is not None:
                 clock.tell(ledger)
+                journal.end(state)
         if not self._leaving:  # else it stays unacknowledged, and is delivered to another bridge, or later
             self._source.clear(self._post.park if pool.wish == "run" else self._drop)
             self._source = self._new_source()

@@ -173,7 +173,7 @@ class Announcement(Message):
 class Account(Message):
     """What publishing a run took: all that the publisher's container used in its life. Times in s, sizes in bytes."""
 
-    version: Literal[1] = WIRE_VERSION
+    version: Literal[2] = WIRE_VERSION
     run_id: RunId
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,255}$")]

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from hzzray.data.catalogue import Release
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan, readable
+from hzzray.engine.cluster import leave_word
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
-from hzzray.engine.monitor import Recorder
+from hzzray.engine.monitor import Recorder, Scale
 from hzzray.engine.reducer import Live
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec, Task
@@ -38,6 +40,21 @@ from hzzray.source import MemorySource
 from hzzray.urls import redact
 
 Engine = Literal["ray", "serial"]
+
+# What pydantic finds wrong, in our words.
+_RULES = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be {le} or less",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "too_short": "must have {min_length} values",
+    "too_long": "must have {max_length} values",
+    "missing": "must be given",
+    "extra_forbidden": "must be left out: nobody knows it",
+}
 
 #: Parts of a run that takes its time: each has a part of every file.
 _SLICES = 100
@@ -167,8 +184,22 @@ def _mistake(error: ValidationError) -> str:
     """Say in one line what pydantic found wrong first."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
-    given = f", not {first['input']!r}" if field else ""
-    return f"{field}: {first['msg']}{given}".lstrip(": ").replace("Value error, ", "")
+    shown = repr(first["input"])
+    given = f", not {shown if len(shown) < 80 else shown[:80] + '…'}" if field else ""
+    return f"{field}: {_rule(first)}{given}".lstrip(": ")
+
+
+def _rule(error: ErrorDetails) -> str:
+    """Say in our words what a value must be."""
+    bounds = {name: f"{bound:g}" for name, bound in error.get("ctx", {}).items() if isinstance(bound, int | float)}
+    kind = error["type"]
+    if kind == "string_pattern_mismatch":
+        return "must be of letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first"
+    if kind in _RULES:
+        return _RULES[kind].format(**bounds)
+    if kind.partition("_")[0] in ("int", "float"):
+        return "must be a whole number" if kind.startswith("int") else "must be a number"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def new_run_id() -> str:
@@ -341,6 +372,7 @@ async def _with_ray(
         source = MemorySource(tasks, interval_s=interval_s)
         with signals(pool.obey):
             state = await pool.run(source, progress)
+        journal.end(state)
     return state, pool.wish
 
 
@@ -352,6 +384,7 @@ class Journal:
         self._clock = clock
         self._begun = time.monotonic()
         self._recorder = Recorder(ledger.path.parent, ledger.environment, ledger.wall_s())
+        self._entrance = leave_word(ledger.path.parent)
 
     def __enter__(self) -> Self:
         """Use as a context manager closes the files."""
@@ -359,6 +392,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._recorder.close()
+        for path in self._entrance:
+            path.unlink(missing_ok=True)
 
     def write(self, live: Live) -> None:
         """Write down how the run goes."""
@@ -368,10 +403,17 @@ class Journal:
             self._recorder.add_scale(now, live.scale)
         if live.congestion is not None:
             self._recorder.add_queue(now, live.congestion)
+        self._recorder.add_events(now, live.events)
         self._clock.tell(self._ledger)
         if live.state is not None:
             result = _show(self._ledger.path.parent, live.state.with_wall(self._ledger.wall_s()))
             self._recorder.add_history(now, moment(result))
+
+    def end(self, state: RunState) -> None:
+        """Write down how the run stands now that its workers have gone: the last rows are those of its end."""
+        now = time.monotonic() - self._begun
+        self._recorder.add_scale(now, Scale(actors=0, pending=0, nodes=0, waiting=state.counts.due, in_flight=0))
+        self._recorder.add_history(now, moment(summarise(state)))
 
 
 def _show(folder: Path, state: RunState) -> Result:

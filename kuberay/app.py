@@ -73,6 +73,7 @@ def _deployment(values: Values) -> Object:
             analysis_env("app")
             | {"HZZRAY_ADDRESS": f"ray://{_head_host(values)}:{ray.CLIENT}", "RAY_AUTH_MODE": "token"}
             | {"HZZRAY_APP_PASSWORD_FILE": f"{_LOGIN_PATH}/password"}
+            | ({"HZZRAY_APP_HOSTS": values.ingress.host} if values.ingress.host else {})
             | broker.client_env(values, "publisher")
             | (ray.tls_env() if tls else {}),
             token(values),

@@ -76,7 +76,7 @@ RUN = ("run", "--engine", "serial")
         (("--source", "{toys}", "--fraction", "0"), "fraction: Input should be greater than 0, not 0"),
         (("--source", "{toys}", "--fraction", "1.5"), "fraction: Input should be less than or equal to 1, not 1.5"),
         (("--source", "{toys}", "--fraction", "nan"), "fraction:"),
-        (("--source", "{toys}", "--luminosity", "-1"), "luminosity: Input should be greater than 0, not -1"),
+        (("--source", "{toys}", "--luminosity", "-1"), "luminosity: must be greater than 0, not -1"),
         (("--source", "{toys}", "--luminosity", "inf"), "luminosity:"),
         (("--source", "{toys}", "--selection", "best"), "no selection 'best'; there are notebook-2020"),
         (("--source", "{toys}", "--cut", "pt_max=1"), "no cut 'pt_max' in h4l; there are pt_min, trigger"),
@@ -87,7 +87,7 @@ RUN = ("run", "--engine", "serial")
         (("--source", "{toys}", "--release", "2025"), "no file of release 2025 in {toys}"),
         (("--source", "ftp://host/x"), "sources are folders, http(s):// or root://, not ftp://"),
         (("--source", "{toys}", "--selection", "notebook-2025", "--release", "toy"), "asks for identification"),
-        (("--source", "{toys}", "--run-id", "../up"), "run-id: String should match pattern"),
+        (("--source", "{toys}", "--run-id", "../up"), "run-id: must be of letters"),
         (("--source", "{toys}", "--window", "116:131"), "window 116 to 131 GeV doesn't lie on bin edges (34 bins from"),
         (
             ("--source", "{toys}", "--window", "100:300"),

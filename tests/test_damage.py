@@ -31,6 +31,7 @@ from bridge.wire import (
 )
 from hzzray.data.catalogue import release
 from hzzray.engine.limits import Limits
+from hzzray.messages import WIRE_VERSION
 from hzzray.physics.histogram import MAX_BINS, Axis
 from hzzray.run import make_spec
 from hzzray.urls import is_inside
@@ -167,7 +168,7 @@ def test_announcements_and_orders_are_read_or_refused_whatever_they_are():
                 assert found.reason.isprintable()
     huge = json.loads(ledgers.SPEC.canonical())
     huge["release"]["axis"]["bins"] = 10**12
-    body = json.dumps({"version": 1, "run_id": "r", "spec": huge, "files": [], "unread": []}).encode()
+    body = json.dumps({"version": WIRE_VERSION, "run_id": "r", "spec": huge, "files": [], "unread": []}).encode()
     refused = read_announcement(body, pika.BasicProperties(content_type="application/json", type="announcement"))
     assert isinstance(refused, Refusal)
     assert f"{MAX_BINS} bins at most" in refused.reason

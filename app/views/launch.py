@@ -48,13 +48,14 @@ _CUTS = {
 def main() -> None:
     """Show the choices, and what they amount to."""
     if services().is_outside and services().settings.broker is None:
+        parts.heading(1, "Launch a run")
         parts.banner()
         st.info(
             "This app looks at a cluster from outside. Runs start on its nodes: `ray job submit -- hzzray run …`",
             icon=":material/info:",
         )
         return
-    st.markdown("### Launch a run", anchors=False)
+    parts.heading(1, "Launch a run")
     left, right = st.columns([1.5, 1], gap="large")
     with left:
         choices = _choose()
@@ -69,7 +70,7 @@ def _choose() -> Choices:
         st.warning("A release of your catalogue can't be used.", icon=":material/warning:")
         st.code(mistake, language=None)
     with st.container(border=True):
-        st.markdown("##### :material/database: Data", anchors=False)
+        parts.heading(2, ":material/database: Data")
         first, second = st.columns(2)
         with first:
             names = ["toy", *(name for name in known if name != "toy")]
@@ -91,7 +92,7 @@ def _choose() -> Choices:
                 help="What simulation is scaled to.",
             )  # fmt: skip
     with st.container(border=True):
-        st.markdown("##### :material/filter_alt: Selection", anchors=False)
+        parts.heading(2, ":material/filter_alt: Selection")
         preset = st.selectbox(
             "Preset", list(PRESETS), index=list(PRESETS).index(release.selection), key=f"selection-{name}",
             help="notebook-… are those of the published notebooks; h4l is that of the discovery paper.",
@@ -99,7 +100,7 @@ def _choose() -> Choices:
         cuts = _cuts(release.schema_.preset(preset))
         axis, window = _binning(release)
     with st.container(border=True):
-        st.markdown("##### :material/memory: Work", anchors=False)
+        parts.heading(2, ":material/memory: Work")
         work = _work(toy=release.name == "toy")
     return Choices(
         release=release,
@@ -138,12 +139,13 @@ def _source(release: Release) -> tuple[str | None, int | None]:
     return place or None, None
 
 
-def _samples(release: Release) -> tuple[str, ...]:
+def _samples(release: Release) -> tuple[str, ...] | None:
+    """Let the viewer choose samples; None for all of the release."""
     names = [sample.name for sample in release.samples]
     default = [sample.name for sample in release.samples if sample.default]
     every = st.toggle("All samples of the release", value=True, key=f"every-{release.name}")
     if every:
-        return tuple(default)
+        return None
     return tuple(
         st.multiselect("Samples", names, default=default, key=f"samples-{release.name}", placeholder="Choose samples")
     )
@@ -240,7 +242,7 @@ def _confirm(choices: Choices) -> None:
     """Say whether the choices can be, what they amount to, and start."""
     settings = services().settings
     with st.container(border=True, key="confirm"):
-        st.markdown("##### :material/rocket_launch: Ready?", anchors=False)
+        parts.heading(2, ":material/rocket_launch: Ready?")
         spec: RunSpec | None = None
         try:
             spec = choices.check(settings.runs, settings.sources)
@@ -257,7 +259,7 @@ def _confirm(choices: Choices) -> None:
 def _summary(choices: Choices, spec: RunSpec) -> None:
     lines = [
         _what(choices, spec),
-        f"**{spec.selection.name}** at {spec.luminosity:g} fb⁻¹",
+        f"**{words.plain(spec.selection.name)}** at {spec.luminosity:g} fb⁻¹",
         _who(choices),
     ]
     if choices.events:
@@ -298,6 +300,7 @@ def _start(choices: Choices) -> None:
         st.error(words.plain(str(error)))
         return
     del st.session_state["suggested"]
+    parts.show_run(choices.run_id)
     st.switch_page("views/live.py", query_params={"run": choices.run_id})
 
 

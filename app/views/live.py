@@ -14,6 +14,24 @@ from hzzray.result import Result, Significance, expected_in_full, moment, to_rea
 
 _TITLES = dict(zip(CHANNELS, ("4e", "4µ", "2e2µ"), strict=True))
 
+# The significance in front, expected and observed.
+_FRONT = {"asimov": "expected (Asimov)", "observed": "observed"}
+
+# The other ones: what they are called, and how they are made of the window's counts (hzzray.physics.significance).
+_NAMES = {
+    "notebook": "notebook",
+    "s_over_sqrt_b": "s/√b",
+    "asimov": "Asimov, in front",
+    "asimov_sigma": "Asimov, σ_b = √0.3·b",
+}
+_FORMULAS = {
+    "notebook": "(s + b) / √(b + 0.3·b²), as the notebooks publish it",
+    "s_over_sqrt_b": "s / √b",
+    "asimov": "√(2·((s + b)·ln(1 + s/b) − s))",
+    "asimov_sigma": "√(2·((s + b)·ln((s + b)(b + σ²)/(b² + (s + b)σ²)) − (b²/σ²)·ln(1 + σ²s/(b(b + σ²))))), σ = σ_b",
+    "observed": "±√(2·(n·ln(n/b) − n + b))",
+}
+
 # A rate is taken over this long [s].
 _RATE_S = 8.0
 
@@ -26,26 +44,34 @@ def show(view: View) -> None:
     result = view.result
     if view.live and not result.cost.events:
         st.caption("The actors are starting: the first results come within seconds.")
-    _figures(view, result)
+    parts.wrong(view.trouble("history.csv", "scale.csv"))
+    with parts.part("What the run has found"):
+        _figures(view, result)
     left, right = st.columns([1.9, 1], gap="medium")
-    with left:
+    with left, parts.part("The mass spectrum"):
         _spectrum(view, result)
-    with right:
+    with right, parts.part("The significance"):
         _significance(view, result)
-    _samples(view, result)
-    _end(view, result)
+    with parts.part("The list of samples"):
+        _samples(view, result)
+    with parts.part("The run's end"):
+        _end(view, result)
 
 
 def _waiting(view: View) -> None:
     with st.container(border=True):
         if view.phase == "starting":
-            st.markdown("##### :material/hourglass_top: Getting ready", anchors=False)
+            parts.heading(2, ":material/hourglass_top: Getting ready")
             st.caption("Files are planned, Ray and its actors start: 5 to 20 seconds on a laptop.")
             st.progress(0.0)
-        else:
-            st.markdown(
-                f"##### This run {'could not begin' if view.phase == 'failed' else 'has no result'}", anchors=False
+        elif view.phase == "waiting":
+            tasks = words.number(view.published or 0)
+            parts.heading(2, f":material/schedule: Waiting for a bridge: {tasks} tasks in the queue")
+            st.caption(
+                "The broker keeps them, however long it takes. A bridge takes them when it comes: `hzzray bridge`."
             )
+        else:
+            parts.heading(2, f"This run {'could not begin' if view.phase == 'failed' else 'has no result'}")
         if view.log:
             st.code(view.log, language=None, wrap_lines=True)
 
@@ -90,7 +116,9 @@ def _figures(view: View, result: Result) -> None:
             says="Merged and planned. The line: tasks that wait for an actor.",
         )
         wall = words.seconds(result.cost.wall_s)
-        if view.live:
+        if view.phase == "paused":
+            parts.figure("Time left", "paused", f"after {wall}")
+        elif view.live:
             parts.figure("Time left", words.seconds(left_s), f"after {wall}")
         else:
             parts.figure("Wall clock", wall, f"{words.seconds(result.cost.cpu_s)} of CPU")
@@ -129,8 +157,13 @@ def _pace(rows: Rows) -> list[float] | None:
 
 
 def progress(view: View, result: Result) -> tuple[float, float | None]:
-    """Events a second, lately or, of a run that has ended, on average; and seconds left of one that goes on."""
+    """Events a second, lately or, of a run that has ended, on average; and seconds left of one that goes on.
+
+    A run that is paused does none, and nobody knows how long.
+    """
     rows = view.history
+    if view.phase == "paused":
+        return 0.0, None
     if not view.live or len(rows) < 2:
         return result.cost.events_per_s, None
     late = rows[rows["time_s"] >= rows["time_s"][-1] - _RATE_S]
@@ -146,23 +179,23 @@ def _spectrum(view: View, result: Result) -> None:
     low, high = result.edges[0], result.edges[-1]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         channel = st.segmented_control(
-            "Channel", ["all", *CHANNELS], default="all", required=True, key="channel", persist_state="session",
+            "Channel", ["all", *CHANNELS], default="all", required=True, key="channel", bind="query-params",
             format_func=lambda name: _TITLES.get(name, "all"), label_visibility="collapsed",
         )  # fmt: skip
-        log = st.toggle("Log scale", key="log", persist_state="session")
+        log = st.toggle("Log scale", key="log", bind="query-params")
         scaled = st.toggle(
-            "Scale simulation to the data read", value=True, key="scaled", persist_state="session",
+            "Scale simulation to the data read", value=True, key="scaled", bind="query-params",
             help="Off: simulation is that of all the luminosity asked for.",
         )  # fmt: skip
         st.space("stretch")
         with st.popover("View", icon=":material/tune:"):
             shown = st.pills(
                 "Groups", groups, selection_mode="multi", default=groups, key=f"groups-{result.spec.release.name}",
-                persist_state="session",
+                format_func=words.plain, bind="query-params",
             )  # fmt: skip
             span = st.slider(
                 "Mass range [GeV]", low, high, (low, high), step=result.edges[1] - result.edges[0],
-                key=f"span-{low:g}-{high:g}", persist_state="session",
+                key=f"span-{low:g}-{high:g}", bind="query-params",
             )  # fmt: skip
             st.caption("In the plot: drag to move, Ctrl + wheel or pinch to zoom, double-click to reset.")
     hidden = tuple(name for name in groups if name not in shown)
@@ -192,25 +225,30 @@ def _standing(result: Result, *, scaled: bool) -> str:
 
 
 def _significance(view: View, result: Result) -> None:
-    """Show the four significances, now and with all events, and how they came about."""
+    """Show one significance in front, as expected and as observed; the other definitions behind it, with formulas."""
     now, full = result.significance, expected_in_full(result)
-    st.markdown("##### Significance", anchors=False)
-    table = pd.DataFrame(
-        [
-            (title, _plain(getattr(now, field)), _plain(getattr(full, field)))
-            for field, title in charts.SIGNIFICANCES.items()
-        ]
-        + [("observed in data", _plain(now.observed), words.NONE)],
-        columns=["definition", "so far [σ]", "all events [σ]"],
-    )
-    st.table(table, border="horizontal", hide_index=True)
+    parts.heading(2, "Significance")
+    with st.container(horizontal=True, gap="small", key="significance"):
+        parts.figure("Expected", words.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
+        parts.figure("Observed", words.sigma(now.observed), "in the data so far" if view.live else "in data")
     st.caption(_counts(now))
-    for reason in dict.fromkeys(
-        now.withheld[field] for field in (*charts.SIGNIFICANCES, "observed") if field in now.withheld
-    ):
+    for reason in dict.fromkeys(now.withheld.values()):
         st.caption(f"Withheld: {words.plain(reason)}.")
-    chart = view.once("history", lambda: charts.history(view.history, result))
-    parts.draw(chart, "history", alt="Significances over the time of the run")
+    chart = view.once("history", lambda: charts.history(view.history, result, _FRONT))
+    parts.draw(chart, "history", alt="Expected and observed significance over the time of the run")
+    with st.expander("More definitions, each with its formula", icon=":material/function:"):
+        table = pd.DataFrame(
+            [
+                (title, words.plain(_FORMULAS[field]), _plain(getattr(now, field)), _plain(getattr(full, field)))
+                for field, title in _NAMES.items()
+            ]
+            + [("observed in data", words.plain(_FORMULAS["observed"]), _plain(now.observed), words.NONE)],
+            columns=["definition", "formula", "so far [σ]", "all events [σ]"],
+        )
+        st.table(table, border="horizontal", hide_index=True)
+        st.caption("s, b: signal and background in the window; n: data there; σ_b: uncertainty of b.")
+        chart = view.once("all of history", lambda: charts.history(view.history, result))
+        parts.draw(chart, "all-of-history", alt="Significances in four definitions over the time of the run")
 
 
 def _plain(value: float | None) -> str:
@@ -243,9 +281,10 @@ def _samples(view: View, result: Result) -> None:
             remaining = "done"
         else:
             remaining = words.seconds(left / rate) if view.live and rate else words.NONE
-        rows.append((name, sample.group, share, sample.entries, sample.planned, sample.n_out, yielded, remaining))
+        texts = words.short(name), words.short(sample.group)
+        rows.append((*texts, share, sample.entries, sample.planned, sample.n_out, yielded, remaining))
     columns = ["sample", "group", "progress", "read", "planned", "selected", "yield", "time left"]
-    st.markdown("##### Samples", anchors=False)
+    parts.heading(2, "Samples")
     st.dataframe(
         pd.DataFrame(rows, columns=columns),
         hide_index=True,
@@ -268,7 +307,8 @@ def _end(view: View, result: Result) -> None:
     """Say how the run ended."""
     if view.phase == "complete":
         st.success(
-            f"Complete: all {result.tasks.planned} tasks merged. Digest `{result.digest}`", icon=":material/verified:"
+            f"Complete: all {result.tasks.planned} tasks merged. Digest {words.plain(result.digest)}",
+            icon=":material/verified:",
         )
     for warning in result.warnings[:20]:
         st.warning(words.plain(warning), icon=":material/warning:")
@@ -277,8 +317,9 @@ def _end(view: View, result: Result) -> None:
             f"{len(result.failures)} failed tasks, {len(result.missing)} missing samples", icon=":material/report:"
         ):
             for row in result.failures[:20]:
-                st.markdown(f"**{row.sample}**, entries {row.start}–{row.stop}: {words.plain(row.reason)}")
+                sample, reason = words.plain(row.sample, 100), words.plain(row.reason)
+                st.markdown(f"**{sample}**, entries {row.start}–{row.stop}: {reason}")
             st.page_link("views/failures.py", label="All of them", icon=":material/arrow_forward:")
 
 
-parts.live(show)
+parts.live("Live", show)

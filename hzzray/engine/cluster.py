@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from hzzray.errors import HzzrayError
+from hzzray.output import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _THREADS = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _COMMON: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
+
+# Tokens that were made here, and that nobody else knows.
+_MADE: set[str] = set()
 
 # How long the address of a cluster may take to answer.
 _KNOCK_S = 10.0
@@ -174,7 +178,29 @@ def _token() -> dict[str, str]:
     settings = {"RAY_AUTH_MODE": "token"}
     if "RAY_AUTH_TOKEN_PATH" not in os.environ and not (Path.home() / ".ray" / "auth_token").exists():
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        _MADE.add(settings["RAY_AUTH_TOKEN"])
     return settings
+
+
+def leave_word(folder: Path) -> list[Path]:
+    """Write into a run's folder where the dashboard of this process' cluster is, and how to get in.
+
+    ``dashboard.json`` has its ``url``, and its ``token``: "none" where it asks for none, "file" where it is in
+    ``ray-token`` beside, for the run's user alone to read, "given" where the user has it (``RAY_AUTH_TOKEN``, or
+    ``ray get-auth-token``). Returns the files that were written; raises OutputError where they can't be.
+    """
+    import ray  # noqa: PLC0415
+    from ray._private.worker import get_dashboard_url  # noqa: PLC0415
+
+    if not ray.is_initialized() or not (url := get_dashboard_url()):  # type: ignore[no-untyped-call]
+        return []
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    kind = "none" if os.environ.get("RAY_AUTH_MODE") != "token" else "file" if token in _MADE else "given"
+    text = json.dumps({"url": f"http://{url.removeprefix('http://')}", "token": kind})
+    written = [write_whole(folder / "dashboard.json", lambda path: path.write_text(text, encoding="utf-8"))]
+    if kind == "file":
+        written.append(write_whole(folder / "ray-token", lambda path: path.write_text(token, encoding="utf-8"), 0o600))
+    return written
 
 
 def _guest() -> dict[str, str]:

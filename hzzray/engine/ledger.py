@@ -139,6 +139,8 @@ class Ledger:
     @classmethod
     def open(cls, path: Path) -> Ledger:
         """Open a ledger; raises UsageError where there is none, LedgerError for a damaged one or another version."""
+        if path.is_symlink():
+            raise LedgerError(f"{path}: a link: none is followed out of a run's folder")
         if not path.is_file():
             raise UsageError(f"{path.parent}: no such run (it has no {path.name})")
         with _explained(path), ExitStack() as on_error:

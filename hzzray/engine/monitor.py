@@ -23,8 +23,9 @@ import psutil
 from numpy.typing import DTypeLike, NDArray
 
 from hzzray.engine.cgroup import ROOT, Container, container
+from hzzray.engine.events import Event
 from hzzray.messages import Cost, Task
-from hzzray.output import OutputError
+from hzzray.output import OutputError, open_own
 from hzzray.result import Moment
 from hzzray.source import Congestion
 
@@ -78,10 +79,21 @@ _HISTORY: dict[str, DTypeLike] = {
     **{name: np.dtype(kind) for name, kind in get_type_hints(Moment).items()},
     "timestamp": np.str_,
 }
+_EVENTS: dict[str, DTypeLike] = {
+    "time_s": np.float64,
+    "environment": np.str_,
+    "at": np.float64,
+    "kind": np.str_,
+    "who": np.str_,
+    "what": np.str_,
+}
 # Files of earlier versions lack these: they are read as 0 or empty, and not written there.
 _LATER = frozenset({"cpu_limit", "memory_limit_bytes", "timestamp"})
+_EVENTS_BYTES = 1024**2  # of the file, after which no more is written
 _TAIL_BYTES = 64 * 1024  # holds any last line
 _ROW_BYTES = 128  # of a file, about
+_GULP_BYTES = 8 * 1024**2  # of what is new in a table that is followed, read at a time
+_TEXT = 256  # characters of a name in a table, at the most: each row of a table takes as much memory as the longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +261,7 @@ def service_of(name: str) -> str:
 class Recorder:
     """Appends to a run's ``cpu.csv``, ``scale.csv`` and ``history.csv``, and keeps nothing. Use as a context manager.
 
-    There is ``queue.csv`` too, of a run whose tasks come through a broker.
+    There is ``queue.csv`` too, of a run whose tasks come through a broker, and ``events.csv`` where something happened.
 
     ``time_s`` is the run's own clock: seconds that the run has been going, over all its starts, without the pauses
     between them. It goes on from ``started``, the seconds of earlier starts (the ledger's wall time), or from the last
@@ -266,6 +278,8 @@ class Recorder:
         self._folder = folder
         self._environment = environment
         self._queue: _Appender | None = None
+        self._events: _Appender | None = None
+        self._told = 0.0
         self._usage = _Appender(folder / "cpu.csv", _USAGE)
         self._scale = _Appender(folder / "scale.csv", _SCALE)
         self._history = _Appender(folder / "history.csv", _HISTORY)
@@ -296,9 +310,22 @@ class Recorder:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return (round(self.started + time_s, 3), self._environment, *values, now)
 
+    def add_events(self, time_s: float, events: Iterable[Event]) -> None:
+        """Append what happened that isn't there yet, as long as the file is small."""
+        if self._events is None and events:
+            known = follow_events(self._folder).rows()
+            self._told = float(known["at"][-1]) if len(known) else 0.0
+            self._events = _Appender(self._folder / "events.csv", _EVENTS)
+        new = [event for event in events if event.at > self._told]
+        if self._events is None or not new or self._events.size > _EVENTS_BYTES:
+            return
+        first = (round(self.started + time_s, 3), self._environment)
+        self._events.write([(*first, f"{event.at:.3f}", *event[1:]) for event in new])
+        self._told = round(new[-1].at, 3)
+
     def close(self) -> None:
         """Close the files."""
-        for file in (self._usage, self._scale, self._history, self._queue):
+        for file in (self._usage, self._scale, self._history, self._queue, self._events):
             if file is not None:
                 file.close()
 
@@ -320,7 +347,7 @@ class _Appender:
         header = _lines([tuple(columns)])
         self._kept = [True] * len(columns)
         try:
-            self._file = path.open("a+b", buffering=0)
+            self._file = open(path, "a+b", buffering=0, opener=_own)  # noqa: SIM115 (Path has no opener)
             self._end = _whole_lines(self._file)
             self._file.truncate(self._end)
             self._file.seek(0)
@@ -346,6 +373,10 @@ class _Appender:
             self._file.close()
             raise OutputError(f"{self._path}: its last line can't be read; move the file away") from error
 
+    @property
+    def size(self) -> int:
+        return self._end
+
     def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
         self._append(_lines([list(compress(row, self._kept)) for row in rows]))
 
@@ -361,6 +392,11 @@ class _Appender:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _own(path: str, flags: int) -> int:
+    """Open a file that isn't a link."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
@@ -447,6 +483,11 @@ def follow_queue(folder: Path, limit: int | None = None) -> Follower:
     return Follower(folder / "queue.csv", _QUEUE, limit)
 
 
+def follow_events(folder: Path, limit: int | None = None) -> Follower:
+    """Follow a run's ``events.csv``: what happened, in words."""
+    return Follower(folder / "events.csv", _EVENTS, limit)
+
+
 class Follower:
     """Reads a table that grows: each time only what is new. Not for two threads at once.
 
@@ -469,7 +510,7 @@ class Follower:
     def rows(self) -> Rows:
         """Return the rows there are now; raises OutputError for a file that is no such table."""
         try:
-            with self._path.open("rb") as file:
+            with open_own(self._path) as file:
                 about = os.fstat(file.fileno())
                 if (about.st_dev, about.st_ino) != self._file or about.st_size < self._at:  # another file, or a new one
                     self._file, self._at, self._rows = (about.st_dev, about.st_ino), 0, self._rows[:0]
@@ -482,9 +523,9 @@ class Follower:
 
     def _read(self, file: BinaryIO, size: int) -> None:
         if not self._at:
-            header = file.readline()
-            if not header.endswith(b"\n"):
-                return
+            header = file.readline(len(self._header))
+            if not header.endswith(b"\n") and self._header.startswith(header):
+                return  # not whole yet
             names = _columns(header, self._columns)
             if names is None:
                 raise OutputError(f"{self._path}: its columns are not {', '.join(self._columns)}")
@@ -492,12 +533,19 @@ class Follower:
             self._at = len(header)
             if self._limit and size - self._at > self._limit * _ROW_BYTES:
                 file.seek(size - self._limit * _ROW_BYTES)
-                self._at = file.tell() + len(file.readline())
+                self._at = file.tell() + len(file.readline(_TAIL_BYTES))
         file.seek(self._at)
-        text = file.read(size - self._at)
+        most = max(_GULP_BYTES, self._limit * _ROW_BYTES) if self._limit else size
+        text = file.read(min(size - self._at, most))  # what is more comes the next time
         whole = text[: text.rfind(b"\n") + 1]
+        if not whole and len(text) > _TAIL_BYTES:
+            raise OutputError(f"{self._path}: a line of more than {_TAIL_BYTES // 1024} KiB")
         if whole:
-            fresh = self._table(list(csv.reader(io.StringIO(whole.decode(errors="replace")))), len(self._rows))
+            try:
+                lines = list(csv.reader(io.StringIO(whole.decode(errors="replace"))))
+            except csv.Error as error:
+                raise OutputError(f"{self._path}: {error}") from error
+            fresh = self._table(lines, len(self._rows))
             self._rows = np.concatenate([self._rows, fresh]) if len(self._rows) else fresh
             if self._limit and len(self._rows) > 2 * self._limit:
                 self._rows = self._rows[-self._limit :].copy()
@@ -519,10 +567,17 @@ class Follower:
 
 
 def _column(path: Path, name: str, kind: DTypeLike, texts: Sequence[str]) -> NDArray[Any]:
+    if max(map(len, texts), default=0) > _TEXT:
+        raise OutputError(f"{path}: column {name} has a text of more than {_TEXT} characters")
     try:
-        return np.array(texts, np.str_).astype(kind)
+        values = np.array(texts, np.str_).astype(kind)
     except ValueError as error:
         raise OutputError(f"{path}: column {name} has what is no number") from error
+    except OverflowError as error:
+        raise OutputError(f"{path}: column {name} has a number that is too large") from error
+    if name == "time_s" and not np.isfinite(values).all():
+        raise OutputError(f"{path}: column {name} has what is no time")
+    return values
 
 
 class CpuUse(NamedTuple):

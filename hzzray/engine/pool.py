@@ -35,6 +35,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeL
 
 from hzzray.engine.absences import Absences
 from hzzray.engine.cluster import ClusterError, Node, node_of, restarts, room, working_nodes
+from hzzray.engine.events import Diary
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
@@ -180,6 +181,8 @@ class Pool:
         self._absences = Absences(sources)
         self._nodes: list[Node] = []
         self._live: frozenset[str] = frozenset()
+        self._diary = Diary()
+        self._met: dict[str, str] | None = None
         self._version = -1
         self._replaced = -math.inf
         self._metrics = metrics or Metrics("", "pool")
@@ -599,6 +602,7 @@ class Pool:
             if attempts >= self._limits.attempts:
                 await self._give_up(delivery, reason, attempts, permanent=False)
             else:
+                self._diary.tell("task retried", delivery.task.sample, f"{_range(delivery.task)}: {reason}")
                 low, high = self._limits.back_off_s
                 await asyncio.sleep(min(high, low * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
                 self._settle(delivery, self._source.retry, delivery.task, attempts)
@@ -619,6 +623,7 @@ class Pool:
         """Let a task have an actor to itself: if that dies too, it is known over what."""
         if delivery.settled or delivery.copies:
             return
+        self._diary.tell("task retried", delivery.task.sample, f"{_range(delivery.task)}: its worker died")
         self._suspects.append(delivery)
         for actor in self._actors:
             if not actor.flying:
@@ -632,6 +637,7 @@ class Pool:
     async def _give_up(self, delivery: _Delivery, reason: str, attempts: int, *, permanent: bool) -> None:
         self._crashes.pop(delivery.task.task_id, None)
         failure = Failure(task=delivery.task, reason=reason, permanent=permanent, attempts=attempts)
+        self._diary.tell("task failed", delivery.task.sample, f"{_range(delivery.task)}: {reason}")
         await self._call("fail", failure)
         self._settle(delivery, self._source.reject, failure)
 
@@ -650,6 +656,7 @@ class Pool:
         halves = task.halves()
         for half in halves:
             self._crashes[half.task_id] = crashes
+        self._diary.tell("task split", task.sample, f"{_range(task)}: {reason}")
         if await self._call("split", task, halves):
             self._settle(delivery, self._source.split, task, halves)
         else:
@@ -684,6 +691,7 @@ class Pool:
             return
         actor.turn += 1
         actor.ready = False
+        self._diary.tell("worker died", actor.name, f"with {len(actor.flying)} tasks in flight")
         actor.fell_with = tuple(actor.flying)
         actor.flying.clear()
         if not actor.leaving:
@@ -716,6 +724,7 @@ class Pool:
             await asyncio.sleep(wait)
         actor.node = await asyncio.to_thread(node_of, actor.handle)
         actor.ready = True
+        self._diary.tell("worker back" if actor.turn else "worker came", actor.name)
         self._offer((actor, actor.turn))
 
     async def _usage(self, actor: _Actor) -> tuple[Usage, ...]:
@@ -809,6 +818,7 @@ class Pool:
         """End the actors that are leaving and have nothing in flight: one that idles would keep its node."""
         for actor in [actor for actor in self._actors if actor.leaving and not actor.flying]:
             self._actors.remove(actor)
+            self._diary.tell("worker left", actor.name)
             ray.kill(actor.handle)
 
     async def _report(self, watcher: Watcher) -> None:
@@ -821,15 +831,18 @@ class Pool:
         usages |= {usage.actor: usage for usage in self._around()}
         rows.extend(self._since(usage) for usage in usages.values())
         ready = sum(actor.ready for actor in self._actors)
+        nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        self._meet(nodes)
         scale = Scale(
             actors=ready,
             pending=len(self._actors) - ready,
-            nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
+            nodes=len(nodes),
             waiting=max(0, self._counts.due - len(self._open)),
             in_flight=len(self._open),
         )
         congestion = self._source.congestion()
-        live: Live | None = await self._call("report", self._prefix, rows, scale, congestion, self._version)
+        events = self._diary.tear_off()
+        live: Live | None = await self._call("report", self._prefix, rows, scale, congestion, self._version, events)
         if live is not None:
             self._version = live.state.version if live.state is not None else self._version
             watcher(live)
@@ -842,6 +855,15 @@ class Pool:
         self._metrics.level("actors", scale.actors)
         self._metrics.level("tasks_waiting", scale.waiting)
         self._metrics.level("tasks_in_flight", scale.in_flight)
+
+    def _meet(self, nodes: dict[str, str]) -> None:
+        """Take note of nodes, by their ids, that came and that went."""
+        known = nodes if self._met is None else self._met
+        for node in nodes.keys() - known.keys():
+            self._diary.tell("node came", nodes[node])
+        for node in known.keys() - nodes.keys():
+            self._diary.tell("node left", known[node])
+        self._met = nodes
 
     async def _finish(self) -> None:
         """Wait for what is in flight and uncommitted, if it is wanted still; not beyond a bound when draining."""
@@ -880,6 +902,10 @@ def _reason(error: RayError) -> str:
     if isinstance(cause, RayActorError) and cause.actor_init_failed:
         return str(cause).strip().splitlines()[-1]
     return _first_line(cause)
+
+
+def _range(task: Task) -> str:
+    return f"entries {task.start} to {task.stop}"
 
 
 def _first_line(error: BaseException) -> str:
