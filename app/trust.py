@@ -44,7 +44,7 @@ def _doubts(result: Result) -> Iterator[str]:
     cost = result.cost
     if not _finite((*result.significance.window, cost.wall_s, cost.cpu_s, cost.read_s, cost.events_per_s)):
         yield "it holds what is no number"
-    if max(cost.events, cost.bytes_read, result.tasks.planned, result.significance.n_data) > _MOST:
+    if max(cost.events, cost.bytes_read, result.tasks.planned, result.significance.n_data or 0) > _MOST:
         yield "it holds a number that is too large"
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.physics.histogram import Axis
-from hzzray.result import Bins, Result
+from hzzray.result import Bins, GroupResult, Result, SampleResult
 
 #: A result of a hundred times as many samples and bins as any release has is smaller [bytes].
 RESULT_BYTES = 32 * 1024**2
@@ -107,9 +107,12 @@ def save_root(result: Result, folder: Path) -> Path:
 
     axis = Axis(result.edges[0], result.edges[-1], len(result.edges) - 1)
 
+    tables: tuple[tuple[str, Mapping[str, SampleResult | GroupResult]], ...]
+    tables = ("samples", result.samples), ("groups", result.groups)
+
     def write(path: Path) -> None:
         with uproot.recreate(path) as file:
-            for folder_name, rows in (("samples", result.samples), ("groups", result.groups)):
+            for folder_name, rows in tables:
                 for key, (name, row) in zip(_keys(rows), rows.items(), strict=True):
                     for channel, bins in (("all", row), *row.channels.items()):
                         title = name if channel == "all" else f"{name}, {channel.replace('mu', '#mu')}"

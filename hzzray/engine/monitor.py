@@ -498,6 +498,7 @@ class Follower:
         self._path = path
         self._columns = columns
         self._limit = limit
+        self._header = _lines([tuple(columns)])
         self._names = tuple(columns)  # those that the file has
         self._file = 0, 0  # which it is: device and inode
         self._at = 0
