@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
@@ -107,12 +107,12 @@ def save_root(result: Result, folder: Path) -> Path:
 
     axis = Axis(result.edges[0], result.edges[-1], len(result.edges) - 1)
 
-    tables: tuple[tuple[str, Mapping[str, SampleResult | GroupResult]], ...]
-    tables = ("samples", result.samples), ("groups", result.groups)
+    tables: dict[str, dict[str, SampleResult | GroupResult]]
+    tables = {"samples": {**result.samples}, "groups": {**result.groups}}
 
     def write(path: Path) -> None:
         with uproot.recreate(path) as file:
-            for folder_name, rows in tables:
+            for folder_name, rows in tables.items():
                 for key, (name, row) in zip(_keys(rows), rows.items(), strict=True):
                     for channel, bins in (("all", row), *row.channels.items()):
                         title = name if channel == "all" else f"{name}, {channel.replace('mu', '#mu')}"

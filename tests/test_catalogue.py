@@ -265,10 +265,10 @@ def test_one_bad_release_blocks_no_other(own, cli):
 
 def test_a_schema_may_be_changed_in_part(own):
     """Issue 11, item 9: a schema in part, of a release that extends another, failed: "schema.tree: Field required"."""
-    path = own(mine(schema={"type": "lep_pdgId", "divisor": None}, axis={"bins": 17}))
+    path = own(mine(schema={"type": "lep_pdgId", "divisor": None}, axis={"bins": 68}))
     base, changed = release("2020"), release("mine", path)
     assert changed.schema_ == base.schema_.model_copy(update={"type": "lep_pdgId"})
-    assert changed.axis == Axis(base.axis.start, base.axis.stop, 17)
+    assert changed.axis == Axis(base.axis.start, base.axis.stop, 68)
 
 
 @pytest.mark.parametrize("colour", ["black", "Grey", "rebeccapurple", "#123", "#1234", "#7a21dd", "#7A21DD80"])

@@ -198,7 +198,7 @@ def test_a_publishers_account_is_read_back():
 
 
 @pytest.mark.parametrize(
-    "change", [{"service": "a@b"}, {"host": ""}, {"user_s": -1}, {"rss": 2**63}, {"run_id": "../x"}, {"version": 2}]
+    "change", [{"service": "a@b"}, {"host": ""}, {"user_s": -1}, {"rss": 2**63}, {"run_id": "../x"}, {"version": 1}]
 )
 def test_accounts_that_make_no_sense_are_refused(change):
     letter = account_letter(Topology(), Account.of("r", service("loader", "abc")))
