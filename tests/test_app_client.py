@@ -348,8 +348,8 @@ def test_choices_that_can(tmp_path, toys):
 def test_choices_are_options_of_the_command():
     assert choices().command() == ["run", "--release", "toy", "--run-id", "mine", "--actors", "1"]
     many = choices(
-        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt_min=20",), luminosity=5.0,
-        fraction=0.5, min_actors=1, max_actors=4, chunk=1000, pace_s=30.0,
+        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt_min=20",),
+        luminosity=5.0, fraction=0.5, min_actors=1, max_actors=4, chunk=1000, pace_s=30.0,
     )  # fmt: skip
     assert " ".join(many.command()) == (
         "run --release toy --run-id mine --source data/toy-9 --events 9 --samples Zee,llll --selection notebook-2020 "
