@@ -4,10 +4,10 @@ ARG BASE=python:3.11-slim-bookworm
 # What all of it needs, pinned by hash: built again only when the lock changes.
 FROM ${BASE} AS dependencies
 RUN python -m venv --without-pip /opt/venv
-COPY requirements.lock /tmp/
+COPY requirements.lock requirements-image.lock /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/venv install --require-hashes --root-user-action ignore --disable-pip-version-check --quiet \
-      --requirement /tmp/requirements.lock \
+      --requirement /tmp/requirements.lock --requirement /tmp/requirements-image.lock \
  # Ray's Java libraries, headers, and what packages test themselves with.
  && rm -rf /opt/venv/lib/python*/site-packages/ray/jars /opt/venv/lib/python*/site-packages/pyarrow/include \
  && find /opt/venv -type d \( -name tests -o -name test \) -path '*/site-packages/*' -prune \
@@ -37,7 +37,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HZZRAY_CACHE=/var/cache/hzzray HZZRAY_RUNS=/runs MPLCONFIGDIR=/tmp/matplotlib \
     RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_DEDUP_LOGS=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 \
-    NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+    NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+    XRD_CONNECTIONWINDOW=10 XRD_CONNECTIONRETRY=3 XRD_STREAMERRORWINDOW=30 XRD_REQUESTTIMEOUT=60
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/venv install --quiet --no-deps --no-cache-dir --root-user-action ignore \
       --disable-pip-version-check /wheels/*.whl
@@ -45,6 +46,7 @@ COPY --chmod=755 deploy/answers /usr/local/bin/hzzray-answers
 COPY --chmod=755 deploy/driver /usr/local/bin/hzzray-driver
 COPY --chmod=755 deploy/head /usr/local/bin/hzzray-head
 COPY --chmod=755 deploy/loader /usr/local/bin/hzzray-loader
+COPY --chmod=755 deploy/worker /usr/local/bin/hzzray-worker
 WORKDIR /srv/hzzray
 COPY .streamli[t] .streamlit
 RUN ln -s "$(python -c 'import app; print(app.__path__[0])')" app

@@ -55,12 +55,14 @@ SEED ?= 1
 chaos: $(VENV)/.dev
 	HZZRAY_CHAOS_ROUNDS=$(ROUNDS) HZZRAY_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/test_chaos.py tests/test_bridge_chaos.py --timeout 7200
 
-# Pinned versions for every platform and Python >= 3.11; needs uv.
+# Pinned versions for every platform and Python >= 3.11; needs uv. The image has root:// too, which has wheels for Linux.
 lock:
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --upgrade \
 	  --extra broker --extra app pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \
 	  --extra broker --extra app --extra openmagic --extra test --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	printf '%s\n' fsspec-xrootd xrootd | uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header \
+	  --generate-hashes --no-deps -c requirements.lock - -o requirements-image.lock
 
 # Containers: docs/compose.md. make compose-up, and http://127.0.0.1:8501 is the app.
 COMPOSE ?= docker compose

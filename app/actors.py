@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.charts import binned, in_order
-from hzzray.engine.monitor import NODE, CpuUse, Rows
+from hzzray.engine.monitor import CpuUse, Rows, is_actor, service_of
 
 #: What a rate is taken over: tasks count when they end, and take about so long [s].
 RATE_S = 5.0
+
+#: So many actors have a row, at the most.
+MOST = 1000
 
 #: What a sparkline shows: so many seconds, in bins of one.
 SPARK_S = 60
@@ -19,7 +22,11 @@ SPARK_S = 60
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Actor:
-    """An actor or a node; ``cpu`` is per cent of one core now, ``spark`` over the last minute, ``rss`` bytes."""
+    """An actor, a machine or a service's container.
+
+    ``cpu`` is per cent of one core now, ``spark`` over the last minute, ``used_s`` seconds of CPU in the run. ``rss``
+    and ``memory_limit`` are bytes, ``cpus`` cores; a limit of 0 is none.
+    """
 
     name: str
     node: str
@@ -32,7 +39,16 @@ class Actor:
     spark: NDArray[np.float64]
     rss: int
     tasks: int
+    restarts: int
     actor_id: str
+    used_s: float
+    cpus: float
+    memory_limit: int
+
+    @property
+    def service(self) -> str:
+        """The service that it is a container of; empty where it is none."""
+        return service_of(self.name)
 
 
 def actors(rows: Rows, uses: dict[str, CpuUse]) -> list[Actor]:
@@ -40,13 +56,13 @@ def actors(rows: Rows, uses: dict[str, CpuUse]) -> list[Actor]:
     if not len(rows):
         return []
     now = float(rows["time_s"][-1])
-    last = rows[rows["time_s"] == now]
+    last = rows[rows["time_s"] == now][:MOST]
     return [_actor(row, rows[rows["actor"] == row["actor"]], uses.get(str(row["actor"])), now) for row in _sorted(last)]
 
 
 def _sorted(rows: Rows) -> list[np.void]:
     by_name = {str(row["actor"]): row for row in rows}
-    workers = [name for name in by_name if not name.startswith(NODE)]
+    workers = [name for name in by_name if is_actor(name)]
     return [by_name[name] for name in [*in_order(workers), *in_order(by_name.keys() - set(workers))]]
 
 
@@ -60,12 +76,23 @@ def _actor(row: np.void, own: Rows, use: CpuUse | None, now: float) -> Actor:
         sample=str(row["sample"]),
         events_per_s=_rate(own, "events", now),
         bytes_per_s=_rate(own, "bytes_read", now),
-        cpu=float(use.percent[-1]) if use is not None and row["pid"] else 0.0,
+        cpu=_cpu(row, use, now),
         spark=_spark(use, now),
         rss=int(row["rss_bytes"]),
         tasks=int(row["tasks"]),
+        restarts=max(0, len(set(own["pid"][own["pid"] > 0].tolist())) - 1),
         actor_id=str(known["actor_id"][-1]) if len(known) else "",
+        used_s=float(np.diff(use.edges) @ use.percent / 100) if use is not None else 0.0,
+        cpus=float(row["cpu_limit"]),
+        memory_limit=int(row["memory_limit_bytes"]),
     )
+
+
+def _cpu(row: np.void, use: CpuUse | None, now: float) -> float:
+    """Tell how busy an actor is now; a container or a machine over some seconds, as not all tell every second."""
+    if use is None or not row["pid"] or row["state"] == "ended":
+        return 0.0
+    return float(use.percent[-1] if is_actor(str(row["actor"])) else binned(use, np.array([now - RATE_S, now]))[0])
 
 
 def _rate(own: Rows, field: str, now: float) -> float:

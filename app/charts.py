@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hzzray.compare import Run, RunSummary
-from hzzray.engine.monitor import NODE, CpuUse, Rows, cpu_percent
+from hzzray.engine.monitor import CpuUse, Rows, cpu_percent, is_actor
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Result, moment
 from hzzray.stack import Contents, Layer, contents
@@ -71,17 +71,19 @@ def mass(
     hidden: Sequence[str] = (),
     log: bool = False,
     span: tuple[float, float] | None = None,
+    scaled: bool = True,
 ) -> Chart:
-    """Draw the stack with its statistical uncertainty, the data, and below their ratio.
+    """Draw the stack with its statistical uncertainty, the data, and below their ratio, where there can be one.
 
-    ``hidden`` groups are left out, of the sum too; ``span`` in GeV is what is shown of the axis. Hovering tells a bin's
+    ``hidden`` groups are left out, of the sum too; not ``scaled`` to the data that were read, simulation is that of the
+    luminosity asked for, and there is no ratio. ``span`` in GeV is what is shown of the axis. Hovering tells a bin's
     contents. Dragging moves the axis, the wheel with Ctrl (or two fingers) stretches it, a double click puts it back.
     """
-    whole = contents(result, channel)
-    shown = Contents(
-        whole.edges,
-        [layer for layer in whole.simulation if layer.name not in hidden],
-        None if DATA in hidden else whole.data,
+    whole = contents(result, channel, scaled=scaled)
+    shown = replace(
+        whole,
+        simulation=[layer for layer in whole.simulation if layer.name not in hidden],
+        data=None if DATA in hidden else whole.data,
     )
     low, high = span or (float(whole.edges[0]), float(whole.edges[-1]))
     inside = (whole.edges[1:] > low) & (whole.edges[:-1] < high)
@@ -121,7 +123,7 @@ def _stack(content: Contents, floor: float) -> list[pd.DataFrame]:
     tables = []
     for layer in content.simulation:
         top = below + layer.sumw
-        low, high = np.maximum(below, floor) if floor else below, np.maximum(top, floor) if floor else top
+        low, high = np.maximum(below, floor), np.maximum(top, floor)  # few events of negative weights are below 0
         tables.append(_table("stack", content, group=layer.name, y0=low, y1=high))
         below = top
     return tables
@@ -153,7 +155,7 @@ def _ratio_band(content: Contents) -> pd.DataFrame:
 
 
 def _ratio(content: Contents) -> pd.DataFrame:
-    if content.data is None or not content.simulation:
+    if content.data is None or not content.simulation or not content.divisible:
         return pd.DataFrame()
     unit = np.where((content.total > 0) & (content.data > 0), content.total, np.nan)
     low, high = poisson_interval(content.data) / unit
@@ -231,7 +233,8 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
         scale={"domain": [0, _RATIO_MAX], "range": [{"expr": "height"}, {"expr": f"{_LOWER} * height"}], "clamp": True},
         axis={"orient": "left", "values": [0.5, 1, 1.5], "titleY": {"expr": f"{(1 + _LOWER) / 2} * height"}},
     )
-    tips = [("m₄ℓ", 0), *((layer.name, i) for i, layer in enumerate(content.simulation, 1))]
+    # A tooltip takes the titles "title" and "image" for more than names: so none is one.
+    tips = [("m₄ℓ", 0), *((f"{layer.name} ", i) for i, layer in enumerate(content.simulation, 1))]
     tips += [("Simulation", len(tips)), (DATA, len(tips) + 1)]
     reach = {
         key: kind[key] for key in ("domain", "domainMin") if key in kind
@@ -285,8 +288,11 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
 # Over time.
 
 
-def history(rows: Rows, result: Result) -> Chart:
-    """Draw how the significances grew with the time that the run took, up to the result, which may be newer."""
+def history(rows: Rows, result: Result, shown: dict[str, str] = SIGNIFICANCES) -> Chart:
+    """Draw how significances grew with the time that the run took, up to the result, which may be newer.
+
+    ``shown`` are fields of ``Moment`` and what they are called.
+    """
     now = moment(result)
     if not len(rows):
         times = np.array([result.cost.wall_s])
@@ -304,7 +310,7 @@ def history(rows: Rows, result: Result) -> Chart:
                 "which": title,
             }
         )
-        for field, title in SIGNIFICANCES.items()
+        for field, title in shown.items()
     ]
     table = pd.concat(found, ignore_index=True).dropna()
     return Chart(
@@ -315,7 +321,7 @@ def history(rows: Rows, result: Result) -> Chart:
             "encoding": {
                 "x": _time(),
                 "y": _y("z", title="significance [σ]", scale={"domain": _FROM_0}),
-                "color": _series("which", list(SIGNIFICANCES.values())),
+                "color": _series("which", list(shown.values())),
                 "tooltip": [
                     {"field": "which", "title": "definition"},
                     {"field": "z", "title": "σ", "format": ".2f"},
@@ -355,12 +361,13 @@ def binned(use: CpuUse, grid: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Sort names so that worker-10 comes after worker-9."""
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    parts = {name: re.split(r"(\d+)", name) for name in names}
+    return sorted(parts, key=lambda name: [int(part) if part.isdecimal() else part for part in parts[name]])
 
 
 def cpu(uses: dict[str, CpuUse]) -> Chart:
     """Draw CPU over time, stacked by actor; more than ten are one."""
-    names = in_order(name for name in uses if not name.startswith(NODE))
+    names = in_order(filter(is_actor, uses))
     grid = _grid(max((uses[name].edges[-1] for name in names), default=0.0))
     heights = {name: binned(uses[name], grid) for name in names}
     if len(names) > len(COLOURS):
@@ -457,7 +464,7 @@ def cpu_of_runs(runs: Sequence[Run]) -> Chart:
     names = [run.result.run_id for run in runs]
     tables = []
     for run in runs:
-        uses = [use for name, use in cpu_percent(run.usage).items() if not name.startswith(NODE)]
+        uses = [use for name, use in cpu_percent(run.usage).items() if is_actor(name)]
         grid = _grid(max((use.edges[-1] for use in uses), default=0.0))
         total = np.sum([np.zeros(len(grid) - 1), *(binned(use, grid) for use in uses)], axis=0)
         tables.append(pd.DataFrame({"t": grid[:-1], "percent": total, "run": run.result.run_id}))

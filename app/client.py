@@ -7,6 +7,7 @@ same way, and nothing that happens to a cluster can happen to the app.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -15,22 +16,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
+from app.trust import doubt
 from hzzray.compare import Run
 from hzzray.engine.ledger import Ledger, LedgerError, Wish
-from hzzray.engine.monitor import Follower, Rows, follow_history, follow_queue, follow_scale, follow_usage
-from hzzray.errors import HzzrayError, UsageError
+from hzzray.engine.monitor import (
+    Follower,
+    Rows,
+    follow_events,
+    follow_history,
+    follow_queue,
+    follow_scale,
+    follow_usage,
+)
+from hzzray.errors import UsageError
 from hzzray.messages import RUN_ID
-from hzzray.output import OutputError, load_json
-from hzzray.result import Result, so_far
+from hzzray.output import OutputError, load_json, open_own, read_own
+from hzzray.result import Result
 
 _T = TypeVar("_T")
 
 Phase = Literal[
-    "starting", "running", "paused", "draining", "stopped", "interrupted", "failed", "partial", "complete"
+    "starting", "waiting", "running", "paused", "draining", "stopped", "interrupted", "failed", "partial", "complete",
+    "unreadable",
 ]  # fmt: skip
 
 #: Phases after which more comes without anybody's doing.
-LIVE: tuple[Phase, ...] = ("starting", "running", "paused", "draining")
+LIVE: tuple[Phase, ...] = ("starting", "waiting", "running", "paused", "draining")
 
 #: A run that goes on writes once a second. One that hasn't for so long is not being worked on [s].
 SILENCE_S = 10.0
@@ -50,9 +61,10 @@ _ENDED: dict[Wish, Phase] = {"run": "interrupted", "pause": "interrupted", "drai
 # Rows of a table that are kept in memory, for pictures of the latest hours.
 _ROWS = 50_000
 
-_SHOWN = ("result.json", "cpu.csv", "scale.csv", "history.csv", "queue.csv", "run.log")
+_SHOWN = ("result.json", "cpu.csv", "scale.csv", "history.csv", "queue.csv", "events.csv", "run.log")
 _FILES = (*_SHOWN, "ledger.db", "ledger.db-wal")
 _LOG_BYTES = 4096
+_LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}")
 
 Stamp = tuple[int, int, int]
 """What tells a file's versions apart: inode, size, time of its last change [ns]."""
@@ -62,8 +74,8 @@ Stamp = tuple[int, int, int]
 class View:
     """A run as it stands.
 
-    ``result`` is None before its first; then ``log`` tells what is going on. ``seen`` is when its folder changed last,
-    in Unix seconds.
+    ``result`` is None before its first, then ``log`` tells what is going on; and where it can't be read, then ``wrong``
+    says why. ``seen`` is when its folder changed last, in Unix seconds.
     """
 
     run_id: str
@@ -71,8 +83,24 @@ class View:
     result: Result | None
     seen: float
     log: str
+    wrong: str | None
     _book: Book = field(repr=False)
     _made: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def published(self) -> int | None:
+        """Tasks that were published of a run that no bridge has taken up yet, as its publisher said in the end."""
+        return _published(self.run_id, self.log)
+
+    @property
+    def dashboard(self) -> Dashboard | None:
+        """The Ray dashboard of the run's own cluster, while there is one on this machine."""
+        return self.once("dashboard", self._book.dashboard) if self.live else None
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether the run can be gone on with from this folder."""
+        return self._book.has_ledger
 
     @property
     def live(self) -> bool:
@@ -82,22 +110,34 @@ class View:
     @property
     def usage(self) -> Rows:
         """Rows of ``cpu.csv``."""
-        return self.once(("rows", "usage"), self._book.usage)
+        return self._table("cpu.csv")[0]
 
     @property
     def scale(self) -> Rows:
         """Rows of ``scale.csv``."""
-        return self.once(("rows", "scale"), self._book.scale)
+        return self._table("scale.csv")[0]
 
     @property
     def history(self) -> Rows:
         """Rows of ``history.csv``."""
-        return self.once(("rows", "history"), self._book.history)
+        return self._table("history.csv")[0]
 
     @property
     def queue(self) -> Rows:
         """Rows of ``queue.csv``: none of a run without a broker."""
-        return self.once(("rows", "queue"), self._book.queue)
+        return self._table("queue.csv")[0]
+
+    @property
+    def events(self) -> Rows:
+        """Rows of ``events.csv``: none of a run in which nothing happened."""
+        return self._table("events.csv")[0]
+
+    def trouble(self, *tables: str) -> list[str]:
+        """Say in one line each why tables can't be read, of those that can't."""
+        return [wrong for name in tables if (wrong := self._table(name)[1]) is not None]
+
+    def _table(self, name: str) -> tuple[Rows, str | None]:
+        return self.once(("table", name), lambda: self._book.table(name))
 
     def once(self, key: object, make: Callable[[], _T]) -> _T:
         """Make something of this view, once for all viewers."""
@@ -111,6 +151,13 @@ class View:
         if self.result is None:
             raise UsageError(f"run {self.run_id} has no result yet")
         return Run(self.result, self.usage, self.scale)
+
+
+class Dashboard(NamedTuple):
+    """Where a browser of this machine finds a run's Ray dashboard, and who has its token: see ``leave_word``."""
+
+    url: str
+    token: str
 
 
 class Row(NamedTuple):
@@ -128,6 +175,7 @@ class Row(NamedTuple):
     asimov: float | None = None
     merged: int = 0
     planned: int = 0
+    wrong: str | None = None
 
 
 class Book:
@@ -137,10 +185,13 @@ class Book:
         self.folder = folder
         self._lock = threading.Lock()
         self._tables = threading.Lock()
-        self._usage = follow_usage(folder, _ROWS)
-        self._scale = follow_scale(folder, _ROWS)
-        self._history = follow_history(folder, _ROWS)
-        self._queue = follow_queue(folder, _ROWS)
+        self._followers: dict[str, Follower] = {
+            "cpu.csv": follow_usage(folder, _ROWS),
+            "scale.csv": follow_scale(folder, _ROWS),
+            "history.csv": follow_history(folder, _ROWS),
+            "queue.csv": follow_queue(folder, _ROWS),
+            "events.csv": follow_events(folder, _ROWS),
+        }
         self._stamps: dict[str, Stamp] = {}
         self._looked = -_FRESH_S
         self._view: View | None = None
@@ -153,6 +204,20 @@ class Book:
                 self._view = self._look(started)
                 self._looked = time.monotonic()
             return self._view
+
+    def dashboard(self) -> Dashboard | None:
+        """Read where the dashboard is: an address of this machine, or nobody's word for one."""
+        try:
+            said = json.loads(read_own(self.folder / "dashboard.json", 1000))
+            return Dashboard(str(said["url"]), said["token"]) if _LOCAL.fullmatch(str(said["url"])) else None
+        except (FileNotFoundError, OutputError, ValueError, LookupError, TypeError):
+            return None
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger in the folder."""
+        path = self.folder / "ledger.db"
+        return path.is_file() and not path.is_symlink()
 
     def look_again(self) -> None:
         """Look at the folder the next time, however soon that is."""
@@ -168,47 +233,40 @@ class Book:
                 self._view = None
         return self._row[1]
 
-    def usage(self) -> Rows:
-        """Read ``cpu.csv`` on."""
-        return self._rows(self._usage)
-
-    def scale(self) -> Rows:
-        """Read ``scale.csv`` on."""
-        return self._rows(self._scale)
-
-    def history(self) -> Rows:
-        """Read ``history.csv`` on."""
-        return self._rows(self._history)
-
-    def queue(self) -> Rows:
-        """Read ``queue.csv`` on."""
-        return self._rows(self._queue)
-
-    def _rows(self, table: Follower) -> Rows:
-        """Read a table on; one that can't be read is as good as none, and no reason to show nothing of the run."""
+    def table(self, name: str) -> tuple[Rows, str | None]:
+        """Read a table on; one that can't be read has no rows, but a line that says why."""
+        follower = self._followers[name]
         with self._tables:
             try:
-                return table.rows()
-            except OutputError:
-                return table.none()
+                return follower.rows(), None
+            except OutputError as error:
+                return follower.none(), str(error)
 
     def _look(self, started: float | None) -> View:
         stamps = {name: stamp for name in _FILES if (stamp := _stamp(self.folder / name)) is not None}
         seen = max((stamp[2] for stamp in stamps.values()), default=0) / 1e9
         last, changed = self._view, {name for name in _SHOWN if stamps.get(name) != self._stamps.get(name)}
-        result = last.result if last and "result.json" not in changed else self._result()
-        phase = self._phase(result, stamps, seen, started)
+        known = (last.result, last.wrong) if last and "result.json" not in changed else self._result()
+        result, wrong = known
+        log = self._log() if result is None or started is not None else ""
+        phase: Phase = "unreadable" if wrong else self._phase(result, stamps, seen, started)
+        if phase == "failed" and _published(self.folder.name, log) is not None:
+            phase = "waiting"
         if last and not changed and phase == last.phase:
             return last
         self._stamps = stamps
-        log = self._log() if result is None or phase == "starting" else ""
-        return View(self.folder.name, phase, result, seen, log, self)
+        return View(self.folder.name, phase, result, seen, log, wrong, self)
 
-    def _result(self) -> Result | None:
+    def _result(self) -> tuple[Result | None, str | None]:
+        """Read the result; one that can't be read, or shown, is none, but a line that says why."""
         try:
-            return load_json(self.folder)
+            result = load_json(self.folder)
         except UsageError:
-            return None
+            return None, None
+        except OutputError as error:
+            return None, str(error)
+        wrong = doubt(result)
+        return (None, f"{self.folder / 'result.json'}: {wrong}") if wrong else (result, None)
 
     def _phase(self, result: Result | None, stamps: dict[str, Stamp], seen: float, started: float | None) -> Phase:
         fresh = time.time() - seen < SILENCE_S
@@ -229,24 +287,35 @@ class Book:
             with Ledger.open(self.folder / "ledger.db") as ledger:
                 return ledger.wished()
         except (UsageError, LedgerError):
-            word = self.folder / WISH
-            said = word.read_text(encoding="utf-8") if word.exists() else ""
-            return next((wish for wish in get_args(Wish) if wish == said), "run")
+            return self._word()
+
+    def _word(self) -> Wish:
+        try:
+            said = read_own(self.folder / WISH, 100).decode(errors="replace")
+        except (FileNotFoundError, OutputError):
+            said = ""
+        return next((wish for wish in get_args(Wish) if wish == said), "run")
 
     def _log(self) -> str:
         """Return the end of what the process that was started here said."""
         try:
-            with (self.folder / "run.log").open("rb") as file:
+            with open_own(self.folder / "run.log") as file:
                 file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
-                return file.read().decode(errors="replace").strip()
-        except OSError:
-            return ""
+                return file.read(_LOG_BYTES).decode(errors="replace").strip()
+        except (OSError, OutputError) as error:
+            return "" if isinstance(error, FileNotFoundError) else str(error)
+
+
+def _published(run_id: str, log: str) -> int | None:
+    """Read from the end of what a publisher said how many tasks it published; None where it didn't come so far."""
+    found = re.search(rf"published\s+run\s+{re.escape(run_id)}:\s+(\d{{1,12}})\s+tasks\s*$", log)
+    return int(found[1]) if found else None
 
 
 def _row(view: View) -> Row:
     result = view.result
     if result is None:
-        return Row(view.run_id, view.phase, view.seen)
+        return Row(view.run_id, view.phase, view.seen, wrong=view.wrong)
     spec, cost = result.spec, result.cost
     return Row(
         run_id=view.run_id,
@@ -257,7 +326,7 @@ def _row(view: View) -> Row:
         events=cost.events,
         wall_s=cost.wall_s,
         events_per_s=cost.events_per_s,
-        asimov=so_far(result).asimov,
+        asimov=result.significance.asimov,
         merged=result.tasks.merged,
         planned=result.tasks.planned,
         seen=view.seen,
@@ -265,8 +334,9 @@ def _row(view: View) -> Row:
 
 
 def _stamp(path: Path) -> Stamp | None:
+    """Tell a file's version; a link's is its own: it is not followed."""
     try:
-        about = path.stat()
+        about = path.lstat()
     except OSError:
         return None
     return about.st_ino, about.st_size, about.st_mtime_ns
@@ -290,14 +360,14 @@ class Client:
         try:
             for folder in self._runs.iterdir():
                 stamps = [stamp[2] for name in _FILES if (stamp := _stamp(folder / name)) is not None]
-                if stamps and re.match(RUN_ID, folder.name):
+                if stamps and re.fullmatch(RUN_ID, folder.name) and not folder.is_symlink():
                     found.append((max(stamps), folder.name))
         except OSError:
             return []
         return [name for _, name in sorted(found, reverse=True)]
 
     def view(self, run_id: str) -> View:
-        """Return a run as it stands; raises UsageError where there is none, OutputError where it can't be read."""
+        """Return a run as it stands; raises UsageError where there is none."""
         return self._book(run_id).view(self._started(run_id))
 
     def rows(self) -> tuple[list[Row], list[str]]:
@@ -305,9 +375,13 @@ class Client:
         rows, wrong = [], []
         for run_id in self.run_ids():
             try:
-                rows.append(self._book(run_id).row(self._started(run_id)))
-            except HzzrayError as error:
-                wrong.append(str(error))
+                book = self._book(run_id)
+            except UsageError:  # it has gone meanwhile
+                continue
+            row = book.row(self._started(run_id))
+            rows.append(row)
+            if row.wrong:
+                wrong.append(row.wrong)
         return rows, wrong
 
     def look_again(self, run_id: str) -> None:
@@ -320,7 +394,7 @@ class Client:
 
     def _book(self, run_id: str) -> Book:
         folder = self._runs / run_id
-        if not re.match(RUN_ID, run_id) or not folder.is_dir():
+        if not re.fullmatch(RUN_ID, run_id) or folder.is_symlink() or not folder.is_dir():
             raise UsageError(f"no run {run_id!r} in {self._runs}")
         with self._lock:
             return self._books.setdefault(run_id, Book(folder))

@@ -21,25 +21,25 @@ from hzzray.output import OutputError
 from hzzray.run import make_settings, make_spec
 from hzzray.urls import is_inside, is_remote
 
-# How long what was published may wait for a bridge before it is said to have come to nothing [s].
-_BRIDGE_S = 120.0
-
 
 @dataclass(frozen=True, slots=True)
 class Choices:
     """A run as the user wants it; the fields are the options of ``hzzray run``.
 
-    One that is ``published`` goes to the broker of ``HZZRAY_BROKER``: its bridges decide who works, and how fast.
+    Without ``samples`` it has the release's own. One that is ``published`` goes to the broker of ``HZZRAY_BROKER``: its
+    bridges decide who works, and how fast.
     """
 
     release: Release
     source: str | None
     run_id: str
-    samples: tuple[str, ...] = ()
+    samples: tuple[str, ...] | None = None
     selection: str = ""
     cuts: tuple[str, ...] = ()
     luminosity: float | None = None
     fraction: float = 1.0
+    axis: str = ""
+    window: str = ""
     min_actors: int = 1
     max_actors: int = 1
     chunk: int = CHUNK
@@ -49,13 +49,17 @@ class Choices:
 
     def check(self, runs: Path, sources: Sequence[str]) -> RunSpec:
         """Check all that can be before the start; raises UsageError naming what is wrong. Nothing is read but names."""
+        if self.samples == ():
+            raise UsageError("no sample is chosen: choose one at least")
         spec = make_spec(
             self.release,
-            samples=self.samples,
+            samples=self.samples or (),
             selection=self.selection or None,
             luminosity=self.luminosity,
             fraction=self.fraction,
             cuts=self.cuts,
+            axis=self.axis,
+            window=self.window,
         )
         if self.min_actors > self.max_actors:
             raise UsageError(f"{self.min_actors} actors at least are more than {self.max_actors} at most")
@@ -85,10 +89,12 @@ class Choices:
         for name, value, usual in (
             ("source", self.source, None),
             ("events", self.events, None),
-            ("samples", ",".join(self.samples), ",".join(default)),
+            ("samples", ",".join(self.samples or ()), ",".join(default)),
             ("selection", self.selection, release.selection),
             ("luminosity", self.luminosity, release.luminosity),
             ("fraction", self.fraction, 1.0),
+            ("axis", self.axis, ""),
+            ("window", self.window, ""),
             ("chunk", self.chunk, CHUNK),
             ("pace", 0.0 if self.published else self.pace_s, 0.0),
         ):
@@ -116,6 +122,13 @@ def places(release: Release, sources: Sequence[str]) -> list[str]:
     return [*found, *(source for source in sources if is_remote(source))]
 
 
+def lacking(spec: RunSpec, source: str | None) -> list[str] | None:
+    """Names of a run's samples that a folder lacks; None of an address, which is asked only when the run begins."""
+    if source is None or is_remote(source):
+        return None
+    return [sample.name for sample in spec.release.samples if not (Path(source) / sample.path).is_file()]
+
+
 def _holds(folder: Path, release: Release) -> bool:
     return any((folder / sample.path).is_file() for sample in release.samples)
 
@@ -132,7 +145,6 @@ class _Begun(NamedTuple):
 
     process: subprocess.Popen[bytes]
     since: float
-    published: bool
 
 
 class Launcher:
@@ -164,16 +176,12 @@ class Launcher:
             self._start(run_id, ["replay" if failed else "resume", run_id, "--broker", "", *folder])
 
     def started(self, run_id: str) -> float | None:
-        """Tell since when [Unix seconds] a process of ours, or what it published, is on its way; None where nothing is.
-
-        What was published is so until a bridge has written something, or not for long enough.
-        """
+        """Tell since when [Unix seconds] a process of ours works on a run; None where none does."""
         with self._lock:
             begun = self._begun.get(run_id)
             if begun is None:
                 return None
-            code = begun.process.poll()
-            if code is None or (begun.published and code == 0 and time.time() - begun.since < _BRIDGE_S):
+            if begun.process.poll() is None:
                 return begun.since
             del self._begun[run_id]
             return None
@@ -188,7 +196,8 @@ class Launcher:
         ray = {"RAY_ADDRESS": self._address} if self._address else {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "run.log").open("ab") as log:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(folder / "run.log", flags, 0o666), "ab") as log:
                 process = subprocess.Popen(  # noqa: S603 (our own program, no shell, checked arguments)
                     command,
                     stdin=subprocess.DEVNULL,
@@ -200,4 +209,4 @@ class Launcher:
         except OSError as error:
             raise OutputError(f"{folder}: {error.strerror or error}") from error
         with self._lock:
-            self._begun[run_id] = _Begun(process, time.time(), published="publish" in options)
+            self._begun[run_id] = _Begun(process, time.time())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import streamlit as st
@@ -19,6 +21,10 @@ from hzzray.errors import HzzrayError
 #: How often a page looks at a run that goes on, and at one that doesn't [s].
 LIVE_S, IDLE_S = 0.75, 3.0
 
+_SEEN = "run seen last"  # of the session: the widget's own value goes with its page
+_NAME = 200  # characters of a run's name that an address asks for
+_SKETCH = Path(__file__).with_name("sketch.svg")
+
 _Colour = Literal["red", "orange", "yellow", "blue", "green", "violet", "gray", "primary"]
 
 
@@ -31,6 +37,7 @@ class _Look:
 
 LOOKS: dict[Phase, _Look] = {
     "starting": _Look("blue", ":material/hourglass_top:", "Getting ready: planning, starting Ray and the actors."),
+    "waiting": _Look("blue", ":material/schedule:", "Its tasks are in the broker's queue, until a bridge takes them."),
     "running": _Look("green", ":material/play_arrow:", "Results come in about once a second."),
     "paused": _Look("orange", ":material/pause:", "What was in flight has ended; nothing new begins."),
     "draining": _Look("orange", ":material/water_drop:", "It ends after what is in flight; it can be resumed."),
@@ -39,7 +46,32 @@ LOOKS: dict[Phase, _Look] = {
     "failed": _Look("red", ":material/error:", "It could not begin."),
     "partial": _Look("orange", ":material/rule:", "Everything was tried; some tasks failed."),
     "complete": _Look("green", ":material/check_circle:", "Every planned task is merged."),
+    "unreadable": _Look("red", ":material/broken_image:", "Its result can't be read."),
 }
+
+
+def heading(level: int, text: str) -> None:
+    """Begin a page (1), a part of it (2), or a part of that (3): for those, too, who hear a page rather than see it."""
+    st.markdown(f"{'#' * level} {text}", anchors=False, width="content")
+
+
+@contextmanager
+def part(what: str) -> Iterator[None]:
+    """Show a part of a page. What a run's folder has there may make no sense: that costs this part, and one line.
+
+    Nobody can foresee all that a file may hold: so whatever numbers and tables raise ends here.
+    """
+    try:
+        yield
+    except (HzzrayError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+        said = f"{type(error).__name__}: {error}" if not isinstance(error, HzzrayError) else str(error)
+        wrong([f"{what} can't be shown: {said}"])
+
+
+def wrong(lines: list[str]) -> None:
+    """Say in one line each what can't be read."""
+    for line in lines:
+        st.warning(words.plain(line), icon=":material/broken_image:")
 
 
 def draw(chart: Chart, key: str, *, alt: str) -> None:
@@ -94,46 +126,81 @@ def banner() -> None:
         st.warning(words.plain(watch.trouble), icon=":material/cloud_off:")
 
 
-def pick() -> str | None:
-    """Let the viewer choose a run; the choice is in the address, and goes along from page to page."""
-    client = services().client
-    names = client.run_ids()
-    if not names:
+def pick(names: list[str]) -> str | None:
+    """Let the viewer choose a run. What the address says is shown; it always says which run that is.
+
+    Without a run in the address it is the one that this viewer saw last, or the newest: that is written into it, so
+    that a reload shows the same, whatever runs come. One that isn't there stays in address and list, to be told.
+    """
+    asked = st.query_params.get("run") or st.session_state.get(_SEEN) or next(iter(names), None)
+    if asked is None:
         return None
-    if st.session_state.get("run") not in (None, *names):
-        del st.session_state["run"]
-    return st.selectbox("Run", names, key="run", bind="query-params", label_visibility="collapsed", width=280)
+    st.session_state["run"] = st.session_state[_SEEN] = asked = asked[:_NAME]
+    st.selectbox(
+        "Run", names if asked in names else [asked, *names], key="run", on_change=_picked,
+        label_visibility="collapsed", width=280,
+    )  # fmt: skip
+    if st.query_params.get("run") != asked:
+        st.query_params["run"] = asked
+    return asked
+
+
+def show_run(run_id: str) -> None:
+    """Show a run from now on, on whatever page."""
+    st.query_params["run"] = st.session_state[_SEEN] = run_id
+
+
+def _picked() -> None:
+    show_run(st.session_state["run"])
 
 
 def nothing(title: str, says: str) -> None:
-    """Say that there is nothing to see yet, and what to do about it."""
+    """Say what this is, that there is nothing to see of it yet, and what to do about it."""
     with st.container(border=True, horizontal_alignment="center", key="nothing"):
-        st.space("small")
-        st.markdown("## :material/stacked_bar_chart:", text_alignment="center", anchors=False)
-        st.markdown(f"#### {title}", text_alignment="center", anchors=False)
+        heading(1, title)
+        st.markdown(
+            "In 2012 ATLAS saw the **Higgs boson** decay into two Z bosons and these into four leptons: a bump near "
+            "125 GeV in the mass of the four. Here ATLAS's Open Data show it again, event by event, while many "
+            "processes read them side by side.",
+            text_alignment="center",
+        )
+        st.image(_SKETCH, width=560)
+        st.caption("A sketch of what a run will draw: background, signal, and the data.", text_alignment="center")
         st.markdown(says, text_alignment="center")
         if st.button("Launch a run", type="primary", icon=":material/rocket_launch:"):
             st.switch_page("views/launch.py")
-        st.space("small")
 
 
-def live(page: Callable[[View], None]) -> None:
+def live(title: str, page: Callable[[View], None]) -> None:
     """Show the page of the chosen run, again and again: often while it goes on, seldom when it doesn't."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
-        run_id = pick()
-        head = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    if run_id is None:
+    names = services().client.run_ids()
+    if not names and "run" not in st.query_params:
         banner()
-        nothing("No runs yet", "Start one here, or with `hzzray run` in a terminal: it appears by itself.")
+        nothing("Watch the Higgs boson appear", "No runs yet. Start one here, or with `hzzray run` in a terminal.")
         _wait_for_the_first()
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
+        heading(1, title)
+        run_id = pick(names)
+        head = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    if run_id is None:  # the last one has just gone
         return
     try:
         phase = services().client.view(run_id).phase
-    except HzzrayError as error:
-        st.error(words.plain(str(error)))
+    except HzzrayError:
+        unknown(run_id)
         return
     every = LIVE_S if phase in LIVE else IDLE_S
     st.fragment(_shown, run_every=every)(run_id, phase, page, head)
+
+
+def unknown(run_id: str) -> None:
+    """Say that there is no such run."""
+    st.error(
+        f"There is no run {words.plain(repr(run_id), 80)} here: it was removed, or the address is mistyped. "
+        "The list above has those that there are.",
+        icon=":material/search_off:",
+    )
 
 
 def _shown(run_id: str, was: Phase, page: Callable[[View], None], head: DeltaGenerator) -> None:
@@ -141,11 +208,13 @@ def _shown(run_id: str, was: Phase, page: Callable[[View], None], head: DeltaGen
     banner()
     try:
         view = services().client.view(run_id)
-    except HzzrayError as error:  # its folder is gone, or what is in it can't be read
-        st.error(words.plain(str(error)))
+    except HzzrayError:  # its folder is gone
+        unknown(run_id)
         return
     with head:
         _say(view)
+    if view.wrong is not None:
+        wrong([view.wrong])
     page(view)
     if view.live != (was in LIVE):
         st.rerun()  # the whole page: from now on it is looked at more often, or less
@@ -156,8 +225,8 @@ def _say(view: View) -> None:
     badge(view.phase)
     if view.result is not None:
         spec = view.result.spec
-        about = (spec.release.title, spec.selection.name, f"{spec.luminosity:g} fb⁻¹", view.result.environment)
-        st.caption(" · ".join(about), width="content")
+        about = (spec.release.title, spec.selection.name, str(view.result.luminosity), view.result.environment)
+        st.caption(" · ".join(words.plain(text, 60) for text in about), width="content")
     st.space("stretch")
     controls(view)
 
@@ -186,7 +255,7 @@ def _go_on(view: View) -> None:
     """Offer to have the rest of a run done."""
     failed = view.phase == "partial"
     published = services().settings.broker is not None and len(view.queue) > 0
-    can = published or (services().client.folder(view.run_id) / "ledger.db").exists()
+    can = published or view.has_ledger
     says = None if can else "Its ledger is not in this folder of runs: resume it where it ran."
     label = "Try what failed again" if failed else "Resume"
     if st.button(label, icon=":material/replay:", key=f"replay-{view.run_id}", disabled=not can, help=says):

@@ -28,9 +28,11 @@ class Settings:
     address
         Ray cluster whose runs are shown (``HZZRAY_ADDRESS``); none for runs of this folder alone.
     dashboard
-        Where a browser finds the Ray dashboard (``HZZRAY_DASHBOARD``).
+        Where a browser finds the Ray dashboard (``HZZRAY_DASHBOARD``); None where each run tells its own cluster's.
     broker
         Broker whose queues are shown (``HZZRAY_BROKER``).
+    hosts
+        Names that the server answers to besides this machine's own (``HZZRAY_APP_HOSTS``).
     password
         What a viewer must know (``HZZRAY_APP_PASSWORD``, or the file that ``HZZRAY_APP_PASSWORD_FILE`` names).
     """
@@ -39,24 +41,29 @@ class Settings:
     sources: tuple[str, ...]
     catalogue: Path | None
     address: str | None
-    dashboard: str
+    dashboard: str | None
+    hosts: tuple[str, ...]
     broker: str | None = field(repr=False)
     password: str | None = field(repr=False)
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the environment; raises UsageError for a password file that can't be read or is empty."""
-    sources = environ.get("HZZRAY_SOURCES", "")
     catalogue = environ.get("HZZRAY_CATALOGUE")
     return Settings(
         runs=Path(environ.get("HZZRAY_RUNS") or "runs"),
-        sources=tuple(name.strip() for name in sources.split(",") if name.strip()) or SOURCES,
+        sources=_listed(environ, "HZZRAY_SOURCES") or SOURCES,
         catalogue=Path(catalogue) if catalogue else None,
         address=environ.get("HZZRAY_ADDRESS") or None,
-        dashboard=(environ.get("HZZRAY_DASHBOARD") or "http://127.0.0.1:8265").rstrip("/"),
+        dashboard=(environ.get("HZZRAY_DASHBOARD") or "").rstrip("/") or None,
+        hosts=_listed(environ, "HZZRAY_APP_HOSTS"),
         broker=environ.get("HZZRAY_BROKER") or None,
         password=_password(environ),
     )
+
+
+def _listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in environ.get(name, "").split(",") if part.strip())
 
 
 def _password(environ: Mapping[str, str]) -> str | None:

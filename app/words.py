@@ -7,6 +7,9 @@ import re
 
 NONE = "–"
 
+#: A character without width, at which no line is broken.
+JOINER = "\N{WORD JOINER}"
+
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -56,9 +59,23 @@ def number(value: float) -> str:
     return f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def plain(text: str) -> str:
-    """Keep Markdown from reading a text as markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#$:~|])", r"\\\1", text)
+def short(text: str, most: int = 200) -> str:
+    """Write somebody's text in one line of at most so many characters, without any that aren't seen."""
+    seen = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 4 * most]).split())
+    return seen if len(seen) <= most and len(text) <= 4 * most else f"{seen[: most - 1]}…"
+
+
+def plain(text: str, most: int = 400) -> str:
+    """Keep Markdown from reading somebody's text as anything but text: no markup, icons, formulas or links."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#$:~|&])", r"\\\1", short(text, most))
+    escaped = re.sub(r"^([-+=]|\d+(?=[.)]))", lambda start: _inert(start[1]), escaped)
+    # Addresses become links whatever is escaped of them, unless something that nobody sees is within.
+    return re.sub(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)", JOINER, escaped, flags=re.IGNORECASE)
+
+
+def _inert(start: str) -> str:
+    """Keep a line from beginning a list or a heading."""
+    return f"{start}{JOINER}" if start.isdecimal() else f"\\{start}"
 
 
 def _figures(value: float) -> str:

@@ -87,7 +87,20 @@ class Spent(threading.Thread):
 def start(app: App, toys: Path, *options: object) -> subprocess.Popen[bytes]:
     """Start a run named ``watched``, in the place of an earlier one."""
     shutil.rmtree(app.runs / "watched", ignore_errors=True)
-    command = ["run", "--source", toys, "--runs", app.runs, "--run-id", "watched", "--actors", 2, *options]
+    command = [
+        "run",
+        "--selection",
+        "notebook-2020",
+        "--source",
+        toys,
+        "--runs",
+        app.runs,
+        "--run-id",
+        "watched",
+        "--actors",
+        2,
+        *options,
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "hzzray", *map(str, command)],
         env=os.environ | {"HZZRAY_CACHE": str(app.folder / "cache")},

@@ -68,7 +68,7 @@ def through(folder: Path, broker: Broker, tasks: int, actors: int) -> tuple[floa
     write_toys(source, release("toy"), events=tasks, seed=1)
     where = BrokerSettings.from_url(broker.url, environ={"HZZRAY_BROKER_MANAGEMENT": broker.management_url})
     apply(where, TOPOLOGY)
-    spec = make_spec(release("toy"))
+    spec = make_spec(release("toy"), selection="notebook-2020")
     plan = make_plan(spec, "tiny", (str(source),), chunk=1)
     time.sleep(2)  # a quorum queue's first second is its election
     begun = time.perf_counter()
@@ -101,7 +101,19 @@ def compared(
     source = toys or folder / "real"
     if toys is None:
         write_toys(source, release("toy"), events=events, seed=2)
-    command = ("run", "--source", source, "--runs", folder / "runs", "--actors", actors, "--chunk", events // 40)
+    command = (
+        "run",
+        "--selection",
+        "notebook-2020",
+        "--source",
+        source,
+        "--runs",
+        folder / "runs",
+        "--actors",
+        actors,
+        "--chunk",
+        events // 40,
+    )
     took: dict[str, list[float]] = {"memory": [], broker.url: []}
     digests = set()
     env = dict(os.environ)

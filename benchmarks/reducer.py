@@ -44,7 +44,7 @@ KEEPS_UP = 0.9
 
 EVENTS = 100
 KINDS = 64
-SPEC = make_spec(release("toy"))
+SPEC = make_spec(release("toy"), selection="notebook-2020")
 
 
 def packed(seed: int) -> bytes:

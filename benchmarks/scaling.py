@@ -52,7 +52,7 @@ def main() -> None:
         toys = args.toys or folder / "toys"
         if args.toys is None:
             write_toys(toys, release("toy"), events=args.events)
-        spec = make_spec(release("toy"))
+        spec = make_spec(release("toy"), selection="notebook-2020")
         for number in range(args.repeat):
             for engine, found in rates.items():
                 settings = make_settings(

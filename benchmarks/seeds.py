@@ -40,12 +40,8 @@ def main() -> None:
             f"observed {found.observed:.2f}, expected {found.asimov:.2f}"
         )
     those = [value for seed, value in observed.items() if seed <= options.seeds]
-    low, median, high = (
-        statistics.quantiles(those, n=100)[15],
-        statistics.median(those),
-        statistics.quantiles(those, n=100)[83],
-    )
-    print(f"median of {len(those)} seeds: {median:.2f} (16 to 84 %: {low:.2f} to {high:.2f})")
+    hundredths, median = statistics.quantiles(those, n=100), statistics.median(those)
+    print(f"median of {len(those)} seeds: {median:.2f} (16 to 84 %: {hundredths[15]:.2f} to {hundredths[83]:.2f})")
     print(f"seed {SEED}: {observed[SEED]:.2f}, {observed[SEED] - median:+.2f} from it")
 
 

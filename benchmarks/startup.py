@@ -26,7 +26,18 @@ def bare_s() -> float:
 
 def run_s(toys: Path, runs: Path, number: int) -> float:
     """Run on toys; returns the seconds until the first task was merged."""
-    options = ["--source", str(toys), "--runs", str(runs), "--run-id", f"run{number}", "--actors", "2"]
+    options = [
+        "--selection",
+        "notebook-2020",
+        "--source",
+        str(toys),
+        "--runs",
+        str(runs),
+        "--run-id",
+        f"run{number}",
+        "--actors",
+        "2",
+    ]
     begun = time.time()
     subprocess.run(
         [sys.executable, "-c", HZZRAY, "run", *options], env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import pika
+import pika.spec
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 from pika.exceptions import (
@@ -40,6 +41,9 @@ BACK_OFF_S = 0.1, 10.0
 _WELL_S = 10.0
 _CLOSE_S = 5.0
 
+# Who waits is told of it at once, and again so often.
+_TELL_S = 15.0
+
 # How OpenSSL puts it: [SSL: NAME] what is wrong (_ssl.c:1006)
 _TLS = re.compile(r"\[SSL: \w+\] (?P<what>.*?) ?\(_ssl\.c:\d+\)")
 
@@ -50,6 +54,32 @@ _T = TypeVar("_T")
 
 class BrokerError(HzzrayError):
     """The broker can't be reached, or doesn't let us do what we must."""
+
+
+class AwayError(BrokerError):
+    """Nobody answers there, or not yet: another try may find a broker. Refused credentials are no such error."""
+
+
+class Properties(pika.BasicProperties):  # type: ignore[misc]
+    """A message's properties as they came. Where pika can't read them they are empty, and ``unreadable`` says why.
+
+    A header of nan, of a time after the year 9999 or nested too deep would else end the connection each time that the
+    message is delivered: for ever.
+    """
+
+    unreadable = ""
+
+    def decode(self, encoded: bytes, offset: int = 0) -> Properties:
+        """Read what a frame holds."""
+        try:
+            super().decode(encoded, offset)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it came over the wire)
+            self.__dict__.update(vars(pika.BasicProperties()))  # of what was read before, nothing counts
+            self.unreadable = f"{type(error).__name__}: {error}"
+        return self
+
+
+pika.spec.props[pika.BasicProperties.INDEX] = Properties  # where pika looks for what reads them
 
 
 class Endpoint(Protocol):
@@ -63,7 +93,10 @@ class Endpoint(Protocol):
 
 
 class Mailbox(Generic[_T]):
-    """Takes values in any thread, and hands them over in that of an event loop: many at a time, in order."""
+    """Takes values in any thread, and hands them over in that of an event loop: many at a time, in order.
+
+    Whatever handling one of them raises is logged; the others are handed over all the same.
+    """
 
     def __init__(self, take: Callable[[_T], None]) -> None:
         """Make one for the event loop that runs; ``take`` is called in it."""
@@ -82,7 +115,11 @@ class Mailbox(Generic[_T]):
     def _empty(self) -> None:
         self._called = False
         while self._values:
-            self._take(self._values.popleft())
+            value = self._values.popleft()
+            try:
+                self._take(value)
+            except Exception:  # a mistake of ours: what waits behind the value has no part in it
+                log.exception("something that came can't be handled")
 
 
 class Link:
@@ -177,7 +214,7 @@ class Link:
             self._ioloop.stop()
         elif self._first.done():
             self._later(self._connect, reason)
-        elif _is_final(error) or time.monotonic() > self._until:
+        elif is_final(error) or time.monotonic() > self._until:
             self._first.set_exception(BrokerError(f"no broker at {self.broker}: {reason}"))
             self._close()
         else:
@@ -233,6 +270,27 @@ class Link:
         return True
 
 
+def awaited(broker: BrokerSettings, attempt: Callable[[], _T]) -> _T:
+    """Call until no AwayError comes of it, for ``broker.wait_s`` seconds at the most; the last one goes through.
+
+    That it waits, and for what, is said when it begins and whenever the reason changes.
+    """
+    until = time.monotonic() + broker.wait_s
+    told, told_at = "", 0.0
+    pauses = waits(*BACK_OFF_S)
+    while True:
+        try:
+            return attempt()
+        except AwayError as error:
+            now = time.monotonic()
+            if now >= until:
+                raise
+            if str(error) != told or now - told_at > _TELL_S:
+                told, told_at = str(error), now
+                log.warning("%s; waiting for it, %.0f s at the most", told, until - now)
+            time.sleep(min(next(pauses), until - now))
+
+
 def explain(error: BaseException) -> str:
     """Say in one line what the broker, or the way to it, had against it."""
     causes = _causes(error)
@@ -260,7 +318,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     return [error, *(cause for one in inner[-1:] for cause in _causes(one))]
 
 
-def _is_final(error: BaseException) -> bool:
+def is_final(error: BaseException) -> bool:
     """Whether another try would end the same: wrong password, virtual host or certificate."""
     return any(_is_denial(cause) or _is_distrust(cause) for cause in _causes(error))
 
@@ -268,7 +326,7 @@ def _is_final(error: BaseException) -> bool:
 def _is_denial(error: BaseException) -> bool:
     # pika calls it so too when the connection breaks at that moment.
     guess = isinstance(error, ProbableAuthenticationError | ProbableAccessDeniedError)
-    return guess and "ConnectionClosedByBroker" in str(error)
+    return guess and "ConnectionClosedByBroker" in str(error) and "is down" not in str(error)  # a vhost that starts
 
 
 def _is_distrust(error: BaseException) -> bool:

@@ -32,6 +32,8 @@ class Delivery(NamedTuple):
 class Consumer:
     """Consumes a queue over a link. Used in the event loop that made it; ``take`` is called there with each delivery.
 
+    What ``take`` raises goes to ``refuse`` with the delivery, which is to settle it: none may keep a place for ever.
+
     At most ``prefetch`` deliveries are unacknowledged at a time. All are void once the channel is lost: the broker
     delivers them again, to whomever, and ``lost`` is called. A queue that is deleted is waited for.
     """
@@ -41,6 +43,7 @@ class Consumer:
         link: Link,
         queue: str | Declare,
         take: Callable[[Delivery], None],
+        refuse: Callable[[Delivery, Exception], None],
         *,
         prefetch: int,
         lost: Callable[[], None] = lambda: None,
@@ -55,7 +58,9 @@ class Consumer:
         self._queue = queue if isinstance(queue, str) else ""
         self._declare = None if isinstance(queue, str) else queue
         self._arguments = arguments
-        self._delivered = Mailbox(take)
+        self._take = take
+        self._refuse = refuse
+        self._delivered = Mailbox(self._hand_over)
         self._gone = Mailbox[int](lambda _: lost())
         self._acks: deque[Delivery] = deque()
         self._flushing = False
@@ -70,6 +75,12 @@ class Consumer:
         self._tag: str | None = None
         self._out: dict[int, bool] = {}  # deliveries by tag, in their order: whether each is to be acknowledged
         link.add(self)
+
+    def _hand_over(self, delivery: Delivery) -> None:
+        try:
+            self._take(delivery)
+        except Exception as error:  # noqa: BLE001 (whatever is in a message, it can't stop those behind it)
+            self._refuse(delivery, error)
 
     @property
     def generation(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from bridge.outbox import Outbox
 from bridge.publisher import send
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
-from bridge.wire import ATTEMPTS, REASON, RUN, Refusal, TaskMessage, read_task, task_letter
+from bridge.wire import ATTEMPTS, REASON, RUN, Refusal, TaskMessage, is_count, one_line, read_task, task_letter
 from hzzray.messages import Task
+
+log = logging.getLogger(__name__)
 
 #: Dead letters that are looked at in one go: what the broker hands out without an answer.
 MOST = 65_535
@@ -39,9 +42,11 @@ def read_dead(delivery: Delivery) -> DeadLetter:
     task = None if isinstance(message, Refusal) else message
     attempts = headers.get(ATTEMPTS)
     return DeadLetter(
-        reason=str(headers.get(REASON) or f"given up by the broker: {headers.get('x-first-death-reason', 'unknown')}"),
-        attempts=attempts if type(attempts) is int else 0,
-        run_id=str(headers.get(RUN) or (task.task.run_id if task else "")),
+        reason=one_line(
+            str(headers.get(REASON) or f"given up by the broker: {headers.get('x-first-death-reason', 'unknown')}")
+        ),
+        attempts=attempts if is_count(attempts) else 0,
+        run_id=one_line(str(headers.get(RUN) or (task.task.run_id if task else ""))),
         message=task,
     )
 
@@ -86,13 +91,16 @@ class _Graveyard:
     def __init__(self, link: Link, topology: Topology, wanted: Callable[[DeadLetter], bool]) -> None:
         self._wanted = wanted
         self.found: list[tuple[Delivery, DeadLetter]] = []
-        self.consumer = Consumer(link, topology.dead.name, self._take, prefetch=MOST)
+        self.consumer = Consumer(link, topology.dead.name, self._take, self._leave, prefetch=MOST)
         self.outbox = Outbox(link)
 
     def _take(self, delivery: Delivery) -> None:
         letter = read_dead(delivery)
         if self._wanted(letter):
             self.found.append((delivery, letter))
+
+    def _leave(self, _: Delivery, error: Exception) -> None:
+        log.error("a dead letter is left alone: it can't be handled", exc_info=error)
 
 
 @asynccontextmanager
@@ -103,7 +111,7 @@ async def _graveyard(
     link = Link(broker, "hzzray dead letters")
     graveyard = _Graveyard(link, topology, wanted)
     try:
-        await link.start(_PATIENCE_S)
+        await link.start(broker.wait_s)
         await graveyard.consumer.calm(_CALM_S, _PATIENCE_S)
         if graveyard.consumer.trouble:
             raise BrokerError(f"no dead letters from {broker}: {graveyard.consumer.trouble}")

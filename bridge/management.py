@@ -10,13 +10,17 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
-from bridge.connection import BrokerError
+from bridge.connection import AwayError, BrokerError
 from bridge.settings import BrokerSettings, Tls
 from hzzray.urls import redact
 
 
 class ManagementError(BrokerError):
     """The management plugin can't be reached, or doesn't let us do what we ask."""
+
+
+class NoManagementError(ManagementError, AwayError):
+    """Nobody answers at its address, or not yet."""
 
 
 class Management:
@@ -30,7 +34,7 @@ class Management:
         self._session.headers["Connection"] = "close"
         self._session.auth = HTTPBasicAuth(broker.user.encode(), broker.password.get_secret_value().encode())
         if broker.tls is not None:
-            self._session.mount("https://", _TlsAdapter(broker.tls))
+            self._session.mount("https://", TlsAdapter(broker.tls))
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +62,7 @@ class Management:
         try:
             answer = self._session.request(method, url, json=body, timeout=patience, allow_redirects=False)
         except (requests.RequestException, ValueError) as error:
-            raise ManagementError(f"no management plugin at {where}: {_reason(error)}") from error
+            raise _kind(error)(f"no management plugin at {where}: {_reason(error)}") from error
         try:
             said = answer.json() if answer.content else None
         except ValueError:
@@ -75,7 +79,7 @@ class Management:
                 raise ManagementError(f"{where}: {method} {path}: {status} {reason}")
 
 
-class _TlsAdapter(HTTPAdapter):
+class TlsAdapter(HTTPAdapter):
     """Trusts, and proves itself, exactly as the AMQP connection does."""
 
     def __init__(self, tls: Tls) -> None:
@@ -83,11 +87,18 @@ class _TlsAdapter(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 (of urllib3)
+        """Make connections by the settings' own rules."""
         host = None if self._context.check_hostname else False
         super().init_poolmanager(*args, ssl_context=self._context, assert_hostname=host, **options)
 
     def cert_verify(self, *_: object) -> None:
         """Leave it to the context; requests would add the authorities of its own bundle."""
+
+
+def _kind(error: Exception) -> type[ManagementError]:
+    is_away = isinstance(error, requests.ConnectionError | requests.Timeout)
+    is_distrust = isinstance(error, requests.exceptions.SSLError)
+    return NoManagementError if is_away and not is_distrust else ManagementError
 
 
 def _reason(error: Exception) -> str:

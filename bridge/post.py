@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,8 @@ from bridge.consumer import Consumer, Delivery
 from bridge.outbox import Outbox
 from bridge.topology import Topology
 from bridge.wire import Letter, TaskMessage, dead_letter, task_letter
+
+log = logging.getLogger(__name__)
 
 
 class Post:
@@ -32,8 +35,8 @@ class Post:
 
     @property
     def oldest_s(self) -> float:
-        """Seconds since the oldest task that is held was published."""
-        return max(0.0, time.time() - min(self._held.values())) if self._held else 0.0
+        """Seconds since the task was taken that is held for the longest time."""
+        return time.monotonic() - min(self._held.values()) if self._held else 0.0
 
     async def settled(self) -> None:
         """Wait until the broker has confirmed all letters."""
@@ -43,7 +46,7 @@ class Post:
     def come(self, delivery: Delivery) -> None:
         """Take note of a delivery."""
         self.delivered += 1
-        self._held[delivery[:2]] = float(delivery.properties.timestamp or time.time())
+        self._held[delivery[:2]] = time.monotonic()
 
     def lost(self) -> None:
         """Take note that all deliveries are void."""
@@ -89,6 +92,11 @@ class Post:
             self.topology, delivery.body, delivery.properties, reason=reason, attempts=attempts, run_id=run_id
         )
         self._send(self._graves, [letter], [delivery])
+
+    def refuse(self, delivery: Delivery, error: Exception) -> None:
+        """Give a delivery up that can't be handled, for a reason that nobody thought of."""
+        log.error("a message is given up: it can't be handled", exc_info=error)
+        self.bury(delivery, f"it can't be handled: {type(error).__name__}: {error}")
 
     def _send(self, outbox: Outbox, letters: Sequence[Letter], deliveries: Sequence[Delivery]) -> None:
         left = len(letters)

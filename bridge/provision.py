@@ -14,7 +14,7 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPConnectionError, AMQPError, ChannelClosedByBroker
 from pika.spec import ACCESS_REFUSED
 
-from bridge.connection import BrokerError, explain
+from bridge.connection import AwayError, BrokerError, awaited, explain, is_final
 from bridge.management import Management, ManagementError
 from bridge.settings import BrokerSettings
 from bridge.topology import DELIVERY_LIMIT, Queue, Topology
@@ -36,11 +36,11 @@ class Check:
 
 @contextmanager
 def connected(broker: BrokerSettings, name: str) -> Iterator[pika.BlockingConnection]:
-    """Connect for a few questions; for use on one thread, not for long. Raises BrokerError."""
-    try:
-        connection = pika.BlockingConnection(broker.parameters(name))
-    except (AMQPError, AMQPConnectorException, OSError) as error:
-        raise BrokerError(f"no broker at {broker}: {explain(error)}") from error
+    """Connect for a few questions; for use on one thread, not for long.
+
+    One that isn't there yet is waited for; raises AwayError if none comes, BrokerError at once if it won't have us.
+    """
+    connection = awaited(broker, lambda: _connect(broker, name))
     try:
         yield connection
     except AMQPConnectionError as error:
@@ -48,6 +48,14 @@ def connected(broker: BrokerSettings, name: str) -> Iterator[pika.BlockingConnec
     finally:
         if connection.is_open:
             connection.close()
+
+
+def _connect(broker: BrokerSettings, name: str) -> pika.BlockingConnection:
+    try:
+        return pika.BlockingConnection(broker.parameters(name))
+    except (AMQPError, AMQPConnectorException, OSError) as error:
+        kind = BrokerError if is_final(error) else AwayError
+        raise kind(f"no broker at {broker}: {explain(error)}") from error
 
 
 def check(broker: BrokerSettings, topology: Topology) -> Check:
@@ -78,7 +86,7 @@ def apply(broker: BrokerSettings, topology: Topology, passwords: Mapping[str, st
     """
     definitions = topology.definitions(broker.vhost, passwords)
     with Management(broker) as management:
-        if management.get(f"vhosts/{management.vhost}") is None:
+        if awaited(broker, lambda: management.get(f"vhosts/{management.vhost}")) is None:
             management.send("PUT", f"vhosts/{management.vhost}", {})
             everything = {"configure": ".*", "write": ".*", "read": ".*"}
             management.send("PUT", f"permissions/{management.vhost}/{quote(broker.user, safe='')}", everything)

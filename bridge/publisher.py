@@ -20,19 +20,24 @@ from bridge.outbox import WINDOW, Outbox
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import (
+    Account,
     Announcement,
     Letter,
     Order,
     Refusal,
     TaskMessage,
+    account_letter,
     announcement_letter,
     order_letter,
+    read_account,
     read_announcement,
     task_letter,
 )
 from hzzray.data.plan import Plan
+from hzzray.engine.monitor import place
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
+from hzzray.urls import redact
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +71,20 @@ Progress = Callable[[int, int, str], None]
 class RunLog:
     """Reads the stream of announcements, from its beginning on, in order and each of them once."""
 
-    def __init__(self, link: Link, queue: str, announced: Callable[[Announcement, str], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        queue: str,
+        announced: Callable[[Announcement, str], None],
+        accounted: Callable[[Account], None] = lambda _: None,
+    ) -> None:
         """Read over ``link`` from when that starts; ``announced`` gets each announcement, and its mark."""
         self._announced = announced
+        self._accounted = accounted
         self._next: int | None = None
-        self._consumer = Consumer(link, queue, self._take, prefetch=_STREAM_PREFETCH, arguments=self._where)
+        self._consumer = Consumer(
+            link, queue, self._take, self._pass_over, prefetch=_STREAM_PREFETCH, arguments=self._where
+        )
 
     @property
     def trouble(self) -> str:
@@ -91,11 +105,18 @@ class RunLog:
                 self._consumer.ack(delivery)
                 return
             self._next = offset + 1
-        announcement = read_announcement(delivery.body, delivery.properties)
-        if isinstance(announcement, Refusal):
-            log.warning("an announcement is passed over: %s", announcement.reason)
+        read = read_account if delivery.properties.type == "account" else read_announcement
+        message = read(delivery.body, delivery.properties)
+        if isinstance(message, Refusal):
+            log.warning("an announcement is passed over: %s", message.reason)
+        elif isinstance(message, Account):
+            self._accounted(message)
         else:
-            self._announced(announcement, str(delivery.properties.correlation_id))
+            self._announced(message, str(delivery.properties.correlation_id))
+        self._consumer.ack(delivery)
+
+    def _pass_over(self, delivery: Delivery, error: Exception) -> None:
+        log.error("an announcement is passed over: it can't be handled", exc_info=error)
         self._consumer.ack(delivery)
 
 
@@ -122,6 +143,9 @@ async def publish(
         await send(outbox, [go_on], 1, f"run {run_id}", patience_s=patience_s)
         letters = (task_letter(topology, TaskMessage(task)) for task in holds.tasks)
         await send(outbox, letters, len(holds.tasks), f"run {run_id}", progress=progress, patience_s=patience_s)
+        if (around := place()).is_service:
+            account = account_letter(topology, Account.of(run_id, around))
+            await send(outbox, [account], 1, f"run {run_id}", patience_s=patience_s)
     return Published(run_id, len(holds.tasks), holds)
 
 
@@ -151,7 +175,7 @@ async def announce(
 ) -> Announcement:
     """Announce a run; returns what holds of it, after all that was announced before.
 
-    Raises UsageError when it was announced with another spec, PublishError when it can't be published.
+    Raises UsageError when it was announced with another spec or other files, PublishError when it can't be published.
     """
     mark = secrets.token_hex(16)
     holds: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
@@ -173,13 +197,21 @@ async def announce(
     run_log = RunLog(reader, topology.runs.name, read)
     try:
         await reader.start(patience_s)
-        return await asyncio.wait_for(holds, patience_s)
+        announced = await asyncio.wait_for(holds, patience_s)
     except TimeoutError:
         raise PublishError(
             f"run {mine.run_id}: announced, but {topology.runs.name} can't be read: {run_log.trouble or 'it is silent'}"
         ) from None
     finally:
         await reader.stop()
+    uuids = {row.sample: row.uuid for row in announced.files}
+    for row in mine.files:
+        if uuids.get(row.sample, row.uuid) != row.uuid:
+            raise UsageError(
+                f"{redact(row.file)}: another file than the one that run {mine.run_id} was announced with, or another "
+                "content; take another --run-id"
+            )
+    return announced
 
 
 async def send(

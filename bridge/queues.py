@@ -81,6 +81,7 @@ def look(broker: BrokerSettings, topology: Topology) -> QueuesState:
 
 def watch(broker: BrokerSettings, topology: Topology, every_s: float) -> Iterator[QueuesState | BrokerError]:
     """Ask for all numbers again and again, for ever; an error is yielded too, and the next time connects anew."""
+    broker = broker.model_copy(update={"wait_s": 0.0})
     while True:
         try:
             with connected(broker, _NAME) as connection, Management(broker) as management:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-
-from ray.exceptions import RayError
 
 from bridge.consumer import Delivery
 from bridge.post import Post
@@ -23,8 +21,10 @@ from bridge.wire import Announcement, TaskMessage, task_letter
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
+from hzzray.engine.monitor import Usage
 from hzzray.engine.pool import Pool, join_reducer, reload_reducer, worker_starter
 from hzzray.engine.reducer import Live
+from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts, Failure, Status, Task
 from hzzray.output import load_json
@@ -44,6 +44,8 @@ _REST_S = 30.0
 _LOOK_S = 1.0
 _SOON_S = 0.1
 _HEAL_LONGEST_S = 3600.0
+# Files of messages that are remembered as being inside the sources or not.
+_PLACES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Terms:
 class Served:
     """One run, from its first delivery until there is nothing more to do for it here.
 
-    ``progress`` is told about every second how far the run is.
+    ``progress`` is told about every second how far the run is; ``around`` tells what is used around its workers.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Served:
         traffic: Traffic,
         announced: Announcement | None,
         progress: Callable[[Counts], None],
+        around: Callable[[], Iterable[Usage]],
     ) -> None:
         self.run_id = run_id
         self._path = terms.runs.resolve() / run_id / "ledger.db"
@@ -94,6 +97,7 @@ class Served:
         self._traffic = traffic
         self._announced = announced
         self._progress = progress
+        self._around = around
         self._limits = terms.limits
         self._ledger: Ledger | None = None
         self._early: list[tuple[TaskMessage, Delivery]] = []
@@ -107,7 +111,7 @@ class Served:
         self._leaving = False
         #: Whether it has come to its end, or its user ended it, and its files say so.
         self.is_over = False
-        self._is_allowed = cache(partial(is_inside, sources=terms.sources))
+        self._is_allowed = lru_cache(_PLACES)(partial(is_inside, sources=terms.sources))
 
     @property
     def actors(self) -> int:
@@ -133,12 +137,8 @@ class Served:
         """Take a delivery of this run's."""
         if self._ledger is None:
             self._early.append((message, delivery))
-            return
-        try:
-            self._sort(self._ledger, message, delivery)
-        except HzzrayError as error:
-            log.warning("run %s: a task is put off: %s", self.run_id, error)
-            self._post.park(message, [delivery])
+        else:
+            self._settle(self._ledger, message, delivery)
 
     def lost(self) -> None:
         """Take note that all deliveries are void."""
@@ -170,6 +170,16 @@ class Served:
         if self._ledger is not None:
             add_plan(self._ledger, announced.plan())
             self._aside(reload_reducer(self.run_id))
+
+    def _settle(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
+        """Sort a delivery, so that it is settled whatever that raises."""
+        try:
+            self._sort(ledger, message, delivery)
+        except HzzrayError as error:
+            log.warning("run %s: a task is put off: %s", self.run_id, error)
+            self._post.park(message, [delivery])
+        except Exception as error:  # noqa: BLE001 (of what came over the wire, nothing may be left unsettled)
+            self._post.refuse(delivery, error)
 
     def _sort(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
         """Decide what a delivery is worth."""
@@ -224,19 +234,19 @@ class Served:
     async def serve(self) -> None:
         """Work on the run as long as there is something to do for it here.
 
-        Raises HzzrayError or RayError when that can't be done now; what was delivered is put off then.
+        Whatever it raises when that can't be done now, what was delivered is put off then.
         """
         try:
             with await asyncio.to_thread(self._open) as ledger:
                 self._ledger = ledger
                 if self._early_wish is not None:
                     self.obey(self._early_wish)
-                while self._early:
-                    self._sort(ledger, *self._early[0])
-                    del self._early[0]
+                early, self._early = self._early, []
+                for message, delivery in early:
+                    self._settle(ledger, message, delivery)
                 while await self._has_work(ledger):
                     await self._work(ledger)
-        except (HzzrayError, RayError):
+        except Exception:
             for message, delivery in self._early:
                 self._post.park(message, [delivery])
             self._source.clear(self._post.park)
@@ -258,7 +268,9 @@ class Served:
             log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
         if ledger.settings() == "{}":
             terms = self._terms
-            settings = Settings(runs=terms.runs, run_id=self.run_id, sources=terms.sources, limits=terms.limits)
+            settings = Settings(
+                runs=terms.runs, run_id=self.run_id, sources=terms.sources, limits=terms.limits, bridged=True
+            )
             ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         if ledger.tally().status not in {"running", shown_status(path.parent)}:
             self._finish(state_of(ledger))  # a bridge ended before it could
@@ -288,6 +300,7 @@ class Served:
                     journal = stack.enter_context(Journal(ledger, clock))
                 journal.write(live)
 
+            self._aside(self._look_around(ledger.due_files()))
             self._pool = pool = Pool(
                 worker_starter(ledger.spec, self._terms.sources, cache_folder()),
                 partial(join_reducer, ledger.path, self.run_id),
@@ -296,6 +309,8 @@ class Served:
                 Metrics(self.run_id, f"{self._terms.name}pool"),
                 shared=True,
                 prefix=f"{self._terms.name}worker-",
+                around=self._around,
+                sources=self._terms.sources,
             )
             looking = asyncio.create_task(self._look(pool))
             try:
@@ -305,6 +320,7 @@ class Served:
                 self._pool = None
             if journal is not None:
                 clock.tell(ledger)
+                journal.end(state)
         if not self._leaving:  # else it stays unacknowledged, and is delivered to another bridge, or later
             self._source.clear(self._post.park if pool.wish == "run" else self._drop)
             self._source = self._new_source()
@@ -324,6 +340,11 @@ class Served:
         elif pool.wish == "pause":
             self._source.clear(self._drop, all_of_it=False)
         self._mend(counts, is_live=pool.wish == "run")
+
+    async def _look_around(self, files: Sequence[str]) -> None:
+        """Say so when no worker sees what the run reads: each of its tasks is about to fail."""
+        for source, nodes in (await asyncio.to_thread(unseen, files, self._terms.sources)).items():
+            log.warning("run %s: no worker sees %s (on %s)", self.run_id, source, ", ".join(nodes))
 
     async def _look(self, pool: Pool) -> None:
         """End the pool soon after the last task, rather than when it looks itself."""

@@ -12,6 +12,7 @@ import socket
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,13 @@ from bridge.served import Served, Terms, shown_status
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.traffic import Traffic
-from bridge.wire import Announcement, Refusal, read_order, read_task
+from bridge.vitals import Vitals
+from bridge.wire import Account, Announcement, Refusal, read_order, read_task
+from hzzray.engine.cluster import room
 from hzzray.engine.ledger import Ledger, Wish
-from hzzray.engine.pool import IN_FLIGHT
+from hzzray.engine.monitor import Usage
+from hzzray.engine.pool import AWAY, IN_FLIGHT
+from hzzray.engine.services import Services
 from hzzray.errors import HzzrayError, UsageError, first_of
 from hzzray.messages import Counts
 from hzzray.run import signals
@@ -45,6 +50,7 @@ PREFETCH = 1024
 _AHEAD_S = 0.5
 _CHANGE = 1.5
 _MOST_STRANGE = 8
+_ACCOUNTED_RUNS, _ACCOUNTS_OF_A_RUN = 1000, 8
 _TICK_S = 1.0
 _CONNECT_S = 60.0
 _SOON_S = 0.1
@@ -99,6 +105,9 @@ class Bridge:
         self._served: dict[str, Served] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._announced: dict[str, bytes] = {}
+        self._accounts: dict[str, dict[str, Usage]] = {}
+        self._vitals = Vitals(broker)
+        self._services = Services(terms.runs, self._vitals)
         self._ailing: dict[str, tuple[float, float]] = {}
         self._fixed = settings.prefetch
         self._ending = asyncio.Event()
@@ -112,10 +121,11 @@ class Bridge:
         incoming = Link(self._broker, f"hzzray bridge {self._name}: in")
         outgoing = Link(self._broker, f"hzzray bridge {self._name}: out")
         self._tasks = Consumer(
-            incoming, self._topology.tasks.name, self._take, prefetch=self._fitting(0.0), lost=self._lost, paused=True
-        )
-        self._orders = Consumer(incoming, self._declare_control, self._obey, prefetch=16)
-        self._log = RunLog(incoming, self._topology.runs.name, self._hear)
+            incoming, self._topology.tasks.name, self._take, self._refuse,
+            prefetch=self._fitting(0.0), lost=self._lost, paused=True,
+        )  # fmt: skip
+        self._orders = Consumer(incoming, self._declare_control, self._obey, self._disobey, prefetch=16)
+        self._log = RunLog(incoming, self._topology.runs.name, self._hear, self._account)
         queues = [queue.name for queue in (self._topology.tasks, *self._topology.retries, self._topology.dead)]
         depths = Depths(incoming, queues)
         self._post = Post(self._topology, self._tasks, Outbox(outgoing), Outbox(outgoing))
@@ -176,6 +186,11 @@ class Bridge:
         else:
             self._post.bury(delivery, f"run {run_id} was never announced", run_id=run_id)
 
+    def _refuse(self, delivery: Delivery, error: Exception) -> None:
+        """Give up a task's message that can't be handled; where the bridge itself has come to its end, it stays."""
+        if not self._ending.is_set():
+            self._post.refuse(delivery, error)
+
     def _lost(self) -> None:
         """Forget deliveries of a connection that is gone: they come again."""
         self._post.lost()
@@ -196,6 +211,19 @@ class Bridge:
         if run_id in self._served:
             self._served[run_id].plan_more(holds)
 
+    def _account(self, account: Account) -> None:
+        """Take note of what publishing a run took; of that the latest runs are enough."""
+        rows = self._accounts.pop(account.run_id, {})
+        usage = account.usage
+        rows.pop(usage.actor, None)
+        self._accounts[account.run_id] = dict([*rows.items(), (usage.actor, usage)][-_ACCOUNTS_OF_A_RUN:])
+        while len(self._accounts) > _ACCOUNTED_RUNS:
+            del self._accounts[next(iter(self._accounts))]
+
+    def _around(self, run_id: str) -> list[Usage]:
+        """Tell what is used around a run's workers; a publisher that is a service still counts as that."""
+        return [*self._accounts.get(run_id, {}).values(), *self._services()]
+
     def _obey(self, delivery: Delivery) -> None:
         """Do what a user wants."""
         self._orders.ack(delivery)
@@ -211,6 +239,9 @@ class Bridge:
                 return
             log.info("run %s: %s", order.run_id, order.wish)
             (self._served.get(order.run_id) or self._open(order.run_id)).obey(order.wish)
+
+    def _disobey(self, _: Delivery, error: Exception) -> None:
+        log.error("an order is passed over: it can't be handled", exc_info=error)
 
     def _declare_control(self, channel: Channel, then: Callable[[str], None]) -> None:
         """Declare a queue of our own for users' orders; another one each time, as the last may not be gone yet."""
@@ -251,7 +282,8 @@ class Bridge:
         """Begin to serve a run."""
         progress = self._progress if run_id == self._settings.until else lambda _: None
         announcement = self._announcement(run_id)
-        served = Served(run_id, self._terms, self._post, self._traffic, announcement, progress)
+        around = partial(self._around, run_id)
+        served = Served(run_id, self._terms, self._post, self._traffic, announcement, progress, around)
         self._served[run_id] = served
         task = self._group.create_task(self._serve(served))
         self._serving.add(task)
@@ -264,9 +296,12 @@ class Bridge:
         try:
             await served.serve()
             self._ailing.pop(run_id, None)
-        except (HzzrayError, RayError) as error:
+        except Exception as error:
             if run_id == self._settings.until:
+                self._ending.set()
                 raise
+            if not isinstance(error, HzzrayError | RayError):  # what is wrong with one run is no other's business
+                log.exception("run %s: an unexpected error", run_id)
             _, wait = self._ailing.get(run_id, (0.0, 0.0))
             wait = min(max(2 * wait, _AILING_S[0]), _AILING_S[1])
             self._ailing[run_id] = time.monotonic() + wait, wait
@@ -293,7 +328,7 @@ class Bridge:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), _SOON_S if self._settings.until else _TICK_S)
             self._traffic.look()
-            self._share()
+            await self._share()
             wanted, is_now = self._fitting(self._traffic.acked_per_s), self._tasks.prefetch
             if not is_now / _CHANGE < wanted < is_now * _CHANGE:
                 self._tasks.resize(wanted)
@@ -307,11 +342,15 @@ class Bridge:
         served = self._served.get(self._settings.until or "")
         return served is not None and served.is_over
 
-    def _share(self) -> None:
-        """Let runs that are busy at once share the workers."""
+    async def _share(self) -> None:
+        """Let runs that are busy at once share the workers that there can be."""
         busy = [served for served in self._served.values() if served.is_busy]
+        most: float = self._terms.limits.max_actors
+        if len(busy) > 1:
+            with contextlib.suppress(*AWAY):
+                most = min(most, await asyncio.to_thread(room))
         for served in busy:
-            served.bound(max(1, self._terms.limits.max_actors // len(busy)))
+            served.bound(max(1, int(most) // len(busy)))
 
     def _fitting(self, per_s: float) -> int:
         """Tell how many deliveries suit the workers and their pace, in tasks a second."""

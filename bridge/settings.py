@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import ssl
@@ -21,6 +22,7 @@ DEFAULT_PREFIX = "hzzray"
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _MANAGEMENT = {"amqp": "http://{}:15672", "amqps": "https://{}:15671"}
+_METRICS = "http://{}:15692"
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
 _NO = {"0", "no", "off", "false"}
 
@@ -72,10 +74,14 @@ class BrokerSettings(BaseModel):
         None for plain ``amqp://``.
     management
         Address of the management plugin.
+    metrics
+        Address of the Prometheus plugin.
     heartbeat_s
         After about twice that without a sign of life, either side gives the connection up.
     timeout_s
         Longest wait for a connection, and for an answer of the management plugin.
+    wait_s
+        How long a broker that isn't there (yet) is waited for, before anything is done with it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,10 +92,12 @@ class BrokerSettings(BaseModel):
     user: str
     password: SecretStr
     management: str
+    metrics: str = ""
     prefix: str = DEFAULT_PREFIX
     tls: Tls | None = None
     heartbeat_s: int = 30
     timeout_s: float = 10.0
+    wait_s: float = 30.0
 
     @classmethod
     def from_url(
@@ -101,7 +109,8 @@ class BrokerSettings(BaseModel):
         in the file ``HZZRAY_BROKER_PASSWORD_FILE``; neither user nor password means guest. For ``amqps`` there are
         the files ``HZZRAY_BROKER_CA``, ``HZZRAY_BROKER_CERT`` and ``HZZRAY_BROKER_KEY``, and
         ``HZZRAY_BROKER_CHECK_HOST=no``. ``HZZRAY_BROKER_MANAGEMENT`` is the management plugin's address, if it isn't
-        the usual one. Raises UsageError.
+        the usual one, ``HZZRAY_BROKER_METRICS`` the Prometheus plugin's, ``HZZRAY_BROKER_WAIT`` the seconds to wait for
+        a broker that isn't there yet. Raises UsageError.
         """
         parts = _split(url or environ.get("HZZRAY_BROKER") or "")
         if not _PREFIX.fullmatch(prefix):
@@ -116,8 +125,10 @@ class BrokerSettings(BaseModel):
             password=SecretStr(password),
             management=environ.get("HZZRAY_BROKER_MANAGEMENT", "").rstrip("/")
             or _MANAGEMENT[parts.scheme].format(_bracketed(host)),
+            metrics=environ.get("HZZRAY_BROKER_METRICS", "").rstrip("/") or _METRICS.format(_bracketed(host)),
             prefix=prefix,
             tls=_tls(parts.scheme, environ),
+            wait_s=_seconds("HZZRAY_BROKER_WAIT", environ, cls.model_fields["wait_s"].default),
         )
 
     def __str__(self) -> str:
@@ -212,6 +223,19 @@ def _tls(scheme: str, environ: Mapping[str, str]) -> Tls | None:
         raise UsageError("HZZRAY_BROKER_KEY is set, but not HZZRAY_BROKER_CERT")
     check_host = environ.get("HZZRAY_BROKER_CHECK_HOST", "").lower() not in _NO
     return Tls.model_validate({**files, "check_host": check_host})
+
+
+def _seconds(name: str, environ: Mapping[str, str], default: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"{name} is a number of seconds, 0 or more, not {text!r}")
+    return seconds
 
 
 def _bracketed(host: str) -> str:

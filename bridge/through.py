@@ -12,9 +12,10 @@ from bridge.service import Bridge, BridgeSettings
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import Announcement, TaskMessage, task_letter
-from hzzray.data.plan import Plan, check_source, make_plan
+from hzzray.data.plan import Plan, check_source, make_plan, readable
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
+from hzzray.engine.sight import require_sight
 from hzzray.errors import first_of
 from hzzray.messages import Counts, RunSpec
 from hzzray.output import load_json
@@ -51,10 +52,14 @@ def execute(
     with Ledger.open(path) as ledger:
         record(ledger, announced.plan())
         ledger.relocate({task.uuid: task.file for task in plan.tasks})
-        ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+        bridged = settings.model_copy(update={"bridged": True})
+        ledger.keep_settings(bridged.model_dump_json(exclude={"runs", "run_id"}))
     planned(plan)
     with cluster(settings.limits.max_actors):
-        asyncio.run(_serve(settings, broker, topology, progress))
+        mine = settings.model_copy(update={"sources": readable(settings.sources, plan)})
+        with Ledger.open(path) as ledger:
+            require_sight(ledger.due_files(), mine.sources)
+        asyncio.run(_serve(mine, broker, topology, progress))
     result = load_json(settings.folder)
     if result.status == "running":
         left = result.tasks.planned - result.tasks.merged - result.tasks.failed

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby, pairwise
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from itertools import groupby, islice, pairwise
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeGuard, TypeVar
 
 import pika
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from bridge.topology import Queue, Topology
 from hzzray.data.plan import Plan
 from hzzray.engine.ledger import UNREAD, Wish
+from hzzray.engine.monitor import Usage, service, service_of
 from hzzray.errors import UsageError
 from hzzray.messages import WIRE_VERSION, Failure, Message, RunId, RunSpec, Task
 
@@ -37,12 +38,19 @@ RUN = "x-hzzray-run"
 #: What the broker counts in quorum queues: deliveries of a message that were not acknowledged.
 _RETURNS = "x-delivery-count"
 
+# A name or a place at the most, as in an announcement.
+_NAME_CHARACTERS = 4096
+
+# What the clocks of publishers may show: seconds since 1970, up to the year 9999.
+_LATEST = 253_402_300_799
+
 _JSON = "application/json"
 _COUNT_LIMIT = 1_000_000
 _REASON_CHARACTERS = 1000
 
-Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Name = Annotated[str, Field(min_length=1, max_length=_NAME_CHARACTERS)]
 Entry = Annotated[int, Field(ge=0, lt=2**63)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Refusal(NamedTuple):
@@ -88,7 +96,7 @@ class UnreadFile(Message):
 class Announcement(Message):
     """A run and its whole plan, so that any bridge can take it up and knows when it is complete."""
 
-    version: Literal[1] = WIRE_VERSION
+    version: Literal[2] = WIRE_VERSION
     run_id: RunId
     spec: RunSpec
     files: tuple[PlannedFile, ...]
@@ -162,10 +170,38 @@ class Announcement(Message):
         return Announcement(run_id=self.run_id, spec=self.spec, files=files, unread=unread)
 
 
+class Account(Message):
+    """What publishing a run took: all that the publisher's container used in its life. Times in s, sizes in bytes."""
+
+    version: Literal[2] = WIRE_VERSION
+    run_id: RunId
+    service: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,255}$")]
+    user_s: Amount
+    system_s: Amount
+    rss: Entry
+    cpus: Amount
+    memory_limit: Entry
+
+    @classmethod
+    def of(cls, run_id: str, usage: Usage) -> Account:
+        """Give account of a service's container."""
+        return cls(
+            run_id=run_id, service=service_of(usage.actor), host=usage.node, user_s=usage.user_s,
+            system_s=usage.system_s, rss=usage.rss, cpus=usage.cpus, memory_limit=usage.memory_limit,
+        )  # fmt: skip
+
+    @property
+    def usage(self) -> Usage:
+        """The row of the container, which has ended."""
+        used = self.model_dump(exclude={"version", "run_id", "service", "host"})
+        return service(self.service, self.host, **used, state="ended")
+
+
 class Order(Message):
     """What a user wants of the bridges: a wish for a run, or a number of tasks to hold (0: as many as suit)."""
 
-    version: Literal[1] = WIRE_VERSION
+    version: Literal[2] = WIRE_VERSION
     run_id: RunId | None = None
     wish: Wish | None = None
     prefetch: Annotated[int, Field(ge=0, le=65_535)] | None = None
@@ -243,6 +279,12 @@ def announcement_letter(topology: Topology, announcement: Announcement, mark: st
     return Letter(topology.runs.exchange, topology.runs.name, body, properties)
 
 
+def account_letter(topology: Topology, account: Account) -> Letter:
+    """Write an account for the stream of runs, where it stands behind the run's announcement."""
+    properties = _properties("account", account.run_id, {})
+    return Letter(topology.runs.exchange, topology.runs.name, account.canonical(), properties)
+
+
 def order_letter(topology: Topology, order: Order, *, mandatory: bool = True) -> Letter:
     """Write an order to all bridges that listen."""
     properties = _properties("order", order.run_id or "", {})
@@ -252,10 +294,12 @@ def order_letter(topology: Topology, order: Order, *, mandatory: bool = True) ->
 def dead_letter(
     topology: Topology, body: bytes, properties: pika.BasicProperties, *, reason: str, attempts: int, run_id: str
 ) -> Letter:
-    """Write a message that is given up as it came, with the reason."""
+    """Write a message that is given up as it came, with the reason; of its headers, those that make sense."""
+    theirs = _headers(properties)
     headers = {
-        **{name: value for name, value in _headers(properties).items() if name in (ATTEMPT, STRANGE, REPLAY)},
-        REASON: reason[:_REASON_CHARACTERS],
+        **{name: theirs[name] for name in (ATTEMPT, STRANGE) if _is_tally(theirs.get(name))},
+        **({REPLAY: True} if theirs.get(REPLAY) is True else {}),
+        REASON: one_line(reason),
         ATTEMPTS: attempts,
         RUN: run_id,
     }
@@ -290,8 +334,11 @@ def read_task(body: bytes, properties: pika.BasicProperties) -> TaskMessage | Re
         return Refusal(f"its message_id is not the id of its task, {task.task_id}")
     headers = _headers(properties)
     counts = [headers.get(name, 0) for name in (ATTEMPT, STRANGE, _RETURNS)]
-    if not all(_is_count(count) and count <= _COUNT_LIMIT for count in counts):
+    if not all(map(_is_tally, counts)):
         return Refusal(f"its headers {ATTEMPT} and {STRANGE} must be numbers from 0 on")
+    for name in ("sample", "file", "uuid", "tree"):
+        if len(getattr(task, name)) > _NAME_CHARACTERS:
+            return Refusal(f"{name}: more than {_NAME_CHARACTERS} characters")
     published = properties.timestamp
     return TaskMessage(
         task,
@@ -299,13 +346,18 @@ def read_task(body: bytes, properties: pika.BasicProperties) -> TaskMessage | Re
         strange=counts[1],
         returns=counts[2],
         replay=headers.get(REPLAY) is True,
-        published=float(published) if _is_count(published) else None,
+        published=float(published) if is_count(published) and published <= _LATEST else None,
     )
 
 
 def read_announcement(body: bytes, properties: pika.BasicProperties) -> Announcement | Refusal:
     """Read an announcement."""
     return _read(Announcement, "announcement", body, properties, ANNOUNCEMENT_BYTES)
+
+
+def read_account(body: bytes, properties: pika.BasicProperties) -> Account | Refusal:
+    """Read an account."""
+    return _read(Account, "account", body, properties, MESSAGE_BYTES)
 
 
 def read_order(body: bytes, properties: pika.BasicProperties) -> Order | Refusal:
@@ -319,23 +371,45 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def _read(
     model: type[_Model], kind: str, body: bytes, properties: pika.BasicProperties, limit: int
 ) -> _Model | Refusal:
-    if len(body) > limit:
-        return Refusal(f"too big: {len(body)} bytes, where {limit} are allowed")
-    if properties.content_type != _JSON:
-        return Refusal(f"its content type is {_shown(properties.content_type)}, not {_JSON}")
-    if properties.content_encoding is not None:
-        return Refusal(f"its content encoding {_shown(properties.content_encoding)} is not known here")
-    if properties.type != kind:
-        return Refusal(f"a message of type {_shown(properties.type)}, not {kind}")
+    if wrong := _wrong_cover(kind, body, properties, limit):
+        return Refusal(one_line(wrong))
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         return Refusal(_mistake(error))
+    except (ArithmeticError, MemoryError, RecursionError) as error:  # a value that no check was ready for
+        return Refusal(one_line(f"it can't be read: {type(error).__name__}: {error}"))
 
 
-def _is_count(value: object) -> bool:
+def _wrong_cover(kind: str, body: bytes, properties: pika.BasicProperties, limit: int) -> str:
+    """Say what is wrong with a message before its body is looked at; nothing, if all is well."""
+    if unreadable := getattr(properties, "unreadable", ""):
+        return f"its properties can't be read: {unreadable}"
+    if len(body) > limit:
+        return f"too big: {len(body)} bytes, where {limit} are allowed"
+    if properties.content_type != _JSON:
+        return f"its content type is {_shown(properties.content_type)}, not {_JSON}"
+    if properties.content_encoding is not None:
+        return f"its content encoding {_shown(properties.content_encoding)} is not known here"
+    if properties.type != kind:
+        return f"a message of type {_shown(properties.type)}, not {kind}"
+    return ""
+
+
+def one_line(text: str) -> str:
+    """Show a text that came from anywhere in one bounded line, with nothing in it that a terminal would obey."""
+    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "".join(islice(shown, _REASON_CHARACTERS))[:_REASON_CHARACTERS]
+
+
+def is_count(value: object) -> TypeGuard[int]:
     """Tell a number from 0 on. RabbitMQ 4 sends 64 bits, for which pika has a kind of int of its own."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_tally(value: object) -> TypeGuard[int]:
+    """Tell how often something may have happened to a message."""
+    return is_count(value) and value <= _COUNT_LIMIT
 
 
 def _headers(properties: pika.BasicProperties) -> Mapping[str, Any]:
@@ -350,7 +424,7 @@ def _mistake(error: ValidationError) -> str:
             return f"version {_shown(one['input'])}: this hzzray reads version {WIRE_VERSION}"
     field = ".".join(str(part) for part in wrong[0]["loc"])
     message = wrong[0]["msg"].removeprefix("Value error, ")
-    return (f"{field}: {message}" if field else message)[:_REASON_CHARACTERS]
+    return one_line(f"{field}: {message}" if field else message)
 
 
 def _shown(value: object) -> str:

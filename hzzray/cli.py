@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -46,11 +48,12 @@ errors = Console(stderr=True)
 PARTIAL = 3
 
 ReleaseName = Annotated[str, typer.Option("--release", help="2020, 2025, toy, or one of your catalogue.")]
-Source = Annotated[
-    str | None,
+Sources = Annotated[
+    list[str] | None,
     typer.Option(
-        help="Folder, http(s):// or root:// address that is laid out as the release. "
-        "Default: the release's own address; for toy the folder toy, written if absent."
+        "--source",
+        help="Folder, http(s):// or root:// address that is laid out as the release. Several times: each file comes "
+        "from the first that has it. Default: the release's own address; for toy the folder toy, written if absent.",
     ),
 ]
 Samples = Annotated[str | None, typer.Option(help="Names, separated by commas. Default: all of the release.")]
@@ -67,6 +70,16 @@ SelectionName = Annotated[
 ]
 Cut = Annotated[list[str] | None, typer.Option(help="A cut of the selection, changed: pt_min=25,15,10. Several times.")]
 Luminosity = Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")]
+AxisText = Annotated[
+    str | None,
+    typer.Option("--axis", metavar="START:STOP:BINS", help="Bins in GeV: 80:250:34. Default: the release's."),
+]
+WindowText = Annotated[
+    str | None,
+    typer.Option(
+        "--window", metavar="LOW:HIGH", help="Where the significance is counted [GeV], on bin edges: 115:130."
+    ),
+]
 Fraction = Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 500 000.")]
 Events = Annotated[
@@ -74,6 +87,13 @@ Events = Annotated[
 ]
 RunName = Annotated[str | None, typer.Option("--run-id", help="Name of the run. One that exists is resumed.")]
 OfBroker = Annotated[str | None, typer.Option("--broker", help="Of a run that bridges work on: their broker.")]
+GoesThrough = Annotated[
+    str | None,
+    typer.Option(
+        "--broker",
+        help="Of a run that bridges work on: their broker. Default for such a run: HZZRAY_BROKER. memory: none.",
+    ),
+]
 Reason = Annotated[str, typer.Option(help="Only failures whose reason has this in it.")]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
@@ -97,12 +117,14 @@ def _options(
 @app.command()
 def run(
     release_name: ReleaseName = "toy",
-    source: Source = None,
+    source: Sources = None,
     samples: Samples = None,
     selection: SelectionName = None,
     cut: Cut = None,
     luminosity: Luminosity = None,
     fraction: Fraction = 1.0,
+    axis: AxisText = None,
+    window: WindowText = None,
     engine: Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")] = "ray",
     broker: Annotated[
         str, typer.Option(help="amqp\\[s]://USER@HOST[:PORT]\\[/VHOST]: tasks go through RabbitMQ. memory: they don't.")
@@ -126,7 +148,16 @@ def run(
     if broker != "memory" and (engine != "ray" or pace):
         raise UsageError("--broker goes with --engine ray, and without --pace")
     chosen = _release(release_name, catalogue, openmagic=openmagic)
-    spec = _spec(chosen, samples, selection, luminosity, fraction, cut)
+    spec = _spec(
+        chosen,
+        samples=_names(samples),
+        selection=selection,
+        luminosity=luminosity,
+        fraction=fraction,
+        cuts=cut or (),
+        axis=axis,
+        window=window,
+    )
     limits = Limits(min_actors=min_actors or actors or usable_cpus(), max_actors=max_actors or actors or usable_cpus())
     more = {"engine": engine, "limits": limits, "pace_s": pace}
     settings = _settings(runs, run_id, _sources(chosen, source, events), chunk, **more)
@@ -136,24 +167,10 @@ def run(
         _execute_through(spec, settings, broker, prefix)
 
 
-def _spec(
-    chosen: Release,
-    samples: str | None,
-    selection: str | None,
-    luminosity: float | None,
-    fraction: float,
-    cut: list[str] | None,
-) -> RunSpec:
-    from hzzray.run import make_spec  # noqa: PLC0415
+def _spec(chosen: Release, **options: Any) -> RunSpec:  # noqa: ANN401 (those of make_spec)
+    from hzzray.run import make_spec  # noqa: PLC0415 (help needn't wait for numerics)
 
-    return make_spec(
-        chosen,
-        samples=_names(samples),
-        selection=selection,
-        luminosity=luminosity,
-        fraction=fraction,
-        cuts=cut or (),
-    )
+    return make_spec(chosen, **options)
 
 
 def _settings(runs: Path, run_id: str | None, sources: tuple[str, ...], chunk: int | None, **more: object) -> Settings:
@@ -166,12 +183,14 @@ def _settings(runs: Path, run_id: str | None, sources: tuple[str, ...], chunk: i
 @app.command()
 def publish(
     release_name: ReleaseName = "toy",
-    source: Source = None,
+    source: Sources = None,
     samples: Samples = None,
     selection: SelectionName = None,
     cut: Cut = None,
     luminosity: Luminosity = None,
     fraction: Fraction = 1.0,
+    axis: AxisText = None,
+    window: WindowText = None,
     broker: BrokerUrl = None,
     prefix: Prefix = DEFAULT_PREFIX,
     chunk: Chunk = None,
@@ -191,7 +210,16 @@ def publish(
 
     require(where, Topology(prefix))
     chosen = _release(release_name, catalogue, openmagic=openmagic)
-    spec = _spec(chosen, samples, selection, luminosity, fraction, cut)
+    spec = _spec(
+        chosen,
+        samples=_names(samples),
+        selection=selection,
+        luminosity=luminosity,
+        fraction=fraction,
+        cuts=cut or (),
+        axis=axis,
+        window=window,
+    )
     # Bridges work elsewhere, in folders of their own.
     sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, source, events)]
     settings = _settings(Path("runs"), run_id, tuple(sources), chunk)
@@ -208,19 +236,24 @@ def publish(
 @app.command()
 def replay(
     run_name: Run,
-    source: Annotated[str | None, typer.Option(help="Read from here now.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Read from here now. Several times.")] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Worker actors.")] = None,
     runs: Runs = Path("runs"),
     reason: Reason = "",
-    broker: OfBroker = None,
+    broker: GoesThrough = None,
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """Try a run's failed tasks again, and what was left of it, the way it was last worked on.
 
-    With --broker they are published again, for a bridge to work on: dead letters, and failures of the ledger where it
-    is at hand.
+    Through a broker they are published again, for a bridge to work on: dead letters, and failures of the ledger where
+    it is at hand.
     """
+    broker = _broker_of(_folder(run_name, runs), broker)
     if broker is not None:
+        if source is not None or actors is not None:
+            raise UsageError(
+                "--source and --actors are the bridge's to choose: leave them out, or take --broker memory"
+            )
         _replay_through(broker, prefix, run_name, runs, reason)
         return
     if reason:
@@ -230,11 +263,27 @@ def replay(
 
     spec, settings = runner.settings_of(_folder(run_name, runs))
     changes: dict[str, object] = {}
-    if source is not None:
-        changes["sources"] = (source,)
+    if source:
+        changes["sources"] = tuple(source)
     if actors is not None:
         changes["limits"] = Limits(min_actors=actors, max_actors=actors)
     _execute(spec, settings.model_copy(update=changes))
+
+
+def _broker_of(folder: Path, given: str | None) -> str | None:
+    """Find the broker that a run's tasks go through: the given one, else that of the environment; None for none.
+
+    The environment's is meant only by runs that bridges work on: their ledgers say so, or are elsewhere.
+    """
+    if given is not None:
+        return None if given == "memory" else given
+    known = os.environ.get("HZZRAY_BROKER")
+    if not known or not (folder / "ledger.db").exists():
+        return known or None
+    from hzzray.run import settings_of  # noqa: PLC0415
+
+    _, settings = settings_of(folder)
+    return known if settings.bridged else None
 
 
 def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason: str) -> None:
@@ -338,6 +387,7 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
     """Tell how far a run is, from its ledger."""
     from hzzray.engine.ledger import Ledger  # noqa: PLC0415
 
+    _tell_of_full_disk(runs)
     with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
         counts, wish = ledger.counts(), ledger.wished()
     name = _folder(run_name, runs).name
@@ -348,6 +398,14 @@ def status(run_name: Run, runs: Runs = Path("runs")) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _tell_of_full_disk(runs: Path) -> None:
+    """Say so before a ledger is opened, which may fail for it."""
+    from hzzray.places import full_disk  # noqa: PLC0415
+
+    if trouble := full_disk(runs):
+        errors.print(trouble, style="red", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -393,9 +451,11 @@ def pause(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, pre
 
 
 @app.command()
-def resume(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+def resume(
+    run_name: Run, runs: Runs = Path("runs"), broker: GoesThrough = None, prefix: Prefix = DEFAULT_PREFIX
+) -> None:
     """Let a paused run go on. One that has ended goes on with `hzzray run --run-id`, or so through its broker."""
-    _wish(run_name, runs, "run", broker, prefix)
+    _wish(run_name, runs, "run", _broker_of(_folder(run_name, runs), broker), prefix)
 
 
 @app.command()
@@ -431,12 +491,19 @@ def retract(
     run_name: Run, sample: Annotated[str, typer.Argument(help="Whose file turned out bad.")], runs: Runs = Path("runs")
 ) -> None:
     """Take a sample's results out of a run, exactly; the next start of the run reads its file anew."""
-    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
+    from hzzray import run as runner  # noqa: PLC0415
+    from hzzray.plotting import save  # noqa: PLC0415
 
-    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
-        ledger.spec.release.sample(sample)
-        gone = ledger.forget_sample(sample)
-        console.print(f"{ledger.run_id}: {gone} merged tasks of {sample} retracted", highlight=False)
+    folder = _folder(run_name, runs)
+    gone, left = runner.retract(folder, sample)
+    save(left, folder)
+    tasks = left.tasks
+    console.print(
+        f"{left.run_id}: {gone} merged tasks of {sample} retracted; {left.status}: {tasks.planned} tasks planned, "
+        f"{tasks.merged} merged, {tasks.failed} failed",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command("runs")
@@ -444,6 +511,7 @@ def list_runs(runs: Runs = Path("runs")) -> None:
     """List the runs of a folder."""
     from hzzray.engine.ledger import Ledger, LedgerError  # noqa: PLC0415
 
+    _tell_of_full_disk(runs)
     table = Table("run", "release", "selection", "environment", "status", "planned", "merged", "failed")
     for path in sorted(runs.glob("*/ledger.db")):
         try:
@@ -459,7 +527,10 @@ def list_runs(runs: Runs = Path("runs")) -> None:
 @app.command()
 def compare(
     run_names: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Runs' ids, or their folders.")],
-    output: Annotated[Path, typer.Option(help="Folder for compare.csv, compare.png and compare.pdf.")] = Path(),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for compare.csv, compare.png and compare.pdf. Default: that of the runs."),
+    ] = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Lay runs of different environments side by side: CPU over time, cost, throughput, scale."""
@@ -471,7 +542,8 @@ def compare(
     console.print(table(summaries))
     for difference in differences(loaded):
         console.print(difference, style="yellow", highlight=False, markup=False)
-    for path in (write_csv(summaries, output / "compare.csv"), *save_comparison(loaded, output)):
+    folder = output or runs
+    for path in (write_csv(summaries, folder / "compare.csv"), *save_comparison(loaded, folder)):
         console.print(path, highlight=False, soft_wrap=True)
 
 
@@ -495,8 +567,13 @@ def toy(
     ] = "toy",
     events: Annotated[int, typer.Option(min=1, help="Simulated events in all.")] = 200_000,
     seed: Annotated[int | None, typer.Option(help="Same seed, same content. Default: a typical one.")] = None,
+    if_absent: Annotated[bool, typer.Option("--if-absent", help="Leave a folder that is there as it is.")] = False,
 ) -> None:
     """Write simulated files, for machines without the data."""
+    if if_absent:
+        if not folder.exists():
+            _write_toys_once(release(release_name), folder, events, seed)
+        return
     written = _write_toys(release(release_name), folder, events, seed)
     console.print(f"wrote {written} files to {folder}", highlight=False)
 
@@ -505,7 +582,9 @@ def toy(
 def fetch(
     folder: Annotated[Path, typer.Argument(help="Where to put the files, laid out as the release.")] = Path("data"),
     release_name: Annotated[str, typer.Option("--release", help="2020, 2025, or one of your catalogue.")] = "2020",
-    source: Annotated[str | None, typer.Option(help="Fetch from here instead of the release's address.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Fetch from here instead of the release's address. Several times.")
+    ] = None,
     samples: Samples = None,
     catalogue: Catalogue = None,
     openmagic: OpenMagic = False,
@@ -517,7 +596,7 @@ def fetch(
     chosen = _release(release_name, catalogue, openmagic=openmagic)
     wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)
     with bar(len(wanted), console) as progress:
-        report = bring(chosen, chosen.only(wanted).samples, folder, source=source, progress=progress)
+        report = bring(chosen, chosen.only(wanted).samples, folder, sources=tuple(source or ()), progress=progress)
     for name, reason in report.failed.items():
         errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
     if report.failed:
@@ -546,19 +625,30 @@ def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = N
     return len(paths)
 
 
-def _sources(chosen: Release, source: str | None, events: int | None) -> tuple[str, ...]:
+def _write_toys_once(chosen: Release, folder: Path, events: int, seed: int | None = None) -> None:
+    """Write toy files into a folder that isn't there: a folder that is there is whole, whoever else writes."""
+    console.print(f"simulating {events} events", highlight=False)
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # containers share volumes and process ids
+    _write_toys(chosen, part, events, seed)
+    try:
+        part.rename(folder)
+    except OSError as error:
+        shutil.rmtree(part)
+        if not folder.is_dir():  # else another was faster
+            raise UsageError(f"can't write {folder}: {error.strerror}") from error
+
+
+def _sources(chosen: Release, given: list[str] | None, events: int | None) -> tuple[str, ...]:
     """Where to read from: what the user says, else the release's addresses, else toys."""
-    if chosen.name == "toy" and not is_remote(source or ""):
-        folder = Path(source or "toy")
-        if (source is None or events is not None) and not folder.exists():
-            events = events or 200_000
-            console.print(f"simulating {events} events", highlight=False)
-            part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-            _write_toys(chosen, part, events)
-            part.rename(folder)  # a folder that is there is whole
+    if events is not None and len(given or ()) > 1:
+        raise UsageError("--events goes with one --source")
+    if chosen.name == "toy" and len(given or ()) <= 1 and not is_remote((given or ("",))[0]):
+        folder = Path(given[0] if given else "toy")
+        if (not given or events is not None) and not folder.exists():
+            _write_toys_once(chosen, folder, events or 200_000)
         return (str(folder),)
-    if source is not None:
-        return (source,)
+    if given:
+        return tuple(given)
     if not chosen.sources:
         raise UsageError(f"release {chosen.name} names no address: give --source")
     return chosen.sources

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from hzzray.engine.monitor import NODE, Rows, read_scale, read_usage
+from hzzray.engine.monitor import SERVICE, Rows, cpu_percent, of_actors, read_scale, read_usage, service_of
 from hzzray.output import load_json, write_whole
 from hzzray.result import Result
 
@@ -84,8 +84,63 @@ def efficiency(run: Run) -> float | None:
 
 def peak_rss_bytes(run: Run) -> int | None:
     """Largest resident memory of a single actor at any time: what a worker's memory limit must allow for."""
-    actors = run.usage[~np.char.startswith(run.usage["actor"], NODE)]
+    actors = of_actors(run.usage)
     return int(actors["rss_bytes"].max()) if len(actors) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceUse:
+    """What the containers of one service used in a run, together.
+
+    Attributes
+    ----------
+    containers
+        How many there were at once, at the most.
+    cpu_s
+        Seconds of CPU in the run; of a service that has ended (the loader), all of its life.
+    cpus, memory_limit_bytes
+        Cores and bytes that they might use, at the most at once; 0 where there is no limit.
+    peak_memory_bytes
+        Most memory at once.
+    """
+
+    name: str
+    containers: int
+    cpu_s: float
+    cpus: float
+    peak_memory_bytes: int
+    memory_limit_bytes: int
+
+
+def services(run: Run) -> tuple[ServiceUse, ...]:
+    """Add up what each service used, by name; nothing of a run that was in no containers."""
+    rows = run.usage[np.char.startswith(run.usage["actor"], SERVICE)]
+    names = np.array([service_of(name) for name in rows["actor"]], np.str_)
+    return tuple(_service(str(name), rows[names == name]) for name in np.unique(names))
+
+
+def _service(name: str, rows: Rows) -> ServiceUse:
+    _, when = np.unique(rows["time_s"], return_inverse=True)
+    # Of a container that reported twice at a time the last report counts.
+    keys = np.char.add(np.char.add(when.astype(np.str_), " "), rows["actor"])
+    _, last = np.unique(keys[::-1], return_index=True)
+    rows, when = rows[::-1][last], when[::-1][last]
+
+    def most(field: str) -> float:
+        """Sum over the containers of each moment, the largest."""
+        return float(np.bincount(when, rows[field]).max())
+
+    ordered = rows[np.argsort(rows["time_s"], kind="stable")]
+    used = sum(np.diff(use.edges) @ use.percent / 100 for use in cpu_percent(ordered).values())
+    bounded = bool((rows["cpu_limit"] > 0).all()), bool((rows["memory_limit_bytes"] > 0).all())
+    return ServiceUse(
+        name=name,
+        containers=int(np.bincount(when).max()),
+        cpu_s=float(used),
+        cpus=most("cpu_limit") if bounded[0] else 0.0,
+        peak_memory_bytes=int(most("rss_bytes")),
+        memory_limit_bytes=int(most("memory_limit_bytes")) if bounded[1] else 0,
+    )
 
 
 def _actor_seconds(run: Run) -> float:
@@ -119,6 +174,7 @@ class RunSummary:
     read_share: float | None
     efficiency: float | None
     peak_rss_bytes: int | None
+    services: tuple[ServiceUse, ...] = ()
 
 
 def summarise(run: Run) -> RunSummary:
@@ -144,6 +200,7 @@ def summarise(run: Run) -> RunSummary:
         read_share=read_share(run),
         efficiency=efficiency(run),
         peak_rss_bytes=peak_rss_bytes(run),
+        services=services(run),
     )
 
 
@@ -221,7 +278,36 @@ def lines(summaries: Sequence[RunSummary]) -> list[tuple[str, ...]]:
     for field, (title, show) in _NUMBERS.items():
         values = [getattr(row, field) for row in summaries]
         texts.append((title, *("–" if value is None else show(value) for value in values)))
+    for name in _service_names(summaries):
+        uses = [_use(row, name) for row in summaries]
+        for title, words in (("CPU [s]", _cpu), ("CPU, mean", _share), ("memory, most", _memory)):
+            cells = ("–" if use is None else words(use, row) for use, row in zip(uses, summaries, strict=True))
+            texts.append((f"{name}: {title}", *cells))
     return texts
+
+
+def _service_names(summaries: Sequence[RunSummary]) -> list[str]:
+    return sorted({use.name for row in summaries for use in row.services})
+
+
+def _use(summary: RunSummary, name: str) -> ServiceUse | None:
+    return next((use for use in summary.services if use.name == name), None)
+
+
+def _cpu(use: ServiceUse, _: RunSummary) -> str:
+    return _figures(use.cpu_s)
+
+
+def _share(use: ServiceUse, run: RunSummary) -> str:
+    if not run.wall_s:
+        return "–"
+    cores = use.cpu_s / run.wall_s
+    return f"{_percent(cores / use.cpus)} of {use.cpus:g} CPU" if use.cpus else f"{_percent(cores)} of a CPU, no limit"
+
+
+def _memory(use: ServiceUse, _: RunSummary) -> str:
+    limit = f"of {_mebibytes(use.memory_limit_bytes)}" if use.memory_limit_bytes else "no limit"
+    return f"{_mebibytes(use.peak_memory_bytes)}, {limit}"
 
 
 def table(summaries: Sequence[RunSummary]) -> Table:
@@ -234,16 +320,30 @@ def table(summaries: Sequence[RunSummary]) -> Table:
     return shown
 
 
-def write_csv(summaries: Sequence[RunSummary], path: Path) -> Path:
-    """Write summaries, one line a run, under the names of ``RunSummary``'s fields; what a run doesn't tell is empty.
+def records(summaries: Sequence[RunSummary]) -> list[dict[str, object]]:
+    """Make tables of summaries, all with the same columns; what a run doesn't tell is None.
 
-    Raises OutputError where the file can't be written.
+    Columns are ``RunSummary``'s fields and, for each service of any run, ``ServiceUse``'s behind its name, such as
+    ``broker_cpu_s``.
     """
+    of_runs = [field.name for field in fields(RunSummary) if field.name != "services"]
+    of_services = [field.name for field in fields(ServiceUse) if field.name != "name"]
+    names = _service_names(summaries)
+    return [
+        {field: getattr(row, field) for field in of_runs}
+        | {f"{name}_{field}": getattr(_use(row, name), field, None) for name in names for field in of_services}
+        for row in summaries
+    ]
+
+
+def write_csv(summaries: Sequence[RunSummary], path: Path) -> Path:
+    """Write ``records`` of summaries, one line a run. Raises OutputError where the file can't be written."""
 
     def write(part: Path) -> None:
+        rows = records(summaries)
         with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(RunSummary)], lineterminator="\n")
+            writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
             writer.writeheader()
-            writer.writerows(asdict(row) for row in summaries)
+            writer.writerows(rows)
 
     return write_whole(path, write)

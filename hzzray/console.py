@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,7 +19,9 @@ from rich.progress import (
 from rich.table import Table
 
 from hzzray.messages import Counts
+from hzzray.physics.histogram import Axis
 from hzzray.result import Result
+from hzzray.scaling import names
 
 _PLAIN_EVERY_S = 2.0
 
@@ -111,28 +114,42 @@ def _count(number: float) -> str:
 
 
 def summary(result: Result, console: Console) -> None:
-    """Print a run's numbers: yields of each group, in all and in the window, and what they signify."""
+    """Print a run's numbers: yields of each group, in all and in the window, and what they signify.
+
+    Events and yields are of all masses; the plot has those on its axis.
+    """
     low, high = result.significance.window
-    table = Table(title=f"{result.spec.release.title}, {result.spec.selection.name}, run {result.run_id}")
-    table.add_column("group")
-    for title in ("events", "yield", f"in {low:g} to {high:g} GeV"):
-        table.add_column(title, justify="right")
     edges = result.edges
-    inside = [i for i in range(len(edges) - 1) if edges[i] >= low - 1e-9 and edges[i + 1] <= high + 1e-9]
+    table = Table(
+        title=escape(f"{result.spec.release.title}, {result.spec.selection.name}, run {result.run_id}"),
+        caption="events and yield: of all masses",
+    )
+    table.add_column("group")
+    for title in ("events", "yield", f"{edges[0]:g} to {edges[-1]:g} GeV", f"{low:g} to {high:g} GeV"):
+        table.add_column(title, justify="right")
+    inside = Axis(edges[0], edges[-1], len(edges) - 1).window(low, high)
     for name, group in result.groups.items():
-        window = sum(group.sumw[i] for i in inside)
-        error = sum(group.sumw2[i] for i in inside) ** 0.5
+        ranges = [
+            (group.yield_, group.yield_error**2),
+            (sum(group.sumw), sum(group.sumw2)),
+            (sum(group.sumw[inside]), sum(group.sumw2[inside])),
+        ]
         is_data = group.role == "data"
-        table.add_row(
-            name,
-            f"{group.n_out}",
-            f"{group.yield_:.0f}" if is_data else f"{group.yield_:.2f} ± {group.yield_error:.2f}",
-            f"{window:.0f}" if is_data else f"{window:.2f} ± {error:.2f}",
-        )
+        lacking = result.unread(name)
+        if lacking is None:
+            table.add_row(escape(name), *["–"] * 4)
+            continue
+        cells = (f"{w:.0f}" if is_data else f"{w:.2f} ± {w2**0.5:.2f}" for w, w2 in ranges)
+        if is_data and result.luminosity.data is not None and not result.luminosity.compared:
+            name = f"{name} ({result.luminosity.data:.4g} fb⁻¹)"  # noqa: PLW2901
+        if lacking:
+            name = f"{name}, without {names(lacking)}"  # noqa: PLW2901
+        table.add_row(escape(name), f"{group.n_out}", *cells)
     console.print(table)
-    console.print(_meaning(result), highlight=False)
+    for line in (f"luminosity: {result.luminosity}", *_fraction(result), *_meaning(result)):
+        console.print(line, highlight=False, markup=False)
     for warning in warnings(result):
-        console.print(f"[yellow]{warning}[/]", highlight=False)
+        console.print(warning, style="yellow", highlight=False, markup=False)
     cost = result.cost
     tasks = result.tasks
     console.print(
@@ -143,25 +160,37 @@ def summary(result: Result, console: Console) -> None:
     )
 
 
-def _meaning(result: Result) -> str:
-    z = result.significance
-    values = (
-        ("notebook", z.notebook),
-        ("s/√b", z.s_over_sqrt_b),
-        ("Asimov", z.asimov),
-        ("Asimov with σ_b = √0.3·b", z.asimov_sigma),
-        ("observed", z.observed),
-    )
-    return "significance: " + ", ".join(f"{name} {'–' if value is None else f'{value:.2f}'}" for name, value in values)
+def _fraction(result: Result) -> list[str]:
+    """Say what part of each file was asked for, and what part of all events that came to."""
+    if result.spec.fraction == 1:
+        return []
+    return [
+        f"fraction: {100 * result.spec.fraction:.3g} % of each file; {100 * result.fraction:.3g} % of all events read"
+    ]
+
+
+_SHOWN = {
+    "notebook": "notebook",
+    "s_over_sqrt_b": "s/√b",
+    "asimov": "Asimov",
+    "asimov_sigma": "Asimov with σ_b = √0.3·b",
+    "observed": "observed",
+}
+
+
+def _meaning(result: Result) -> list[str]:
+    """Say the significances, and why those that are withheld are."""
+    found = result.significance
+    values = [(title, name, getattr(found, name)) for name, title in _SHOWN.items()]
+    said = ", ".join(f"{title} {'–' if value is None else f'{value:.2f}'}" for title, _, value in values)
+    why: dict[str, list[str]] = {}
+    for title, name, value in values:
+        if value is None:
+            why.setdefault(found.withheld.get(name, "not defined"), []).append(title)
+    return [f"significance: {said}", *(f"no {', '.join(titles)}: {reason}" for reason, titles in why.items())]
 
 
 def warnings(result: Result) -> list[str]:
-    """List what a reader of the numbers must know: what is missing, failed or left out."""
-    said = [f"failed: {row.sample}, entries {row.start} to {row.stop}: {row.reason}" for row in result.failures]
-    for name, sample in result.samples.items():
-        for where, n in sample.invalid.items():
-            if n:
-                said.append(f"{name}: {n} of {sample.entries} events left out: nan or inf in a {where}")
-        if sample.planned == 0 and name not in result.missing:
-            said.append(f"{name}: its file has no entries")
-    return said
+    """List what a reader of the numbers must know: what is missing, failed, left out, or not as it should be."""
+    failed = [f"failed: {row.sample}, entries {row.start} to {row.stop}: {row.reason}" for row in result.failures]
+    return [*failed, *result.warnings]

@@ -14,8 +14,11 @@ from hzzray.data.catalogue import Release
 from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import Selection
 
-#: Version of the messages' form; another one is refused.
-WIRE_VERSION: Literal[1] = 1
+#: Version of the messages' form, and of what their fields mean; another one is refused.
+WIRE_VERSION: Literal[2] = 2
+
+#: Version of a spec's form. It is a part of what names a computation.
+SPEC_VERSION: Literal[1] = 1
 
 Status = Literal["running", "partial", "complete"]
 
@@ -40,10 +43,11 @@ class RunSpec(Message):
     """What a run computes: nothing of where or how. Self-contained, so that any worker anywhere can take it up.
 
     ``release`` holds just the samples of this run. ``luminosity`` is in fb⁻¹. ``fraction`` in (0, 1] is the leading
-    part of each file's entries that is read; simulated yields are not scaled up for it.
+    part of each file's entries that is read; what that stands for is decided in ``hzzray.scaling``. ``axis`` are the
+    bins, and the release's window lies on their edges.
     """
 
-    version: Literal[1] = WIRE_VERSION
+    version: Literal[1] = SPEC_VERSION
     release: Release
     selection: Selection
     luminosity: float = Field(gt=0, allow_inf_nan=False)
@@ -58,6 +62,7 @@ class RunSpec(Message):
                 f"selection {self.selection.name} asks for {' and '.join(lacking)}, "
                 f"which release {self.release.name} has no branch for"
             )
+        self.axis.window(*self.release.window)  # refuses one that is not of whole bins
         return self
 
     @cached_property
@@ -71,9 +76,12 @@ class RunSpec(Message):
 
 
 class Task(Message):
-    """A range of entries of one file. ``file`` is a path or URL; the id depends on content, never on place or time."""
+    """A range of entries of one file. ``file`` is a path or URL; the id depends on content, never on place or time.
 
-    version: Literal[1] = WIRE_VERSION
+    ``uuid`` names the file's content (see Layout): another file, or what is written in this one's place, has another.
+    """
+
+    version: Literal[2] = WIRE_VERSION
     run_id: RunId
     spec: str = Field(pattern=r"^[0-9a-f]{64}$")
     sample: str
@@ -91,7 +99,7 @@ class Task(Message):
 
     @cached_property
     def task_id(self) -> str:
-        """Hash of spec digest, file uuid, tree, start and stop; 32 hexadecimal digits."""
+        """Hash of spec digest, content's uuid, tree, start and stop; 32 hexadecimal digits."""
         identity = f"{self.spec}\0{self.uuid}\0{self.tree}\0{self.start}\0{self.stop}"
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 

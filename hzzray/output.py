@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from pydantic import ValidationError
 
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.physics.histogram import Axis
-from hzzray.result import Bins, Result
+from hzzray.result import Bins, GroupResult, Result, SampleResult
+
+#: A result of a hundred times as many samples and bins as any release has is smaller [bytes].
+RESULT_BYTES = 32 * 1024**2
 
 
 class OutputError(HzzrayError):
     """A file of the run that can't be written or read."""
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+@contextmanager
+def open_own(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of a run's folder to read: one that lies there itself, whoever may have put what into the folder.
+
+    Raises FileNotFoundError where there is none, OutputError naming it for anything else: a link, which could lead out
+    of the folder, a pipe, which would be waited for, a folder, a file that may not be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = "a link: none is followed out of a run's folder" if error.errno == errno.ELOOP else error.strerror
+        raise OutputError(f"{path}: {why}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OutputError(f"{path}: not a file")
+    with os.fdopen(handle, "rb") as file:
+        yield file
+
+
+def read_own(path: Path, most: int) -> bytes:
+    """Read a file of a run's folder whole, as ``open_own`` does; raises OutputError where it has more bytes."""
+    try:
+        with open_own(path) as file:
+            content = file.read(most + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}") from error
+    if len(content) > most:
+        raise OutputError(f"{path}: too large: more than {most / 2**20:g} MiB")
+    return content
+
+
+def write_whole(path: Path, write: Callable[[Path], object], mode: int = 0o644) -> Path:
     """Write a file under another name in its folder, then move it into place; raises OutputError naming it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +71,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
         os.close(handle)
         try:
             write(Path(part))
-            Path(part).chmod(0o644)
+            Path(part).chmod(mode)
             Path(part).replace(path)
         finally:
             Path(part).unlink(missing_ok=True)
@@ -48,7 +90,7 @@ def load_json(folder: Path) -> Result:
     """Read ``result.json``; raises UsageError where there is none, OutputError where it can't be understood."""
     path = folder / "result.json"
     try:
-        return Result.model_validate_json(path.read_bytes())
+        return Result.model_validate_json(read_own(path, RESULT_BYTES))
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no such run, or one that has no result yet") from error
     except ValidationError as error:
@@ -65,9 +107,12 @@ def save_root(result: Result, folder: Path) -> Path:
 
     axis = Axis(result.edges[0], result.edges[-1], len(result.edges) - 1)
 
+    tables: dict[str, dict[str, SampleResult | GroupResult]]
+    tables = {"samples": {**result.samples}, "groups": {**result.groups}}
+
     def write(path: Path) -> None:
         with uproot.recreate(path) as file:
-            for folder_name, rows in (("samples", result.samples), ("groups", result.groups)):
+            for folder_name, rows in tables.items():
                 for key, (name, row) in zip(_keys(rows), rows.items(), strict=True):
                     for channel, bins in (("all", row), *row.channels.items()):
                         title = name if channel == "all" else f"{name}, {channel.replace('mu', '#mu')}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import matplotlib as mpl
@@ -135,7 +136,7 @@ def _draw_ratio(axes: Axes, content: Contents) -> None:
     unit = np.where(predicted, content.total, np.nan)
     _draw_band(axes, content.edges, unit / unit, content.error / unit)
     axes.axhline(1.0, color="black", linewidth=0.8, zorder=1.5)
-    if content.data is not None:
+    if content.data is not None and content.divisible:
         _draw_points(axes, content, unit)
         above = content.data / unit > RATIO_MAX
         axes.plot(content.centres[above], np.full(above.sum(), 0.95 * RATIO_MAX), "k^", markersize=5)
@@ -180,7 +181,7 @@ def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artis
         exp=experiment,
         text=title,
         data=True,
-        rlabel=rf"$\sqrt{{s}}$ = {plain(release.sqrt_s)}, {result.spec.luminosity:g} fb$^{{-1}}$",
+        rlabel=rf"$\sqrt{{s}}$ = {plain(release.sqrt_s)}, {result.luminosity.simulation:.4g} fb$^{{-1}}$",
         loc=4,
         fontsize=(18, 17, _TEXT_SIZE, _TEXT_SIZE),
         fontstyle=("italic", "normal", "normal", "normal"),
@@ -199,12 +200,23 @@ def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artis
 
 
 def _state(result: Result) -> list[str]:
-    """Say what the figure lacks; nothing for a complete run over everything."""
+    """Say what the figure lacks, and what it stands for; nothing for a complete run over everything."""
     lines = []
-    if result.fraction < 1:
+    luminosity, fraction = result.luminosity, result.spec.fraction
+    if luminosity.data is not None and not luminosity.compared:
+        lines.append(rf"not shown: data ({luminosity.data:.4g} fb$^{{-1}}$)")
+    elif luminosity.compared and luminosity.simulation < luminosity.asked:
+        lines.append(rf"the data read of {luminosity.asked:.4g} fb$^{{-1}}$, simulation scaled")
+    if fraction < 1 and result.status != "running":
+        lines.append(f"{100 * fraction:.3g}% of each file: {_percent(result.fraction)} of the events read")
+    elif result.fraction < 1:
         # Rounded down: 100% is said of nothing less.
         percent = math.floor(100 * result.fraction + 1e-9)
         lines.append(f"{percent or '<1'}% of the events read")
+    unread = [
+        name for name in ("n_background", "n_signal") if not result.is_whole and name in result.significance.withheld
+    ]
+    lines += dict.fromkeys(plain(shorten(result.significance.withheld[name], 50, placeholder="…")) for name in unread)
     lacking = [
         f"{number} {what}{'' if number == 1 else 's'} {verb}"
         for number, what, verb in (
@@ -216,6 +228,11 @@ def _state(result: Result) -> list[str]:
     if result.status == "partial":
         lines.append(f"partial: {', '.join(lacking)}" if lacking else "partial")
     return lines
+
+
+def _percent(share: float) -> str:
+    """Write a share with three digits; 100% is said of nothing less."""
+    return f"{min(100 * share, 99.9):.3g}%" if share < 1 else "100%"
 
 
 def _set_range(axes: Axes, content: Contents, boxes: list[Artist], *, log: bool) -> None:

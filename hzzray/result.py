@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray import __version__
 from hzzray.data.catalogue import Role, Sample
@@ -22,7 +23,11 @@ from hzzray.messages import Counts, Failure, RunSpec, Status
 from hzzray.physics import significance as z
 from hzzray.physics.histogram import Axis, Histogram, digest
 from hzzray.physics.selection import CHANNELS
+from hzzray.scaling import Need, Reading, Scaling, reading, scaling
 from hzzray.urls import redact
+
+# Rows of a cutflow that a sample's events pass if they are of electrons and muons at all, and how many say so.
+_OF_LEPTONS, _MANY = ("four leptons", "flavour"), 10
 
 
 class Row(BaseModel):
@@ -61,20 +66,26 @@ class Bins(Row):
 class SampleResult(Bins):
     """One sample: all channels together, and each of them. Errors are √Σw² of the simulation's statistics.
 
-    ``entries`` counts events read, ``planned`` those to read, ``invalid`` those with nan or inf (in a lepton, in a
-    weight), which no cut after the second row sees.
+    ``entries`` counts events read, ``planned`` those to read, ``total`` those of its file or, where that could not be
+    opened, those that the release states. ``invalid`` counts events with nan or inf (in a lepton, in a weight), which
+    no cut after the second row sees. Simulation is that of the run's luminosity: what was read times ``scale``,
+    total/entries. Data are what was read. ``luminosity`` [fb⁻¹] is what the numbers stand for; None where nothing was
+    read, or where the catalogue doesn't say.
     """
 
     group: str
     entries: int
     planned: int
+    total: int | None = None
+    scale: float = 1.0
+    luminosity: float | None = None
     invalid: dict[str, int]
     cutflow: tuple[Cut, ...]
     channels: dict[str, Bins]
 
 
 class GroupResult(Bins):
-    """Samples stacked as one."""
+    """Samples stacked as one; simulation is scaled to ``Result.luminosity.simulation``."""
 
     role: Role
     colour: str
@@ -82,18 +93,19 @@ class GroupResult(Bins):
 
 
 class Significance(Row):
-    """Significances of the window counts; None where the counts define none. See ``hzzray.physics.significance``.
+    """Counts of the window and their significances, simulation at ``Result.luminosity.simulation``.
 
+    None where their ingredients were not read, or where the counts define none: ``withheld`` has the reason, by field.
     ``sigma_b`` is the uncertainty of the background that the ``…_sigma`` ones take: √0.3·b, as the notebook has it.
-    ``n_background_error`` is the simulation's statistical one alone.
+    ``n_background_error`` is the simulation's statistical one alone. See ``hzzray.physics.significance``.
     """
 
     window: tuple[float, float]
-    n_signal: float
-    n_background: float
-    n_background_error: float
-    sigma_b: float
-    n_data: int
+    n_signal: float | None
+    n_background: float | None
+    n_background_error: float | None
+    sigma_b: float | None
+    n_data: int | None
     notebook: float | None
     s_over_sqrt_b: float | None
     s_over_sqrt_b_sigma: float | None
@@ -101,6 +113,34 @@ class Significance(Row):
     asimov_sigma: float | None
     observed: float | None
     observed_sigma: float | None
+    withheld: dict[str, str] = Field(default_factory=dict)
+
+
+class Luminosity(Row):
+    """What the numbers that stand side by side stand for, in fb⁻¹.
+
+    ``asked`` is the run's, ``simulation`` that which groups and significances are scaled to, ``data`` that of the data
+    that were read: None where none were, or where the catalogue doesn't say.
+    """
+
+    asked: float = Field(gt=0, allow_inf_nan=False)
+    simulation: float = Field(gt=0, allow_inf_nan=False)
+    data: float | None = Field(gt=0, allow_inf_nan=False)
+
+    @property
+    def compared(self) -> bool:
+        """Whether data and simulation are of one luminosity."""
+        return self.data is not None and math.isclose(self.data, self.simulation, rel_tol=1e-9)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        if self.data is None:
+            return f"{self.asked:.4g} fb⁻¹: simulation alone"
+        if not self.compared:
+            return f"simulation {self.simulation:.4g} fb⁻¹, data {self.data:.4g} fb⁻¹: not compared"
+        if math.isclose(self.data, self.asked, rel_tol=1e-9):
+            return f"{self.data:.4g} fb⁻¹"
+        return f"{self.data:.4g} of {self.asked:.4g} fb⁻¹: the data that were read, simulation scaled to them"
 
 
 class Tasks(Row):
@@ -133,7 +173,7 @@ class FailureRow(Row):
 
 
 class Result(Row):
-    """A run's numbers. While it runs, simulation is scaled by total/processed of each sample; at the end by 1."""
+    """A run's numbers, finished or not. Everything in ``groups`` and ``significance`` is of one luminosity."""
 
     run_id: str
     spec: RunSpec
@@ -141,15 +181,45 @@ class Result(Row):
     status: Status
     tasks: Tasks
     digest: str
-    fraction: float = Field(description="entries read / entries of the planned files")
+    fraction: float = Field(description="entries read / entries of the run's samples")
+    luminosity: Luminosity
     edges: tuple[float, ...]
     samples: dict[str, SampleResult]
     groups: dict[str, GroupResult]
     significance: Significance
     missing: tuple[str, ...]
+    warnings: tuple[str, ...] = Field(default=(), description="what a reader of the numbers must know, but failures")
     failures: tuple[FailureRow, ...]
     cost: Cost
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, values: object) -> object:
+        """Read a result of before, which said nothing of luminosities: all was that of the run."""
+        spec = values.get("spec") if isinstance(values, dict) else None
+        asked = spec.get("luminosity") if isinstance(spec, dict) else getattr(spec, "luminosity", None)
+        if isinstance(values, dict) and asked is not None:
+            return {"luminosity": {"asked": asked, "simulation": asked, "data": asked}, **values}
+        return values
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the stack lacks nothing of what the run is to predict: so that data may be divided by it."""
+        withheld = self.significance.withheld
+        signals = any(self.groups[sample.group].role == "signal" for sample in self.samples.values())
+        return "n_background" not in withheld and not (signals and "n_signal" in withheld)
+
+    def unread(self, group: str) -> list[str] | None:
+        """Name the samples of a group that nothing was read of; None where that is all of them."""
+        members = {name: sample for name, sample in self.samples.items() if sample.group == group}
+        lacking = [name for name, sample in members.items() if not sample.entries and sample.total != 0]
+        return None if len(lacking) == len(members) else lacking
+
+    def side_by_side(self, sample: SampleResult) -> float:
+        """Tell the factor from a sample's numbers to those of its group."""
+        simulated = self.groups[sample.group].role != "data"
+        return self.luminosity.simulation / self.luminosity.asked if simulated else 1.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -183,6 +253,10 @@ class _Sums:
     sumw: NDArray[np.float64]
     sumw2: NDArray[np.float64]
 
+    def scaled(self, factor: float) -> _Sums:
+        """Scale the weights."""
+        return _Sums(self.n, self.sumw * factor, self.sumw2 * factor**2)
+
     def bins(self) -> dict[str, Any]:
         """Lay out all channels together as ``Bins``."""
         n, sumw, sumw2 = (array.sum(axis=0) for array in (self.n, self.sumw, self.sumw2))
@@ -208,8 +282,8 @@ class _Sums:
         }
 
 
-def _sums(histogram: Histogram, scale: float) -> _Sums:
-    return _Sums(histogram.counts, histogram.sumw.floats() * scale, histogram.sumw2.floats() * scale**2)
+def _sums(histogram: Histogram) -> _Sums:
+    return _Sums(histogram.counts, histogram.sumw.floats(), histogram.sumw2.floats())
 
 
 def _total(parts: Iterable[_Sums], axis: Axis) -> _Sums:
@@ -220,63 +294,100 @@ def _total(parts: Iterable[_Sums], axis: Axis) -> _Sums:
     return total
 
 
-def significance(axis: Axis, window: tuple[float, float], groups: Sequence[tuple[Role, Bins]]) -> Significance:
-    """Count signal, background and data in a window of GeV, and say what the counts mean."""
+#: What each figure is made of.
+_NEEDS: dict[str, tuple[Need, ...]] = {
+    "n_signal": ("signal",),
+    "n_background": ("background",),
+    "n_background_error": ("background",),
+    "sigma_b": ("background",),
+    "n_data": ("data",),
+    **dict.fromkeys(
+        ("notebook", "s_over_sqrt_b", "s_over_sqrt_b_sigma", "asimov", "asimov_sigma"), ("signal", "background")
+    ),
+    **dict.fromkeys(("observed", "observed_sigma"), ("data", "background", "comparison")),
+}
+
+
+def significance(
+    axis: Axis,
+    window: tuple[float, float],
+    groups: Sequence[tuple[Role, Bins]],
+    lacking: Mapping[Need, str] | None = None,
+) -> Significance:
+    """Count signal, background and data in a window of GeV, and say what the counts mean.
+
+    ``lacking`` says of what there is none, and why: figures that need it are withheld. Raises ValueError where the
+    window doesn't lie on bin edges.
+    """
     inside = axis.window(*window)
 
     def count(role: Role, field: Literal["sumw", "sumw2"]) -> float:
         return float(sum(sum(getattr(bins, field)[inside]) for its_role, bins in groups if its_role == role))
 
     error = count("background", "sumw2") ** 0.5
-    return _meaning(window, count("signal", "sumw"), count("background", "sumw"), error, round(count("data", "sumw")))
+    n = round(count("data", "sumw"))
+    return _meaning(window, count("signal", "sumw"), count("background", "sumw"), error, n, lacking or {})
 
 
-def _meaning(window: tuple[float, float], s: float, b: float, b_error: float, n: int) -> Significance:
+def _meaning(
+    window: tuple[float, float], s: float, b: float, b_error: float, n: int, lacking: Mapping[Need, str]
+) -> Significance:
     sigma_b = float(np.sqrt(0.3)) * abs(b)
-    return Significance(
-        window=window,
-        n_signal=s,
-        n_background=b,
-        n_background_error=b_error,
-        sigma_b=sigma_b,
-        n_data=n,
-        notebook=z.notebook(s + b, b),
-        s_over_sqrt_b=z.s_over_sqrt_b(s, b),
-        s_over_sqrt_b_sigma=z.s_over_sqrt_b_sigma(s, b, sigma_b),
-        asimov=z.asimov(s, b),
-        asimov_sigma=z.asimov_sigma(s, b, sigma_b),
-        observed=z.observed(n, b),
-        observed_sigma=z.observed_sigma(n, b, sigma_b),
-    )
+    figures: dict[str, float | None] = {
+        "n_signal": s,
+        "n_background": b,
+        "n_background_error": b_error,
+        "sigma_b": sigma_b,
+        "n_data": n,
+        "notebook": z.notebook(s + b, b),
+        "s_over_sqrt_b": z.s_over_sqrt_b(s, b),
+        "s_over_sqrt_b_sigma": z.s_over_sqrt_b_sigma(s, b, sigma_b),
+        "asimov": z.asimov(s, b),
+        "asimov_sigma": z.asimov_sigma(s, b, sigma_b),
+        "observed": z.observed(n, b),
+        "observed_sigma": z.observed_sigma(n, b, sigma_b),
+    }
+    withheld = {}
+    for name, value in figures.items():
+        reasons = [lacking[need] for need in _NEEDS[name] if need in lacking]
+        if reasons:
+            withheld[name] = "; ".join(dict.fromkeys(reasons))
+        elif value is None:
+            withheld[name] = f"not defined for {'' if 'observed' in name else f's = {s:.3g}, '}b = {b:.3g}"
+    kept = {name: None if name in withheld else value for name, value in figures.items()}
+    return Significance.model_validate({"window": window, **kept, "withheld": withheld})
 
 
-def scaled(found: Significance, factor: float) -> Significance:
-    """Tell what a part of the events (or a multiple) would signify: simulation scaled, data as they are."""
-    s, b, error = (factor * count for count in (found.n_signal, found.n_background, found.n_background_error))
-    return _meaning(found.window, s, b, error, found.n_data)
+def expected_in_full(result: Result) -> Significance:
+    """Tell what simulation lets expect of all the luminosity that was asked for.
 
-
-def so_far(result: Result) -> Significance:
-    """Tell what the events that were read until now signify.
-
-    A result's own significance is that of the run's end: simulation is scaled to what is planned. Here it is scaled to
-    the share that was read; for the observed ones, to the share of the data that was read.
+    Data are compared at their own luminosity alone (``Result.significance``), never here.
     """
-    data = [sample for sample in result.samples.values() if result.groups[sample.group].role == "data"]
-    seen = scaled(result.significance, _share(data))
-    expected = scaled(result.significance, _share(list(result.samples.values())))
-    return expected.model_copy(update={"observed": seen.observed, "observed_sigma": seen.observed_sigma})
+    found, luminosity = result.significance, result.luminosity
+    factor = luminosity.asked / luminosity.simulation
+    lacking: dict[Need, str] = {"comparison": "data are compared at their own luminosity"}
+    for need in ("signal", "background", "data"):
+        if f"n_{need}" in found.withheld:
+            lacking[need] = found.withheld[f"n_{need}"]
+    s, b, error = (factor * (n or 0.0) for n in (found.n_signal, found.n_background, found.n_background_error))
+    return _meaning(found.window, s, b, error, found.n_data or 0, lacking)
 
 
-def _share(samples: Sequence[SampleResult]) -> float:
-    planned = sum(sample.planned for sample in samples)
-    return sum(sample.entries for sample in samples) / planned if planned else 0.0
+def to_read(result: Result) -> int:
+    """Count the entries that a run is to read, where files could not be opened those that the release states."""
+    return sum(sample.planned or result.spec.entries_to_read(sample.total or 0) for sample in result.samples.values())
+
+
+def share_read(result: Result) -> float:
+    """Tell what part was read of all that is to be read, in [0, 1]."""
+    due = to_read(result)
+    return sum(sample.entries for sample in result.samples.values()) / due if due else 0.0
 
 
 class Moment(NamedTuple):
     """What a run has found at some time: events read, their share of those to read, and what they signify.
 
-    A row of ``history.csv``; nan is a significance that the counts don't define.
+    A row of ``history.csv``, with the numbers of ``Result.significance``; nan is a figure that is withheld.
     """
 
     events: int
@@ -293,41 +404,52 @@ class Moment(NamedTuple):
 
 def moment(result: Result) -> Moment:
     """Put what a run has found by now into one row."""
-    found = so_far(result)
+    found = result.significance
     values = (found.notebook, found.s_over_sqrt_b, found.asimov, found.asimov_sigma, found.observed)
     return Moment(
         result.cost.events,
-        _share(list(result.samples.values())),
-        found.n_signal,
-        found.n_background,
-        found.n_data,
-        *(math.nan if value is None else value for value in values),
+        share_read(result),
+        _or_nan(found.n_signal),
+        _or_nan(found.n_background),
+        found.n_data or 0,
+        *map(_or_nan, values),
     )
 
 
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def summarise(state: RunState) -> Result:
-    """Turn a run's state into its numbers."""
+    """Turn a run's state into its numbers; ``hzzray.scaling`` decides what they stand for."""
     spec = state.spec
     release = spec.release
     status = state.counts.status
-    running = status == "running"
+    readings = {
+        sample.name: reading(spec, sample, state.histograms[sample.name].entries, state.entries.get(sample.name))
+        for sample in release.samples
+    }
+    standing = scaling(spec, readings, running=status == "running")
     parts: dict[str, _Sums] = {}
     samples: dict[str, SampleResult] = {}
     for sample in release.samples:
-        histogram = state.histograms[sample.name]
+        histogram, read = state.histograms[sample.name], readings[sample.name]
         planned, _ = state.entries.get(sample.name, (0, 0))
         simulated = release.role(sample) != "data"
-        scale = planned / histogram.entries if running and simulated and histogram.entries else 1.0
-        parts[sample.name] = _sums(histogram, scale)
-        samples[sample.name] = _sample(spec, sample, histogram, parts[sample.name], planned, scale)
+        scale = read.scale if simulated else 1.0
+        sums = _sums(histogram).scaled(scale)
+        about = {"planned": planned, "total": read.total, "luminosity": standing.samples.get(sample.name)}
+        samples[sample.name] = _sample(spec, sample, histogram, sums, scale, about)
+        parts[sample.name] = sums.scaled(standing.simulation / spec.luminosity if simulated else 1.0)
     groups = {}
     for group in release.groups:
         total = _total((parts[sample.name] for sample in release.samples if sample.group == group.name), spec.axis)
         groups[group.name] = GroupResult.model_validate(
             {"role": group.role, "colour": group.colour, "channels": total.channels(), **total.bins()}
         )
+    rows = [(group.role, group) for group in groups.values()]
     counts = state.counts
-    in_files = sum(total for _, total in state.entries.values())
+    in_all = sum(read.total or 0 for read in readings.values())
     cost = state.cost
     return Result(
         run_id=state.run_id,
@@ -336,12 +458,14 @@ def summarise(state: RunState) -> Result:
         status=status,
         tasks=Tasks(planned=counts.planned, merged=counts.merged, failed=counts.failed),
         digest=digest(state.histograms),
-        fraction=sum(histogram.entries for histogram in state.histograms.values()) / in_files if in_files else 0.0,
+        fraction=sum(read.entries for read in readings.values()) / in_all if in_all else 0.0,
+        luminosity=Luminosity(asked=spec.luminosity, simulation=standing.simulation, data=standing.data),
         edges=tuple(spec.axis.edges.tolist()),
         samples=samples,
         groups=groups,
-        significance=significance(spec.axis, release.window, [(group.role, group) for group in groups.values()]),
+        significance=significance(spec.axis, release.window, rows, standing.lacking),
         missing=tuple(sample.name for sample in release.samples if sample.name not in state.entries),
+        warnings=tuple(_warnings(spec, samples, readings, standing, running=status == "running")),
         failures=tuple(
             FailureRow(
                 sample=failure.task.sample,
@@ -364,8 +488,40 @@ def summarise(state: RunState) -> Result:
     )
 
 
+def _warnings(
+    spec: RunSpec,
+    samples: Mapping[str, SampleResult],
+    readings: Mapping[str, Reading],
+    standing: Scaling,
+    *,
+    running: bool,
+) -> Iterable[str]:
+    """List what a reader of the numbers must know, sample by sample: what was left out, scaled, or isn't as stated."""
+    if "comparison" in standing.lacking:
+        yield f"data and simulation are not compared: {standing.lacking['comparison']}"
+    for sample in spec.release.samples:
+        name, row, read = sample.name, samples[sample.name], readings[sample.name]
+        stated = None if spec.release.entries_vary else sample.entries
+        if read.opened and stated is not None and read.total != stated:
+            yield (
+                f"{name}: its file has {read.total} entries, the release states {stated}; "
+                "taken as it is: right if it was skimmed, wrong if a part is lacking"
+            )
+        for where, n in row.invalid.items():
+            if n:
+                yield f"{name}: {n} of {row.entries} events left out: nan or inf in a {where}"
+        for before, cut in pairwise(row.cutflow):
+            if cut.cut in _OF_LEPTONS and cut.n == 0 and before.n >= _MANY:
+                yield f"{name}: none of {before.n} events passes {cut.cut!r}: is the release's schema right?"
+        if read.opened and not read.total:
+            yield f"{name}: its file has no entries"
+        if not running and 0 < row.entries < row.planned:
+            done = "scaled up" if spec.release.role(sample) != "data" else "it stands for less luminosity"
+            yield f"{name}: {row.entries} of {row.planned} entries were read: {done}"
+
+
 def _sample(
-    spec: RunSpec, sample: Sample, histogram: Histogram, sums: _Sums, planned: int, scale: float
+    spec: RunSpec, sample: Sample, histogram: Histogram, sums: _Sums, scale: float, about: Mapping[str, object]
 ) -> SampleResult:
     n, yields = histogram.cutflow()
     lepton, weight = histogram.invalid.tolist()
@@ -374,10 +530,11 @@ def _sample(
         {
             "group": sample.group,
             "entries": histogram.entries,
-            "planned": planned,
+            "scale": scale,
             "invalid": {"lepton": lepton, "weight": weight},
             "cutflow": [{"cut": cut, "n": raw, "yield": weighted} for cut, raw, weighted in rows],
             "channels": sums.channels(),
+            **about,
             **sums.bins(),
         }
     )

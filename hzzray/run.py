@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import signal
 import threading
@@ -15,26 +16,45 @@ from datetime import datetime
 from functools import partial
 from itertools import accumulate, chain, repeat
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from hzzray.data.catalogue import Release
-from hzzray.data.plan import CHUNK, Plan, check_source, make_plan
+from hzzray.data.plan import CHUNK, Plan, check_source, make_plan, readable
+from hzzray.engine.cluster import leave_word
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
-from hzzray.engine.monitor import Recorder
+from hzzray.engine.monitor import Recorder, Scale
 from hzzray.engine.reducer import Live
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec, Task
 from hzzray.output import save_json, save_root
+from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import PRESETS, Selection
 from hzzray.places import cache_folder
 from hzzray.result import Result, RunState, environment, moment, summarise
 from hzzray.source import MemorySource
+from hzzray.urls import redact
 
 Engine = Literal["ray", "serial"]
+
+# What pydantic finds wrong, in our words.
+_RULES = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be {le} or less",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "too_short": "must have {min_length} values",
+    "too_long": "must have {max_length} values",
+    "missing": "must be given",
+    "extra_forbidden": "must be left out: nobody knows it",
+}
 
 #: Parts of a run that takes its time: each has a part of every file.
 _SLICES = 100
@@ -45,7 +65,10 @@ class StoppedError(HzzrayError):
 
 
 class Settings(BaseModel):
-    """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s]."""
+    """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s].
+
+    One that is ``bridged`` gets its tasks through a broker.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,6 +79,7 @@ class Settings(BaseModel):
     limits: Limits = Limits()
     chunk: int = CHUNK
     pace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    bridged: bool = False
 
     @property
     def folder(self) -> Path:
@@ -71,15 +95,19 @@ def make_spec(
     luminosity: float | None = None,
     fraction: float = 1.0,
     cuts: Sequence[str] = (),
+    axis: str | None = None,
+    window: str | None = None,
 ) -> RunSpec:
     """Put a spec together, the release's defaults where nothing is chosen; raises UsageError naming what is wrong.
 
-    ``cuts`` are changes of the selection as ``name=value``, names those of Selection's fields.
+    ``cuts`` are changes of the selection as ``name=value``, names those of Selection's fields. ``axis`` is
+    START:STOP:BINS, ``window`` LOW:HIGH, in GeV; the window must lie on the axis' bin edges.
     """
     preset = selection or release.selection
     if preset not in PRESETS:
         raise UsageError(f"no selection {preset!r}; there are {', '.join(PRESETS)}")
     chosen = samples or tuple(sample.name for sample in release.samples if sample.default)
+    release = _binned(release, axis, window)
     try:
         return RunSpec(
             release=release.only(chosen),
@@ -90,6 +118,36 @@ def make_spec(
         )
     except ValidationError as error:
         raise UsageError(_mistake(error)) from error
+
+
+def _binned(release: Release, axis: str | None, window: str | None) -> Release:
+    """Change a release's axis and window; raises UsageError where that makes none."""
+    changes: dict[str, Any] = {}
+    try:
+        if axis:
+            start, stop, bins = _numbers("axis", axis, "START:STOP:BINS", "80:250:34")
+            if bins != int(bins):
+                raise UsageError(f"--axis {axis}: {bins:g} is no number of bins")
+            changes["axis"] = Axis(start, stop, int(bins))
+        if window:
+            changes["window"] = tuple(_numbers("window", window, "LOW:HIGH", "115:130"))
+        changed = release.model_copy(update=changes)
+        changed.axis.window(*changed.window)
+    except ValueError as error:
+        hint = "" if window else "; give --window too"
+        raise UsageError(f"{error}{hint}") from error
+    return changed
+
+
+def _numbers(option: str, text: str, form: str, example: str) -> list[float]:
+    """Read finite numbers between colons; raises UsageError naming the option."""
+    try:
+        numbers = [float(part) for part in text.split(":")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(form.split(":")) or not all(map(math.isfinite, numbers)):
+        raise UsageError(f"--{option} {text}: expected {form} in GeV, as {example}")
+    return numbers
 
 
 def _changed(preset: Selection, cuts: Sequence[str]) -> Selection:
@@ -126,8 +184,22 @@ def _mistake(error: ValidationError) -> str:
     """Say in one line what pydantic found wrong first."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
-    given = f", not {first['input']!r}" if field else ""
-    return f"{field}: {first['msg']}{given}".lstrip(": ").replace("Value error, ", "")
+    shown = repr(first["input"])
+    given = f", not {shown if len(shown) < 80 else shown[:80] + '…'}" if field else ""
+    return f"{field}: {_rule(first)}{given}".lstrip(": ")
+
+
+def _rule(error: ErrorDetails) -> str:
+    """Say in our words what a value must be."""
+    bounds = {name: f"{bound:g}" for name, bound in error.get("ctx", {}).items() if isinstance(bound, int | float)}
+    kind = error["type"]
+    if kind == "string_pattern_mismatch":
+        return "must be of letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first"
+    if kind in _RULES:
+        return _RULES[kind].format(**bounds)
+    if kind.partition("_")[0] in ("int", "float"):
+        return "must be a whole number" if kind.startswith("int") else "must be a number"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def new_run_id() -> str:
@@ -158,7 +230,8 @@ def execute(
         record(ledger, plan)
         ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         planned(plan)
-        state, wish = _work(ledger, settings, cache, progress, clock)
+        mine = settings.model_copy(update={"sources": readable(settings.sources, plan)})
+        state, wish = _work(ledger, mine, cache, progress, clock)
         clock.tell(ledger)
         result = finish(state, ledger)
     if result.status == "running":
@@ -186,8 +259,13 @@ def check_same(path: Path, spec: RunSpec) -> None:
     with Ledger.open(path) as ledger:
         began = ledger.spec
     if began.digest != spec.digest:
-        fields = ("release", "selection", "luminosity", "fraction", "axis")
+        fields = ("selection", "luminosity", "fraction", "axis")
         differing = [field for field in fields if getattr(began, field) != getattr(spec, field)]
+        binning = {"axis": spec.axis, "window": spec.release.window}
+        if began.release.window != spec.release.window:
+            differing.append("window")
+        if began.release.model_copy(update=binning) != spec.release.model_copy(update=binning):
+            differing.insert(0, "release")
         raise UsageError(
             f"run {path.parent.name} in {path.parent.parent} exists with another {' and '.join(differing)}; "
             "take another --run-id, or the same choices to resume it"
@@ -197,15 +275,20 @@ def check_same(path: Path, spec: RunSpec) -> None:
 def record(ledger: Ledger, plan: Plan) -> None:
     """Write the plan of a start into the ledger: what failed before is tried again.
 
-    A file that was planned before keeps its tasks, however it would be cut today: ranges never overlap.
+    A file that was planned before keeps its tasks, however it would be cut today: ranges never overlap. One that is
+    another by now, or was written over, is planned anew where nothing of the old one was merged. Raises UsageError
+    where something was.
     """
     known = ledger.planned_files()
-    for task in plan.tasks:
-        if known.get(task.sample, task.uuid) != task.uuid:
+    others = {task.sample: task.file for task in plan.tasks if known.get(task.sample, task.uuid) != task.uuid}
+    for sample, file in others.items():
+        if ledger.has_merged(sample):
             raise UsageError(
-                f"{task.file}: another file than the one that run {ledger.run_id} began with; take another --run-id, "
-                f"or retract what was read of it: hzzray retract {ledger.run_id} {task.sample}"
+                f"{redact(file)}: another file than the one that run {ledger.run_id} began with, or another content; "
+                f"take another --run-id, or retract what was read of it: hzzray retract {ledger.run_id} {sample}"
             )
+    for sample in others:
+        ledger.forget_sample(sample)
     ledger.take_over()
     ledger.wish("run")
     ledger.forget_failures()
@@ -244,6 +327,9 @@ def _work(
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     with cluster(settings.limits.max_actors):
+        from hzzray.engine.sight import require_sight  # noqa: PLC0415 (imports Ray)
+
+        require_sight(ledger.due_files(), settings.sources)
         return asyncio.run(_with_ray(ledger, settings, cache, progress, clock))
 
 
@@ -275,15 +361,18 @@ async def _with_ray(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
 ) -> tuple[RunState, Wish]:
     from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.services import Services  # noqa: PLC0415
 
     start = worker_starter(ledger.spec, settings.sources, cache)
     find = partial(start_reducer, ledger.path, ledger.run_id)
     with Journal(ledger, clock) as journal:
-        pool = Pool(start, find, settings.limits, journal.write, Metrics(ledger.run_id, "pool"))
+        metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
+        pool = Pool(start, find, settings.limits, journal.write, metrics, around=around, sources=settings.sources)
         tasks, interval_s = _in_time(ledger, settings)
         source = MemorySource(tasks, interval_s=interval_s)
         with signals(pool.obey):
             state = await pool.run(source, progress)
+        journal.end(state)
     return state, pool.wish
 
 
@@ -295,6 +384,7 @@ class Journal:
         self._clock = clock
         self._begun = time.monotonic()
         self._recorder = Recorder(ledger.path.parent, ledger.environment, ledger.wall_s())
+        self._entrance = leave_word(ledger.path.parent)
 
     def __enter__(self) -> Self:
         """Use as a context manager closes the files."""
@@ -302,6 +392,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._recorder.close()
+        for path in self._entrance:
+            path.unlink(missing_ok=True)
 
     def write(self, live: Live) -> None:
         """Write down how the run goes."""
@@ -311,10 +403,17 @@ class Journal:
             self._recorder.add_scale(now, live.scale)
         if live.congestion is not None:
             self._recorder.add_queue(now, live.congestion)
+        self._recorder.add_events(now, live.events)
         self._clock.tell(self._ledger)
         if live.state is not None:
             result = _show(self._ledger.path.parent, live.state.with_wall(self._ledger.wall_s()))
             self._recorder.add_history(now, moment(result))
+
+    def end(self, state: RunState) -> None:
+        """Write down how the run stands now that its workers have gone: the last rows are those of its end."""
+        now = time.monotonic() - self._begun
+        self._recorder.add_scale(now, Scale(actors=0, pending=0, nodes=0, waiting=state.counts.due, in_flight=0))
+        self._recorder.add_history(now, moment(summarise(state)))
 
 
 def _show(folder: Path, state: RunState) -> Result:
@@ -345,6 +444,18 @@ def finish(state: RunState, ledger: Ledger) -> Result:
     result = _show(ledger.path.parent, state.with_wall(ledger.wall_s()))
     save_root(result, ledger.path.parent)
     return result
+
+
+def retract(folder: Path, sample: str) -> tuple[int, Result]:
+    """Take a sample's results out of a run, exactly, and write the run's files anew.
+
+    Returns how many merged tasks went, and the result without them. Raises UsageError where there is no such run or
+    sample.
+    """
+    with Ledger.open(folder / "ledger.db") as ledger:
+        ledger.spec.release.sample(sample)
+        gone = ledger.forget_sample(sample)
+        return gone, finish(state_of(ledger), ledger)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ class Congestion(NamedTuple):
     held
         Messages that were taken and are not acknowledged.
     oldest_s
-        Age of the oldest task that is held, in seconds.
+        Seconds since the task was taken that is held for the longest time.
     published_per_s, acked_per_s
         Messages that come and that are done with, a second.
     left_s

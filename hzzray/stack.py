@@ -24,11 +24,15 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Contents:
-    """What is drawn: arrays of shape (bins,), simulation by group from the bottom of the stack up; edges in GeV."""
+    """What is drawn: arrays of shape (bins,), simulation by group from the bottom of the stack up; edges in GeV.
+
+    ``divisible`` tells whether data over simulation means something: both are of one luminosity, and no sample lacks.
+    """
 
     edges: NDArray[np.float64]
     simulation: list[Layer]
     data: NDArray[np.float64] | None
+    divisible: bool = True
 
     @property
     def total(self) -> NDArray[np.float64]:
@@ -59,23 +63,26 @@ class Contents:
         return np.maximum(top, np.where(self.data > 0, poisson_interval(self.data)[1], 0.0))
 
 
-def contents(result: Result, channel: str | None = None) -> Contents:
+def contents(result: Result, channel: str | None = None, *, scaled: bool = True) -> Contents:
     """Take from a result what its figure shows, of one flavour category (``4e``, ``4mu``, ``2e2mu``) or of all.
 
-    Raises UsageError if the result has no such channel.
+    Data that can't be compared with the simulation (``Luminosity.compared``) are not shown beside it. Not ``scaled`` to
+    the data that were read, simulation is that of the luminosity asked for. Raises UsageError if the result has no such
+    channel.
     """
     edges = np.array(result.edges)
     simulation: list[Layer] = []
     data = None
+    factor = 1.0 if scaled else result.luminosity.asked / result.luminosity.simulation
     # Sorting is stable: within a role, groups keep the catalogue's order.
     for name, group in sorted(result.groups.items(), key=lambda item: item[1].role == "signal"):
         bins = _bins(result, group, channel)
         sumw = np.array(bins.sumw)
-        if group.role == "data":
+        if group.role != "data":
+            simulation.append(Layer(name, group.colour, factor * sumw, factor**2 * np.array(bins.sumw2)))
+        elif result.luminosity.compared:
             data = sumw if data is None else data + sumw
-        else:
-            simulation.append(Layer(name, group.colour, sumw, np.array(bins.sumw2)))
-    return Contents(edges, simulation, data)
+    return Contents(edges, simulation, data, divisible=result.is_whole and factor == 1.0)
 
 
 def _bins(result: Result, group: GroupResult, channel: str | None) -> Bins:

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hzzray.compare import Run
-from hzzray.engine.monitor import NODE, CpuUse, cpu_percent
+from hzzray.engine.monitor import CpuUse, cpu_percent, is_actor
 from hzzray.style import StyledFigure, plain, save_figure, style
 
 #: Actors that have a colour and a place in the legend of their own; with more, only their sum is drawn.
@@ -93,7 +93,7 @@ def save_scale(run: Run, folder: Path) -> tuple[Path, ...]:
 def _draw_cpu(axes: Axes, run: Run) -> None:
     axes.set_title(plain(run.label), loc="left", fontsize="medium")
     axes.set_ylabel("CPU [% of one core]")
-    uses = {actor: use for actor, use in cpu_percent(run.usage).items() if not actor.startswith(NODE)}
+    uses = {actor: use for actor, use in cpu_percent(run.usage).items() if is_actor(actor)}
     if not uses:
         axes.text(0.5, 0.5, "no CPU recorded", transform=axes.transAxes, ha="center", va="center", color="0.4")
         return

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 _LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
-_QUERY = re.compile(r"(://[^?#\s]*)\?[^#\s]*")
+_QUERY = re.compile(r"(://[^?#\s]*)\?(?!\*{3}(?:\W|$))[^#\s]*")  # one that is hidden already stays as it is
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DECODINGS = 5  # of a path, until it is as plain as it gets; one that takes more is up to no good
 
 
 def is_remote(location: str) -> bool:
@@ -17,12 +19,57 @@ def is_remote(location: str) -> bool:
 
 
 def is_inside(location: str, sources: Sequence[str]) -> bool:
-    """Tell whether a path or URL lies inside one of some sources, whatever links and dots it holds."""
+    """Tell whether a path or URL lies inside one of some sources, whatever links and dots it holds.
+
+    Of a URL, protocol, login, host and path decide: the query, where a token or a signature travels, is the server's
+    business. What can't be a path or a URL is inside of nothing.
+    """
     if is_remote(location):
-        safe = ".." not in location.split("/")
-        return safe and any(is_remote(root) and location.startswith(root.rstrip("/") + "/") for root in sources)
-    path = Path(location).resolve()
-    return any(not is_remote(root) and path.is_relative_to(Path(root).resolve()) for root in sources)
+        place = _place(location)
+        return place is not None and any(
+            root is not None and place[0] == root[0] and place[1].startswith(root[1].rstrip("/") + "/")
+            for root in map(_place, filter(is_remote, sources))
+        )
+    path = _resolved(location)
+    roots = [_resolved(source) for source in sources if not is_remote(source)]
+    return path is not None and any(root is not None and path.is_relative_to(root) for root in roots)
+
+
+def _place(url: str) -> tuple[str, str] | None:
+    """Take a URL apart into what says whose it is, and its path; None where it isn't plain which file it names."""
+    if _CONTROL.search(url):
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    plain = parts.path
+    for _ in range(_DECODINGS):
+        if ".." in re.split(r"[/\\]", plain):
+            return None
+        before, plain = plain, unquote(plain)
+        if plain == before:
+            return f"{parts.scheme}://{parts.netloc}", parts.path
+    return None
+
+
+def _resolved(path: str) -> Path | None:
+    """Follow a path's links; None where it can't be a path: with NUL in it, too long, links that lead in a ring."""
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def led_by(path: str) -> str:
+    """Say which link leads a path elsewhere, and where to; empty where none does."""
+    try:
+        for part in (*reversed(Path(path).absolute().parents), Path(path).absolute()):
+            if part.is_symlink():
+                return f"{part} is a link to {part.readlink()}"
+    except (OSError, ValueError):
+        pass
+    return ""
 
 
 def redact(text: str) -> str:
@@ -38,6 +85,7 @@ def join(source: str, path: str) -> str:
     if not is_remote(source):
         return str(Path(source).expanduser() / path)
     if not source.startswith(("http://", "https://")):
-        return f"{source.removesuffix('/')}/{path}"  # root://host//folder: two slashes mean something
+        base, mark, query = source.partition("?")
+        return f"{base.removesuffix('/')}/{path}{mark}{query}"  # root://host//folder: two slashes mean something
     parts = urlsplit(source)
     return parts._replace(path=f"{parts.path.rstrip('/')}/{quote(path)}").geturl()

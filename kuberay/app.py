@@ -60,9 +60,9 @@ def _deployment(values: Values) -> Object:
         values,
         "app",
         [
-            "streamlit",
-            "run",
-            "app/main.py",
+            "python",
+            "-m",
+            "app",
             "--server.address=0.0.0.0",
             f"--server.port={PORT}",
             "--server.headless=true",
@@ -70,9 +70,10 @@ def _deployment(values: Values) -> Object:
         ],
         values.app,
         env=env(
-            analysis_env()
+            analysis_env("app")
             | {"HZZRAY_ADDRESS": f"ray://{_head_host(values)}:{ray.CLIENT}", "RAY_AUTH_MODE": "token"}
             | {"HZZRAY_APP_PASSWORD_FILE": f"{_LOGIN_PATH}/password"}
+            | ({"HZZRAY_APP_HOSTS": values.ingress.host} if values.ingress.host else {})
             | broker.client_env(values, "publisher")
             | (ray.tls_env() if tls else {}),
             token(values),
@@ -130,7 +131,7 @@ def loader(values: Values) -> Object:
         "loader",
         command,
         values.bridge,
-        env=env(analysis_env() | broker.client_env(values, "publisher")),
+        env=env(analysis_env("loader") | broker.client_env(values, "publisher") | broker.PATIENT),
         mounts=[*data_mounts(values), *broker.client_mounts(values)],
     )
     template = pod(

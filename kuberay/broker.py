@@ -5,6 +5,7 @@ from __future__ import annotations
 from kuberay.config import Values
 from kuberay.parts import (
     BROKER_USER,
+    LAST_WORDS,
     MACHINE,
     ZONE,
     Object,
@@ -13,6 +14,7 @@ from kuberay.parts import (
     container_security,
     empty,
     env,
+    headless,
     keys,
     labels,
     mount,
@@ -32,6 +34,9 @@ _LOGIN_PATH, _AUTHORITY_PATH = "/etc/hzzray/broker", "/etc/hzzray/authority"
 _DEFINITIONS_PATH, _PASSWORDS_PATH = "/etc/hzzray/definitions", "/etc/hzzray/passwords"
 _CERTIFICATE_PATH = "/etc/hzzray/certificate"
 
+#: For what runs unattended: the broker's image may have to be fetched first. It is said meanwhile what is waited for.
+PATIENT = {"HZZRAY_BROKER_WAIT": "600"}
+
 _CONFIG = f"""\
 load_definitions = {_DEFINITIONS_PATH}/definitions.json
 # No task takes two hours; the default of half an hour would take messages from bridges that wait for machines.
@@ -48,10 +53,16 @@ def client_env(values: Values, user: str) -> dict[str, str]:
     """Make the environment of a container that talks to the broker."""
     scheme, port = ("amqps", AMQPS) if values.broker.tls_secret else ("amqp", AMQP)
     authority = {"HZZRAY_BROKER_CA": f"{_AUTHORITY_PATH}/ca.crt"} if values.broker.tls_secret else {}
+    host = f"{values.broker_name}.{values.namespace}.svc"
+    # The Cluster Operator gives metrics by TLS where the broker has it; ours give them plain, as clients expect.
+    is_tls = values.broker.kind == "operator" and values.broker.tls_secret
+    metrics = {"HZZRAY_BROKER_METRICS": f"https://{host}:{METRICS_TLS}"} if is_tls and user == "bridge" else {}
     return {
-        "HZZRAY_BROKER": f"{scheme}://{user}@{values.broker_name}.{values.namespace}.svc:{port}",
+        "HZZRAY_BROKER": f"{scheme}://{user}@{host}:{port}",
         "HZZRAY_BROKER_PASSWORD_FILE": f"{_LOGIN_PATH}/password",
-    } | authority
+        **authority,
+        **metrics,
+    }
 
 
 def client_mounts(values: Values) -> list[Object]:
@@ -71,8 +82,9 @@ def client_volumes(values: Values, user: str) -> list[Object]:
 def objects(values: Values) -> list[Object]:
     """Make the broker's objects."""
     if values.broker.kind == "operator":
-        return [_by_operator(values), _disruption_budget(values)]
-    return [_config(values), _service(values), _statefulset(values), _disruption_budget(values)]
+        several = values.broker.nodes > 1
+        return [_by_operator(values), *([_disruption_budget(values)] if several else [])]
+    return [_config(values), _service(values), _statefulset(values)]
 
 
 def _define(values: Values) -> Object:
@@ -121,7 +133,7 @@ def _ports(values: Values) -> dict[str, int]:
 
 def _service(values: Values) -> Object:
     ports = [{"name": name, "port": port, "targetPort": name} for name, port in _ports(values).items()]
-    spec = {"clusterIP": "None", "selector": broker_selector(values)["matchLabels"], "ports": ports}
+    spec = headless(broker_selector(values)["matchLabels"], ports)
     return thing("Service", "v1", values.broker_name, values, "broker", spec=spec)
 
 
@@ -135,6 +147,7 @@ def _statefulset(values: Values) -> Object:
         "ports": [{"name": name, "containerPort": port} for name, port in _ports(values).items()],
         "resources": resources(broker),
         "securityContext": container_security(),
+        **LAST_WORDS,
         "startupProbe": _probe("check_running", every=5, failures=60),
         "livenessProbe": _probe("ping", every=30, failures=4),
         "readinessProbe": _probe("check_port_connectivity", every=15, failures=3),
@@ -196,6 +209,7 @@ def _by_operator(values: Values) -> Object:
         persistence["storageClassName"] = values.storage.class_name
     rabbitmq = {
         "name": "rabbitmq",
+        **LAST_WORDS,
         "volumeMounts": [mount("definitions", _DEFINITIONS_PATH, read_only=True)],
     }
     template = {
@@ -242,7 +256,10 @@ def monitor(values: Values) -> Object:
 
 
 def _disruption_budget(values: Values) -> Object:
-    """Keep a majority of the broker's nodes, or the only one."""
+    """Keep a majority of the broker's nodes.
+
+    What there is one of has no budget: it would keep a machine from ever being drained, and nothing is lost with it.
+    """
     spec = {
         "minAvailable": values.broker.nodes // 2 + 1,
         "selector": broker_selector(values),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +42,18 @@ def _say(line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let a command that has a kubectl running end it when it is told to end, or its terminal goes."""
+    asked = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in asked]
+    try:
+        yield
+    finally:
+        for number, handler in zip(asked, before, strict=True):
+            signal.signal(number, handler)
+
+
 def _open(overlay: str | None, own: Path | None, context: str | None, *, dry: bool = False) -> tuple[Kubectl, Values]:
     from kuberay.config import load  # noqa: PLC0415
     from kuberay.kubectl import Kubectl  # noqa: PLC0415
@@ -73,8 +88,6 @@ def up(
 @app.command()
 def status(overlay: Overlay = None, own: Own = None, context: Context = None, dry_run: DryRun = False) -> None:
     """Show each part of a deployment, and why one isn't ready (exit code 1)."""
-    from rich.table import Table  # noqa: PLC0415
-
     from kuberay import deploy  # noqa: PLC0415
 
     kubectl, values = _open(overlay, own, context, dry=dry_run)
@@ -83,10 +96,13 @@ def status(overlay: Overlay = None, own: Own = None, context: Context = None, dr
             kubectl.show(*question)
         return
     parts = deploy.look(kubectl, values)
-    table = Table("", "kind", "name", "state")
-    for part in parts:
-        table.add_row("✓" if part.ready else "[red]✗[/]", part.kind, part.name, part.says)
-    console.print(table)
+    kinds, names = (
+        max(len(text) for text in column) for column in zip(*((p.kind, p.name) for p in parts), strict=True)
+    )
+    for part in parts:  # no table: it would cut what doesn't fit, and names are there to be copied
+        line = f"{'✓' if part.ready else '✗'} {part.kind:{kinds}}  {part.name:{names}}  {part.says}"
+        style = None if part.ready else "red"
+        console.print(line.rstrip(), style=style, highlight=False, soft_wrap=True, markup=False)
     if any(not part.ready for part in parts):
         raise typer.Exit(1)
 
@@ -112,7 +128,7 @@ def submit(
     if dry_run:
         _say(f"ray job submit --address {address or 'http://127.0.0.1:8265'} --submission-id {run_id} -- {command}")
         return
-    with jobs.connected(kubectl, values, address) as client:
+    with _ended_like_ctrl_c(), jobs.connected(kubectl, values, address) as client:
         submission = jobs.start(client, command, run_id)
         _say(f"job {submission}: {command}")
         if not follow:
@@ -147,15 +163,15 @@ def forward(
         for route in chosen:
             kubectl.show(*port_forward(route.service, route.port, route.local))
         return
-    with ports.Forwards(kubectl, chosen, _say) as forwards:
-        for line in ports.welcome(values, chosen):
-            _say(line)
-        try:
+    try:
+        with _ended_like_ctrl_c(), ports.Forwards(kubectl, chosen, _say) as forwards:
+            for line in ports.welcome(values, chosen):
+                _say(line)
             while True:
                 forwards.mend()
                 time.sleep(1)
-        except KeyboardInterrupt:
-            _say("ended")
+    except KeyboardInterrupt:
+        _say("ended")
 
 
 @app.command()
@@ -169,12 +185,12 @@ def down(
     dry_run: DryRun = False,
 ) -> None:
     """Remove everything that `up` made, and nothing else."""
-    from kuberay import deploy  # noqa: PLC0415
+    from kuberay import removal  # noqa: PLC0415
 
     kubectl, values = _open(overlay, own, context, dry=dry_run)
     if not (yes or dry_run or keep_data):
         typer.confirm(f"Delete {values.name} in namespace {values.namespace}, with all its runs?", abort=True)
-    deploy.down(kubectl, values, _say, keep_data=keep_data, timeout_s=timeout)
+    removal.down(kubectl, values, _say, keep_data=keep_data, timeout_s=timeout)
 
 
 @app.command()

@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from hzzray.data.catalogue import releases
 from hzzray.errors import UsageError
 from hzzray.messages import RUN_ID
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_VERSION = re.compile(r":v?(\d+(?:\.\d+)*)(?![\w./])", re.ASCII)
+_NEEDED = "4.2.4"  # of RabbitMQ, by the start-up probe of its operator from 2.22 on
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|Ki|Mi|Gi|Ti|)", re.ASCII)
 
 
@@ -27,6 +30,12 @@ def quantity(text: str) -> float:
     return float(number) / 1000 if unit == "m" else float(number) * _UNITS[unit]
 
 
+def _is_old(version: str) -> bool:
+    """Tell whether a version is before what is needed; one that says less, such as 4, is the newest of its kind."""
+    given = tuple(map(int, version.split(".")))
+    return given < tuple(map(int, _NEEDED.split(".")))[: len(given)]
+
+
 def _text(value: object) -> object:
     """Take numbers for text, as YAML reads ``cpu: 2`` and ``release: 2020``."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
@@ -35,6 +44,13 @@ def _text(value: object) -> object:
 def _quantity(text: str) -> str:
     quantity(text)
     return text
+
+
+def _release(name: str) -> str:
+    known = releases()
+    if name not in known:
+        raise ValueError(f"one of {', '.join(known)}")
+    return name
 
 
 Quantity = Annotated[str, BeforeValidator(_text), AfterValidator(_quantity)]
@@ -47,6 +63,7 @@ Image = Annotated[str, Field(pattern=r"^[a-z0-9][^\s:@]*(:\d+/[^\s:@]+)?(:[\w.-]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+_LABEL = r"[A-Za-z0-9][-./\w]*=[-.\w]+"
 RunId = Annotated[str, Field(pattern=rf"^$|{RUN_ID}")]
 
 
@@ -146,6 +163,11 @@ class Broker(Sized):
             raise ValueError(f"nodes: {self.nodes}, but kind statefulset is of one node: take kind operator")
         if self.nodes % 2 == 0:
             raise ValueError(f"nodes: {self.nodes} nodes have no majority when they part: take an odd number")
+        version = _VERSION.search(self.image)
+        if self.kind == "operator" and version and _is_old(version[1]):
+            raise ValueError(
+                f"image {self.image}: RabbitMQ's operator asks its nodes for a check that is new in {_NEEDED} and 4.3.0"
+            )
         return self
 
 
@@ -169,7 +191,7 @@ class Storage(_Frozen):
 class Data(_Frozen):
     """What is analysed, and where it is read from."""
 
-    release: Annotated[Literal["2020", "2025", "toy"], BeforeValidator(_text)]
+    release: Annotated[str, BeforeValidator(_text), AfterValidator(_release)]
     source: Annotated[str, Field(pattern=r"^$|^(https?|root)://[^\s,]+$")]
     claim: Object
     toy_events: Positive
@@ -216,10 +238,23 @@ class Metrics(_Frozen):
     namespace: Object
 
 
+class Operator(_Frozen):
+    """Where an operator's pods are: in a namespace, or any if that is empty, with labels as kubectl takes them."""
+
+    namespace: Object
+    selector: Annotated[str, Field(pattern=rf"^{_LABEL}(,{_LABEL})*$")]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels by name."""
+        return dict(each.split("=", 1) for each in self.selector.split(","))
+
+
 class Network(_Frozen):
     """Who may talk to whom."""
 
     policies: bool
+    kuberay: Operator
     api_ports: tuple[Port, ...]
     data_ports: tuple[Port, ...]
 

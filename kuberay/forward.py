@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,6 +18,9 @@ from kuberay.config import Values
 from kuberay.kubectl import Forward, Kubectl, KubeError
 
 _WAITS_S = (1.0, 30.0)
+
+# kubectl notices that its pod has gone when somebody wants something of it, and fails him. So we look, this often.
+_LOOK_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +82,14 @@ class Forwards:
         self._say = say
         self._open: dict[Route, tuple[Forward, ExitStack]] = {}
         self._again: dict[Route, tuple[float, float]] = {}  # when it is tried again, and the wait before that
+        self._pods: dict[Route, frozenset[str]] = {}  # behind the service when it was opened
+        self._behind: Mapping[str, frozenset[str]] | None = None
+        self._looked = 0.0
 
     def __enter__(self) -> Self:
         """Open all; raises KubeError when one can't be."""
         try:
+            self._look()
             for route in self._chosen:
                 self._connect(route)
         except BaseException:
@@ -103,10 +110,13 @@ class Forwards:
         self._open.clear()
 
     def mend(self) -> None:
-        """Open again what broke, after a wait that grows."""
+        """Open again what broke or leads to a pod that has gone, after a wait that grows."""
+        if time.monotonic() - self._looked > _LOOK_S:
+            self._look()
         for route, (forward, stack) in list(self._open.items()):
-            if not forward.is_alive():
-                self._say(f"{route.title}: lost ({forward.why()}); trying again")
+            gone = self._behind is not None and not self._pods[route] <= self._now_behind(route)
+            if gone or not forward.is_alive():
+                self._say(f"{route.title}: lost ({'its pod has gone' if gone else forward.why()}); trying again")
                 stack.close()
                 del self._open[route]
                 self._again[route] = (time.monotonic(), 0.0)
@@ -122,7 +132,19 @@ class Forwards:
                 del self._again[route]
                 self._say(f"{route.title}: back")
 
+    def _look(self) -> None:
+        """See which pods there are; those that are new end a wait."""
+        before, self._behind = self._behind, self._kubectl.behind()
+        self._looked = time.monotonic()
+        for route, (_, waited) in self._again.items():
+            if self._now_behind(route) - (before or {}).get(route.service, frozenset()):
+                self._again[route] = (time.monotonic(), waited)
+
+    def _now_behind(self, route: Route) -> frozenset[str]:
+        return (self._behind or {}).get(route.service, frozenset())
+
     def _connect(self, route: Route) -> None:
+        self._pods[route] = self._now_behind(route)
         with ExitStack() as stack:
             forward = stack.enter_context(self._kubectl.forward(route.service, route.port, route.local))
             self._open[route] = (forward, stack.pop_all())

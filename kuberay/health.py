@@ -25,7 +25,8 @@ class Part:
 def parts(values: Values, wanted: Iterable[Object], found: Sequence[Object], events: Sequence[Object]) -> list[Part]:
     """Judge what was applied, and the pods that came of it.
 
-    ``found`` is what is in the namespace; ``events`` are its warnings.
+    ``found`` is what is in the namespace, ``events`` what was told of it. Pods that have failed count only as long as
+    their owner lacks them: a Job keeps its failed tries for a day, a Deployment its evicted pods for ever.
     """
     there = {(made["kind"], made["metadata"]["name"]): made for made in found}
     judged = []
@@ -36,11 +37,46 @@ def parts(values: Values, wanted: Iterable[Object], found: Sequence[Object], eve
             # A finished Job is removed after a while.
             ready, says = judge(live) if live else (kind == "Job", "not there")
             judged.append(Part(kind, name, ready, says or _last_event(kind, name, events)))
-    pods = sorted(
-        (made for made in found if made["kind"] == "Pod" and is_ours(values, made)),
-        key=lambda made: made["metadata"]["name"],
-    )
-    return judged + [Part("Pod", made["metadata"]["name"], *_pod(made, events)) for made in pods]
+    content = {(part.kind, part.name): part.ready for part in judged}
+    pods = [made for made in found if made["kind"] == "Pod" and is_ours(values, made)]
+    gone = _superseded(pods, there, content)
+    shown = sorted((made for made in pods if made["metadata"]["name"] not in gone), key=_name)
+    return judged + [Part("Pod", _name(made), *state_of_pod(made, events)) for made in shown]
+
+
+def _superseded(
+    pods: Iterable[Object], there: Mapping[tuple[str, str], Object], content: Mapping[tuple[str, str], bool]
+) -> set[str]:
+    """Name the pods that have failed and that nobody waits for any more; ``content`` says of owners what they have."""
+    failed: dict[tuple[str, str], list[Object]] = {}
+    for made in pods:
+        if made.get("status", {}).get("phase") == "Failed":
+            failed.setdefault(_owner(made), []).append(made)
+    gone: set[str] = set()
+    for owner, tries in failed.items():
+        kind, _ = owner
+        if kind == "Job":
+            # Of a Job that is between two tries, or has given up, the last one tells.
+            over = content.get(owner, True) or there[owner].get("status", {}).get("active", 0) > 0
+            last = max(tries, key=lambda made: made["metadata"].get("creationTimestamp") or "")
+            gone |= {_name(made) for made in tries if over or made is not last}
+        elif content.get(owner):
+            gone |= {_name(made) for made in tries}
+    return gone
+
+
+def _owner(pod: Object) -> tuple[str, str]:
+    """Find what a pod is made by; for a ReplicaSet that is its Deployment, whose name it has with a hash behind."""
+    for owner in pod["metadata"].get("ownerReferences") or []:
+        if owner.get("controller"):
+            kind, name = owner["kind"], owner["name"]
+            return ("Deployment", name.rpartition("-")[0]) if kind == "ReplicaSet" else (kind, name)
+    return "", ""
+
+
+def _name(made: Object) -> str:
+    name: str = made["metadata"]["name"]
+    return name
 
 
 def is_ours(values: Values, pod: Object) -> bool:
@@ -85,12 +121,13 @@ def _deployment(made: Object) -> tuple[bool, str]:
 
 
 def _job(made: Object) -> tuple[bool, str]:
+    status: Object = made.get("status", {})
     if _condition(made, "Complete").get("status") == "True":
-        return True, "complete"
+        tries = status.get("failed", 0)
+        return True, f"complete, after {tries} that failed" if tries else "complete"
     failed = _condition(made, "Failed")
     if failed.get("status") == "True":
         return False, f"failed: {failed.get('message') or failed.get('reason')}"
-    status: Object = made.get("status", {})
     return False, f"{status.get('active', 0)} running, {status.get('failed', 0)} failed"
 
 
@@ -120,7 +157,7 @@ KINDS = {
 }
 
 
-def _pod(made: Object, events: Sequence[Object]) -> tuple[bool, str]:
+def state_of_pod(made: Object, events: Sequence[Object]) -> tuple[bool, str]:
     """Tell whether a pod does what it should, and else why it doesn't."""
     status: Object = made.get("status", {})
     phase = status.get("phase", "Pending")
@@ -132,7 +169,7 @@ def _pod(made: Object, events: Sequence[Object]) -> tuple[bool, str]:
         return False, "; ".join(troubles)
     if _condition(made, "Ready").get("status") == "True":
         return True, "running"
-    return False, _last_event("Pod", made["metadata"]["name"], events) or "starting"
+    return False, _last_event("Pod", _name(made), events, normal=False) or "starting"
 
 
 def _troubles(status: Object) -> Iterator[str]:
@@ -150,20 +187,25 @@ def _troubles(status: Object) -> Iterator[str]:
             yield said + (f" (it {_ending(last)})" if last else "")
         elif (ended := state.get("terminated")) and ended.get("exitCode") != 0:
             yield f"{each['name']} {_ending(ended)}"
+        elif last.get("exitCode") and not each.get("ready"):
+            yield f"{each['name']} {_ending(last)}, and was started again"
 
 
 def _ending(ended: Object) -> str:
     if ended.get("reason") == "OOMKilled":
         return "was killed for want of memory: its limit is too small"
-    return f"ended with exit code {ended.get('exitCode')}"
+    lines = [line.strip() for line in (ended.get("message") or "").splitlines() if line.strip()]
+    return f"ended with exit code {ended.get('exitCode')}" + (f": {lines[-1]}" if lines else "")
 
 
-def _last_event(kind: str, name: str, events: Sequence[Object]) -> str:
-    """Find the last warning about an object."""
+def _last_event(kind: str, name: str, events: Sequence[Object], *, normal: bool = True) -> str:
+    """Find what was last told of an object, without what is in order if ``normal`` is off."""
     about = [
         each
         for each in events
-        if each.get("involvedObject", {}).get("kind") == kind and each["involvedObject"].get("name") == name
+        if each.get("involvedObject", {}).get("kind") == kind
+        and each["involvedObject"].get("name") == name
+        and (normal or each.get("type") != "Normal")
     ]
     if not about:
         return ""

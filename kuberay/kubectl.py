@@ -9,15 +9,19 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
 from hzzray.errors import HzzrayError
 from kuberay.parts import Object
 
-#: Who owns the fields that we apply.
-MANAGER = "hzzray"
+Say = Callable[[str], None]
+"""Is told what a user should know, a line at a time."""
+
+#: How we apply. The autoscaler writes to the RayCluster too: its count of workers, which it will write again.
+APPLY = ("--server-side", "--force-conflicts", "--field-manager=hzzray")
 
 _TIMEOUT_S = 60.0
 
@@ -69,7 +73,7 @@ class Kubectl:
     With ``dry`` nothing is changed: ``say`` gets each command that would change something. Calls raise KubeError.
     """
 
-    def __init__(self, namespace: str, context: str | None, *, dry: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, namespace: str, context: str | None, *, dry: bool, say: Say) -> None:
         self._base = ["--namespace", namespace, *(["--context", context] if context else [])]
         self.dry = dry
         self._say = say
@@ -93,6 +97,21 @@ class Kubectl:
         group = resource.partition(".")[2]
         known = self._run(["api-resources", f"--api-group={group}", "--output", "name"], None, _TIMEOUT_S)
         return resource in known.split()
+
+    def behind(self) -> Mapping[str, frozenset[str]] | None:
+        """Ask which pods, by uid, are behind each service; None of a cluster that doesn't tell this user."""
+        try:
+            slices = self.read("get", "endpointslices.discovery.k8s.io")["items"]
+        except KubeError:
+            return None
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for each in slices:
+            service = each["metadata"].get("labels", {}).get("kubernetes.io/service-name", "")
+            for endpoint in each.get("endpoints") or []:
+                uid = (endpoint.get("targetRef") or {}).get("uid")
+                if uid and not (endpoint.get("conditions") or {}).get("terminating"):
+                    found[service].add(uid)
+        return {service: frozenset(uids) for service, uids in found.items()}
 
     def change(self, *arguments: str, objects: Sequence[Object] = (), timeout_s: float = _TIMEOUT_S) -> str:
         """Change something; ``objects`` go in by standard input, where no other process sees them."""

@@ -41,6 +41,7 @@ def policies(values: Values) -> list[Object]:
                 _allow("from", [nodes], []),
                 _allow("from", [selector(values, "app")], [ray.CLIENT]),
                 _allow("from", [selector(values, "submitter")], [ray.DASHBOARD]),
+                {"from": [_kuberay(values)], "ports": _ports([ray.DASHBOARD])},  # it asks how a RayJob is
                 {
                     "from": prometheus,
                     "ports": _ports([ray.METRICS, ray.AUTOSCALER_METRICS, ray.DASHBOARD_METRICS]),
@@ -49,7 +50,7 @@ def policies(values: Values) -> list[Object]:
             egress=[
                 _DNS,
                 _allow("to", [nodes], []),
-                {"to": [_peer(rabbit)], "ports": clients},
+                {"to": [_peer(rabbit)], "ports": clients + _ports([broker.METRICS, broker.METRICS_TLS])},
                 *([_allow("to", [selector(values, "redis")], [redis.PORT])] if values.ray.fault_tolerance else []),
                 api,
                 data,
@@ -74,7 +75,8 @@ def policies(values: Values) -> list[Object]:
             rabbit,
             ingress=[
                 {"from": [_peer(selector(values, name)) for name in ("head", "loader", "app")], "ports": clients},
-                {"from": prometheus, "ports": _ports([broker.METRICS, broker.METRICS_TLS])},
+                # The bridge, beside the head, reads there what the broker uses.
+                {"from": [_peer(head), *prometheus], "ports": _ports([broker.METRICS, broker.METRICS_TLS])},
                 {"from": [_peer(rabbit)], "ports": _CLUSTERING},
             ],
             egress=[
@@ -101,6 +103,13 @@ def policies(values: Values) -> list[Object]:
         chosen = selector(values, "redis")
         made.append(_policy(values, "redis", chosen, ingress=[_allow("from", [head], [redis.PORT])]))
     return made
+
+
+def _kuberay(values: Values) -> Object:
+    """Select the pods of KubeRay's operator, in its namespace or in any."""
+    operator = values.network.kuberay
+    space = {"matchLabels": {"kubernetes.io/metadata.name": operator.namespace}} if operator.namespace else {}
+    return {"namespaceSelector": space, "podSelector": {"matchLabels": dict(operator.labels)}}
 
 
 def _components(*names: str) -> Object:

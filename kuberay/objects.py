@@ -25,7 +25,6 @@ def deployment(values: Values) -> list[Object]:
         *broker.objects(values),
         *(redis.objects(values) if values.ray.fault_tolerance else []),
         ray.cluster(values),
-        ray.disruption_budget(values),
         *app.objects(values),
         *([app.loader(values)] if values.loader.run_id else []),
         *([*ray.monitors(values), broker.monitor(values)] if values.metrics.pod_monitor else []),

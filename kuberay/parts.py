@@ -16,6 +16,9 @@ MANAGED = {"app.kubernetes.io/managed-by": "hzzray"}
 #: User and group of the image, and those of RabbitMQ's and Redis'.
 USER, BROKER_USER = 1000, 999
 
+#: Why a container ended is kept with its state: what it said last, unless it leaves word itself.
+LAST_WORDS = {"terminationMessagePolicy": "FallbackToLogsOnError"}
+
 _PART_OF = "app.kubernetes.io/part-of"
 _COMPONENT = "app.kubernetes.io/component"
 _USES_RUNS = "hzzray-runs"
@@ -24,6 +27,16 @@ _USES_RUNS = "hzzray-runs"
 def labels(values: Values, component: str) -> dict[str, str]:
     """Label a pod. Never ``app.kubernetes.io/name`` or ``created-by``: KubeRay finds the head by its own."""
     return MANAGED | {_PART_OF: values.name, _COMPONENT: component}
+
+
+def part_of(values: Values) -> str:
+    """Write what kubectl selects all objects of a deployment by."""
+    return ",".join(f"{key}={value}" for key, value in (MANAGED | {_PART_OF: values.name}).items())
+
+
+def is_made_by_us(made: Object) -> bool:
+    """Tell whether an object was made here, and may go."""
+    return MANAGED.items() <= (made["metadata"].get("labels") or {}).items()
 
 
 def selector(values: Values, component: str) -> Object:
@@ -45,6 +58,19 @@ def thing(kind: str, version: str, name: str, values: Values, component: str, **
     """Make an object of the deployment's namespace."""
     meta = {"name": name, "namespace": values.namespace, "labels": labels(values, component)}
     return {"apiVersion": version, "kind": kind, "metadata": meta, **body}
+
+
+def headless(chosen: Mapping[str, str], ports: Sequence[Object]) -> Object:
+    """Make the spec of a Service that is a name for a pod's own address.
+
+    The name is known before the pod is ready: who asks for one that isn't would be told so for minutes, from a cache.
+    """
+    return {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": dict(chosen),
+        "ports": list(ports),
+    }
 
 
 def pod_security(user: int = USER) -> Object:
@@ -113,6 +139,7 @@ def container(
         "env": list(env),
         "resources": resources(sized),
         "securityContext": container_security(),
+        **LAST_WORDS,
         "volumeMounts": [mount("tmp", "/tmp"), *mounts],  # noqa: S108 (a volume of the pod's own)
         **rest,
     }
@@ -211,9 +238,9 @@ def data_init(values: Values, sized: Sized) -> list[Object]:
     return [container(values, "toy-data", command, sized, mounts=[mount("data", DATA)])]
 
 
-def analysis_env() -> dict[str, str]:
-    """Make the environment of all that runs hzzray."""
-    return {
+def analysis_env(service: str = "") -> dict[str, str]:
+    """Make the environment of all that runs hzzray; a ``service`` tells what it uses under that name."""
+    return ({"HZZRAY_SERVICE": service} if service else {}) | {
         "HOME": "/tmp",  # noqa: S108 (a volume of the pod's own)
         "HZZRAY_ENVIRONMENT": "kuberay",
         "HZZRAY_RUNS": RUNS,

@@ -145,7 +145,7 @@ def _head(values: Values, *, bridge: bool) -> Object:
         "ray-head",
         (),
         values.ray.head,
-        env=env(analysis_env() | {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)}),
+        env=env(analysis_env("head") | {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)}),
         mounts=[mount(_LOGS, _LOGS_PATH), mount(_SHM, _SHM_PATH), mount("runs", RUNS), *data_mounts(values)],
         ports=[
             {"name": name, "containerPort": port}
@@ -189,10 +189,11 @@ def _bridge(values: Values) -> Object:
         ["sh", "-c", _BRIDGE, "bridge", "--runs", RUNS, *source, *elastic],
         values.bridge,
         env=env(
-            analysis_env()
+            analysis_env("bridge")
             | {"RAY_ADDRESS": f"127.0.0.1:{GCS}", "RAY_AUTH_MODE": "token"}
             | (tls_env() if values.ray.tls else {})
-            | broker.client_env(values, "bridge"),
+            | broker.client_env(values, "bridge")
+            | broker.PATIENT,
             token(values),
         ),
         mounts=[
@@ -213,7 +214,7 @@ def _worker(values: Values) -> Object:
         "ray-worker",
         (),
         values.workers,
-        env=env(analysis_env()),
+        env=env(analysis_env("worker")),
         mounts=[mount(_SHM, _SHM_PATH), *data_mounts(values)],
         ports=[{"name": "metrics", "containerPort": METRICS}],
     )
@@ -284,9 +285,3 @@ def monitors(values: Values) -> list[Object]:
         )
         for component, names in ports.items()
     ]
-
-
-def disruption_budget(values: Values) -> Object:
-    """Keep the head from being moved unless somebody deletes it: a run would pause, and go on from its ledger."""
-    spec = {"minAvailable": 1, "selector": ray_selector(values, "head"), "unhealthyPodEvictionPolicy": "AlwaysAllow"}
-    return thing("PodDisruptionBudget", "policy/v1", f"{values.name}-head", values, "head", spec=spec)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from kuberay.config import Values
 from kuberay.parts import (
     BROKER_USER,
+    LAST_WORDS,
     Object,
     container_security,
     empty,
+    headless,
     keys,
     labels,
     mount,
@@ -42,8 +44,7 @@ def objects(values: Values) -> list[Object]:
     config = thing("ConfigMap", "v1", called, values, "redis", data={"redis.conf": _CONFIG})
     chosen = selector(values, "redis")
     ports = [{"name": "redis", "port": PORT, "targetPort": "redis"}]
-    service_spec = {"clusterIP": "None", "selector": chosen["matchLabels"], "ports": ports}
-    service = thing("Service", "v1", called, values, "redis", spec=service_spec)
+    service = thing("Service", "v1", called, values, "redis", spec=headless(chosen["matchLabels"], ports))
     claim: Object = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": values.redis.storage}},
@@ -59,6 +60,7 @@ def objects(values: Values) -> list[Object]:
         "ports": [{"name": "redis", "containerPort": PORT}],
         "resources": resources(values.redis),
         "securityContext": container_security(),
+        **LAST_WORDS,
         "livenessProbe": check,
         "readinessProbe": check,
         "volumeMounts": [
@@ -87,7 +89,4 @@ def objects(values: Values) -> list[Object]:
         "template": template,
         "volumeClaimTemplates": [{"metadata": {"name": "data", "labels": labels(values, "redis")}, "spec": claim}],
     }
-    statefulset = thing("StatefulSet", "apps/v1", called, values, "redis", spec=spec)
-    budget_spec = {"minAvailable": 1, "selector": chosen, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
-    budget = thing("PodDisruptionBudget", "policy/v1", called, values, "redis", spec=budget_spec)
-    return [config, service, statefulset, budget]
+    return [config, service, thing("StatefulSet", "apps/v1", called, values, "redis", spec=spec)]

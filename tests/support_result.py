@@ -9,7 +9,7 @@ import numpy as np
 from hzzray.data.catalogue import release
 from hzzray.messages import RunSpec
 from hzzray.physics import significance
-from hzzray.physics.selection import CHANNELS, PRESETS
+from hzzray.physics.selection import CHANNELS
 from hzzray.result import Bins, Result
 
 SHARES = dict(zip(CHANNELS, (0.2, 0.35, 0.45), strict=True))
@@ -44,7 +44,7 @@ def make_result(name: str = "2020", *, seed: int = 11, **changes: Any) -> Result
     """Build the result of a complete run of a release; ``changes`` are laid over it."""
     rel = release(name)
     spec = RunSpec(
-        release=rel, selection=PRESETS[rel.selection], luminosity=rel.luminosity, fraction=1.0, axis=rel.axis
+        release=rel, selection=rel.schema_.preset(rel.selection), luminosity=rel.luminosity, fraction=1.0, axis=rel.axis
     )
     edges = rel.axis.edges
     random = np.random.default_rng(seed)

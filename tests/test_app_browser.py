@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -74,7 +75,7 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         page.get_by_role("button", name="Launch a run").click()
         name = page.get_by_label("Name of the run")
         name.fill("../story")
-        page.get_by_text("run-id: String should match pattern").wait_for()
+        page.get_by_text("run-id: must be of letters").wait_for()
         assert page.get_by_role("button", name="Start").is_disabled()
         name.fill("story")
         page.get_by_text("hzzray run --release toy --run-id story").wait_for()
@@ -124,6 +125,11 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         reborn = str(pids(folder, "worker-0")[1])
         cells = page.locator(".st-key-workers table td")
         wait_for("the page to say so", lambda: reborn in cells.all_inner_texts())
+        wait_for("the count of restarts", lambda: viewer.figure("Restarts") == "1")  # issue 11, item 15
+        page.get_by_role("heading", name="What happened").wait_for()
+        assert "worker died" in (folder / "events.csv").read_text()
+        own = json.loads((folder / "dashboard.json").read_text())["url"]  # issue 11, item 11
+        assert page.get_by_role("link", name="Ray dashboard").get_attribute("href") == own
 
         # Complete: the same numbers as any other engine's.
         viewer.go("Live")
@@ -147,12 +153,34 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         # An address that names a run opens it, the newest or not.
         shutil.copytree(folder, app.runs / "later")
         for run_id in ("story", "later"):
-            other.open(f"/runs?run={run_id}", shows="h3")
+            other.open(f"/runs?run={run_id}", shows="h2")
             other.page.get_by_role("heading", name=run_id).wait_for()
+        _keeps_its_address(other)
         assert viewer.errors == other.errors == []
         assert "Traceback" not in app.said()
         other.close()
         viewer.close()
+
+
+def _keeps_its_address(viewer: Viewer) -> None:
+    """Issue 11, item 10: two runs, a later one the newest; what is shown is in the address, after a reload and back."""
+    page = viewer.open("/?run=story", shows=".st-key-mass svg.marks").page
+    page.get_by_text("2e2µ", exact=True).click()
+    page.get_by_text("Log scale").click()
+    page.wait_for_url(re.compile(r"(?=.*run=story)(?=.*channel=2e2)(?=.*log=true)"))
+    page.reload()
+    page.locator(".st-key-mass svg.marks").wait_for()
+    assert page.get_by_role("switch", name="Log scale").is_checked()
+    assert "run=story" in page.url
+    page.get_by_role("combobox", name="Run").click()
+    page.get_by_role("option", name="later").click()
+    page.wait_for_url(re.compile("run=later"))
+    page.go_back()
+    page.wait_for_url(re.compile("run=story"))
+    wait_for("the run before", lambda: "story" in page.locator(".st-key-run").inner_html())
+    viewer.open("/?run=nosuch", shows=".st-key-run")
+    page.get_by_text("There is no run").wait_for()
+    assert "run=nosuch" in page.url
 
 
 def _stands_still(viewer: Viewer) -> bool:

@@ -19,7 +19,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.monitor import Recorder, Usage, absent, cpu_percent, read_history, read_usage
 from hzzray.errors import UsageError
-from hzzray.output import OutputError, save_json
+from hzzray.output import save_json
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import SampleResult, moment
 from hzzray.run import make_spec
@@ -125,6 +125,7 @@ def test_the_list_of_runs(tmp_path):
     client = Client(tmp_path)
     rows, wrong = client.rows()
     assert [(row.run_id, row.phase, row.environment) for row in rows] == [
+        ("bad", "unreadable", None),
         ("new", "running", "kuberay"),
         ("old", "complete", "compose"),
     ]
@@ -142,9 +143,12 @@ def test_only_names_of_runs_lead_to_a_folder(tmp_path, name):
 
 def test_a_result_that_can_not_be_read(tmp_path):
     make_run(tmp_path / "run", "run")
+    """Issue 11, item 13: it costs its own part of the page; what the other files tell is still shown."""
     (tmp_path / "run" / "result.json").write_text(json.dumps({"run_id": 3}))
-    with pytest.raises(OutputError, match=r"result\.json"):
-        Client(tmp_path).view("run")
+    record(tmp_path / "run", "local", 2, 5)
+    view = Client(tmp_path).view("run")
+    assert (view.phase, view.result, len(view.scale)) == ("unreadable", None, 5)
+    assert "result.json" in view.wrong
 
 
 # What is drawn.
@@ -307,12 +311,15 @@ def choices(**changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"run_id": "../up"}, "run-id: String should match pattern"),
+        ({"run_id": "../up"}, "run-id: must be of letters"),
         ({"run_id": "taken"}, "there is a run taken"),
         ({"samples": ("Zebra",)}, "no sample 'Zebra'"),
+        ({"samples": ()}, "no sample is chosen"),
+        ({"fraction": 2.0}, "fraction: must be 1 or less, not 2.0"),
+        ({"selection": "h4l", "cuts": ("z1_window=50,x",)}, r"z1-window.1: must be a number, not 'x'"),
         ({"selection": "notebook-2025"}, "asks for identification"),
         ({"cuts": ("pt_min=10,20",)}, "pt_min must fall"),
-        ({"luminosity": 0.0}, "luminosity: Input should be greater than 0"),
+        ({"luminosity": 0.0}, "luminosity: must be greater than 0"),
         ({"min_actors": 3, "max_actors": 2}, "3 actors at least are more than 2"),
         ({"source": "/etc"}, "/etc is outside the sources"),
         ({"source": "{root}/../elsewhere"}, "is outside the sources"),
@@ -341,12 +348,12 @@ def test_choices_that_can(tmp_path, toys):
 def test_choices_are_options_of_the_command():
     assert choices().command() == ["run", "--release", "toy", "--run-id", "mine", "--actors", "1"]
     many = choices(
-        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="h4l", cuts=("z2_max=110",), luminosity=5.0,
-        fraction=0.5, min_actors=1, max_actors=4, chunk=1000, pace_s=30.0,
+        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt_min=20",),
+        luminosity=5.0, fraction=0.5, min_actors=1, max_actors=4, chunk=1000, pace_s=30.0,
     )  # fmt: skip
     assert " ".join(many.command()) == (
-        "run --release toy --run-id mine --source data/toy-9 --events 9 --samples Zee,llll --selection h4l "
-        "--luminosity 5 --fraction 0.5 --chunk 1000 --pace 30 --cut z2_max=110 --min-actors 1 --max-actors 4"
+        "run --release toy --run-id mine --source data/toy-9 --events 9 --samples Zee,llll --selection notebook-2020 "
+        "--luminosity 5 --fraction 0.5 --chunk 1000 --pace 30 --cut pt_min=20 --min-actors 1 --max-actors 4"
     )
 
 
@@ -391,17 +398,19 @@ def test_a_launched_run_is_done(tmp_path, toys):
 def test_settings_are_read_from_the_environment(tmp_path):
     plain = read_settings({})
     assert (str(plain.runs), plain.sources, plain.address, plain.password) == ("runs", ("data", "toy"), None, None)
-    assert plain.dashboard == "http://127.0.0.1:8265"
+    assert (plain.dashboard, plain.hosts) == (None, ())
     (tmp_path / "password").write_text("open sesame\n")
     full = read_settings(
         {
             "HZZRAY_RUNS": "/runs", "HZZRAY_SOURCES": "/a, https://b/c ,", "HZZRAY_ADDRESS": "ray://head:10001",
-            "HZZRAY_DASHBOARD": "https://ray.example/", "HZZRAY_APP_PASSWORD": "other",
+            "HZZRAY_DASHBOARD": "https://ray.example/", "HZZRAY_APP_HOSTS": "a.example, *.b.example",
+            "HZZRAY_APP_PASSWORD": "other",
             "HZZRAY_APP_PASSWORD_FILE": str(tmp_path / "password"), "HZZRAY_BROKER": "amqp://u:p@h/",
         }
     )  # fmt: skip
     assert (full.sources, full.address, full.password) == (("/a", "https://b/c"), "ray://head:10001", "open sesame")
     assert full.dashboard == "https://ray.example"
+    assert full.hosts == ("a.example", "*.b.example")
     assert "sesame" not in repr(full)
     assert "amqp" not in repr(full)
 

@@ -18,7 +18,7 @@ from bridge.publisher import order
 from bridge.wire import Letter, Order, TaskMessage, dead_letter, task_letter
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
-from hzzray.engine.monitor import read_usage
+from hzzray.engine.monitor import read_usage, service
 from hzzray.errors import UsageError
 from hzzray.messages import Task
 from hzzray.run import make_spec
@@ -64,6 +64,22 @@ def test_a_published_run_is_done(site, spec, toys, digest):
         "queue.csv",
     }
     assert not site.reasons()
+
+
+def test_what_publishing_took_is_in_the_runs_folder(site, spec, toys, digest, monkeypatch):
+    """Issue 11, item 37: the loader's container has ended before a bridge takes the run up."""
+    loader = service("loader", "abc", user_s=2.5, system_s=0.5, rss=5, cpus=1.0, memory_limit=7)
+    monkeypatch.setattr("bridge.publisher.place", lambda: loader)
+    site.publish(spec, "r", toys, 500)
+    with Bridging(site, toys):
+        assert site.wait("r").digest == digest
+    rows = read_usage(site.runs / "r")
+    told = rows[rows["actor"] == "service:loader@abc"]
+    assert len(told)
+    assert set(told[["state", "user_s", "system_s", "cpu_limit", "memory_limit_bytes"]].tolist()) == {
+        ("ended", 2.5, 0.5, 1.0, 7)
+    }
+    assert not site.reasons()  # nothing of it is a task
 
 
 def test_a_bridge_may_be_there_first_and_ends_with_a_run(site, spec, toys, digest):
@@ -114,7 +130,7 @@ def bad_messages(plan, outside):
             changed(letter, chance.randbytes(chance.randrange(1, 200))),
             changed(letter, letter.body[:cut]),
             changed(letter, b"x" * 70_000),
-            changed(letter, letter.body.replace(b'"version":1', b'"version":9')),
+            changed(letter, letter.body.replace(b'"version":2', b'"version":9')),
             changed(letter, content_type="application/x-python-pickle"),
             changed(letter, type="order"),
             changed(letter, message_id="0" * 32),
@@ -436,9 +452,12 @@ def test_the_two_halves_by_command(cli, site, folder, digest, monkeypatch):
     code, _, err = cli(*serve_it)
     assert code == 3, err
     repair()
-    code, out, err = cli("replay", "r", "--runs", site.runs, "--broker", site.vhost.url)
+    site.wait_for_dead(1)
+    # Issue 11, item 41: a run of bridges goes back to their broker, and its dead letters with it.
+    code, out, err = cli("replay", "r", "--runs", site.runs)
     assert code == 0, err
     assert "tasks published again" in out
+    assert site.depth(TOPOLOGY.dead.name) == 0
     code, _, err = cli(*serve_it)
     assert code == 0, err
     assert site.wait("r").digest == digest

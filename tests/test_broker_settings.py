@@ -52,6 +52,15 @@ def test_a_password_comes_from_the_environment_or_a_file(tmp_path):
             read("amqp://ann@h", _PASSWORD_FILE=file)
 
 
+def test_how_long_to_wait_for_a_broker():
+    """Issue 11, item 28."""
+    assert read("amqp://h").wait_s == 30
+    assert read("amqp://h", _WAIT="600").wait_s == 600
+    for wrong in ("soon", "-1", "inf", "nan"):
+        with pytest.raises(UsageError, match=r"HZZRAY_BROKER_WAIT is a number of seconds, 0 or more, not"):
+            read("amqp://h", _WAIT=wrong)
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

@@ -79,7 +79,9 @@ def test_the_list_of_2025_is_that_of_the_notebook_of_today():
 def test_the_releases_there_are():
     known = releases()
     assert list(known) == ["2020", "2025", "toy"]
-    assert known["toy"].samples == known["2020"].samples
+    toy = [sample.model_copy(update={"luminosity": None}) for sample in known["toy"].samples]
+    assert toy == [sample.model_copy(update={"luminosity": None}) for sample in known["2020"].samples]
+    assert known["toy"].entries_vary
     assert known["toy"].sources == ()
     with pytest.raises(UsageError, match="no release '2019'; there are 2020, 2025, toy"):
         release("2019")
@@ -154,6 +156,27 @@ def test_a_release_from_nothing(own):
         release("bare", own({"bare": body}))
 
 
+def luminosities(found):
+    return [sample.luminosity for sample in found.samples if found.role(sample) == "data"]
+
+
+def test_what_data_samples_stand_for(own):
+    """Issue 11, item 2: stated, or by entries what the stated ones leave; else unknown."""
+    assert luminosities(release("2020")) == [0.5, 1.9, 2.9, 4.7]
+    for name in ("2025", "toy"):
+        ours = release(name)
+        entries = [sample.entries for sample in ours.samples if ours.role(sample) == "data"]
+        assert luminosities(ours) == pytest.approx([ours.luminosity * n / sum(entries) for n in entries])
+    assert luminosities(release("2025").only(("data15_periodE", "data15_periodD"))) == luminosities(release("2025"))[:2]
+    path = own({
+        "one": {"extends": "2020", "samples": [{"name": "data_D", "luminosity": None, "entries": None}]},
+        "two": {"extends": "one", "samples": [{"name": "data_C", "luminosity": None}]},
+    })  # fmt: skip
+    assert luminosities(release("one", path)) == pytest.approx([0.5, 1.9, 2.9, 4.7])
+    assert luminosities(release("two", path)) == [0.5, 1.9, None, None]
+    assert "luminosity" not in release("two", path).sample("Zee").model_dump(), "specs of before keep their digest"
+
+
 def mine(**changes):
     return {"mine": {"extends": "2020", **changes}}
 
@@ -179,8 +202,12 @@ def sample(**changes):
         (mine(luminosity=0), "release mine: luminosity: Input should be greater than 0"),
         (mine(luminosity=float("inf")), "release mine: luminosity: Input should be a finite number"),
         (mine(axis={"start": 5, "stop": 5, "bins": 3}), "release mine: axis: Value error, an axis needs start < stop"),
-        (mine(window=[121, 122]), "release mine: Value error, no bin of"),
-        (mine(window=[130, 115]), "release mine: Value error, no bin of"),
+        (mine(window=[121, 122]), "release mine: Value error, window 121 to 122 GeV doesn't lie on bin edges"),
+        (mine(window=[116, 131]), "(34 bins from 80 to 250 GeV); 115 to 130 GeV does"),
+        (mine(window=[100, 300]), "window 100 to 300 GeV leaves the axis"),
+        (mine(window=[130, 115]), "release mine: Value error, window 130 to 115 GeV: a window needs low < high"),
+        (mine(axis={"start": 0, "stop": 5, "bins": 10**9}), "an axis has 100000 bins at most"),
+        (sample(luminosity=1.0), "sample new is simulation: it has no luminosity of its own"),
         (mine(schema={"gev": 0}), "release mine: schema.gev: Input should be greater than 0"),
         (mine(schema={"type": "lep_pt"}), "release mine: schema: Value error, pt and type are both lep_pt"),
         (mine(schema={"pt": "lep_type"}), "release mine: schema: Value error, pt and type are both lep_type"),
@@ -189,6 +216,7 @@ def sample(**changes):
         (mine(groups=[{"name": "Data", "colour": "blak"}]), "release mine: group Data: 'blak' is not a colour"),
         (mine(groups=[{"name": "Data", "colour": "#12345"}]), "release mine: group Data: '#12345' is not a colour"),
         (mine(groups=[{"name": "Data", "colour": "C0"}]), "release mine: group Data: 'C0' is not a colour"),
+        (mine(groups=[{"name": "Data", "colour": "#1234567"}]), "release mine: group Data: '#1234567' is not a colour"),
         (mine(samples={"name": "new"}), "release mine: samples: expected a list of mappings, each with a name"),
         (mine(samples=["new"]), "release mine: samples: expected a list of mappings, each with a name"),
         (mine(groups=[{"role": "data"}]), "release mine: groups: expected a list of mappings, each with a name"),
@@ -237,10 +265,10 @@ def test_one_bad_release_blocks_no_other(own, cli):
 
 def test_a_schema_may_be_changed_in_part(own):
     """Issue 11, item 9: a schema in part, of a release that extends another, failed: "schema.tree: Field required"."""
-    path = own(mine(schema={"type": "lep_pdgId", "divisor": None}, axis={"bins": 17}))
+    path = own(mine(schema={"type": "lep_pdgId", "divisor": None}, axis={"bins": 68}))
     base, changed = release("2020"), release("mine", path)
     assert changed.schema_ == base.schema_.model_copy(update={"type": "lep_pdgId"})
-    assert changed.axis == Axis(base.axis.start, base.axis.stop, 17)
+    assert changed.axis == Axis(base.axis.start, base.axis.stop, 68)
 
 
 @pytest.mark.parametrize("colour", ["black", "Grey", "rebeccapurple", "#123", "#1234", "#7a21dd", "#7A21DD80"])

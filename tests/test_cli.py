@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from hzzray.data.catalogue import release
+from hzzray.engine.ledger import Ledger
+from hzzray.run import Settings, make_spec
 
 
 def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path):
@@ -73,18 +76,30 @@ RUN = ("run", "--engine", "serial")
         (("--source", "{toys}", "--fraction", "0"), "fraction: Input should be greater than 0, not 0"),
         (("--source", "{toys}", "--fraction", "1.5"), "fraction: Input should be less than or equal to 1, not 1.5"),
         (("--source", "{toys}", "--fraction", "nan"), "fraction:"),
-        (("--source", "{toys}", "--luminosity", "-1"), "luminosity: Input should be greater than 0, not -1"),
+        (("--source", "{toys}", "--luminosity", "-1"), "luminosity: must be greater than 0, not -1"),
         (("--source", "{toys}", "--luminosity", "inf"), "luminosity:"),
         (("--source", "{toys}", "--selection", "best"), "no selection 'best'; there are notebook-2020"),
-        (("--source", "{toys}", "--cut", "pt_max=1"), "no cut 'pt_max' in notebook-2020; there are pt_min, trigger"),
-        (("--source", "{toys}", "--cut", "z2_max=1"), "no cut 'z2_max' in notebook-2020; there are pt_min, trigger"),
+        (("--source", "{toys}", "--cut", "pt_max=1"), "no cut 'pt_max' in h4l; there are pt_min, trigger"),
+        (("--selection", "notebook-2020", "--cut", "z2_max=1"), "no cut 'z2_max' in notebook-2020; there are pt_min, "),
         (("--source", "{toys}", "--cut", "pt_min=10,20"), "pt_min must fall from the hardest lepton on"),
         (("--source", "{toys}", "--cut", "trigger=soon"), "trigger: Input should be a valid boolean"),
         (("--release", "2019"), "no release '2019'; there are 2020, 2025, toy"),
         (("--source", "{toys}", "--release", "2025"), "no file of release 2025 in {toys}"),
         (("--source", "ftp://host/x"), "sources are folders, http(s):// or root://, not ftp://"),
         (("--source", "{toys}", "--selection", "notebook-2025", "--release", "toy"), "asks for identification"),
-        (("--source", "{toys}", "--run-id", "../up"), "run-id: String should match pattern"),
+        (("--source", "{toys}", "--run-id", "../up"), "run-id: must be of letters"),
+        (("--source", "{toys}", "--window", "116:131"), "window 116 to 131 GeV doesn't lie on bin edges (34 bins from"),
+        (
+            ("--source", "{toys}", "--window", "100:300"),
+            "window 100 to 300 GeV leaves the axis: 34 bins from 80 to 250",
+        ),
+        (("--source", "{toys}", "--window", "115"), "--window 115: expected LOW:HIGH in GeV, as 115:130"),
+        (("--source", "{toys}", "--window", "nan:130"), "--window nan:130: expected LOW:HIGH"),
+        (("--source", "{toys}", "--axis", "80:250:85"), "116 to 130 GeV does; give --window too"),
+        (("--source", "{toys}", "--axis", "80:250"), "--axis 80:250: expected START:STOP:BINS in GeV, as 80:250:34"),
+        (("--source", "{toys}", "--axis", "80:250:3.5"), "--axis 80:250:3.5: 3.5 is no number of bins"),
+        (("--source", "{toys}", "--axis", "250:80:34"), "an axis needs start < stop"),
+        (("--source", "{toys}", "--axis", "80:250:1e9"), "an axis has 100000 bins at most"),
         (("--catalogue", "{tmp}/none.yaml"), "catalogue {tmp}/none.yaml: No such file"),
     ],
 )
@@ -178,3 +193,77 @@ def test_help_shows_a_brokers_url_as_it_is(cli, monkeypatch, command):
     code, said, err = cli(command, "--help")
     assert code == 0, err
     assert "amqp[s]://USER@HOST[:PORT][/VHOST]" in said
+
+
+def test_a_comparison_is_written_beside_the_runs(cli, toys, tmp_path, monkeypatch):
+    """Issue 11, item 41: in a container there is nowhere else to write to."""
+    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for name in ("a", "b"):
+        code, _, err = cli("run", "--engine", "serial", "--source", toys, "--runs", runs, "--run-id", name)
+        assert code == 0, err
+    code, out, err = cli("compare", "a", "b", "--runs", runs)
+    assert code == 0, err
+    assert {path.name for path in runs.iterdir()} == {"a", "b", "compare.csv", "compare.png", "compare.pdf"}
+    assert list(elsewhere.iterdir()) == []
+    assert str(runs / "compare.csv") in out
+
+
+def test_a_full_disk_of_runs_is_told(cli, toys, tmp_path, monkeypatch):
+    """Issue 11, item 41: only the bridge's log knew; `status` said running."""
+    code, _, err = cli("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--run-id", "a")
+    assert (code, err) == (0, "")
+    for command in (("status", "a"), ("runs",)):
+        assert cli(*command, "--runs", tmp_path)[2] == ""
+    full = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr("hzzray.places.shutil.disk_usage", lambda _: full)
+    for command in (("status", "a"), ("runs",)):
+        _, _, err = cli(*command, "--runs", tmp_path)
+        said = " ".join(err.split())
+        assert said == f"the disk of {tmp_path} is full (0.0 MB left): no result can be stored until there is room"
+
+
+def test_which_broker_is_meant(toys, tmp_path, monkeypatch):
+    """Issue 11, item 41: `replay` ignored HZZRAY_BROKER, which is meant where bridges work on the run."""
+    from hzzray.cli import _broker_of
+
+    monkeypatch.delenv("HZZRAY_BROKER", raising=False)
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for folder, bridged in ((mine, False), (theirs, True)):
+        settings = Settings(runs=tmp_path, run_id=folder.name, sources=(str(toys),), bridged=bridged)
+        Ledger.create(folder / "ledger.db", folder.name, make_spec(release("toy")), "local").close()
+        with Ledger.open(folder / "ledger.db") as ledger:
+            ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+    assert _broker_of(theirs, None) is None
+    monkeypatch.setenv("HZZRAY_BROKER", "amqp://rabbit")
+    assert _broker_of(theirs, None) == "amqp://rabbit"
+    assert _broker_of(tmp_path / "elsewhere", None) == "amqp://rabbit"
+    assert _broker_of(mine, None) is None
+    assert _broker_of(theirs, "memory") is None
+    assert _broker_of(mine, "amqp://other") == "amqp://other"
+
+
+def test_toys_are_written_once_whoever_else_writes_them(cli, tmp_path, monkeypatch):
+    """Issue 11, item 36: workers of one machine write toys into the volume that they share."""
+    from hzzray import cli as module
+
+    folder = tmp_path / "toy-300"
+    command = ("toy", folder, "--events", 300, "--if-absent")
+    write = module._write_toys
+
+    def and_another_is_faster(chosen, part, events, seed):
+        write(chosen, folder, events, seed)
+        return write(chosen, part, events, seed)
+
+    monkeypatch.setattr(module, "_write_toys", and_another_is_faster)
+    assert cli(*command)[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["toy-300"]
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.root")}
+    assert written
+    assert cli(*command)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.root")} == written
+    (tmp_path / "file").write_text("no folder")
+    code, _, err = cli("toy", tmp_path / "file" / "toy", "--events", 300, "--if-absent")
+    assert code == 2
+    assert "Traceback" not in err

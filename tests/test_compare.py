@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from hzzray import compare, timelines
-from hzzray.engine.monitor import CpuUse, Recorder, Scale, read_scale
+from hzzray.engine.monitor import CpuUse, Recorder, Scale, read_scale, service
 from hzzray.errors import UsageError
 from hzzray.output import OutputError
 from hzzray.result import Tasks
@@ -152,7 +152,61 @@ def test_csv(folders, tmp_path):
     assert [row["run_id"] for row in rows] == ["first-run", "second-run", "third-run"]
     assert [float(row["efficiency"]) for row in rows[:2]] == [row.efficiency for row in summaries[:2]]
     assert rows[2]["efficiency"] == ""
-    assert list(rows[0]) == list(summaries[0].__dataclass_fields__)
+    assert list(rows[0]) == [name for name in summaries[0].__dataclass_fields__ if name != "services"]
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A run of 10 s in containers: two workers, of which one comes later, a bridge without limits, a loader before."""
+    make_run(tmp_path / "served", "served", "compose", wall_s=10.0)
+    with Recorder(tmp_path / "served", "compose") as recorder:
+        for second in range(1, 11):
+            worker = {"cpus": 1.0, "memory_limit": 1000 * MIB}
+            usages = [
+                service("worker", "a", user_s=0.5 * second, rss=(100 + second) * MIB, **worker),
+                service("bridge", "b", user_s=0.1 * second, system_s=0.1 * second, rss=50 * MIB),
+                service("loader", "l", user_s=6.0, system_s=1.0, rss=30 * MIB, state="ended", cpus=1.0),
+            ]
+            if second > 5:
+                usages.append(service("worker", "c", user_s=0.2 * (second - 5), rss=10 * MIB, **worker))
+            recorder.add(second, usages)
+    return tmp_path / "served"
+
+
+def test_each_service_is_added_up(served):
+    """Issue 11, item 37: CPU and memory of each service, by name, with its limits."""
+    loaded = compare.load([served])[0]
+    uses = {use.name: use for use in compare.services(loaded)}
+    assert list(uses) == ["bridge", "loader", "worker"]
+    worker = uses["worker"]
+    assert worker.cpu_s == pytest.approx(5.0 + 1.0)
+    assert (worker.containers, worker.cpus, worker.memory_limit_bytes) == (2, 2.0, 2000 * MIB)
+    assert worker.peak_memory_bytes == (110 + 10) * MIB
+    bridge = uses["bridge"]
+    assert bridge.cpu_s == pytest.approx(2.0)
+    assert (bridge.containers, bridge.cpus, bridge.memory_limit_bytes) == (1, 0.0, 0)
+    assert uses["loader"].cpu_s == pytest.approx(7.0)
+    assert compare.peak_rss_bytes(loaded) is None  # that is of actors
+
+
+def test_services_are_in_the_table_and_the_csv(served, folders, tmp_path):
+    """Issue 11, item 37."""
+    summaries = [compare.summarise(run) for run in compare.load([served, folders[0]])]
+    cells = {title: values for title, *values in compare.lines(summaries)}
+    assert cells["worker: CPU [s]"] == ["6", "–"]
+    assert cells["worker: CPU, mean"] == ["30.0 % of 2 CPU", "–"]
+    assert cells["worker: memory, most"] == ["120 MiB, of 2000 MiB", "–"]
+    assert cells["bridge: CPU, mean"] == ["20.0 % of a CPU, no limit", "–"]
+    with compare.write_csv(summaries, tmp_path / "c.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["worker_cpu_s"]) == pytest.approx(6.0)
+    assert (rows[0]["worker_containers"], rows[0]["worker_cpus"]) == ("2", "2.0")
+    assert rows[1]["worker_cpu_s"] == ""
+
+
+def test_services_are_no_actors_in_figures(served):
+    """Issue 11, item 37: a container's CPU has its actors' in it, and isn't stacked on them."""
+    assert texts(timelines.comparison_figure(compare.load([served]))).count("no CPU recorded") == 1
 
 
 def test_no_such_run(folders, tmp_path):

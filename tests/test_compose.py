@@ -1,7 +1,9 @@
 """The whole system in real containers: ``make compose-test`` for the core, ``make compose-test-all`` for all of it."""
 
+import csv
 import json
 import os
+import shutil
 import subprocess
 import urllib.error
 import urllib.parse
@@ -86,7 +88,7 @@ def project(environment):
 def test_files_are_clean():
     if not compose.engine_answers():
         pytest.skip("no Docker Engine with Compose v2 answers")
-    config = json.loads(docker("compose", "config", "--format", "json"))
+    config = Project("hzzray-test", {}).config()
     published = [port for service in config["services"].values() for port in service.get("ports", ())]
     assert {port["published"] for port in published} == {"8501", "8265", "15672"}
     assert {port["host_ip"] for port in published} == {"127.0.0.1"}
@@ -95,9 +97,87 @@ def test_files_are_clean():
         assert {"cpus", "memory", "pids"} <= set(service["deploy"]["resources"]["limits"])
 
 
+def test_the_users_own_choices_are_not_the_tests(tmp_path, monkeypatch):
+    """Issue 11, item 41: a user's .env or environment made these tests fail."""
+    if not compose.engine_answers():
+        pytest.skip("no Docker Engine with Compose v2 answers")
+    shutil.copy(compose.ROOT / "docker-compose.yml", tmp_path)
+    (tmp_path / ".env").write_text("APP_PORT=1\nHZZRAY_WORKERS=0\nCOMPOSE_FILE=nowhere.yml\n")
+    monkeypatch.setenv("DASHBOARD_PORT", "2")
+    monkeypatch.setenv("HZZRAY_WORKERS", "7")
+    services = Project("hzzray-test", {}, folder=tmp_path).config()["services"]
+    assert [services[name]["ports"][0]["published"] for name in ("app", "ray-head")] == ["8501", "8265"]
+    assert services["ray-worker"]["deploy"]["replicas"] == 2
+
+
+def test_files_of_this_machine_are_bound_read_only(tmp_path):
+    """Issue 11, item 39: HZZRAY_DATA=/path docker compose up."""
+    if not compose.engine_answers():
+        pytest.skip("no Docker Engine with Compose v2 answers")
+
+    def data(env):
+        services = Project("hzzray-test", env).config()["services"]
+        mounts = {name: service.get("volumes", ()) for name, service in services.items()}
+        return {
+            name: (mount["type"], mount["source"], mount.get("read_only", False))
+            for name, found in mounts.items()
+            for mount in found
+            if mount["target"] == "/data"
+        }
+
+    readers, writers = ("ray-worker", "bridge"), ("loader", "app")
+    assert data({}) == {name: ("volume", "data", name in readers) for name in (*readers, *writers)}
+    assert data({"HZZRAY_DATA": str(tmp_path)}) == {
+        name: ("bind", str(tmp_path), True) for name in (*readers, *writers)
+    }
+
+
 def test_the_first_run_completes_with_the_serial_digest(project, digest):
     result = project.wait_until_over("first")
     assert (result["status"], result["digest"], result["environment"]) == ("complete", digest, "compose")
+
+
+def test_what_each_service_uses_is_in_the_runs_folder(project):
+    """Issue 11, item 37: by name, with its limits, as the engine has them; no machine's figures."""
+    project.publish("measured", HZZRAY_EVENTS=str(EVENTS), HZZRAY_CHUNK="10")
+    assert project.wait_until_over("measured")["status"] == "complete"
+    text = project.compose("exec", "-T", "app", "cat", "/runs/measured/cpu.csv")
+    rows = list(csv.DictReader(text.splitlines()))
+    assert not [row for row in rows if row["actor"].startswith("node:")]
+    found = {}
+    for row in rows:
+        if row["actor"].startswith("service:"):
+            found.setdefault(row["actor"].removeprefix("service:").partition("@")[0], []).append(row)
+    assert set(found) == {"app", "bridge", "broker", "head", "loader", "worker"}
+    for name, container in {"bridge": "bridge", "head": "ray-head", "worker": "ray-worker", "app": "app"}.items():
+        host = project.inspect(container)[0]["HostConfig"]
+        for row in found[name]:
+            assert float(row["cpu_limit"]) == host["NanoCpus"] / 1e9, name
+            assert int(row["memory_limit_bytes"]) == host["Memory"], name
+            assert 0 < int(row["rss_bytes"]) < host["Memory"], name
+        used = [float(row["user_s"]) + float(row["system_s"]) for row in found[name]]
+        assert used[0] == 0, name  # what was before the run is not the run's
+        if name != "app":
+            assert used[-1] > 0, name
+    assert {row["state"] for row in found["loader"]} == {"ended"}
+    assert float(found["loader"][-1]["user_s"]) > 0.1
+    assert float(found["broker"][-1]["cpu_limit"]) == 1
+    assert int(found["broker"][-1]["memory_limit_bytes"]) == 600_000_000
+    table = project.compose("exec", "-T", "app", "hzzray", "compare", "first", "measured")
+    assert "worker: CPU [s]" in table
+    assert "/runs/compare.png" in table  # issue 11, item 41: not on the read-only root
+
+
+def test_the_image_reads_root_addresses(image):
+    """Issue 11, item 38: .env.example offers root://; there is no server here, and that is what it says."""
+    command = ("hzzray", "run", "--engine", "serial", "--release", "2020", "--samples", "data_A", "--run-id", "x")
+    said = docker(
+        "run", "--rm", "--network", "none", "--tmpfs", "/tmp", "--env", "HZZRAY_RUNS=/tmp/runs", image, "sh", "-c",
+        f"{' '.join(command)} --source root://127.0.0.1:1//x 2>&1; true",
+    )  # fmt: skip
+    assert "needs an extra" not in said
+    assert "127.0.0.1:1" in said
+    assert docker("run", "--rm", image, "python", "-c", "import XRootD.client; print('here')").strip() == "here"
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -206,7 +286,7 @@ def test_a_browser_sees_the_run(project, environment, digest, tmp_path):
 @everything
 def test_prometheus_has_what_the_dashboard_asks_for(project, environment):
     """Each query of Grafana's dashboard has an answer while a run goes on; Grafana itself isn't started."""
-    config = json.loads(project.compose("--profile", "*", "config", "--format", "json"))
+    config = Project(project.name, project.env | {"COMPOSE_PROFILES": "*"}).config()
     name = config["services"]["prometheus"]["image"]
     if not docker("image", "ls", "--quiet", name):
         docker("pull", "--quiet", name, check=False)

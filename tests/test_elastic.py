@@ -137,6 +137,17 @@ def test_a_pending_actor_takes_no_tasks(tmp_path):
     assert state.counts.merged == 12
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cluster_that_can_not_grow_is_asked_for_no_more_than_it_has(tmp_path):
+    """Issue 11, item 40: 32 actors pending where there are three slots; `cpu.csv` had 158 actors of which 3 worked."""
+    limits = Limits(min_actors=1, max_actors=32, worth_s=0.1, patience_s=0.5)
+    state, seen, diaries = work(tmp_path, make_tasks(*[10] * 60), limits, task_s=0.2)
+    assert state.counts.merged == 60
+    assert max(len(states) for states in seen) == 3
+    assert len(diaries) == 3
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_only_tasks_that_are_tiny_together_go_in_one_call(tmp_path):
     tasks = make_tasks(*[10] * 60, 100_000, *[10] * 60)

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from hzzray.data.catalogue import Sample, release
-from hzzray.data.fetch import Step, check_root, fetch, root_length
+from hzzray.data.fetch import Step, check_root, fetch
+from hzzray.data.header import read_header
 from hzzray.errors import DataError, UsageError
 from hzzray.transfers import bar
 from hzzray.urls import join, redact
@@ -258,10 +259,9 @@ def test_one_failure_leaves_the_others(web, here):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<html>Please log in to this network</html>", "is not a ROOT file (it begins with b'<htm')"),
-        (b"", "is not a ROOT file (it begins with b'')"),
-        (root_file()[:-1], f"has {SIZE - 1} bytes, but its ROOT header states {SIZE}"),
-        (root_file() + b"x", f"has {SIZE + 1} bytes, but its ROOT header states {SIZE}"),
+        (b"<html>Please log in to this network</html>", "not a ROOT file (it begins with b'<htm')"),
+        (b"", "not a ROOT file (it begins with b'')"),
+        (root_file()[:-1], f"truncated: {SIZE - 1} bytes, {SIZE} by its header"),
     ],
 )
 def test_what_is_not_a_whole_root_file_is_refused(web, here, content, reason):
@@ -318,7 +318,7 @@ def test_names_that_a_url_cannot_hold(web, here):
 def test_folder_as_source(tmp_path, here):
     put(tmp_path / "disk", "MC/a.root", root_file())
     samples = sample("MC/a.root"), sample("MC/b.root")
-    report = fetch(release_at(), samples, here, source=str(tmp_path / "disk"), **QUICK)
+    report = fetch(release_at(), samples, here, sources=(str(tmp_path / "disk"),), **QUICK)
     assert report.fetched == ("a",)
     assert report.failed == {"b": f"{tmp_path / 'disk'}: No such file or directory"}
     assert (here / "MC/a.root").read_bytes() == root_file()
@@ -328,28 +328,28 @@ def test_given_source_is_the_only_one(web, tmp_path, here):
     put(web.folder, "a.root", root_file())
     (tmp_path / "empty").mkdir()
     with serve(tmp_path / "empty") as empty:
-        report = fetch(release_at(web.url), (sample("a.root"),), here, source=empty.url, **QUICK)
+        report = fetch(release_at(web.url), (sample("a.root"),), here, sources=(empty.url,), **QUICK)
     assert list(report.failed) == ["a"]
     assert web.requests.total() == 0
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"),
+    ("sources", "reason"),
     [
-        (None, "release 2020 lies nowhere on the web"),
-        ("/no/such/folder", "--source /no/such/folder is no folder"),
-        ("ftp://ada:secret@host/x", r"--source ftp://\*\*\*@host/x: expected"),
+        ((), "release 2020 lies nowhere on the web"),
+        (("/no/such/folder",), "--source /no/such/folder is no folder"),
+        (("ftp://ada:secret@host/x",), r"--source ftp://\*\*\*@host/x: expected"),
     ],
 )
-def test_impossible_source(here, source, reason):
+def test_impossible_source(here, sources, reason):
     with pytest.raises(UsageError, match=reason):
-        fetch(release_at(), (sample("a.root"),), here, source=source)
+        fetch(release_at(), (sample("a.root"),), here, sources=sources)
 
 
 def test_root_protocol_needs_an_extra(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec_xrootd", None)
     with pytest.raises(UsageError, match=r"pip install 'hzzray\[xrootd\]'"):
-        fetch(release_at(), (sample("a.root"),), here, source="root://host//x")
+        fetch(release_at(), (sample("a.root"),), here, sources=("root://host//x",))
 
 
 class Torn(io.BytesIO):
@@ -461,15 +461,77 @@ def test_disk_that_cannot_be_written(web, here):
     assert report.failed == {"a": f"{here}: File exists"}
 
 
+def test_a_folder_s_names_are_taken_as_they_are(tmp_path, here):
+    """Issue 11, item 24: ``::`` in a name is no chain of file systems, by which another file came under this name."""
+    path = "a::b.root"
+    put(tmp_path / "disk", path, root_file(seed=1))
+    put(tmp_path / "disk", "b.root", root_file(seed=2))
+    put(tmp_path / "disk", "local::a.root", root_file(seed=3))
+    samples = sample(path), sample("local::a.root", "local")
+    report = fetch(release_at(), samples, here, sources=(str(tmp_path / "disk"),), **QUICK)
+    assert report.fetched == ("a::b", "local")
+    assert (here / path).read_bytes() == root_file(seed=1)
+    assert (here / "local::a.root").read_bytes() == root_file(seed=3)
+    (tmp_path / "disk" / path).unlink()
+    (here / path).unlink()
+    report = fetch(release_at(), (sample(path),), here, sources=(str(tmp_path / "disk"),), **QUICK)
+    assert "No such file" in report.failed["a::b"]
+    assert not (here / path).exists()
+
+
+def test_names_behind_root_protocol_are_taken_as_they_are(xrootd, here):
+    """Issue 11, item 24."""
+    put(xrootd.folder, "a::b.root", root_file(seed=1))
+    assert fetch(release_at("root://host//"), (sample("a::b.root"),), here, **QUICK).fetched == ("a::b",)
+    assert (here / "a::b.root").read_bytes() == root_file(seed=1)
+
+
+def test_bytes_behind_the_end_are_fetched_as_they_are(web, here):
+    """Issue 11, item 24: whoever reads the file has no objection."""
+    content = root_file() + b"left by an update that was broken off"
+    put(web.folder, "a.root", content)
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).fetched == ("a",)
+    assert (here / "a.root").read_bytes() == content
+    assert fetch(release_at(web.url), (sample("a.root"),), here, **QUICK).skipped == ("a",)
+
+
+def test_a_file_that_was_never_closed_is_refused_as_it_is_by_who_reads_it(web, here):
+    """Issue 11, items 23 and 24."""
+    put(web.folder, "a.root", root_head(266)[:16] + bytes(8) + root_file()[24:])
+    report = fetch(release_at(web.url), (sample("a.root"),), here, **QUICK)
+    assert f"never closed: {SIZE} bytes, 266 by its header" in report.failed["a"]
+
+
+def test_several_sources_are_tried_in_turn(web, tmp_path, here):
+    """Issue 11, item 17."""
+    put(web.folder, "a.root", root_file(seed=1))
+    put(tmp_path / "disk", "b.root", root_file(seed=2))
+    sources = (web.url, str(tmp_path / "disk"))
+    report = fetch(release_at(), (sample("a.root"), sample("b.root")), here, sources=sources, **QUICK)
+    assert report.fetched == ("a", "b")
+    with pytest.raises(UsageError, match="no/such is no folder"):
+        fetch(release_at(), (sample("a.root"),), here, sources=(web.url, "no/such"))
+
+
+def test_a_token_comes_as_it_was_signed_and_is_shown_nowhere(web, here):
+    """Issue 11, item 18."""
+    put(web.folder, "a b.root", root_file())
+    web.token = "sig=s3cret%2Fx%3D&user=ada"
+    base = web.url.rstrip("/")
+    assert fetch(release_at(f"{base}?{web.token}"), (sample("a b.root"),), here, **QUICK).fetched == ("a b",)
+    report = fetch(release_at(f"{base}?{web.token}x"), (sample("c.root"),), here, **QUICK)
+    assert report.failed == {"c": f"{base}?***: HTTP 403 Forbidden"}
+
+
 @pytest.mark.parametrize(("version", "size"), [(63_400, 2_000), (999_999, 2_000), (1_063_400, 5_000_000_000)])
 def test_length_in_the_header(version, size):
-    assert root_length(root_head(size, version)) == size
+    assert read_header(root_head(size, version), size).end == size
 
 
 @pytest.mark.parametrize("content", [b"", b"root", b"roof" + b"\0" * 60])
 def test_no_root_header(content):
-    with pytest.raises(DataError, match="is not a ROOT file"):
-        root_length(content)
+    with pytest.raises(DataError, match="not a ROOT file"):
+        read_header(content, len(content))
 
 
 def test_released_files_are_whole():
@@ -504,6 +566,7 @@ def test_join(source, path, joined):
 )
 def test_redact(text, shown):
     assert redact(text) == shown
+    assert redact(f"{redact(text)}: why") == f"{shown}: why", "hidden twice, nothing more is hidden"
 
 
 def test_plain_lines_without_a_terminal(web, here, capsys):

@@ -21,6 +21,7 @@ import yaml
 from kuberay import objects
 from kuberay import submit as jobs
 from kuberay.config import load
+from kuberay.kubectl import Kubectl
 from tests.support.kube_api import kube_api
 from tests.support.kubectl_stand_in import KubectlStandIn
 from tests.support.rabbit import free_ports
@@ -122,6 +123,71 @@ def test_status_shows_each_part(api, cli):
     assert said.count("✗") == 1
 
 
+def loader_of(overlay="minikube"):
+    """The Job that publishes."""
+    (made,) = [each for each in objects.deployment(load(overlay)) if each["kind"] == "Job"]
+    return made
+
+
+def test_tries_that_failed_before_the_loader_succeeded_hold_nothing_up(api, cli):
+    """Issue 11, item 28: `up` of a working deployment ended with 1 after 900 s, and `status` did so for a day."""
+    make_well(api)
+    api.fail_and_succeed(loader_of(), 2)
+    code, said, err = cli("kube", "up", "--overlay", "minikube", "--timeout", "5")
+    assert code == 0, err
+    assert "all ready" in said
+    code, said, err = cli("kube", "status", "--overlay", "minikube")
+    assert code == 0, said
+    assert "complete, after 2 that failed" in said
+    assert "✗" not in said
+
+
+def test_status_says_why_a_container_ended(api, cli):
+    """Issue 11, item 28: by its own last line, which FallbackToLogsOnError keeps."""
+    make_well(api)
+    api.fail_and_succeed(loader_of(), 3, then="waits")
+    code, said, _ = cli("kube", "status", "--overlay", "minikube")
+    assert code == 1
+    assert "loader ended with exit code 1: hzzray: try 2 found no broker" in said
+    assert said.count("✗") == 2  # the Job, and its last try alone
+
+
+def test_status_says_what_a_claim_waits_for(api, cli):
+    """Issue 11, item 33: the event is of type Normal, and only warnings were asked for."""
+    make_well(api)
+    api.objects["persistentvolumeclaims", "hzzray", "hzzray-runs"]["status"] = {"phase": "Pending"}
+    api.tell("PersistentVolumeClaim", "hzzray-runs", "WaitForFirstConsumer", "waiting for a pod", warning=False)
+    code, said, _ = cli("kube", "status", "--overlay", "minikube")
+    assert code == 1
+    assert "hzzray-runs" in said
+    assert "WaitForFirstConsumer: waiting for a pod" in said
+
+
+def test_status_cuts_no_name(api, cli, monkeypatch):
+    """Issue 11, item 33: a table of the terminal's width made `hzzray-workers-work…` of them."""
+    monkeypatch.setenv("COLUMNS", "40")
+    make_well(api)
+    name = "hzzray-workers-worker-a-name-as-long-as-kuberay-makes-them-x7f2k"
+    labels = {"ray.io/cluster": "hzzray"}
+    why = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room " * 20}]
+    api.put("pods", {"metadata": {"name": name, "labels": labels}, "status": {"conditions": why}}, "hzzray")
+    _, said, _ = cli("kube", "status", "--overlay", "minikube")
+    (line,) = [line for line in said.splitlines() if "Unschedulable" in line]
+    assert line.split()[:3] == ["✗", "Pod", name]
+    assert ("no room " * 20).strip() in line
+
+
+def test_up_removes_budgets_of_an_earlier_version(api, cli):
+    """Issue 11, item 32: a budget of one of one blocks `kubectl drain` for ever, also where it was made before."""
+    ours = {"app.kubernetes.io/managed-by": "hzzray", "app.kubernetes.io/part-of": "hzzray"}
+    api.put("poddisruptionbudgets", {"metadata": {"name": "hzzray-head", "labels": ours}}, "hzzray")
+    api.put("poddisruptionbudgets", {"metadata": {"name": "theirs"}}, "hzzray")
+    code, said, err = cli("kube", "up", "--overlay", "minikube", "--no-wait")
+    assert code == 0, err
+    assert api.names("poddisruptionbudgets") == {"theirs"}
+    assert 'poddisruptionbudget.policy "hzzray-head" deleted' in said
+
+
 def test_down_removes_what_it_made_and_nothing_else(api, cli):
     cli("kube", "up", "--overlay", "minikube", "--no-wait")
     api.put("configmaps", {"metadata": {"name": "theirs", "labels": {"app": "x"}}}, "hzzray")
@@ -146,6 +212,100 @@ def test_down_may_keep_the_data(api, cli):
     assert code == 0, err
     kept = {resource for resource, _, _ in api.objects}
     assert kept == {"namespaces", "persistentvolumeclaims", "secrets"}
+
+
+OPERATED = {"broker": {"kind": "operator", "nodes": 3}}
+
+
+@pytest.fixture
+def operated(api, tmp_path):
+    """A file of values whose broker is RabbitMQ's operator's, which is there."""
+    api.install("rabbitmq.com", "cert-manager.io")
+    path = tmp_path / "operated.yaml"
+    path.write_text(yaml.safe_dump(OPERATED))
+    return path
+
+
+def test_an_operators_queues_outlive_down(api, cli, operated):
+    """Issue 11, item 31: the operator owns the claims, and the queues went with its RabbitmqCluster."""
+    assert cli("kube", "up", "--values", operated, "--no-wait")[0] == 0
+    name = ("rabbitmqclusters", "hzzray", "hzzray-broker")
+    assert api.objects[name]["spec"]["replicas"] == 3
+    labels = {"app.kubernetes.io/name": "hzzray-broker"}
+    api.put("pods", {"metadata": {"name": "hzzray-broker-server-0", "labels": labels}}, "hzzray")
+
+    def end_it():
+        wait_for("no nodes", lambda: api.objects[name]["spec"]["replicas"] == 0, 60)
+        assert api.objects["pods", "hzzray", "hzzray-broker-server-0"]["metadata"]["labels"]["skipPreStopChecks"]
+        del api.objects["pods", "hzzray", "hzzray-broker-server-0"]
+
+    operator = threading.Thread(target=end_it)
+    operator.start()
+    code, said, err = cli("kube", "down", "--values", operated, "--keep-data")
+    operator.join()
+    assert code == 0, err
+    assert "RabbitmqCluster hzzray-broker stays, scaled to nothing" in said
+    assert {key[0] for key in api.objects} == {
+        "namespaces", "persistentvolumeclaims", "secrets", "rabbitmqclusters",
+    }  # fmt: skip
+    assert cli("kube", "up", "--values", operated, "--no-wait")[0] == 0
+    assert api.objects[name]["spec"]["replicas"] == 3
+
+
+def test_down_waits_until_the_pods_have_gone(api, cli):
+    """Issue 11, item 33: it returned while the head was Terminating, and the next `up` met it."""
+    cli("kube", "up", "--overlay", "minikube", "--no-wait")
+    api.grace_s = 3600.0
+    owner = [{"kind": "RayCluster", "name": "hzzray", "controller": True}]
+    meta = {"name": "hzzray-head-x", "labels": {"ray.io/cluster": "hzzray"}, "ownerReferences": owner}
+    api.put("pods", {"metadata": meta}, "hzzray")
+
+    def end_it():
+        wait_for("all else to go", lambda: not api.names("priorityclasses"), 60)
+        before = len(api.calls)
+        wait_for("a look at the pods", lambda: any("/pods" in path for _, path, _ in api.calls[before:]), 60)
+        del api.objects["pods", "hzzray", "hzzray-head-x"]
+
+    kubelet = threading.Thread(target=end_it)
+    kubelet.start()
+    code, said, err = cli("kube", "down", "--overlay", "minikube", "--keep-data")
+    assert code == 0, err
+    kubelet.join()
+    assert "waiting for pods to end: hzzray-head-x" in said
+
+
+def test_down_says_which_pods_stay(api, cli):
+    """Issue 11, item 33."""
+    labels = {"ray.io/cluster": "hzzray"}
+    api.put("pods", {"metadata": {"name": "stuck", "labels": labels}}, "hzzray")
+    code, _, err = cli("kube", "down", "--overlay", "minikube", "--keep-data", "--timeout", "1")
+    assert code == 1
+    assert err == "hzzray: pods that are still there: stuck\n"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_down_does_not_wait_for_a_clean_up_of_redis_that_cannot_run(api, cli, tmp_path, monkeypatch, keep):
+    """Issue 11, item 33: KubeRay held the cluster back for five minutes."""
+    monkeypatch.setattr("kuberay.removal._CLEAN_S", 1.0)
+    own = tmp_path / "own.yaml"
+    own.write_text("ray: {fault_tolerance: true}\n")
+    cli("kube", "up", "--values", own, "--no-wait")
+    held = ["ray.io/gcs-ft-redis-cleanup-finalizer", "example.org/another"]
+    cluster = ("rayclusters", "hzzray", "hzzray")
+    api.objects[cluster]["metadata"]["finalizers"] = held
+
+    def another():
+        wait_for("ours to be taken off", lambda: api.objects[cluster]["metadata"]["finalizers"] == held[1:], 60)
+        api.objects[cluster]["metadata"]["finalizers"] = []
+        api.remove(cluster)
+
+    controller = threading.Thread(target=another)
+    controller.start()
+    code, said, err = cli("kube", "down", "--values", own, "--keep-data" if keep else "--yes")
+    controller.join()
+    assert code == 0, err
+    assert ("Redis was not cleaned up within 1 s" in said) is keep
+    assert not api.names("rayclusters")
 
 
 def test_down_asks_first(api, cli, monkeypatch):
@@ -185,6 +345,51 @@ def test_what_the_cluster_lacks_is_named(api, cli, tmp_path, own, installed, sai
     assert code == 1
     assert said in err
     assert not [call for call in api.changes() if call.startswith("PATCH")]
+
+
+def operators_pod(says):
+    """A pod of RabbitMQ's operator, in its own namespace."""
+    labels = {"app.kubernetes.io/name": "rabbitmq-cluster-operator"}
+    return {"metadata": {"name": "rabbitmq-cluster-operator-x", "labels": labels}, "status": says}
+
+
+def test_an_operator_that_does_not_run_is_told(api, cli, operated):
+    """Issue 11, item 30: its kinds are there, but without cert-manager its pod stays ContainerCreating."""
+    del api.groups["cert-manager.io"]
+    api.put("pods", operators_pod({"phase": "Pending"}), "rabbitmq-system")
+    api.tell("Pod", "rabbitmq-cluster-operator-x", "FailedMount", 'secret "webhook-cert" not found')
+    code, _, err = cli("kube", "up", "--no-wait", "--values", operated)
+    assert code == 1
+    assert err == (
+        "hzzray: RabbitMQ's Cluster Operator doesn't run: "
+        "Pod rabbitmq-cluster-operator-x of namespace rabbitmq-system: "
+        'FailedMount: secret "webhook-cert" not found; it needs cert-manager, which the cluster lacks: '
+        "see docs/kuberay.md\n"
+    )
+    assert not [call for call in api.changes() if call.startswith("PATCH")]
+    api.install("cert-manager.io")
+    api.put("pods", operators_pod({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}), "r")
+    code, said, err = cli("kube", "up", "--no-wait", "--values", operated)
+    assert code == 0, err
+    (warning,) = [line for line in said.splitlines() if "is to be seen" in line]
+    assert warning.startswith("no pod of the KubeRay operator is to be seen (app.kubernetes.io/component=kuberay-op")
+
+
+def test_webhooks_that_do_not_answer_are_told_before_anything_is_applied(api, cli, operated):
+    """Issue 11, item 30: to a user who may not look at operators' pods too."""
+    del api.groups["cert-manager.io"]
+    api.forbidden |= {"pods", "events"}
+    api.broken["rabbitmqclusters"] = "Post https://webhook-service: no endpoints available"
+    code, _, err = cli("kube", "up", "--no-wait", "--values", operated)
+    assert code == 1
+    assert err.startswith("hzzray: RabbitmqCluster hzzray-broker is refused: kubectl apply: ")
+    assert "no endpoints available" in err
+    assert "it needs cert-manager, which the cluster lacks" in err
+    assert len(err.splitlines()) == 1
+    assert not [call for call in api.changes() if call.startswith("PATCH")]
+    api.broken.clear()
+    code, _, err = cli("kube", "up", "--no-wait", "--values", operated)
+    assert code == 0, err
 
 
 def test_no_cluster_is_one_clear_line(cli, tmp_path, monkeypatch):
@@ -316,7 +521,76 @@ def test_forward_leads_to_all_services_and_mends_what_breaks(stand_in, page):
             rest = process.stdout.read()
     assert process.returncode == 0, rest
     assert not any(read(port) for port in ports.values())
-    assert all(call[3] == "--address" and call[4] == "127.0.0.1" for call in stand_in.calls())
+    forwards = [call for call in stand_in.calls() if "port-forward" in call]
+    assert all(call[3] == "--address" and call[4] == "127.0.0.1" for call in forwards)
+
+
+def forwarding(options: list[str]) -> subprocess.Popen[str]:
+    """Start ``hzzray kube forward``; returns when all of it leads somewhere."""
+    process = subprocess.Popen(
+        [HZZRAY, "kube", "forward", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines = []
+    while "Ctrl-C ends\n" not in lines:
+        lines.append(process.stdout.readline())
+        assert lines[-1], lines
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_forward_takes_its_kubectl_with_it(stand_in, page, number):
+    """Issue 11, item 33: ended by SIGTERM it left four kubectl behind, which kept the ports."""
+    services = ("hzzray-app:8501", "hzzray-head-svc:8265", "hzzray-broker:15672", "hzzray-broker:5672")
+    stand_in.lead({f"service/{service}": page for service in services})
+    with forwarding(own_ports()) as process:
+        children = kubectls(process.pid)
+        assert len(children) == 4
+        process.send_signal(number)
+        assert process.stdout.read() == "ended\n"
+    assert process.returncode == 0
+    import psutil
+
+    assert not any(psutil.pid_exists(pid) for pid in children)
+
+
+def test_forward_follows_a_pod_that_is_made_anew(stand_in, page):
+    """Issue 11, item 33: kubectl noticed that the head had gone only by the first request, which failed."""
+    services = ("hzzray-app:8501", "hzzray-head-svc:8265", "hzzray-broker:15672", "hzzray-broker:5672")
+    stand_in.lead({f"service/{service}": page for service in services})
+
+    def behind(head: str) -> None:
+        slices = [
+            {
+                "metadata": {"labels": {"kubernetes.io/service-name": service}},
+                "endpoints": [{"targetRef": {"uid": uid}, "conditions": {"ready": True}}],
+            }
+            for service, uid in {"hzzray-head-svc": head, "hzzray-app": "app", "hzzray-broker": "broker"}.items()
+        ]
+        stand_in.answer({"get endpointslices.discovery.k8s.io --output": {"items": slices}})
+
+    behind("one")
+    with forwarding(own_ports()) as process:
+        before = kubectls(process.pid)
+        behind("another")
+        assert process.stdout.readline() == "Ray dashboard: lost (its pod has gone); trying again\n"
+        assert process.stdout.readline() == "Ray dashboard: back\n"
+        assert len(set(before) - set(kubectls(process.pid))) == 1
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    assert process.returncode == 0
+
+
+def test_what_is_behind_services(api, capsys):
+    """Issue 11, items 33 and 34: pods that start count, those that end don't, and a Service may have none at all."""
+    api.serve("hzzray-broker", one="ready", two="terminating", three="starting")
+    api.serve("hzzray-app")
+    kubectl = Kubectl("hzzray", None, dry=False, say=print)
+    behind = kubectl.behind()
+    assert behind["hzzray-broker"] == {"one", "three"}
+    assert not behind.get("hzzray-app")
+    del api.groups["discovery.k8s.io"]
+    assert kubectl.behind() is None
+    assert capsys.readouterr().out == ""
 
 
 def test_forward_says_what_is_wrong(stand_in, page, cli):

@@ -106,6 +106,63 @@ def test_only_our_pods_count():
     assert [part.name for part in parts(VALUES, [], found, [])] == ["ours", "rabbits", "rays"]
 
 
+JOB = "hzzray-loader-1"
+
+
+def tries(*phases: str, kind: str = "Job", name: str = JOB):
+    """Pods of one owner, in the order in which they were made."""
+    made = []
+    for number, phase in enumerate(phases):
+        each = pod(f"try-{number}", phase=phase)
+        each["metadata"]["creationTimestamp"] = f"2026-01-01T00:00:{number:02d}Z"
+        each["metadata"]["ownerReferences"] = [{"kind": kind, "name": name, "controller": True}]
+        made.append(each)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("status", "phases", "shown"),
+    [
+        ({"failed": 2, "succeeded": 1} | condition("Complete", "True"), ["Failed", "Failed", "Succeeded"], {2}),
+        ({"failed": 2, "active": 1}, ["Failed", "Failed", "Running"], {2}),
+        ({"failed": 3}, ["Failed", "Failed", "Failed"], {2}),
+        ({"failed": 2} | condition("Failed", "True"), ["Failed", "Failed"], {1}),
+    ],
+)
+def test_of_a_jobs_failed_tries_only_the_last_counts_and_only_while_it_matters(status, phases, shown):
+    """Issue 11, item 28: each failed try counted, for the day that it stays."""
+    job = {"kind": "Job", "metadata": {"name": JOB}, "status": status}
+    judged = parts(VALUES, [job], [job, *tries(*phases)], [])
+    assert {part.name for part in judged if part.kind == "Pod"} == {f"try-{number}" for number in shown}
+
+
+def test_tries_of_a_job_that_is_no_part_of_it_any_more_do_not_count():
+    """Issue 11, item 28: another choice for the loader makes another Job; the old one's pods stay for a day."""
+    old = {"kind": "Job", "metadata": {"name": JOB}, "status": {"failed": 1} | condition("Failed", "True")}
+    assert parts(VALUES, [], [old, *tries("Failed")], []) == []
+    assert parts(VALUES, [], tries("Failed"), []) == []  # nor of one that is gone
+
+
+@pytest.mark.parametrize(("available", "counts"), [(1, False), (0, True)])
+def test_an_evicted_pod_counts_until_another_is_there(available, counts):
+    """Issue 11, item 28, the same for a Deployment: its evicted pods are kept until somebody deletes them."""
+    app = {"kind": "Deployment", "metadata": {"name": "hzzray-app"}, "spec": {}}
+    app["status"] = {"availableReplicas": available}
+    found = [app, *tries("Failed", kind="ReplicaSet", name="hzzray-app-7d9f8c")]
+    assert any(part.kind == "Pod" for part in parts(VALUES, [app], found, [])) is counts
+
+
+def test_the_last_words_of_a_container_are_told():
+    """Issue 11, item 28: status said no more than an exit code."""
+    ended = {"exitCode": 1, "reason": "Error", "message": "waiting\n\nhzzray: no broker at amqp://b: refused\n"}
+    part = judge(pod(**waiting("CrashLoopBackOff", "back-off 10s", ended)))
+    assert part.says.endswith("(it ended with exit code 1: hzzray: no broker at amqp://b: refused)")
+    again = {"name": "app", "ready": False, "state": {"running": {}}, "lastState": {"terminated": ended}}
+    part = judge(pod(containerStatuses=[again], phase="Running"))
+    assert part.says == "app ended with exit code 1: hzzray: no broker at amqp://b: refused, and was started again"
+    assert judge(pod(containerStatuses=[again | {"ready": True}], phase="Running", **condition("Ready", "True"))).ready
+
+
 HEAD_READY = condition("HeadPodReady", "True")
 TWO_WORKERS = {"readyWorkerReplicas": 1, "desiredWorkerReplicas": 2}
 NO_QUORUM = condition("AllReplicasReady", "False", reason="NotAllPodsReady")
@@ -153,6 +210,15 @@ def test_a_claim_that_waits_says_what_for():
     about = {"kind": "PersistentVolumeClaim", "name": "x"}
     event = {"involvedObject": about, "reason": "ProvisioningFailed", "message": "no class fast", "eventTime": "1"}
     assert judge(thing("PersistentVolumeClaim"), [event]).says == "ProvisioningFailed: no class fast"
+
+
+def test_what_went_well_is_no_reason_why_a_pod_is_not_ready():
+    """Issue 11, item 33: all events are asked for now, as a claim's reason is of type Normal."""
+    about = {"involvedObject": {"kind": "Pod", "name": "p"}, "lastTimestamp": "2"}
+    events = [about | {"type": "Normal", "reason": "Started", "message": "Started container"}]
+    assert judge(pod(phase="Running"), events).says == "starting"
+    events.append(about | {"type": "Warning", "reason": "Unhealthy", "message": "503", "lastTimestamp": "1"})
+    assert judge(pod(phase="Running"), events).says == "Unhealthy: 503"
 
 
 def test_what_should_be_there_and_is_not():

@@ -21,6 +21,7 @@ import yaml
 import hzzray
 from bridge.topology import Topology
 from kuberay import broker, kustomize, objects
+from kuberay import ray as ray_parts
 from kuberay.config import Values, load, overlays, quantity
 from kuberay.parts import Object
 from tests.support.overlays import build
@@ -453,70 +454,156 @@ def test_services_lead_to_ports_that_are_there(values):
             assert {port["targetPort"] for port in made["spec"]["ports"]} <= ports[owner]
 
 
-def allowed(policies: list[Object], source: dict[str, str], target: dict[str, str], port: int) -> bool:
+Pod = tuple[str, dict[str, str]]  # its namespace's name, and its labels
+
+
+def allowed(policies: list[Object], source: Pod, target: Pod, port: int) -> bool:
     """Judge by all policies whether a pod may connect to another's port."""
 
-    def one_way(labels: dict[str, str], peer: dict[str, str], direction: str) -> bool:
+    def one_way(mine: Pod, other: Pod, direction: str) -> bool:
         side = {"Ingress": ("ingress", "from"), "Egress": ("egress", "to")}[direction]
-        isolating = [each["spec"] for each in policies if matches(each["spec"]["podSelector"], labels)]
+        isolating = [
+            each["spec"]
+            for each in policies
+            if each["metadata"]["namespace"] == mine[0] and matches(each["spec"]["podSelector"], mine[1])
+        ]
         if not isolating:
             return True
-        rules = itertools.chain.from_iterable(spec[side[0]] for spec in isolating)
-        for rule in rules:
+        for rule in itertools.chain.from_iterable(spec[side[0]] for spec in isolating):
             ports = rule.get("ports")
             if ports and not any(each["port"] <= port <= each.get("endPort", each["port"]) for each in ports):
                 continue
             for each in rule[side[1]]:
-                if "podSelector" in each and "namespaceSelector" not in each and matches(each["podSelector"], peer):
+                if "ipBlock" in each:  # of the world outside
+                    continue
+                space = each.get("namespaceSelector")
+                near = matches(space, {"kubernetes.io/metadata.name": other[0]}) if space is not None else (
+                    mine[0] == other[0])  # fmt: skip
+                if near and matches(each.get("podSelector", {}), other[1]):
                     return True
         return False
 
     return one_way(source, target, "Egress") and one_way(target, source, "Ingress")
 
 
-@pytest.mark.parametrize("variant", ["base", "production", "state in Redis", "TLS everywhere"])
-def test_pods_reach_what_they_need_and_nothing_else(variant, tmp_path):
+KUBERAY = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"}
+
+
+def everybody(values: Values) -> dict[str, Pod]:
+    """Who may want something of whom: the deployment's pods, and those of others that have to do with it."""
+    found: dict[str, Pod] = {}
+    for labels in live_pods(values).values():
+        component = labels.get("app.kubernetes.io/component", "")
+        found[{"rabbitmq": "broker"}.get(component, component)] = (values.namespace, labels)
+    return found | {
+        "KubeRay's operator": ("default", KUBERAY),
+        "Prometheus": (values.metrics.namespace, {"app": "prometheus"}),
+        "ingress controller": (values.ingress.controller_namespace, {"app": "nginx"}),
+        "stranger of the namespace": (values.namespace, {"app.kubernetes.io/name": "somebody"}),
+        "stranger": ("elsewhere", {"app.kubernetes.io/name": "somebody"}),
+    }
+
+
+def written_ways(values: Values) -> dict[tuple[str, str], set[int]]:
+    """Read the table of docs/kuberay.md: who must reach whom, on which ports; empty for all."""
+    _, _, table = (ROOT / "docs" / "kuberay.md").read_text().partition("| who | reaches | on |\n| --- | --- | --- |\n")
+    rows = [row.strip("|").split("|") for row in table.partition("\n\n")[0].splitlines()]
+    tls = "with" if values.broker.tls_secret else "without"
+    ways: dict[tuple[str, str], set[int]] = {}
+    for who, whom, where in rows:
+        if " TLS" in where and not where.strip().endswith(f" {tls} TLS"):
+            continue
+        found = re.findall(r"(\d+)(?:–(\d+))?", where)
+        ports = {port for low, high in found for port in (int(low), int(high or low))}
+        for a, b in itertools.product(who.split(","), whom.split(",")):
+            ways[re.sub(r" \(.*\)", "", a.strip()), b.strip()] = ports
+    return ways
+
+
+@pytest.mark.parametrize("variant", ["base", "production", "state in Redis", "TLS everywhere", "another name"])
+def test_who_must_reach_whom_may_and_nobody_else(variant, tmp_path):
+    """Issue 11, items 29 and 34: KubeRay's operator was kept from the dashboard, and each RayJob ended as FAILED."""
     values = values_of(variant, tmp_path)
     policies = [made for made in objects.deployment(values) if made["kind"] == "NetworkPolicy"]
-    live = live_pods(values)
-
-    def pod(ending: str) -> dict[str, str]:
-        return next(labels for name, labels in live.items() if name.endswith(ending))
-
-    who = {
-        "head": pod("RayCluster hzzray head"),
-        "worker": pod("RayCluster hzzray workers"),
-        "submitter": pod("submitter"),
-        "broker": pod(values.broker_name),
-        "app": pod(f"{values.name}-app"),
-        "stranger": {"app.kubernetes.io/name": "somebody"},
-    }
-    amqp = broker.AMQPS if values.broker.tls_secret else broker.AMQP
-    ways = {
-        ("head", amqp, "broker"), ("app", amqp, "broker"), ("app", 10001, "head"), ("submitter", 8265, "head"),
-        ("broker", 25672, "broker"), ("broker", 4369, "broker"),
-        ("broker", 6379, "broker"),  # in the range of its streams' replication
-    }  # fmt: skip
-    ways |= {
-        (a, port, b) for a in ("head", "worker") for b in ("head", "worker") for port in (6379, 8265, 10001, 8080, amqp)
-    } | {(a, port, b) for a in ("head", "worker") for b in ("head", "worker") for port in (25672, 4369, 8501)}
-    if values.loader.run_id:
-        who["loader"] = next(labels for name, labels in live.items() if "-loader-" in name)
-        ways.add(("loader", amqp, "broker"))
-    if values.ray.fault_tolerance:
-        who["redis"] = pod(f"{values.name}-redis")
-        ways.add(("head", 6379, "redis"))
-        # KubeRay cleans Redis up with a pod like the head's.
-        assert allowed(policies, who["head"] | {"ray.io/node-type": "redis-cleanup"}, who["redis"], 6379)
-    seen = {
+    ways, who = written_ways(values), everybody(values)
+    assert ways["KubeRay's operator", "head"] == {ray_parts.DASHBOARD}
+    ports = {9999}.union(*ways.values())
+    ours = who.keys() & {"head", "worker", "app", "submitter", "loader", "broker", "redis"}
+    assert ours >= {"head", "worker", "app", "submitter", "broker"}
+    wanted = {
         (a, port, b)
-        for a in who
-        for b in who
-        if b != "stranger"
-        for port in (6379, 8265, 10001, 8080, 8501, amqp, 25672, 4369)
-        if allowed(policies, who[a], who[b], port)
+        for (a, b), where in ways.items()
+        if a in who and b in who
+        for port in where or ports
+        if not (a == "ingress controller" and not values.ingress.host)
     }
-    assert seen == ways
+    # In the range of the ports by which the broker's nodes replicate their streams.
+    wanted |= {("broker", port, "broker") for port in ports if 6000 <= port <= 6500}
+    seen = {
+        (a, port, b) for a in who for b in ours for port in ports if allowed(policies, who[a], who[b], port)
+    }  # fmt: skip
+    assert seen == wanted
+    if values.ray.fault_tolerance:  # KubeRay cleans Redis up with a pod like the head's
+        space, labels = who["head"]
+        assert allowed(policies, (space, labels | {"ray.io/node-type": "redis-cleanup"}), who["redis"], 6379)
+
+
+@pytest.mark.parametrize(
+    ("operator", "space", "labels", "may"),
+    [
+        ({}, "default", KUBERAY, True),
+        ({}, "kuberay-system", KUBERAY | {"app.kubernetes.io/name": "kuberay-operator"}, True),  # Helm's
+        ({"namespace": "kuberay-system"}, "kuberay-system", KUBERAY, True),
+        ({"namespace": "kuberay-system"}, "default", KUBERAY, False),
+        ({"selector": "app=my,tier=ray"}, "default", {"app": "my", "tier": "ray"}, True),
+        ({"selector": "app=my,tier=ray"}, "default", {"app": "my"}, False),
+        ({"selector": "app=my"}, "default", KUBERAY, False),
+    ],
+)
+def test_where_kuberays_operator_is_may_be_chosen(tmp_path, operator, space, labels, may):
+    """Issue 11, item 29: namespace and labels are values."""
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"network": {"kuberay": operator}}))
+    values = load(None, path)
+    policies = [made for made in objects.deployment(values) if made["kind"] == "NetworkPolicy"]
+    head = everybody(values)["head"]
+    assert allowed(policies, (space, labels), head, 8265) is may
+    assert not allowed(policies, (space, labels), head, 10001)
+
+
+def test_each_container_leaves_its_last_words(values):
+    """Issue 11, item 28."""
+    for name, each in containers(values):
+        assert each["terminationMessagePolicy"] == "FallbackToLogsOnError", name
+
+
+def test_a_headless_service_has_a_name_before_its_pod_is_ready(values):
+    """Issue 11, item 28: clients asked for the broker's name too early, and were told for long that there is none."""
+    headless = [made["spec"] for made in objects.deployment(values) if made["kind"] == "Service"]
+    headless = [spec for spec in headless if spec.get("clusterIP") == "None"]
+    assert len(headless) == (values.broker.kind == "statefulset") + values.ray.fault_tolerance
+    assert all(spec["publishNotReadyAddresses"] is True for spec in headless)
+
+
+def test_what_runs_unattended_waits_for_the_broker(values):
+    """Issue 11, item 28: ten minutes, as its image may have to come first; the app's users don't wait so long."""
+    waits = {
+        name.split(": ")[1]: {each["name"]: each.get("value") for each in one["env"]}.get("HZZRAY_BROKER_WAIT")
+        for name, one in containers(values)
+        if any(each["name"] == "HZZRAY_BROKER" for each in one.get("env", []))
+    }
+    assert waits == {"bridge": "600", "app": None} | ({"loader": "600"} if values.loader.run_id else {})
+
+
+def test_no_budget_keeps_a_machine_from_being_drained(values):
+    """Issue 11, item 32: one of one must be available, so the head's machine, and Redis', could never be drained."""
+    replicas = {made["metadata"]["name"]: made["spec"].get("replicas", 1)
+                for made in objects.deployment(values) if made["kind"] == "RabbitmqCluster"}  # fmt: skip
+    budgets = [made for made in objects.deployment(values) if made["kind"] == "PodDisruptionBudget"]
+    assert {made["metadata"]["name"] for made in budgets} == {name for name, number in replicas.items() if number > 1}
+    for made in budgets:
+        assert made["spec"]["minAvailable"] < replicas[made["metadata"]["name"]]
+        assert made["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_it_fits_on_a_small_machine():

@@ -89,13 +89,15 @@ def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(pods, toys, tmp
     ray_env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     del ray_env["HOME"]
     options = [option for option in ray_start(ray["headGroupSpec"], head=False) if "dashboard-host" not in option]
+    kubelet.replaced |= {"/data": str(toys), f"{values.broker_name}.hzzray.svc:5672": f"127.0.0.1:{broker.port}"}
+    # Issue 11, item 28: the loader may be faster than the broker, and ended at its first connection.
+    loader = kubelet.start(templates["Job"], container(templates["Job"], "loader"))
     try:
+        wait_for("the loader to wait", lambda: "refused; waiting for it, 600 s at the most" in kubelet.log("loader"))
         broker.start()
         with ray_head_of_nodes(tmp_path, *options, env=ray_env) as head, node_counts(head) as nodes:
             (page,) = free_ports(1)
             kubelet.replaced |= {
-                "/data": str(toys),
-                f"{values.broker_name}.hzzray.svc:5672": f"127.0.0.1:{broker.port}",
                 "127.0.0.1:6379": head.address,
                 f"{values.head_service}.hzzray.svc:10001": head.client.removeprefix("ray://"),
                 "--server.address=0.0.0.0": "--server.address=127.0.0.1",
@@ -103,8 +105,7 @@ def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(pods, toys, tmp
             }
             runs = kubelet.volume(head_pod, "runs")
             bridge = kubelet.start(head_pod, container(head_pod, "bridge"))
-            published = kubelet.run(templates["Job"], container(templates["Job"], "loader"))
-            assert published.returncode == 0, published.stderr
+            assert loader.wait(120) == 0, kubelet.log("loader")
 
             # Nodes come with the queue. The bridge is killed in the middle, and started again as a kubelet would.
             path = runs / "first" / "result.json"

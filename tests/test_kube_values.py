@@ -42,9 +42,14 @@ def test_numbers_may_stand_for_text(tmp_path):
         ({"broker": {"nodes": 3}}, "nodes: 3, but kind statefulset is of one node: take kind operator"),
         ({"broker": {"kind": "operator", "nodes": 2}}, "take an odd number"),
         ({"broker": {"kind": "kafka"}}, "broker.kind: Input should be 'statefulset' or 'operator', not 'kafka'"),
+        (
+            {"broker": {"kind": "operator", "image": "rabbitmq:4.0.9-management"}},
+            "broker: image rabbitmq:4.0.9-management: RabbitMQ's operator asks its nodes for a check that is new in",
+        ),
+        ({"network": {"kuberay": {"selector": "kuberay"}}}, "network.kuberay.selector: String should match pattern"),
         ({"name": "Hzzray"}, "name: String should match pattern"),
         ({"namespace": "a b"}, "namespace: String should match pattern"),
-        ({"data": {"release": "2016"}}, "data.release: Input should be '2020', '2025' or 'toy', not '2016'"),
+        ({"data": {"release": "2016"}}, "data.release: one of 2020, 2025, toy, not '2016'"),
         ({"data": {"source": "ftp://x"}}, "data.source: String should match pattern"),
         ({"data": {"source": "https://x", "claim": "c"}}, "data: source and claim are two places: choose one"),
         ({"loader": {"fraction": 2}}, "loader.fraction: Input should be less than or equal to 1, not 2"),
@@ -61,6 +66,45 @@ def test_wrong_values_are_named(tmp_path, own, said):
         load(None, path)
     assert str(error.value).startswith(f"{path}: ")
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "fits"),
+    [
+        ("rabbitmq:4-management", True),
+        ("rabbitmq:4.2-management", True),
+        ("rabbitmq:4.2.4", True),
+        ("rabbitmq:4.3.0-management-alpine", True),
+        ("registry.example.org:5000/rabbitmq:5", True),
+        ("rabbitmq:management", True),
+        ("rabbitmq", True),
+        ("rabbitmq:4.2.3-management", False),
+        ("rabbitmq:4.1", False),
+        ("registry.example.org:5000/rabbitmq:3-management", False),
+    ],
+)
+def test_the_operators_broker_is_new_enough(tmp_path, image, fits):
+    """Issue 11, item 30: with an older one the operator's start-up probe never passes."""
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"broker": {"kind": "operator", "nodes": 3, "image": image}}))
+    if fits:
+        assert load(None, path).broker.image == image
+    else:
+        with pytest.raises(UsageError, match=r"new in 4\.2\.4"):
+            load(None, path)
+    path.write_text(yaml.safe_dump({"broker": {"image": image}}))
+    assert load(None, path).broker.image == image  # a node of our own has another probe
+
+
+def test_any_release_of_the_catalogue_may_be_analysed(tmp_path, monkeypatch):
+    """Issue 11, item 33: three were written down here, and another one was refused."""
+    from hzzray.data import catalogue
+
+    there = catalogue.releases()
+    monkeypatch.setattr("kuberay.config.releases", lambda: there | {"2030": there["2025"]})
+    path = tmp_path / "own.yaml"
+    path.write_text("data: {release: 2030, source: 'https://example.org/2030'}\n")
+    assert load(None, path).data.release == "2030"
 
 
 @pytest.mark.parametrize(

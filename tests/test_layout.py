@@ -1,8 +1,11 @@
 """Where a file's baskets lie: the header, uproot's view of the tree, and what is kept of it on disk."""
 
 import gc
+import os
 import struct
 import threading
+import uuid
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,10 +14,11 @@ from uproot.interpretation.numerical import AsDtype
 
 from hzzray.data import layout
 from hzzray.data.layout import Branch, Layout, identify, read_layout
-from hzzray.data.storage import LocalBytes
+from hzzray.data.storage import LocalBytes, open_bytes
 from hzzray.errors import DataError, TransientError
 from hzzray.places import cache_folder
-from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, columns, write
+from tests.support.http_server import serve
+from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, branch_type, columns, write
 
 NAMES = SCHEMA.kinematics
 UUID = bytes(range(100, 116))
@@ -25,7 +29,7 @@ class Memory:
     """A byte source with some content, or a fault."""
 
     def __init__(self, content, name="memory.root", error=None):
-        self.name, self.size, self.bytes_read = name, len(content), 0
+        self.name, self.size, self.bytes_read, self.version = name, len(content), 0, ""
         self._content, self.error = content, error
         self.ranges = []
 
@@ -93,7 +97,7 @@ def test_the_version_tells_contents_of_one_uuid_apart():
     [
         (b"", "not a ROOT file: it has 0 bytes"),
         (file_of(127, end=100), "not a ROOT file: it has 127 bytes"),
-        (file_of(5000, magic=b"PK\3\4"), "not a ROOT file"),
+        (file_of(5000, magic=b"PK\3\4"), r"not a ROOT file \(it begins with b'PK\\x03\\x04'\)"),
         (file_of(5000, end=5001), "truncated: 5000 bytes, 5001 by its header"),
     ],
 )
@@ -347,6 +351,90 @@ def test_another_version_of_a_file_is_not_confused(path, tmp_path):
     copy = tmp_path / "a.root"
     copy.write_bytes(path.read_bytes() + b"more")
     assert read(copy, cache=tmp_path)[1] == cost
+
+
+SAME = uuid.UUID(int=7)
+
+
+def test_equal_bytes_have_equal_names_wherever_they_lie(path, tmp_path):
+    """Issue 11, item 19: dates of change differ from machine to machine, and ETags from server to server."""
+    first, _ = read(path)
+    copy = tmp_path / "copy.root"
+    copy.write_bytes(path.read_bytes())
+    os.utime(copy, (1, 1))
+    assert read(copy)[0].uuid == first.uuid
+    with serve(tmp_path) as web:
+        for web.validators in (True, False):
+            with closing(open_bytes(f"{web.url}copy.root")) as source:
+                assert read_layout(source, "mini", NAMES, tmp_path / "cache").uuid == first.uuid
+
+
+@pytest.mark.parametrize("compression", [uproot.ZLIB(1), None])
+def test_other_content_under_one_uuid_has_another_name(tmp_path, compression):
+    """Issue 11, items 19 and 20: also where all sizes are the same, as nothing is compressed."""
+    content = columns(500, seed=3)
+    changed = content | {"lep_E": content["lep_E"] * 2}
+    files = [
+        write(tmp_path / f"{i}.root", one, basket=120, compression=compression, identity=SAME)
+        for i, one in enumerate((content, changed, columns(500, seed=4)))
+    ]
+    sources = [LocalBytes(str(file)) for file in files]
+    assert {identify(source)[0] for source in sources} == {str(SAME)}
+    assert len({read(file)[0].uuid for file in files}) == 3
+    for source in sources:
+        source.close()
+
+
+def test_an_update_that_leaves_the_tree_alone_leaves_its_name(tmp_path):
+    """Issue 11, item 19: what names the events is the tree, not what lies beside it."""
+    path = write(tmp_path / "a.root", columns(100, seed=1), basket=50)
+    before, _ = read(path)
+    with uproot.update(path) as file:
+        file["note"] = "more"
+    assert read(path)[0].uuid == before.uuid
+    with uproot.update(path) as file:
+        file.mktree("mini", {name: branch_type(array) for name, array in columns(1).items()}).extend(columns(80))
+    assert read(path)[0].uuid != before.uuid
+
+
+def test_a_file_written_over_in_place_is_not_taken_from_the_cache(tmp_path):
+    """Issue 11, item 19: under the same UUID, in the same size, with the same header."""
+    cache, place = tmp_path / "cache", tmp_path / "a.root"
+    content = columns(500, seed=3)
+    write(place, content, compression=None, identity=SAME)
+    before, size = read(place, cache=cache)[0], place.stat().st_size
+    write(place, content | {"lep_E": content["lep_E"] * 2}, compression=None, identity=SAME)
+    os.utime(place, ns=(1, 1))
+    assert place.stat().st_size == size
+    assert read(place, cache=cache)[0].uuid != before.uuid
+
+
+def test_an_rntuple_is_called_so(tmp_path):
+    """Issue 11, item 23."""
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file.mkrntuple("mini", {"lep_pt": np.arange(3.0)})
+    with pytest.raises(DataError, match=r"a\.root: mini is an RNTuple, which hzzray doesn't read: it must be a TTree$"):
+        read(tmp_path / "a.root")
+
+
+def never_closed(content):
+    """Undo what ROOT writes at last: the header says what it did when the file was made."""
+    return content[:12] + struct.pack(">iii", 266, 0, 0) + content[24:]
+
+
+def test_a_file_that_was_never_closed_names_the_cause(path, tmp_path):
+    """Issue 11, item 23: its header ends it at byte 266, where its first basket begins."""
+    content = path.read_bytes()
+    (tmp_path / "a.root").write_bytes(never_closed(content))
+    reason = rf"a\.root: never closed: {len(content)} bytes, 266 by its header: its writer was ended, or still writes"
+    with pytest.raises(DataError, match=reason):
+        read(tmp_path / "a.root")
+
+
+def test_bytes_behind_the_end_are_no_fault(path, tmp_path):
+    """Issue 11, item 24: ROOT reads such a file, and so do ``run`` and ``fetch``."""
+    (tmp_path / "a.root").write_bytes(path.read_bytes() + b"left by an update that was broken off")
+    same(read(tmp_path / "a.root")[0], read(path)[0])
 
 
 def test_each_tree_and_each_choice_of_branches_is_kept_by_itself(path, tmp_path):

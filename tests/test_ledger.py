@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hzzray import __version__
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import FencedError, Ledger, LedgerError
 from hzzray.engine.reducer import Reducer
@@ -453,9 +454,11 @@ def foreign(path):
         database.execute("CREATE TABLE run (run_id)")
 
 
-def of_version(path, number):
-    with closing(sqlite3.connect(path)) as database:
+def of_version(path, number, *, unsigned=False):
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute(f"PRAGMA user_version = {number}")
+        if unsigned:
+            database.execute("ALTER TABLE run DROP COLUMN made_by")
 
 
 def of_no_run(path):
@@ -493,8 +496,14 @@ DAMAGE = {
     "text": (lambda path: path.write_text("ledger of my own\n" * 300), "file is not a database"),
     "empty": (lambda path: path.write_bytes(b""), "not a ledger of hzzray"),
     "foreign": (lambda path: (path.unlink(), foreign(path)), "not a ledger of hzzray"),
-    "older": (lambda path: of_version(path, 1), "a ledger of version 1; this hzzray reads version 3"),
-    "newer": (lambda path: of_version(path, 99), "a ledger of version 99; this hzzray reads version 3"),
+    "older": (
+        lambda path: of_version(path, 3, unsigned=True),
+        f"a ledger of version 3, made by an earlier hzzray; hzzray {__version__} reads version 4: take another",
+    ),
+    "newer": (
+        lambda path: of_version(path, 99),
+        f"a ledger of version 99, made by hzzray {__version__}; hzzray {__version__} reads version 4",
+    ),
     "of no run": (of_no_run, "a ledger of no run"),
     "spec": (with_a_broken_spec, "its spec can't be read: Field required"),
     "truncated to a page": (lambda path: os.truncate(path, 4096), "malformed"),

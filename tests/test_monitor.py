@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import resource
+import socket
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,22 +17,28 @@ import pytest
 
 from hzzray.engine.monitor import (
     Meter,
-    NodeMeter,
     Recorder,
     Scale,
+    Since,
     Usage,
     absent,
     cpu_percent,
     follow_usage,
+    is_actor,
+    of_actors,
+    place,
     read_history,
     read_queue,
     read_scale,
     read_usage,
+    service,
+    service_of,
 )
 from hzzray.messages import Cost, Task
 from hzzray.output import OutputError
 from hzzray.result import Moment
 from hzzray.source import Congestion
+from tests.test_cgroup import V2
 
 TASK = Task(run_id="r", spec="0" * 64, sample="ggH, 4ℓ", file="f.root", uuid="u", tree="t", start=0, stop=10)
 
@@ -114,43 +122,51 @@ def test_a_failed_task_leaves_the_meter_idle():
 
 
 def test_cpu_is_what_the_system_says(tmp_path):
-    meter, node = Meter("worker-0"), NodeMeter("here")
+    meter, since = Meter("worker-0"), Since()
+    here = f"node:{socket.gethostname()}"
+
+    def usages():
+        return [meter.usage(), since(place(tmp_path))]  # no control groups there: the machine
+
     with Recorder(tmp_path, "local") as recorder:
         begun, times = time.perf_counter(), os.times()
-        recorder.add(0.0, [meter.usage(), node.usage()])
+        recorder.add(0.0, usages())
         threads = [threading.Thread(target=busy, args=(0.3,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         seconds = time.perf_counter() - begun
-        recorder.add(seconds, [meter.usage(), node.usage()])
+        recorder.add(seconds, usages())
         now = os.times()
     cpu = now.user + now.system - times.user - times.system
     assert cpu > 0.5  # of both threads
     use = cpu_percent(read_usage(tmp_path))
-    assert set(use) == {"worker-0", "node:here"}
+    assert set(use) == {"worker-0", here}
     # The first sample has all that came before, in no time: nothing can be said of it.
     assert use["worker-0"].percent == pytest.approx([0.0, 100 * cpu / seconds], rel=0.2)
-    assert use["node:here"].percent[-1] > 0.8 * use["worker-0"].percent[-1]
+    assert use[here].percent[-1] > 0.8 * use["worker-0"].percent[-1]
     rows = read_usage(tmp_path)
-    machine = rows[rows["actor"] == "node:here"]
+    machine = rows[rows["actor"] == here]
     assert (machine["rss_bytes"] > rows[rows["actor"] == "worker-0"]["rss_bytes"]).all()
-    assert machine["user_s"][0] < 0.2  # since the meter began, not since the machine did
+    assert machine["user_s"][0] == 0  # since it was first seen, not since the machine began
+    assert (machine["cpu_limit"] >= 1).all()
+    assert (machine["memory_limit_bytes"] > machine["rss_bytes"]).all()
 
 
 def test_rows_come_back(tmp_path):
-    usage = Usage("a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40, 2**41, 2**42, 0.125, 3, "0a1b")
+    usage = Usage("a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40, 2**41, 2**42, 0.125, 3, "0a1b", 1.5, 2**33)
     with Recorder(tmp_path, "KubeRay, here") as recorder:
         recorder.add(1.0, [usage, absent("worker-1", "pending")])
         recorder.add_scale(1.0, Scale(actors=1, pending=2, nodes=3, waiting=4, in_flight=5))
         recorder.add_history(1.0, Moment(10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0, math.nan))
     rows = read_usage(tmp_path)
     names = ("time_s", "environment", "actor", "node", "pid", "state", "sample", "user_s", "system_s", "rss_bytes")
-    assert rows.dtype.names == (*names, "events", "bytes_read", "read_s", "tasks", "actor_id", "timestamp")
+    names += ("events", "bytes_read", "read_s", "tasks", "actor_id", "cpu_limit", "memory_limit_bytes", "timestamp")
+    assert rows.dtype.names == names
     assert rows[0].item()[:-1] == (
         *(1.0, "KubeRay, here", "a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40),
-        *(2**41, 2**42, 0.125, 3, "0a1b"),
+        *(2**41, 2**42, 0.125, 3, "0a1b", 1.5, 2**33),
     )
     assert rows[1].item()[:-1] == (
         1.0,
@@ -168,6 +184,8 @@ def test_rows_come_back(tmp_path):
         0.0,
         0,
         "",
+        0.0,
+        0,
     )
     assert read_scale(tmp_path)[0].item()[:-1] == (1.0, "KubeRay, here", 1, 2, 3, 4, 5)
     history = read_history(tmp_path)[0]
@@ -279,8 +297,8 @@ def test_a_long_half_line_is_removed(tmp_path):
     ("text", "said"),
     [
         ("a,b\n1,2\n", r"cpu\.csv: its columns are"),
-        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 16"),
-        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0,,\n", r"cpu\.csv: column time_s has what is no number"),
+        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 18"),
+        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0,,0,0,\n", r"cpu\.csv: column time_s has what is no number"),
     ],
 )
 def test_what_is_no_such_table_is_refused(tmp_path, text, said):
@@ -381,3 +399,55 @@ def test_the_integral_is_all_that_was_used(tmp_path):
             recorder.add(time_s, random.permutation(usages))
     for actor, (edges, percent) in cpu_percent(read_usage(tmp_path)).items():
         assert np.diff(edges) @ percent / 100 == pytest.approx(spent[actor])
+
+
+def test_a_table_of_an_older_hzzray_is_read_and_goes_on(tmp_path):
+    """Issue 11, item 37: the columns of limits are new; a run that was begun without them is not to be refused."""
+    record(tmp_path, (1.0, used(user=0.5, cpus=2.0, memory_limit=5)))
+    path = tmp_path / "cpu.csv"
+    old = [line.rsplit(",", 3)[0] for line in path.read_text().splitlines()]
+    path.write_text("\n".join(old) + "\n")
+    assert read_usage(tmp_path)[["user_s", "cpu_limit", "memory_limit_bytes"]].tolist() == [(0.5, 0.0, 0)]
+    record(tmp_path, (1.0, used(user=0.75, cpus=2.0, memory_limit=5)))
+    assert path.read_text().splitlines()[0] == old[0]
+    rows = read_usage(tmp_path)
+    assert rows[["time_s", "user_s", "cpu_limit"]].tolist() == [(1.0, 0.5, 0.0), (2.0, 0.75, 0.0)]
+
+
+# Services' containers.
+
+
+def test_where_a_process_runs_is_its_container(tmp_path, monkeypatch):
+    """Issue 11, item 37: a node's CPU in a container is the container's, under its service's name where it has one."""
+    for name, text in V2.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.delenv("HZZRAY_SERVICE", raising=False)
+    host = socket.gethostname()
+    usage = place(tmp_path)
+    assert usage.actor == f"node:{host}"
+    assert (usage.user_s, usage.system_s, usage.rss) == (4.0, 3.253517, 138379264 - 17264640)
+    assert (usage.cpus, usage.memory_limit) == (1.5, 2**30)
+    monkeypatch.setenv("HZZRAY_SERVICE", "bridge")
+    usage = place(tmp_path)
+    assert (usage.actor, usage.node, usage.is_service) == (f"service:bridge@{host}", host, True)
+    assert not place(tmp_path / "nowhere").is_service  # a name, but no container: that would be the machine's figures
+
+
+def test_cpu_before_the_run_is_not_the_runs():
+    since = Since()
+    assert since(service("head", "h", user_s=3000.0, system_s=500.0)).user_s == 0
+    later = since(service("head", "h", user_s=3001.0, system_s=500.5))
+    assert (later.user_s, later.system_s) == (1.0, 0.5)
+    again = since(service("head", "h", user_s=2.0, system_s=0.5))  # the container was started again
+    assert (again.user_s, again.system_s) == (2.0, 0.5)
+    assert since(service("head", "h", user_s=4.0, system_s=0.5)).user_s == 4.0
+    done = service("loader", "l", user_s=7.0, state="ended")
+    assert since(done) == since(done) == done
+
+
+def test_actors_are_told_from_machines_and_services(tmp_path):
+    record(tmp_path, (1.0, used(), service("worker", "h"), replace(used(), actor="node:h")))
+    rows = read_usage(tmp_path)
+    assert of_actors(rows)["actor"].tolist() == ["worker-0"]
+    assert [is_actor(name) for name in rows["actor"]] == [True, False, False]
+    assert [service_of(name) for name in rows["actor"]] == ["", "worker", ""]

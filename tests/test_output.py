@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import hist
 import numpy as np
 import pytest
 import uproot
 
-from hzzray.messages import Counts
 from hzzray.output import load_json, save_json, save_root
 from hzzray.physics.histogram import ExactSums, Histogram
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import summarise
 from tests.support.exact import add_exact
 from tests.support_result import make_result
-from tests.test_result import SPEC, state
+from tests.test_result import DONE, SPEC, state
 
 BINS = SPEC.axis.bins
 SHAPE = len(CHANNELS), BINS + 2
@@ -50,8 +50,9 @@ def weighed(seed):
 def written(tmp_path):
     """A run's ``histograms.root``, and of its sample Zee each event's bin (with flow bins) and weight."""
     filled, bins, weights = weighed(1)
-    histograms = state().histograms | {"Zee": filled}
-    result = summarise(state(Counts(10, 10, 0), histograms=histograms))
+    whole = state(DONE)
+    entries = whole.entries | {"Zee": (EVENTS, EVENTS)}
+    result = summarise(replace(whole, histograms=whole.histograms | {"Zee": filled}, entries=entries))
     return save_root(result, tmp_path), bins, weights
 
 

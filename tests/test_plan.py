@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import shutil
+import struct
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from hzzray import retry
 from hzzray.data.catalogue import release
 from hzzray.data.layout import read_layout
-from hzzray.data.plan import check_source, cuts, make_plan
+from hzzray.data.plan import check_source, cuts, make_plan, readable
 from hzzray.data.storage import open_bytes
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError, UsageError
@@ -112,8 +114,8 @@ def test_a_plan_covers_every_entry_once(source):
     assert len({task.task_id for task in found.tasks}) == len(found.tasks)
     for task in found.tasks:
         assert task.file == str(source / PATHS[task.sample])
-        with uproot.open(task.file) as file:
-            assert task.uuid == str(file.file.uuid)
+        with contextlib.closing(open_bytes(task.file)) as file:
+            assert task.uuid == read_layout(file, "mini", ("lep_pt",), None).uuid
     assert [task.sample for task in plan(source).tasks] == list(SAMPLES)
 
 
@@ -237,7 +239,81 @@ def test_the_same_file_under_two_samples_counts_once(source):
     assert set(found.entries) == {"data_A", "Zee"}
     (failure,) = found.failures
     assert failure.task.sample == "Zmumu"
-    assert "Zmumu.4lep.root: the file of sample Zee again (same uuid)" in failure.reason
+    assert "Zmumu.4lep.root: the file of sample Zee again (same content)" in failure.reason
+
+
+def test_two_files_of_one_uuid_both_count(source):
+    """Issue 11, item 20: reproducible writes and copies of a skeleton share their UUID; 300 and 500 entries."""
+    for sample, events in {"Zee": 300, "Zmumu": 500}.items():
+        write(source / PATHS[sample], columns(events, seed=events), identity=UUID(int=1))
+    found = plan(source)
+    assert found.failures == ()
+    assert (found.entries["Zee"], found.entries["Zmumu"]) == ((300, 300), (500, 500))
+    assert len({task.task_id for task in found.tasks}) == len({task.uuid for task in found.tasks}) == 3
+    shutil.copy(source / PATHS["Zee"], source / PATHS["Zmumu"])
+    (failure,) = plan(source).failures
+    assert "the file of sample Zee again (same content), left out" in failure.reason
+
+
+def test_an_rntuple_and_a_file_that_was_never_closed_are_named_as_such(source):
+    """Issue 11, item 23."""
+    (source / PATHS["Zee"]).unlink()
+    with uproot.recreate(source / PATHS["Zee"]) as file:
+        file.mkrntuple("mini", {"lep_pt": np.arange(3.0)})
+    path = source / PATHS["Zmumu"]
+    content = path.read_bytes()
+    path.write_bytes(content[:12] + struct.pack(">iii", 266, 0, 0) + content[24:])
+    rntuple, open_ = plan(source).failures
+    assert "mini is an RNTuple" in rntuple.reason
+    assert f"never closed: {len(content)} bytes, 266 by its header" in open_.reason
+
+
+# Links
+
+
+def linked(source, folder):
+    """A folder of links to the files of another one."""
+    for path in PATHS.values():
+        if (source / path).exists():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).symlink_to(source / path)
+    return folder
+
+
+def test_what_the_user_s_own_plan_leads_to_may_be_read_and_no_more(source, tmp_path):
+    """Issue 11, item 17: a worker of tasks from elsewhere is told the link and its target."""
+    links = linked(source, tmp_path / "links")
+    found = plan(links, of=spec("Zee"))
+    (task,) = found.tasks
+    sources = (str(links),)
+    own = Worker(spec("Zee"), readable(sources, found))
+    assert own.process(task).cost.events == 1000
+    other = task.model_copy(update={"file": str(source / PATHS["Zmumu"])})
+    with pytest.raises(DataError, match="outside the sources that this worker may read"):
+        own.process(other)
+    own.close()
+    confined = Worker(spec("Zee"), sources)
+    with pytest.raises(DataError) as refused:
+        confined.process(task)
+    assert str(refused.value) == (
+        f"{task.file}: outside the sources that this worker may read "
+        f"({task.file} is a link to {source / PATHS['Zee']}: add that to the sources)"
+    )
+    trusting = Worker(spec("Zee"), (*sources, str(source)))
+    assert trusting.process(task).cost.events == 1000
+    trusting.close()
+    assert readable(sources, plan(source)) == (str(links), *sorted(str(source / path) for path in PATHS.values()
+                                               if (source / path).exists()))  # fmt: skip
+    assert readable((str(source),), plan(source)) == (str(source),)
+
+
+@pytest.mark.parametrize("file", ["/data/\x00.root", "/data/" + "x" * 5000, "http://host/\x00", "\x00"])
+def test_a_task_whose_file_can_be_none_is_a_data_error(source, file):
+    """Issue 11, item 35, as far as it is the worker's."""
+    (task,) = plan(source, of=spec("Zee")).tasks
+    worker = Worker(spec("Zee"), (str(source), "http://host/"))
+    with pytest.raises(DataError, match="outside the sources"):
+        worker.process(task.model_copy(update={"file": file}))
 
 
 # Several sources
@@ -279,7 +355,7 @@ def test_of_several_reasons_the_one_that_is_more_than_absence_is_told(source, tm
     for sources in ((source, second), (second, source)):
         found = plan(sources)
         (failure,) = found.failures
-        assert failure.reason == f"{second / PATHS['Zee']}: not a ROOT file"
+        assert failure.reason == f"{second / PATHS['Zee']}: not a ROOT file (it begins with b'\\x00\\x00\\x00\\x00')"
         assert found.missing == ()
 
 
@@ -342,6 +418,32 @@ def test_a_worker_opens_a_file_anew_after_a_fault(source):
         worker.process(task)
     assert worker.process(task).packed == expected
     worker.close()
+
+
+@pytest.mark.parametrize("validators", [True, False])
+def test_a_file_written_over_on_a_server_between_two_tasks_is_noticed(source, tmp_path, validators, monkeypatch):
+    """Issue 11, item 19: every basket lies where it did, and the file has the same UUID and size."""
+    monkeypatch.setattr(retry, "_FIRST_S", 0.001)
+    path = source / PATHS["Zee"]
+    content = columns(1000, seed=3)
+    write(path, content, compression=None, identity=UUID(int=1))
+    with serve(source) as web:
+        web.validators = validators
+        found = plan(web.url, of=spec("Zee"), chunk=500, cache=tmp_path / "cache")
+        first, second = found.tasks
+        worker = Worker(spec("Zee"), (web.url,), cache=tmp_path / "cache")
+        before, whole = worker.process(first).packed, path.read_bytes()
+        write(path, content | {"lep_E": content["lep_E"] * 2}, compression=None, identity=UUID(int=1))
+        with pytest.raises(TransientError, match=r"Zee\.4lep\.root: changed while it was read"):
+            worker.process(second)
+        with pytest.raises(DataError, match=r"another file since it was planned \(its content changed\)"):
+            worker.process(second)
+        path.write_bytes(whole)
+        os.utime(path, (1, 1))
+        assert worker.process(first).packed == before
+        os.utime(path, (2, 2))  # a server of the same address that has another date for the same bytes
+        assert worker.process(second).cost.events == 500
+        worker.close()
 
 
 # What it costs over HTTP

@@ -13,7 +13,7 @@ from matplotlib.patches import StepPatch
 from hzzray import plotting
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.physics.significance import poisson_interval
-from hzzray.result import Tasks
+from hzzray.result import Luminosity, Tasks
 from tests.support_result import make_result, with_groups
 
 
@@ -125,6 +125,47 @@ def test_significance_is_that_of_all_channels():
 def test_fraction_is_stated(fraction, text):
     main = plotting.figure(make_result(fraction=fraction, status="running")).axes[0]
     assert f"{text} of the events read" in texts(main).splitlines()
+
+
+def at(result, simulation, data):
+    luminosity = Luminosity(asked=result.spec.luminosity, simulation=simulation, data=data)
+    return result.model_copy(update={"luminosity": luminosity})
+
+
+def test_the_label_is_the_luminosity_of_what_is_shown():
+    """Issue 11, item 6: a part of the data kept the label 10 fb⁻¹."""
+    main, _ = plotting.figure(at(make_result(), 0.981, 0.981)).axes
+    assert "0.981 fb$^{-1}$" in texts(main)
+    assert "the data read of 10 fb$^{-1}$, simulation scaled" in texts(main)
+    assert "simulation scaled" not in texts(plotting.figure(make_result()).axes[0])
+
+
+def test_data_of_another_luminosity_are_not_drawn():
+    """Issue 11, item 6: data of 10 fb⁻¹ stood in a stack of 139 fb⁻¹."""
+    main, ratio = plotting.figure(at(make_result(), 139.0, 10.0)).axes
+    assert "139 fb$^{-1}$" in texts(main)
+    assert "not shown: data (10 fb$^{-1}$)" in texts(main)
+    assert (list(main.containers), list(ratio.containers)) == ([], [])
+
+
+def test_a_stack_that_lacks_a_sample_is_no_denominator():
+    """Issue 11, items 4, 5: the ratio panel needs all that the stack is to have."""
+    result = make_result()
+    reasons = {"n_background": "not read: llll", "asimov": "not read: llll"}
+    lacking = result.significance.model_copy(update={"withheld": reasons, "asimov": None, "n_background": None})
+    main, ratio = plotting.figure(result.model_copy(update={"significance": lacking})).axes
+    assert len(bars(main)[0]) > 0
+    assert list(ratio.containers) == []
+    assert "not read: llll" in texts(main)
+    assert "expected" not in texts(main)
+
+
+def test_the_fraction_that_was_asked_for_is_stated():
+    """Issue 11, item 6: 9 % were said where 10 % were asked for."""
+    result = make_result(fraction=0.0997)
+    spec = result.spec.model_copy(update={"fraction": 0.1})
+    main = plotting.figure(result.model_copy(update={"spec": spec})).axes[0]
+    assert "10% of each file: 9.97% of the events read" in texts(main).splitlines()
 
 
 def test_partial_is_stated():

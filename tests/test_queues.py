@@ -144,16 +144,62 @@ def test_definitions_need_all_passwords(cli, monkeypatch, tmp_path):
     assert cli("topology", "definitions", "--output", tmp_path / "no" / "where")[0] == 2
 
 
-def test_queues_command(settings, address, cli):
+def test_queues_command(settings, address, cli, monkeypatch):
     code, out, said = cli("queues", "--broker", address)
     assert (code, said) == (0, "")
     assert all(queue.name in out for queue in TOPOLOGY.queues)
     code, out, _ = cli("queues", "--broker", address, "--json")
     assert json.loads(out)["tasks"]["ready"] == 0
+    monkeypatch.setenv("HZZRAY_BROKER_WAIT", "0")
     code, _, said = cli("queues", "--broker", "amqp://guest@127.0.0.1:1")
     assert code == 1
     assert said == "hzzray: no broker at amqp://127.0.0.1:1: [Errno 111] Connection refused\n"
     assert cli("queues", "--broker", "http://x")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("publish", "--run-id", "r"),
+        ("bridge",),
+        ("run", "--broker", "amqp://guest@127.0.0.1:1"),
+        ("replay", "r", "--broker", "amqp://guest@127.0.0.1:1"),
+        ("failures", "r", "--broker", "amqp://guest@127.0.0.1:1"),
+        ("queues",),
+        ("topology", "check"),
+        ("topology", "apply"),
+    ],
+)
+def test_whatever_needs_the_broker_waits_for_it_and_says_so(command, cli, monkeypatch, caplog, tmp_path):
+    """Issue 11, item 28: each ended at its first connection, before a broker that was starting could answer."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"": "amqp://guest@127.0.0.1:1", "_PASSWORD": "x", "_WAIT": "0.5"}.items():
+        monkeypatch.setenv(f"HZZRAY_BROKER{name}", value)
+    monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", "http://127.0.0.1:1")
+    begun = time.monotonic()
+    code, _, said = cli(*command)
+    assert code == 1
+    assert time.monotonic() - begun >= 0.5
+    waiting = [record.getMessage() for record in caplog.records]
+    assert waiting
+    assert all("Connection refused; " in line for line in waiting)
+    assert said.splitlines()[-1].startswith("hzzray: no ")
+    assert said.endswith(": [Errno 111] Connection refused\n")
+
+
+def test_a_wrong_host_name_is_told_at_once_and_not_waited_for_for_ever(tmp_path):
+    """Issue 11, item 28: who mistyped the host sees it before the wait is over."""
+    command = [sys.executable, "-m", "hzzray", "publish", "--broker", "amqp://guest@no-broker.invalid"]
+    env = {**os.environ, "HZZRAY_BROKER_PASSWORD": "x", "HZZRAY_BROKER_WAIT": "3", "COLUMNS": "200"}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        first = process.stderr.readline()
+        assert process.poll() is None
+        rest = process.stderr.read()
+    assert first.startswith("no broker at amqp://no-broker.invalid: ")
+    assert first.endswith("; waiting for it, 3 s at the most\n")
+    assert process.returncode == 1
+    assert rest.startswith("hzzray: no broker at amqp://no-broker.invalid: ")
+    assert len(rest.splitlines()) == 1
 
 
 def test_a_password_on_the_command_line_is_warned_of(vhost, address, cli, monkeypatch):

@@ -462,6 +462,39 @@ def test_another_shape_names_file_and_branch(tmp_path, name, value, held):
             read(path, slow=slow)
 
 
+BARE = Path(__file__).parent / "files" / "offset_map.root"
+
+
+def test_baskets_without_entry_offsets_are_read(tmp_path):
+    """Issue 11, item 23: kGenerateOffsetMap, as ROOT wrote it (see offset_map.C); the counter says how long each is."""
+    counts = np.arange(600) * 7 % 6
+    entry, index = np.repeat(np.arange(600), counts), np.concatenate([np.arange(n) for n in counts])
+    pt = (1000 * (entry % 64 + 1) + 8 * index).astype(np.float32)
+    for step, slow in ((None, False), (97, False), (97, True)):
+        got = read(BARE, step=step, slow=slow)
+        assert np.array_equal(np.diff(got.offsets), counts)
+        assert np.array_equal(got.pt, pt)
+        assert np.array_equal(got.energy, 2 * pt)
+        assert np.array_equal(got.eta, (0.25 * index - 0.5).astype(np.float32))
+        assert np.array_equal(got.charge, np.where(index % 2, 1, -1))
+        assert np.array_equal(got.type, np.where(entry % 2, 11, 13))
+        assert np.array_equal(got.matched, (index == 0).astype(np.uint8))
+    inner = read(BARE, 101, 333, step=50)
+    chosen = (entry >= 101) & (entry < 333)
+    assert np.array_equal(inner.pt, pt[chosen])
+
+
+def test_a_counter_that_does_not_fit_is_a_data_error(tmp_path):
+    """Issue 11, item 23: one length more or less than there are values is damage, and names file and branch."""
+    content = bytearray(BARE.read_bytes())
+    with uproot.open(BARE) as file:
+        seek, size = (int(file["mini/lep_pt"].member(name)[3]) for name in ("fBasketSeek", "fBasketBytes"))
+    content[seek + size - 30 : seek + size - 10] = bytes(20)
+    (tmp_path / "b.root").write_bytes(content)
+    with pytest.raises(DataError, match=r"b\.root: branch lep_pt.*: (corrupt|unreadable)"):
+        read(tmp_path / "b.root")
+
+
 @pytest.mark.parametrize("value", [1.5, 2.0**31, np.nan, np.inf])
 def test_a_charge_that_is_no_integer_is_refused(tmp_path, value):
     content = columns(20, least=1)

@@ -8,18 +8,43 @@ import re
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.messages import Cost, Counts, Failure
+from hzzray.messages import Cost, Counts, Failure, RunSpec
 from hzzray.physics import significance as formulas
 from hzzray.physics.histogram import ExactSums, Histogram, digest
 from hzzray.physics.selection import CHANNELS
-from hzzray.result import Bins, Result, RunState, environment, moment, scaled, significance, so_far, summarise, versions
+from hzzray.result import (
+    Bins,
+    Result,
+    RunState,
+    environment,
+    expected_in_full,
+    moment,
+    share_read,
+    significance,
+    summarise,
+    to_read,
+    versions,
+)
 from hzzray.run import make_spec
 from tests.support.ledgers import start, task
 
-SPEC = make_spec(release("toy"), samples=("data_A", "Zee", "llll", "ZH125_ZZ4lep", "WH125_ZZ4lep"))
+
+def with_luminosity(of_data: float | None, **options) -> RunSpec:
+    """Choose a few samples of the toy release, its data_A standing for so many fb⁻¹ of the 10."""
+    toy = release("toy")
+    samples = [
+        sample.model_copy(update={"luminosity": of_data} if sample.name == "data_A" else {}) for sample in toy.samples
+    ]
+    few = ("data_A", "Zee", "llll", "ZH125_ZZ4lep", "WH125_ZZ4lep")
+    chosen = {"selection": "notebook-2020", "samples": few, **options}
+    return make_spec(toy.model_copy(update={"samples": tuple(samples)}), **chosen)
+
+
+SPEC = with_luminosity(10.0)
 BINS = SPEC.axis.bins
 SHAPE = len(CHANNELS), BINS, len(SPEC.selection.cuts)
 UNIT = np.array([0, 0, 0, 0, 1, 0])  # 1.0 in limbs
@@ -40,28 +65,34 @@ def filled(weight: int, entries: int, stopped: int = 3) -> Histogram:
 
 
 RUNNING = Counts(10, 5, 0)
+DONE = Counts(10, 10, 0)
+PARTIAL = Counts(10, 9, 1)
+IN_ALL = len(CHANNELS) * (BINS + 2)
+WEIGHTS = {"data_A": 1, "Zee": 2, "llll": 3, "ZH125_ZZ4lep": 5, "WH125_ZZ4lep": 7}
 
 
-def state(counts: Counts = RUNNING, **changes) -> RunState:
-    weights = {"data_A": 1, "Zee": 2, "llll": 3, "ZH125_ZZ4lep": 5, "WH125_ZZ4lep": 7}
+def state(counts: Counts = RUNNING, read: dict[str, int] | None = None, **changes) -> RunState:
+    """Make a run of 1000 entries a sample: all of them read, or 200, or so many of some; of None no file was opened."""
+    each = 1000 if counts == DONE else 200
+    entries = dict.fromkeys(WEIGHTS, each) | (read or {})
+    opened = {name for name, n in entries.items() if n is not None}
+    histograms = {
+        name: filled(weight, entries[name]) if entries[name] else Histogram.zeros(*SHAPE)
+        for name, weight in WEIGHTS.items()
+    }
     fields = {
         "version": 3, "run_id": "run", "spec": SPEC, "environment": "local", "counts": counts,
-        "histograms": {name: filled(weight, 200) for name, weight in weights.items()},
-        "entries": dict.fromkeys(weights, (800, 1000)),
+        "histograms": histograms, "entries": {name: (1000, 1000) for name in WEIGHTS if name in opened},
         "failures": (), "cost": Cost(1.0, 2.0, 3.0, 4, 1000), "wall_s": 4.0,
     }  # fmt: skip
     return RunState(**{**fields, **changes})
 
 
-DONE = Counts(10, 10, 0)
-IN_ALL = len(CHANNELS) * (BINS + 2)
-
-
 @pytest.mark.parametrize(
-    ("counts", "scale", "status"),
-    [(RUNNING, 4.0, "running"), (DONE, 1.0, "complete"), (Counts(10, 9, 1), 1.0, "partial")],
+    ("counts", "scale", "status"), [(RUNNING, 5.0, "running"), (DONE, 1.0, "complete"), (PARTIAL, 5.0, "partial")]
 )
-def test_simulation_is_scaled_while_the_run_goes_on(counts, scale, status):
+def test_simulation_is_that_of_the_whole_sample(counts, scale, status):
+    """Issue 11, items 2, 3: what was read of a sample is scaled by total/read, whatever became of the run."""
     result = summarise(state(counts))
     assert result.status == status
     zee, data = result.samples["Zee"], result.samples["data_A"]
@@ -72,19 +103,44 @@ def test_simulation_is_scaled_while_the_run_goes_on(counts, scale, status):
     assert (zee.underflow, zee.overflow) == (6.0 * scale, 6.0 * scale)
     assert zee.channels["4mu"].sumw == (2.0 * scale,) * BINS
     # Counts are what was read, and data are what they are.
-    assert (zee.entries, zee.planned, zee.n_out) == (200, 800, IN_ALL)
+    assert (zee.entries, zee.planned, zee.total, zee.n_out) == (1000 / scale, 1000, 1000, IN_ALL)
+    assert (zee.scale, zee.luminosity, data.scale, data.luminosity) == (scale, 10.0, 1.0, 10.0 / scale)
     assert data.sumw == (3.0,) * BINS
     assert data.yield_ == IN_ALL
     assert data.cutflow[-1].yield_ == IN_ALL
 
 
 def test_each_sample_has_a_scale_of_its_own():
-    entries = {"data_A": (200, 200), "Zee": (200, 200), "llll": (400, 400), "ZH125_ZZ4lep": (2000, 2000)}
-    histograms = {**state().histograms, "WH125_ZZ4lep": Histogram.zeros(*SHAPE)}
-    result = summarise(state(entries=entries, histograms=histograms))
+    """Issue 11, item 2: an absent file has no share, and the others aren't scaled by the share of all events."""
+    read = {"data_A": 500, "Zee": 1000, "llll": 400, "ZH125_ZZ4lep": 10, "WH125_ZZ4lep": None}
+    result = summarise(state(read=read))
     bins = {name: row.sumw[0] / 3 for name, row in result.samples.items()}
-    assert bins == {"data_A": 1.0, "Zee": 2.0, "llll": 3.0 * 2, "ZH125_ZZ4lep": 5.0 * 10, "WH125_ZZ4lep": 0.0}
+    assert bins == {"data_A": 1.0, "Zee": 2.0, "llll": 3.0 * 2.5, "ZH125_ZZ4lep": 5.0 * 100, "WH125_ZZ4lep": 0.0}
     assert result.missing == ("WH125_ZZ4lep",)
+    assert (result.samples["WH125_ZZ4lep"].total, result.samples["WH125_ZZ4lep"].luminosity) == (None, None)
+
+
+@pytest.mark.parametrize("counts", [RUNNING, PARTIAL])
+def test_what_stands_side_by_side_is_of_one_luminosity(counts):
+    """Issue 11, items 2, 3, 5: half of the data, 5 fb⁻¹ of 10, and different parts of the simulation."""
+    result = summarise(state(counts, {"data_A": 500, "Zee": 1000, "llll": 100}))
+    assert result.luminosity.model_dump() == {"asked": 10.0, "simulation": 5.0, "data": 5.0}
+    assert result.luminosity.compared
+    assert result.groups["Data"].sumw == (3.0,) * BINS
+    assert result.groups["Background Z,ttbar"].sumw == (2.0 * 3 / 2,) * BINS
+    assert result.groups["Background ZZ*"].sumw == (3.0 * 3 * 10 / 2,) * BINS
+    assert result.groups["Background ZZ*"].sumw2 == (9.0 * 3 * 100 / 4,) * BINS
+    found = result.significance
+    assert (found.n_background, found.n_data) == (3 * (3.0 + 45.0), 9)
+    assert found.observed == formulas.observed(9, 144.0)
+    assert str(result.luminosity) == "5 of 10 fb⁻¹: the data that were read, simulation scaled to them"
+
+
+def test_a_run_reads_the_same_however_far_it_is():
+    """Issue 11, items 3, 5: reading all samples evenly shows no excess and no deficit that isn't there."""
+    evenly = summarise(state(RUNNING, {"data_A": 170, "Zee": 170, "llll": 170}))
+    assert evenly.groups["Background ZZ*"].sumw == pytest.approx((9.0,) * BINS)
+    assert evenly.luminosity.simulation == pytest.approx(1.7)
 
 
 def test_the_cutflow():
@@ -95,7 +151,7 @@ def test_the_cutflow():
     assert [row.yield_ for row in zee.cutflow] == [2.0 * (IN_ALL + 3), 2.0 * IN_ALL, 2.0 * IN_ALL, 2.0 * IN_ALL]
     assert zee.invalid == {"lepton": 2, "weight": 1}
     running = summarise(state())
-    assert running.samples["Zee"].cutflow[0].yield_ == 4 * zee.cutflow[0].yield_
+    assert running.samples["Zee"].cutflow[0].yield_ == 5 * zee.cutflow[0].yield_
     assert running.samples["Zee"].cutflow[0].n == zee.cutflow[0].n
 
 
@@ -109,25 +165,114 @@ def test_groups_are_sums_of_their_samples(counts):
         for part in (None, *CHANNELS):
             rows = [row if part is None else row.channels[part] for row in members]
             total = group if part is None else group.channels[part]
-            for field in ("n_out", "yield_", "underflow", "overflow"):
-                assert getattr(total, field) == sum(getattr(row, field) for row in rows), (name, part, field)
-            for field in ("sumw", "sumw2"):
-                assert np.array_equal(getattr(total, field), np.sum([getattr(row, field) for row in rows], axis=0))
-            assert total.yield_error == pytest.approx(math.hypot(*(row.yield_error for row in rows)), rel=1e-14)
+            factors = [result.side_by_side(member) for member in members]
+            assert total.n_out == sum(row.n_out for row in rows), (name, part)
+            for field in ("yield_", "underflow", "overflow"):
+                terms = [f * getattr(row, field) for f, row in zip(factors, rows, strict=True)]
+                assert getattr(total, field) == pytest.approx(sum(terms), rel=1e-14), (name, part, field)
+            for field, power in (("sumw", 1), ("sumw2", 2)):
+                terms = [f**power * np.array(getattr(row, field)) for f, row in zip(factors, rows, strict=True)]
+                assert np.allclose(getattr(total, field), np.sum(terms, axis=0), rtol=1e-14, atol=0)
+            errors = [f * row.yield_error for f, row in zip(factors, rows, strict=True)]
+            assert total.yield_error == pytest.approx(math.hypot(*errors), rel=1e-14)
     signal = result.groups["Signal (mH = 125 GeV)"]
-    scale = 4.0 if counts.due else 1.0
-    assert signal.sumw == ((5.0 + 7.0) * 3 * scale,) * BINS
-    assert signal.sumw2 == ((25.0 + 49.0) * 3 * scale**2,) * BINS
+    assert signal.sumw == pytest.approx(((5.0 + 7.0) * 3,) * BINS), "a fifth of the data, a fifth of the simulation"
+    assert signal.sumw2 == pytest.approx(((25.0 + 49.0) * 3,) * BINS)
 
 
-def test_a_group_without_samples_is_empty():
-    spec = make_spec(release("toy"), samples=("Zee",))
-    only = state(spec=spec, histograms={"Zee": filled(2, 200)}, entries={"Zee": (200, 200)})
-    result = summarise(only)
-    assert result.groups["Data"].sumw == (0.0,) * BINS
-    assert result.significance.n_signal == 0.0
-    assert result.significance.n_background == 2.0 * 3 * 3
-    assert result.missing == ()
+@pytest.mark.parametrize("counts", [RUNNING, PARTIAL, DONE])
+def test_a_figure_without_its_ingredients_is_absent(counts):
+    """Issue 11, item 4: no data, no signal, an empty group: the reason instead of a number."""
+    yet = " yet" if counts == RUNNING else ""
+    data = summarise(state(counts, {"data_A": None})).significance
+    assert (data.n_data, data.observed, data.observed_sigma) == (None, None, None)
+    assert data.withheld["observed"] == f"no data sample was read{yet}"
+    assert data.asimov == formulas.asimov(108.0 * 5 ** (counts != DONE), 45.0 * 5 ** (counts != DONE))
+
+    signal = summarise(state(counts, {"ZH125_ZZ4lep": 0})).significance
+    assert signal.withheld["asimov"] == signal.withheld["n_signal"] == f"not read{yet}: ZH125_ZZ4lep"
+    for name in ("n_signal", "notebook", "s_over_sqrt_b", "s_over_sqrt_b_sigma", "asimov", "asimov_sigma"):
+        assert getattr(signal, name) is None, name
+    assert signal.observed is not None, "it needs no signal"
+
+    background = summarise(state(counts, {"llll": None}))
+    found = background.significance
+    assert [name for name, value in found if value is None] == [
+        name for name in type(found).model_fields if name not in ("window", "n_signal", "n_data", "withheld")
+    ]
+    assert set(found.withheld.values()) == {f"not read{yet}: llll"}
+    assert not background.is_whole
+
+
+def test_samples_that_the_run_does_not_have():
+    """Issue 11, item 4: a group of background that no sample was chosen of is no zero; nor is a signal."""
+    for chosen, reason in (
+        (("data_A", "Zee", "ZH125_ZZ4lep"), "no sample of Background ZZ* is in this run"),
+        (("data_A", "ZH125_ZZ4lep"), "no background sample is in this run"),
+    ):
+        found = summarise(state(DONE, spec=with_luminosity(10.0, samples=chosen))).significance
+        assert (found.asimov, found.observed) == (None, None)
+        assert found.withheld["asimov"] == found.withheld["observed"] == reason
+    found = summarise(state(DONE, spec=with_luminosity(10.0, samples=("Zee", "llll")))).significance
+    assert found.withheld["asimov"] == "no signal sample is in this run"
+    assert found.withheld["observed"] == "no data sample is in this run"
+    assert found.n_background == 45.0
+
+
+def test_another_luminosity_than_the_datas_is_no_comparison():
+    """Issue 11, item 6: --luminosity 139 beside data of 10 fb⁻¹."""
+    result = summarise(state(DONE, spec=with_luminosity(10.0, luminosity=139.0)))
+    assert result.luminosity.model_dump() == {"asked": 139.0, "simulation": 139.0, "data": 10.0}
+    assert str(result.luminosity) == "simulation 139 fb⁻¹, data 10 fb⁻¹: not compared"
+    found = result.significance
+    assert (found.observed, found.n_data, found.n_background) == (None, 9, 45.0)
+    reason = "the data are 10 fb⁻¹, simulation is scaled to the 139 fb⁻¹ asked for"
+    assert found.withheld == dict.fromkeys(("observed", "observed_sigma"), reason)
+    assert result.warnings[0] == f"data and simulation are not compared: {reason}"
+
+
+@pytest.mark.parametrize("asked", [None, 2.4])
+def test_a_part_of_the_data_is_compared_with_as_much_simulation(asked):
+    """Issue 11, items 2, 6: data of 2.4 fb⁻¹ of 10, asked for by itself or not."""
+    result = summarise(state(DONE, spec=with_luminosity(2.4, luminosity=asked)))
+    assert (result.luminosity.simulation, result.luminosity.data) == (2.4, 2.4)
+    assert result.groups["Background ZZ*"].sumw == pytest.approx((9.0 * (0.24 if asked is None else 1.0),) * BINS)
+    assert result.significance.observed is not None
+
+
+def test_data_of_an_unknown_luminosity_are_not_compared():
+    result = summarise(state(DONE, spec=with_luminosity(None)))
+    assert (result.luminosity.data, result.luminosity.simulation) == (None, 10.0)
+    assert result.significance.withheld["observed"] == "the catalogue doesn't say what luminosity data_A stands for"
+    assert result.significance.n_data == 9
+
+
+def test_files_of_other_lengths_than_stated_are_told():
+    """Issue 11, item 22: fewer or more entries than the catalogue states; the toy release states none."""
+    spec = make_spec(release("2020"), samples=("data_A", "Zee"))
+    histograms = {"data_A": filled(1, 39), "Zee": filled(2, 89)}
+    result = summarise(state(DONE, spec=spec, histograms=histograms, entries={"data_A": (39, 39), "Zee": (89, 89)}))
+    (said,) = [line for line in result.warnings if "states" in line]
+    assert said.startswith("Zee: its file has 89 entries, the release states 898; taken as it is")
+    assert not any("states" in line for line in summarise(state(DONE)).warnings)
+
+
+def test_what_was_read_in_part_is_told_when_the_run_has_ended():
+    """Issue 11, item 2: llll with a damaged basket."""
+    ended = summarise(state(PARTIAL, dict.fromkeys(WEIGHTS, 1000) | {"llll": 160}))
+    assert "llll: 160 of 1000 entries were read: scaled up" in ended.warnings
+    assert not any("entries were read" in line for line in summarise(state(RUNNING)).warnings)
+
+
+def test_a_result_of_before_is_read():
+    """What an older hzzray wrote says nothing of luminosities."""
+    body = summarise(state(DONE)).model_dump(mode="json", by_alias=True)
+    del body["luminosity"], body["warnings"], body["significance"]["withheld"]
+    for sample in body["samples"].values():
+        del sample["total"], sample["scale"], sample["luminosity"]
+    with pytest.raises(ValidationError):  # and nothing else, whatever a file holds
+        Result.model_validate(body | {"spec": 5})
+    assert Result.model_validate(body).luminosity.model_dump() == {"asked": 10.0, "simulation": 10.0, "data": 10.0}
 
 
 def test_the_window_counts_whole_bins_inside():
@@ -156,15 +301,42 @@ def row(contents) -> Bins:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("window", "n"), [((80, 85), 0), ((80, 250), sum(range(34))), ((84.9, 95.1), 1 + 2), ((245, 250), 33)]
-)
+@pytest.mark.parametrize(("window", "n"), [((80, 85), 0), ((80, 250), sum(range(34))), ((245, 250), 33)])
 def test_any_window(window, n):
     groups = [("data", row(range(BINS))), ("signal", row(range(BINS))), ("background", row(range(BINS)))]
     z = significance(SPEC.axis, window, groups)
     assert (z.n_signal, z.n_background, z.n_data) == (n, n, n)
     if not n:
         assert z.s_over_sqrt_b is None, "nothing over nothing is no number"
+        assert z.withheld["s_over_sqrt_b"] == "not defined for s = 0, b = 0"
+
+
+@pytest.mark.parametrize(
+    ("window", "said"),
+    [
+        (
+            (116, 131),
+            "window 116 to 131 GeV doesn't lie on bin edges (34 bins from 80 to 250 GeV); 115 to 130 GeV does",
+        ),
+        ((84.9, 95.1), "window 84.9 to 95.1 GeV doesn't lie on bin edges"),
+        (
+            (121, 122),
+            "window 121 to 122 GeV doesn't lie on bin edges (34 bins from 80 to 250 GeV); 120 to 125 GeV does",
+        ),
+        ((100, 300), "window 100 to 300 GeV leaves the axis: 34 bins from 80 to 250 GeV"),
+        ((75, 100), "leaves the axis"),
+        ((130, 115), "needs low < high"),
+        ((115, 115), "needs low < high"),
+        ((math.nan, 130), "needs low < high"),
+        ((115, math.inf), "leaves the axis"),
+        ((249, 250), "245 to 250 GeV does"),
+        ((115, 115 + 1e-8), "holds no bin"),
+    ],
+)
+def test_a_window_that_is_not_of_whole_bins_is_refused(window, said):
+    """Issue 11, item 1: it was shrunk to whole bins, and labelled as asked."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        significance(SPEC.axis, window, [])
 
 
 def test_the_rest_of_a_result():
@@ -176,7 +348,7 @@ def test_the_rest_of_a_result():
     assert (result.run_id, result.environment) == ("run", "compose")
     assert result.tasks.model_dump() == {"planned": 10, "merged": 9, "failed": 1}
     assert result.digest == digest(given.histograms)
-    assert result.fraction == 5 * 200 / (5 * 1000)
+    assert result.fraction == 0.2
     assert result.edges == tuple(SPEC.axis.edges)
     (listed,) = result.failures
     assert (listed.sample, listed.start, listed.stop, listed.reason) == ("Zee", 0, 10, "broken")
@@ -232,34 +404,50 @@ def test_versions():
 
 
 def test_what_is_read_so_far_signifies_less():
+    """Issue 11, item 5: the history has the numbers of the result, all of one luminosity."""
     result = summarise(state())
-    found, now = result.significance, so_far(result)
-    assert (now.n_signal, now.n_background) == pytest.approx((found.n_signal / 4, found.n_background / 4))
-    assert now.s_over_sqrt_b == pytest.approx(found.s_over_sqrt_b / 2)
-    assert now.n_data == found.n_data
+    found, full = result.significance, expected_in_full(result)
+    assert (full.n_signal, full.n_background) == pytest.approx((5 * found.n_signal, 5 * found.n_background))
+    assert full.s_over_sqrt_b == pytest.approx(found.s_over_sqrt_b * 5**0.5)
+    assert full.n_data == found.n_data
+    assert full.observed is None, "data are never held against another luminosity"
     row = moment(result)
-    assert (row.events, row.share, row.asimov) == (1000, 0.25, now.asimov)
-    assert row.observed == pytest.approx(formulas.observed(found.n_data, found.n_background / 4))
+    assert (row.events, row.share, row.asimov) == (1000, 0.2, found.asimov)
+    assert row.observed == found.observed == formulas.observed(9, found.n_background)
 
 
-def test_observed_is_against_the_share_of_the_data():
-    histograms = state().histograms | {"data_A": filled(1, 800)}
-    now = so_far(result := summarise(state(histograms=histograms)))
-    found = result.significance
-    assert now.n_background == pytest.approx(found.n_background * (800 + 4 * 200) / 4000)
-    assert now.observed == pytest.approx(formulas.observed(found.n_data, found.n_background))
+def test_all_that_was_asked_for():
+    done = summarise(state(DONE))
+    full = expected_in_full(done)
+    assert (full.asimov, full.n_signal) == (done.significance.asimov, done.significance.n_signal)
+    lacking = expected_in_full(summarise(state(DONE, {"llll": None})))
+    assert (lacking.asimov, lacking.withheld["asimov"]) == (None, "not read: llll")
+
+
+def test_an_absent_file_counts_in_the_share_that_was_read():
+    """Issue 11, item 2: an absent file was planned 0, so that its share was 1."""
+    spec = make_spec(release("2020"), samples=("data_A", "data_C"))
+    histograms = {"data_A": filled(1, 39), "data_C": Histogram.zeros(*SHAPE)}
+    result = summarise(state(PARTIAL, spec=spec, histograms=histograms, entries={"data_A": (39, 39)}))
+    assert (to_read(result), share_read(result)) == (39 + 237, 39 / (39 + 237))
+    assert result.fraction == 39 / (39 + 237)
+    assert (result.luminosity.data, result.samples["data_C"].total) == (0.5, 237)
 
 
 def test_nothing_read_yet_signifies_nothing():
-    empty = {name: Histogram.zeros(*SHAPE) for name in state().histograms}
-    row = moment(summarise(state(Counts(10, 0, 0), histograms=empty)))
-    assert (row.share, row.n_background) == (0.0, 0.0)
+    row = moment(summarise(state(Counts(10, 0, 0), dict.fromkeys(WEIGHTS, 0))))
+    assert (row.share, row.n_data) == (0.0, 0)
+    assert math.isnan(row.n_background)
     assert math.isnan(row.asimov)
 
 
-def test_scaled_simulation_leaves_the_data():
-    found = summarise(state(DONE)).significance
-    twice = scaled(found, 2.0)
-    assert (twice.n_signal, twice.n_data) == (2 * found.n_signal, found.n_data)
-    assert twice.s_over_sqrt_b == pytest.approx(2**0.5 * found.s_over_sqrt_b)
-    assert scaled(found, 1.0) == found
+@pytest.mark.parametrize(("row", "cut"), [(1, "four leptons"), (2, "flavour")])
+def test_a_sample_without_four_electrons_and_muons_is_told(row, cut):
+    """Issue 11, item 9: where all events stop for want of an electron or a muon, the schema is wrong."""
+    histogram = Histogram.zeros(*SHAPE)
+    histogram.stopped[row] = 10
+    few = Histogram.zeros(*SHAPE)
+    few.stopped[row] = 9
+    found = summarise(state(DONE, histograms=state(DONE).histograms | {"Zee": histogram, "llll": few}))
+    said = [line for line in found.warnings if "schema" in line]
+    assert said == [f"Zee: none of 10 events passes {cut!r}: is the release's schema right?"]

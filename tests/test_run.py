@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -20,11 +21,14 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import read_history, read_scale, read_usage
 from hzzray.errors import UsageError
+from hzzray.messages import Counts
 from hzzray.output import load_json
+from hzzray.physics.histogram import digest
 from hzzray.physics.selection import PRESETS
-from hzzray.run import Settings, _in_time, execute, make_spec
+from hzzray.run import Settings, _in_time, execute, make_spec, retract
 from tests.support.chaos import plan_run
 from tests.support.http_server import serve
+from tests.support.root_files import columns, write
 from tests.support.waiting import wait_for
 
 
@@ -90,7 +94,7 @@ def test_chunks_do_not_change_the_digest(toys, toy_spec, serial, tmp_path, chunk
 
 
 def test_other_choices_have_another_digest(toys, toy_spec, serial, tmp_path):
-    for i, changes in enumerate(({"luminosity": 10.5}, {"fraction": 0.5}, {"selection": "h4l"})):
+    for i, changes in enumerate(({"luminosity": 10.5}, {"fraction": 0.5}, {"selection": "notebook-2020"})):
         spec = make_spec(release("toy"), **changes)
         assert spec.digest != toy_spec.digest
         assert run(tmp_path, [toys], spec, run_id=f"run{i}").digest != serial.digest
@@ -340,14 +344,17 @@ def test_weights_too_large_are_told(toys, tmp_path):
     assert result.samples["llll"].n_out > 0
 
 
+@pytest.mark.timeout(900)
 def test_a_serial_run_drains_on_sigterm_and_keeps_its_files(toys, serial, tmp_path):
     """Issue 11, item 26: it died, without cpu.csv, scale.csv and history.csv; the README promises them, and exit 1."""
     command = [sys.executable, "-m", "hzzray", "run", "--source", toys, "--engine", "serial", "--runs", tmp_path]
     command = [*map(str, command), "--run-id", "run", "--chunk", "1000"]
     folder = tmp_path / "run"
     with subprocess.Popen([*command, "--pace", "90"], stderr=subprocess.PIPE, text=True) as process:
-        wait_for("rows of cpu.csv", lambda: len(read_usage(folder)))
-        process.terminate()
+        try:
+            wait_for("rows of cpu.csv", lambda: len(read_usage(folder)), within=200)
+        finally:
+            process.terminate()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "run run: drain, " in errors
@@ -444,3 +451,246 @@ def test_a_paced_run_takes_its_time_and_keeps_its_history(toys, toy_spec, serial
     ids = {(row["actor"], row["actor_id"]) for row in usage[usage["pid"] > 0] if row["actor_id"]}
     assert {name for name, _ in ids} == {"worker-0", "worker-1"}
     assert len({actor_id for _, actor_id in ids}) == 2
+
+
+# Files: links, several sources, tokens, and what is written over.
+
+
+def linked(files, folder):
+    """A folder of links to all files of another one."""
+    for file in files.rglob("*.root"):
+        link = folder / file.relative_to(files)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    return folder
+
+
+def test_a_folder_of_links_is_run(toys, toy_spec, serial, tmp_path):
+    """Issue 11, item 17."""
+    result = run(tmp_path, [linked(toys, tmp_path / "links")], toy_spec)
+    assert (result.status, result.digest) == ("complete", serial.digest)
+
+
+def test_a_link_to_a_released_file_gives_its_events(shared, tmp_path):
+    """Issue 11, item 17: 27 events for a link to data_A."""
+    links = linked(shared / "atlas2020-13tev" / "Data", tmp_path / "links" / "Data").parent
+    result = run(tmp_path, [links], make_spec(release("2020"), samples=("data_A",)))
+    assert (result.status, result.samples["data_A"].n_out) == ("complete", 27)
+
+
+def test_several_sources_are_read_together(cli, toys, serial, tmp_path):
+    """Issue 11, item 17: each file comes from the first source that has it, be it a folder, a link or a server."""
+    samples = [sample for sample in release("toy").samples if sample.default]
+    halves = [tmp_path / "a", tmp_path / "b"]
+    for i, sample in enumerate(samples):
+        (halves[i % 2] / sample.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(toys / sample.path, halves[i % 2] / sample.path)
+    with serve(halves[1]) as web:
+        sources = ("--source", halves[0], "--source", web.url)
+        code, _, err = cli("run", "--engine", "serial", *sources, "--runs", tmp_path / "runs", "--run-id", "run")
+    assert code == 0, err
+    assert load_json(tmp_path / "runs" / "run").digest == serial.digest
+    shutil.move(halves[0], tmp_path / "away")
+    (halves[0]).mkdir()
+    (halves[0] / "other").write_text("")
+    with Ledger.open(tmp_path / "runs" / "run" / "ledger.db") as ledger:
+        ledger.forget_sample("data_A")
+    again = ("--source", halves[0], "--source", halves[1], "--source", tmp_path / "away")
+    assert cli("replay", "run", *again, "--runs", tmp_path / "runs")[0] == 0
+    assert load_json(tmp_path / "runs" / "run").digest == serial.digest
+    code, _, err = cli("run", "--source", "a", "--source", "b", "--events", "10")
+    assert (code, err.strip()) == (2, "hzzray: --events goes with one --source")
+
+
+def test_a_source_with_a_token_is_read_and_the_token_shown_nowhere(cli, toys, serial, tmp_path):
+    """Issue 11, item 18: a signature or a token in the query of the source's address."""
+    folder = tmp_path / "toys"
+    shutil.copytree(toys, folder)
+    bad = folder / release("toy").sample("Zee").path
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:5000])
+    with serve(folder) as web:
+        web.token = "sig=s3cret%2Fx&user=lovelace"
+        source = f"{web.url.rstrip('/')}?{web.token}"
+        command = ("run", "--engine", "serial", "--source", source, "--runs", tmp_path, "--run-id", "run")
+        code, out, err = cli(*command)
+        assert code == 3, err
+        (failure,) = load_json(tmp_path / "run").failures
+        assert failure.reason.startswith(f"{web.url}{release('toy').sample('Zee').path}?***: truncated: 5000 bytes")
+        for name in ("failures", "status"):
+            out += "".join(map(str, cli(name, "run", "--runs", tmp_path)))
+        shown = out + err + (tmp_path / "run" / "result.json").read_text()
+        assert "s3cret" not in shown
+        assert "lovelace" not in shown
+        bad.write_bytes(whole)
+        assert cli(*command)[0] == 0
+    assert load_json(tmp_path / "run").digest == serial.digest
+
+
+SAME = UUID(int=7)
+
+
+def rewritable(folder, *, seed, events=2_000):
+    """A source with one file of a fixed UUID, whose content follows from the seed."""
+    sample = release("2020").sample("Zee")
+    write(folder / sample.path, columns(events, seed=seed, least=4), identity=SAME, basket=500)
+    return folder
+
+
+@pytest.fixture
+def of_one(tmp_path):
+    """What a fresh run finds of the file of a seed."""
+    spec = make_spec(release("2020"), samples=("Zee",))
+
+    def count(seed):
+        result = run(tmp_path / "fresh", [rewritable(tmp_path / f"fresh{seed}", seed=seed)], spec, run_id=f"r{seed}")
+        return result.samples["Zee"].n_out
+
+    return spec, count
+
+
+class Stop(BaseException):
+    """What ends a run as a kill does."""
+
+
+def stop_after(number):
+    def progress(counts):
+        if counts.merged == number:
+            raise Stop
+
+    return progress
+
+
+def started(spec, folder, source, number):
+    """Begin a run of two tasks, and end it after some."""
+    settings = Settings(runs=folder, run_id="run", sources=(str(source),), engine="serial", chunk=1_000)
+    with pytest.raises(Stop):
+        execute(spec, settings, planned=lambda _: stop_after(number)(Counts(2, 0, 0)), progress=stop_after(number))
+
+
+OTHER = r"another file than the one that run run began with, or another content; take another --run-id, or retract"
+
+
+def test_a_file_written_over_after_the_first_of_two_tasks_is_refused(of_one, tmp_path):
+    """Issue 11, item 19: 2 000 entries, stopped after the first task, written over under the same UUID: never a mix."""
+    spec, count = of_one
+    before, after = count(1), count(2)
+    assert before != after
+    source = rewritable(tmp_path / "source", seed=1)
+    started(spec, tmp_path, source, 1)
+    rewritable(source, seed=2)
+    with pytest.raises(UsageError, match=OTHER):
+        run(tmp_path, [source], spec)
+    with Ledger.open(tmp_path / "run" / "ledger.db") as ledger:
+        assert ledger.counts()[:3] == (2, 1, 0), "what was merged stays"
+    assert retract(tmp_path / "run", "Zee")[0] == 1
+    result = run(tmp_path, [source], spec, chunk=1_000)
+    assert (result.status, result.samples["Zee"].n_out) == ("complete", after)
+
+
+def test_a_file_written_over_after_it_was_merged_is_refused(cli, of_one, tmp_path):
+    """Issue 11, item 19: new content was ignored, with exit 0."""
+    spec, count = of_one
+    source = rewritable(tmp_path / "source", seed=1)
+    assert run(tmp_path, [source], spec).status == "complete"
+    rewritable(source, seed=2)
+    command = ("run", "--engine", "serial", "--release", "2020", "--samples", "Zee", "--source", source)
+    code, _, err = cli(*command, "--runs", tmp_path, "--run-id", "run")
+    assert code == 2
+    path = source / release("2020").sample("Zee").path
+    assert err.startswith(f"hzzray: {path}: another file than the one that run run began with")
+    assert len(err.splitlines()) == 1
+    assert cli("retract", "run", "Zee", "--runs", tmp_path)[0] == 0
+    assert cli(*command, "--runs", tmp_path, "--run-id", "run")[0] == 0
+    assert load_json(tmp_path / "run").samples["Zee"].n_out == count(2)
+
+
+def test_a_file_written_over_before_anything_was_merged_is_read_anew(of_one, tmp_path):
+    """Issue 11, item 19."""
+    spec, _ = of_one
+    source = rewritable(tmp_path / "source", seed=1)
+    started(spec, tmp_path, source, 0)
+    rewritable(source, seed=2, events=1_700)
+    result = run(tmp_path, [source], spec, chunk=1_000)
+    assert (result.status, result.tasks.planned, result.samples["Zee"].entries) == ("complete", 2, 1_700)
+    fresh = run(tmp_path, [source], spec, run_id="fresh")
+    assert (result.digest, result.samples) == (fresh.digest, fresh.samples)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_file_written_over_between_two_tasks_of_a_run_is_no_mix(of_one, tmp_path, in_place):
+    """Issue 11, item 19: by a worker that holds the file open; one that is replaced is read on as it was."""
+    spec, count = of_one
+    source = rewritable(tmp_path / "source", seed=1)
+    other = rewritable(tmp_path / "other", seed=2)
+    path = release("2020").sample("Zee").path
+
+    def swap(counts):
+        if counts.merged == 1 and (other / path).exists():
+            if in_place:
+                (source / path).write_bytes((other / path).read_bytes())
+                (other / path).unlink()
+            else:
+                (other / path).replace(source / path)
+
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(source),), engine="serial", chunk=1_000)
+    result = execute(spec, settings, planned=lambda _: None, progress=swap)
+    if in_place:
+        assert (result.status, result.tasks.merged) == ("partial", 1)
+        assert result.failures[0].reason.endswith("another file since it was planned (its content changed)")
+    else:
+        assert (result.status, result.samples["Zee"].n_out) == ("complete", count(1))
+
+
+def test_two_files_of_one_uuid_are_both_read(tmp_path):
+    """Issue 11, item 20: 300 and 500 events."""
+    names = ("Zee", "Zmumu")
+    for name, events in zip(names, (300, 500), strict=True):
+        path = tmp_path / "source" / release("2020").sample(name).path
+        write(path, columns(events, seed=events), identity=SAME)
+    result = run(tmp_path, [tmp_path / "source"], make_spec(release("2020"), samples=names))
+    assert result.status == "complete"
+    assert [result.samples[name].entries for name in names] == [300, 500]
+
+
+# Retracted.
+
+
+def check_retracted(cli, folder, sample, left):
+    """Let the command line retract a sample; all files of the run then say what its ledger says."""
+    pictures = [folder / name for name in ("plot.png", "plot.pdf")]
+    for picture in pictures:
+        picture.write_bytes(b"of before")
+    code, out, err = cli("retract", folder.name, sample, "--runs", folder.parent)
+    assert code == 0, err
+    result = load_json(folder)
+    with Ledger.open(folder / "ledger.db") as ledger:
+        counts = ledger.counts()
+        assert result.digest == digest(ledger.histograms())
+    assert (result.status, *result.tasks.model_dump().values()) == (counts.status, *counts[:3])
+    assert f"retracted; {counts.status}: {counts.planned} tasks planned, {counts.merged} merged" in " ".join(
+        out.split()
+    )
+    assert result.samples[sample].n_out == 0
+    assert [(row.sample, row.reason) for row in result.failures] == [(sample, "retracted")]
+    assert sum(row.n_out for row in result.samples.values()) == left
+    with uproot.open(folder / "histograms.root") as file:
+        for name, row in result.samples.items():
+            assert np.array_equal(file[f"samples/{name}/all"].values(), row.sumw), name
+    assert all(picture.read_bytes() != b"of before" for picture in pictures)
+
+
+def test_what_is_retracted_is_gone_from_all_files(cli, toys, toy_spec, tmp_path):
+    """Issue 11, item 21."""
+    before = run(tmp_path, [toys], toy_spec)
+    left = sum(row.n_out for name, row in before.samples.items() if name != "Zee")
+    check_retracted(cli, tmp_path / "run", "Zee", left)
+    again = run(tmp_path, [toys], toy_spec)
+    assert (again.status, again.digest) == ("complete", before.digest)
+
+
+def test_a_retracted_period_of_released_data(cli, shared, tmp_path):
+    """Issue 11, item 21: 113 events of data_A and data_B, 86 of data_B alone."""
+    result = run(tmp_path, [shared / "atlas2020-13tev"], make_spec(release("2020"), samples=("data_A", "data_B")))
+    assert sum(row.n_out for row in result.samples.values()) == 113
+    check_retracted(cli, tmp_path / "run", "data_A", 86)

@@ -6,20 +6,29 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import time
 from contextlib import contextmanager
 from uuid import uuid4
 
 import pika
 import pytest
-from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, NackError, UnroutableError
+from pika.exceptions import (
+    AMQPConnectionError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    NackError,
+    ProbableAccessDeniedError,
+    UnroutableError,
+)
 
-from bridge.connection import BrokerError
+from bridge.connection import BrokerError, is_final
 from bridge.management import Management, ManagementError
 from bridge.provision import apply, check, require
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology, hash_password
-from tests.support.rabbit import Broker, Vhost
+from tests.support.proxy import Proxy
+from tests.support.rabbit import Broker, Vhost, free_ports
 from tests.support.waiting import wait_for
 
 TOPOLOGY = Topology(delays_s=(0.3, 2.5))
@@ -147,6 +156,58 @@ def test_a_missing_virtual_host_is_made(broker):
         vhost.delete()
 
 
+def test_a_broker_that_comes_late_is_waited_for(provisioned, monkeypatch, caplog):
+    """Issue 11, item 28: one connection without a retry, and so every Pod that was faster than the broker ended."""
+    (dead,) = free_ports(1)
+    find = socket.getaddrinfo
+    with Proxy(dead) as booting:  # takes connections, and drops them
+        ports = iter([None, None, dead, booting.port])
+
+        def resolve(host, port, *rest, **more):
+            if host != "broker.late.svc":
+                return find(host, port, *rest, **more)
+            there = next(ports, provisioned.broker.port)
+            if there is None:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return find("127.0.0.1", there, *rest, **more)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        late = settings(provisioned, "publisher").model_copy(update={"host": "broker.late.svc"})
+        require(late, TOPOLOGY)
+    name, refused, silent = (record.getMessage() for record in caplog.records)
+    assert "Name or service not known; waiting for it, 30 s at the most" in name
+    assert "Connection refused; waiting for it" in refused
+    assert "nobody speaks AMQP there, or not yet" in silent
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"password": "wrong"}, "it refuses the user or the password"),
+        ({"user": "nobody"}, "it refuses the user or the password"),
+        ({"vhost": "nowhere"}, "there is no such virtual host, or the user may not use it"),
+    ],
+)
+def test_who_is_refused_is_told_at_once(provisioned, wrong, said, caplog):
+    """Issue 11, item 28: to wait for what will never be would hide a user's mistake."""
+    mistaken = BrokerSettings.model_validate(settings(provisioned, "publisher").model_dump() | wrong)
+    with pytest.raises(BrokerError, match=said):
+        require(mistaken, TOPOLOGY)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("said", "final"),
+    [
+        ("NOT_ALLOWED - vhost nowhere not found", True),
+        ("NOT_ALLOWED - access to vhost '/' refused for user 'ann': vhost '/' is down", False),
+    ],
+)
+def test_a_virtual_host_that_is_not_up_yet_is_waited_for(said, final):
+    """Issue 11, item 28: a node that boots refuses it so, and takes it a moment later."""
+    assert is_final(ProbableAccessDeniedError(repr(ConnectionClosedByBroker(530, said)))) is final
+
+
 def test_each_wrong_thing_is_found(provisioned):
     vhost, broker = provisioned, settings(provisioned)
 
@@ -192,7 +253,7 @@ def test_without_the_management_plugin_the_rest_is_checked(provisioned):
     (unseen,) = found.unseen
     assert unseen.startswith("bindings and policies: no management plugin at http://127.0.0.1:1: ")
     with pytest.raises(ManagementError, match="no management plugin at"):
-        apply(nowhere, TOPOLOGY)
+        apply(nowhere.model_copy(update={"wait_s": 0.0}), TOPOLOGY)
 
 
 def test_something_else_on_the_management_port_is_told(provisioned):

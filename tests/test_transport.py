@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import shutil
 import time
 from collections import Counter
 
@@ -17,7 +18,12 @@ from bridge.outbox import Outbox
 from bridge.publisher import PublishError, send
 from bridge.settings import BrokerSettings
 from bridge.wire import Letter
+from hzzray.data.catalogue import release
+from hzzray.errors import UsageError
+from hzzray.run import make_spec
+from tests.support.bridges import Site
 from tests.support.proxy import Proxy
+from tests.support.root_files import columns, write
 from tests.support.waiting import wait_for
 
 QUORUM = {"x-queue-type": "quorum"}
@@ -92,7 +98,7 @@ class Sink:
         self.most = 0
         self.losses = 0
         self.keep = False
-        self.consumer = Consumer(link, queue, self.take, prefetch=prefetch, lost=self.lost, **more)
+        self.consumer = Consumer(link, queue, self.take, self.refuse, prefetch=prefetch, lost=self.lost, **more)
 
     def lost(self):
         self.losses += 1
@@ -104,6 +110,9 @@ class Sink:
         self.most = max(self.most, len(self.held))
         if not self.keep:
             self.ack_all()
+
+    def refuse(self, delivery, error):
+        raise error
 
     def ack_all(self):
         random.shuffle(self.held)
@@ -328,3 +337,15 @@ def test_an_unexpected_error_on_the_thread_is_outlived(admin, settings, caplog):
 
     run(work())
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_published_run_is_not_published_again_with_other_content(vhost, toys, tmp_path):
+    """Issue 11, item 19: through a broker too, a file that was written over is another one."""
+    site, folder = Site(vhost, tmp_path / "runs"), tmp_path / "toys"
+    shutil.copytree(toys, folder)
+    spec = make_spec(release("toy"))
+    tasks = site.publish(spec, "r", folder).tasks
+    assert site.publish(spec, "r", toys).tasks == tasks, "the same bytes elsewhere"
+    write(folder / release("toy").sample("Zee").path, columns(300))
+    with pytest.raises(UsageError, match=r"Zee.*: another file than the one that run r was announced with"):
+        site.publish(spec, "r", folder)

@@ -127,7 +127,7 @@ def test_later_announcements_add_only_what_could_not_be_planned_before(plan):
         (lambda a: a["files"].append(a["files"][0]), "twice"),
         (lambda a: a["files"][0].update(uuid=a["files"][1]["uuid"]), "a file is in it twice"),
         (lambda a: a.update(run_id="../../etc"), "run_id"),
-        (lambda a: a.update(version=2), "version 2: this hzzray reads version 1"),
+        (lambda a: a.update(version=1), "version 1: this hzzray reads version 2"),
         (lambda a: a["spec"].update(luminosity=-1), "spec.luminosity"),
         (lambda a: a.update(extra=1), "extra"),
     ],
@@ -173,8 +173,8 @@ def test_properties_are_checked(changes, reason):
         (b"[1, 2]", "object"),
         (b"null", "object"),
         (b" " * 70_000, "too big: 70000 bytes, where 65536 are allowed"),
-        (task(1).canonical().replace(b'"version":1', b'"version":7'), "version 7: this hzzray reads version 1"),
-        (task(1).canonical().replace(b'"version":1', b'"version":"1"'), "version '1'"),
+        (task(1).canonical().replace(b'"version":2', b'"version":7'), "version 7: this hzzray reads version 2"),
+        (task(1).canonical().replace(b'"version":2', b'"version":"2"'), "version '2'"),
         (task(1).canonical().replace(b'"start":10', b'"start":-1'), "start"),
         (task(1).canonical().replace(b'"start":10', b'"start":1e3'), "start"),
         (task(1).canonical().replace(b'"run_id":"run"', b'"run_id":"../x"'), "run_id"),
@@ -246,5 +246,5 @@ def test_orders(order):
 @pytest.mark.parametrize("body", [{}, {"wish": "run"}, {"run_id": "r"}, {"run_id": "r", "wish": "run", "prefetch": 1},
                                   {"prefetch": -1}, {"run_id": "r", "wish": "explode"}])  # fmt: skip
 def test_an_order_is_one_thing(body):
-    found = read_order(json.dumps({"version": 1} | body).encode(), properties("order"))
+    found = read_order(json.dumps({"version": 2} | body).encode(), properties("order"))
     assert isinstance(found, Refusal)

@@ -2,77 +2,151 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 import pandas as pd
 import streamlit as st
 
 from app import charts, parts, words
-from app.actors import SPARK_S, Actor, actors
+from app.actors import MOST, SPARK_S, Actor, actors
 from app.client import View
 from app.services import services
-from hzzray.engine.monitor import NODE, CpuUse, cpu_percent
+from hzzray.compare import peak_rss_bytes
+from hzzray.engine.monitor import NODE, CpuUse, cpu_percent, is_actor
+
+# Where a Ray cluster's dashboard is unless something else is said.
+_USUAL = "http://127.0.0.1:8265"
+
+_ID = re.compile(r"[0-9a-f]{1,64}")
+_EVENTS = 200  # rows of what happened that are shown
+
+# Who gives the token that a run's Ray dashboard asks for.
+_TOKENS = {
+    "none": "It asks for no token.",
+    "file": "It asks for a token once: that of this run is in {file}, for the run's user to read.",
+    "given": "It asks for a token once: the one that the run was started with (`RAY_AUTH_TOKEN`), "
+    "or what `ray get-auth-token` prints.",
+}
+_ELSEWHERE = (
+    "If it asks for a token, its cluster's keeper has it: `RAY_AUTH_TOKEN`, or what `ray get-auth-token` prints."
+)
 
 
 def show(view: View) -> None:
-    """Show the actors of a run as they are."""
-    if not len(view.usage):
+    """Show the actors of a run as they are, or as they were."""
+    parts.wrong(view.trouble("cpu.csv", "scale.csv", "queue.csv", "events.csv"))
+    if len(view.usage):
+        with parts.part("The actors"):
+            _actors(view)
+    else:
         _nobody(view)
-        return
-    uses = view.once("uses", lambda: cpu_percent(view.usage))
-    found = view.once("actors", lambda: actors(view.usage, uses))
-    workers = [actor for actor in found if not actor.name.startswith(NODE)]
-    _figures(view, workers, [actor for actor in found if actor.name.startswith(NODE)])
-    _table(workers)
-    _broker(view)
-    _over_time(view, uses)
+    if len(view.queue):
+        with parts.part("The broker"):
+            _broker(view)
+    with parts.part("The pool over time"):
+        _over_time(view)
+    if len(view.events):
+        with parts.part("What happened"):
+            _happened(view)
 
 
 def _nobody(view: View) -> None:
     with st.container(border=True):
         if view.live:
-            st.markdown("##### :material/hourglass_top: No actors yet", anchors=False)
+            parts.heading(2, ":material/hourglass_top: No actors yet")
             st.caption("They report for the first time some seconds after the run's start.")
         else:
-            st.markdown("##### This run had no actors", anchors=False)
+            parts.heading(2, "This run had no actors")
             st.caption("The serial engine works in one process and keeps no record of it.")
 
 
-def _figures(view: View, workers: list[Actor], nodes: list[Actor]) -> None:
+def _uses(view: View) -> dict[str, CpuUse]:
+    return view.once("uses", lambda: cpu_percent(view.usage))
+
+
+def _actors(view: View) -> None:
+    uses = _uses(view)
+    found = view.once("actors", lambda: actors(view.usage, uses))
+    workers = [actor for actor in found if is_actor(actor.name)]
+    places = [actor for actor in found if not is_actor(actor.name)]
+    if view.live:
+        _figures(view, workers, places)
+    else:
+        _figures_of_the_end(view, workers)
+    _table(view, workers)
+    _dashboard(view)
+    _services([actor for actor in places if actor.service])
+
+
+def _figures(view: View, workers: list[Actor], places: list[Actor]) -> None:
     up = [actor for actor in workers if actor.pid]
     scale = view.scale[-1] if len(view.scale) else None
     with st.container(horizontal=True, gap="small", key="figures"):
         missing = len(workers) - len(up)
         parts.figure("Actors", f"{len(up)}", f"{missing} pending" if missing else "all up")
-        parts.figure("Nodes", words.NONE if scale is None else f"{scale['nodes']}", _machine(nodes))
+        parts.figure("Nodes", words.NONE if scale is None else f"{scale['nodes']}", _busiest(places))
         parts.figure("CPU of all actors", f"{sum(actor.cpu for actor in workers):.0f} %", "of one core, now")
         events, read = (sum(getattr(actor, name) for actor in workers) for name in ("events_per_s", "bytes_per_s"))
         parts.figure("Throughput", words.quantity(events, "events/s"), words.quantity(read, "B/s"))
         parts.figure("Memory", words.quantity(sum(actor.rss for actor in workers), "B"), "resident, all actors")
+        _restarts(workers)
         if scale is not None:
             parts.figure("In flight", f"{scale['in_flight']} tasks", f"{words.number(scale['waiting'])} waiting")
 
 
-def _machine(nodes: list[Actor]) -> str:
-    if not nodes:
+def _busiest(places: list[Actor]) -> str:
+    if not places:
         return "no report"
-    return f"{nodes[0].name.removeprefix(NODE)}: CPU {nodes[0].cpu:.0f} %"
+    one = max(places, key=lambda place: place.cpu)
+    return f"{words.plain(one.service or one.name.removeprefix(NODE), 60)}: CPU {one.cpu:.0f} %"
 
 
-def _table(workers: list[Actor]) -> None:
-    dashboard = services().settings.dashboard
+def _restarts(workers: list[Actor]) -> None:
+    restarts, of = sum(actor.restarts for actor in workers), sum(actor.restarts > 0 for actor in workers)
+    parts.figure("Restarts", words.number(restarts), f"of {of} actors" if of else "of no actor", bad=restarts > 0)
+
+
+def _figures_of_the_end(view: View, workers: list[Actor]) -> None:
+    """Show what the actors of a run took that nobody works on: there is no now."""
+    run = view.run() if view.result is not None else None
+    with st.container(horizontal=True, gap="small", key="figures"):
+        most, nodes = (_most(view, name) for name in ("actors", "nodes"))
+        parts.figure("Actors", words.NONE if most is None else f"{most}", "at most, none now")
+        parts.figure("Nodes", words.NONE if nodes is None else f"{nodes}", "at most")
+        if run is not None:
+            cost = run.result.cost
+            parts.figure("CPU of tasks", words.seconds(cost.cpu_s), f"in {words.seconds(cost.wall_s)}")
+            speed = words.quantity(cost.bytes_read / cost.wall_s if cost.wall_s else None, "B/s")
+            parts.figure("Throughput", words.quantity(cost.events_per_s, "events/s"), f"{speed} on average")
+            parts.figure("Memory", words.quantity(peak_rss_bytes(run), "B"), "of an actor, at most")
+        _restarts(workers)
+
+
+def _most(view: View, field: str) -> int | None:
+    return int(view.scale[field].max()) if len(view.scale) else None
+
+
+def _table(view: View, workers: list[Actor]) -> None:
+    """Show a row an actor; of a run that has ended what stays true."""
+    dashboard = _address(view)
     rows = [
         {
-            "actor": actor.name,
-            "state": actor.state,
-            "task": actor.sample,
-            "node": actor.node,
+            "actor": words.short(actor.name),
+            "state": words.short(actor.state) if view.live else "ended",
+            "task": words.short(actor.sample) if view.live else None,
+            "node": words.short(actor.node),
             "pid": actor.pid or None,
-            "cpu": actor.cpu if actor.pid else None,
+            "cpu": actor.cpu if actor.pid and view.live else None,
             "spark": actor.spark,
-            "memory": actor.rss / 2**20 if actor.pid else None,
-            "events": actor.events_per_s / 1e3,
-            "bytes": actor.bytes_per_s / 1e6,
+            "memory": actor.rss / 2**20 if actor.pid and view.live else None,
+            "events": actor.events_per_s / 1e3 if view.live else None,
+            "bytes": actor.bytes_per_s / 1e6 if view.live else None,
             "tasks": actor.tasks,
-            "dashboard": f"{dashboard}/#/actors/{actor.actor_id}" if actor.actor_id else None,
+            "restarts": actor.restarts,
+            "dashboard": f"{dashboard}/#/actors/{actor.actor_id}"
+            if dashboard and _ID.fullmatch(actor.actor_id)
+            else None,
         }
         for actor in workers
     ]
@@ -92,47 +166,147 @@ def _table(workers: list[Actor]) -> None:
             "events": column.NumberColumn("kevents/s", format="%.0f", help="Finished tasks of the last seconds."),
             "bytes": column.NumberColumn("MB/s", format="%.1f"),
             "tasks": column.NumberColumn("tasks done"),
+            "restarts": column.NumberColumn(
+                "restarts", help="Times that its process ended and another took its place."
+            ),
             "dashboard": column.LinkColumn("Ray", display_text=":material/open_in_new:", help="In the Ray dashboard."),
         },
     )
+    if len(workers) == MOST:
+        st.caption(f"The first {MOST} actors.")
+
+
+def _address(view: View) -> str | None:
+    """Tell where the dashboard of the run's own cluster is; there is none of a run that nobody works on."""
+    settings = services().settings
+    if not view.live:
+        return None
+    if settings.dashboard or view.dashboard is None:
+        return settings.dashboard or (_USUAL if settings.address else None)
+    return view.dashboard.url
+
+
+def _dashboard(view: View) -> None:
+    """Say where the Ray dashboard is, and how to get in."""
+    address = _address(view)
+    if address is None:
+        return
+    own = view.dashboard if not services().settings.dashboard else None
+    folder = services().client.folder(view.run_id)
+    how = _TOKENS[own.token].format(file=words.plain(str(folder / "ray-token"))) if own else _ELSEWHERE
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="dashboard"):
+        st.link_button("Ray dashboard", address, icon=":material/open_in_new:")
+        st.caption(f"{words.plain(address)}. {how}", width="content")
+
+
+def _services(containers: list[Actor]) -> None:
+    """Show what each service uses of what it may, where a run is in containers."""
+    if not containers:
+        return
+    parts.heading(2, "Services")
+    rows = [
+        {
+            "service": words.short(one.service),
+            "state": words.short(one.state),
+            "container": words.short(one.node),
+            "cpu": None if one.state == "ended" else one.cpu,
+            "spark": one.spark,
+            "cpus": one.cpus or None,
+            "share": one.cpu / 100 / one.cpus if one.cpus and one.state != "ended" else None,
+            "used": one.used_s,
+            "memory": one.rss / 2**20,
+            "limit": one.memory_limit / 2**20 or None,
+            "full": one.rss / one.memory_limit if one.memory_limit else None,
+        }
+        for one in containers
+    ]
+    column = st.column_config
+    st.container(key="services").dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        height="content" if len(rows) <= 20 else 740,
+        placeholder="–",
+        column_config={
+            "cpu": column.NumberColumn("CPU now [%]", format="%.0f", help="Of one core, over the last seconds."),
+            "spark": column.AreaChartColumn(f"CPU, last {SPARK_S} s", y_min=0, width="medium"),
+            "cpus": column.NumberColumn("CPU limit [cores]", format="%.2g", help="None: no limit."),
+            "share": column.ProgressColumn("of its limit", format="percent", min_value=0, max_value=1),
+            "used": column.NumberColumn(
+                "CPU [s]", format="%.1f", help="In this run so far; of a service that has ended, in all its life."
+            ),
+            "memory": column.NumberColumn("memory [MiB]", format="%.0f"),
+            "limit": column.NumberColumn("memory limit [MiB]", format="%.0f", help="None: no limit."),
+            "full": column.ProgressColumn("of its limit ", format="percent", min_value=0, max_value=1),
+        },
+    )
+    if any(one.service == "broker" for one in containers):
+        st.caption(
+            "Of the broker it is what RabbitMQ tells of itself: CPU in user mode, and the memory at which it stops "
+            "publishers."
+        )
 
 
 def _broker(view: View) -> None:
     """Show how full the broker's queues are, of a run whose tasks come through one."""
-    if not len(view.queue):
-        return
     now = view.queue[-1]
-    st.markdown("##### Broker", anchors=False)
-    with st.container(horizontal=True, gap="small", key="broker"):
-        waiting, retrying = int(now["waiting"]), int(now["retrying"])
-        parts.figure("Queue depth", f"{words.number(waiting)} tasks", f"{words.number(retrying)} wait for another try")
-        parts.figure("In flight", f"{words.number(now['held'])} tasks", "taken, not acknowledged")
-        parts.figure("Oldest in flight", words.seconds(now["oldest_s"]), "since it was taken")
-        dead = int(now["dead"])
-        parts.figure("Dead letters", words.number(dead), "of all runs", bad=dead > 0)
-        published, done = words.quantity(now["published_per_s"], "/s"), words.quantity(now["acked_per_s"], "/s")
-        parts.figure("Acknowledged", done, f"{published} published")
+    parts.heading(2, "Broker")
+    if view.live:
+        with st.container(horizontal=True, gap="small", key="broker"):
+            waiting, retrying = int(now["waiting"]), int(now["retrying"])
+            again = f"{words.number(retrying)} wait for another try"
+            parts.figure("Queue depth", f"{words.number(waiting)} tasks", again)
+            parts.figure("In flight", f"{words.number(now['held'])} tasks", "taken, not acknowledged")
+            parts.figure("Oldest in flight", words.seconds(now["oldest_s"]), "since it was taken")
+            dead = int(now["dead"])
+            parts.figure("Dead letters", words.number(dead), "of all runs", bad=dead > 0)
+            published, done = words.quantity(now["published_per_s"], "/s"), words.quantity(now["acked_per_s"], "/s")
+            parts.figure("Acknowledged", done, f"{published} published")
     fields = {"waiting": "waiting", "retrying": "to be tried again", "held": "in flight", "dead": "dead letters"}
     chart = view.once("queue", lambda: charts.steps(view.queue, fields, "messages"))
     parts.draw(chart, "queue", alt="Messages in the broker's queues over time")
 
 
-def _over_time(view: View, uses: dict[str, CpuUse]) -> None:
-    st.markdown("##### CPU over time, stacked by actor", anchors=False)
-    parts.draw(view.once("cpu", lambda: charts.cpu(uses)), "cpu", alt="CPU over time, stacked by actor")
+def _over_time(view: View) -> None:
+    if len(view.usage):
+        parts.heading(2, "CPU over time, stacked by actor")
+        uses = _uses(view)
+        parts.draw(view.once("cpu", lambda: charts.cpu(uses)), "cpu", alt="CPU over time, stacked by actor")
     if not len(view.scale):
         return
     left, right = st.columns(2, gap="medium")
     with left:
-        st.markdown("##### Actors and nodes", anchors=False)
+        parts.heading(2, "Actors and nodes")
         fields = {"actors": "actors", "pending": "pending actors", "nodes": "nodes"}
         scale = view.once("scale", lambda: charts.steps(view.scale, fields, "number"))
         parts.draw(scale, "scale", alt="Actors and nodes over time")
     with right:
-        st.markdown("##### Tasks", anchors=False)
+        parts.heading(2, "Tasks")
         fields_of_tasks = {"waiting": "waiting", "in_flight": "in flight"}
         tasks = view.once("tasks", lambda: charts.steps(view.scale, fields_of_tasks, "tasks"))
         parts.draw(tasks, "tasks", alt="Tasks that wait and that are in flight, over time")
 
 
-parts.live(show)
+def _happened(view: View) -> None:
+    """List what happened, the latest first."""
+    parts.heading(2, "What happened")
+    counted = Counter(view.events["kind"].tolist()).most_common(12)
+    st.caption(" · ".join(f"{words.plain(kind, 40)}: {words.number(number)}" for kind, number in counted))
+    rows = [
+        {
+            "after": words.seconds(float(row["time_s"])),
+            "what": words.short(str(row["kind"])),
+            "who": words.short(str(row["who"])),
+            "more": words.short(str(row["what"])),
+        }
+        for row in view.events[::-1][:_EVENTS]
+    ]
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        height="content" if len(rows) <= 10 else 390,
+        key="events",
+        column_config={"more": st.column_config.TextColumn("more", width="large")},
+    )
+
+
+parts.live("Actors", show)

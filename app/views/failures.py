@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pandas as pd
 import streamlit as st
@@ -11,21 +12,25 @@ from app import parts, words
 from app.client import View
 from app.services import services
 from hzzray.engine.ledger import Ledger
-from hzzray.errors import HzzrayError
+from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import Failure
 from hzzray.urls import redact
+
+_MOST = 1000  # rows that are shown
+_REASON = 1000  # characters of a reason
 
 
 def show(view: View) -> None:
     """Show what failed of a run, and what its broker has given up."""
-    _failed(view)
+    with parts.part("What failed"):
+        _failed(view)
     if services().settings.broker is not None:
         _dead(view.run_id)
 
 
 def _dead(run_id: str) -> None:
     """Show the run's dead letters on demand: to be looked at, they are taken from their queue and put back."""
-    st.markdown("##### Dead letters", anchors=False)
+    parts.heading(2, "Dead letters")
     if not st.toggle("Look into the broker's dead-letter queue", key=f"dead-{run_id}"):
         return
     try:
@@ -49,8 +54,8 @@ def _letters(run_id: str) -> list[dict[str, object]]:
     found = asyncio.run(dead_letters(where, Topology(where.prefix), lambda letter: letter.run_id == run_id))
     return [
         {
-            "sample": letter.message.task.sample if letter.message else None,
-            "reason": letter.reason,
+            "sample": words.short(letter.message.task.sample) if letter.message else None,
+            "reason": words.short(letter.reason, _REASON),
             "attempts": letter.attempts,
             "first": letter.message.task.start if letter.message else None,
             "stop": letter.message.task.stop if letter.message else None,
@@ -64,20 +69,21 @@ def _failed(view: View) -> None:
     if view.result is None:
         st.caption("Nothing was tried yet.")
         return
-    rows = view.once("failures", lambda: _rows(view))
+    rows, trouble = view.once("failures", lambda: _rows(view))
+    parts.wrong(trouble)
     if not rows:
         with st.container(border=True, horizontal_alignment="center"):
-            st.markdown("### :material/verified:", text_alignment="center", anchors=False)
-            st.markdown("#### Nothing failed", text_alignment="center", anchors=False)
+            parts.heading(2, ":material/verified: Nothing failed")
             tasks = view.result.tasks
             st.markdown(f"{tasks.merged} of {tasks.planned} tasks are merged.", text_alignment="center")
         return
-    table = pd.DataFrame(rows)
-    kinds = table["kind"].value_counts()
+    table = pd.DataFrame(rows[:_MOST])
+    kinds = Counter(str(row["kind"]) for row in rows)
     st.markdown(
-        f"**{len(table)}** of {view.result.tasks.planned} tasks failed: "
-        + ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        f"**{len(rows)}** of {view.result.tasks.planned} tasks failed: "
+        + ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
         + ". The rest goes on without them; *try again* once the cause is gone."
+        + (f" The first {_MOST} are shown; `hzzray failures` has all." if len(rows) > _MOST else "")
     )
     column = st.column_config
     st.dataframe(
@@ -95,31 +101,38 @@ def _failed(view: View) -> None:
     )
 
 
-def _rows(view: View) -> list[dict[str, object]]:
-    """List failures from the ledger, which knows most of them, or from the result of a run of elsewhere."""
+def _rows(view: View) -> tuple[list[dict[str, object]], list[str]]:
+    """List failures from the ledger, which knows most of them, or from the result of a run of elsewhere.
+
+    With them what is wrong with a ledger that is there and can't be read.
+    """
+    trouble = []
     try:
         with Ledger.open(services().client.folder(view.run_id) / "ledger.db") as ledger:
-            return [_row(failure) for failure in ledger.failures()]
-    except HzzrayError:
-        found = view.result.failures if view.result else ()
-        return [
-            {"sample": row.sample, "reason": row.reason, "kind": "–", "attempts": None, "file": row.file}
-            | {"first": row.start, "stop": row.stop}
-            for row in found
-        ]
+            return [_row(failure) for failure in ledger.failures()], []
+    except HzzrayError as error:
+        if not isinstance(error, UsageError):
+            trouble.append(str(error))
+    found = view.result.failures if view.result else ()
+    rows: list[dict[str, object]] = [
+        {"sample": words.short(row.sample), "reason": words.short(row.reason, _REASON), "kind": "–", "attempts": None}
+        | {"file": words.short(row.file, _REASON), "first": row.start, "stop": row.stop}
+        for row in found
+    ]
+    return rows, trouble
 
 
 def _row(failure: Failure) -> dict[str, object]:
     task = failure.task
     return {
-        "sample": task.sample,
-        "reason": failure.reason.removeprefix(f"{redact(task.file)}: "),
+        "sample": words.short(task.sample),
+        "reason": words.short(failure.reason.removeprefix(f"{redact(task.file)}: "), _REASON),
         "kind": "permanent" if failure.permanent else "passing",
         "attempts": failure.attempts,
-        "file": redact(task.file),
+        "file": words.short(redact(task.file), _REASON),
         "first": task.start,
         "stop": task.stop,
     }
 
 
-parts.live(show)
+parts.live("Failures", show)

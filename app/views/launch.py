@@ -17,6 +17,7 @@ from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RunSpec
 from hzzray.physics.selection import PRESETS, Selection
 from hzzray.run import new_run_id
+from hzzray.scaling import names
 from hzzray.urls import redact
 
 _TOYS = {200_000: "200 k events, 30 MB", 1_000_000: "1 M events, 150 MB", 5_000_000: "5 M events, 775 MB"}
@@ -47,13 +48,14 @@ _CUTS = {
 def main() -> None:
     """Show the choices, and what they amount to."""
     if services().is_outside and services().settings.broker is None:
+        parts.heading(1, "Launch a run")
         parts.banner()
         st.info(
             "This app looks at a cluster from outside. Runs start on its nodes: `ray job submit -- hzzray run …`",
             icon=":material/info:",
         )
         return
-    st.markdown("### Launch a run", anchors=False)
+    parts.heading(1, "Launch a run")
     left, right = st.columns([1.5, 1], gap="large")
     with left:
         choices = _choose()
@@ -68,7 +70,7 @@ def _choose() -> Choices:
         st.warning("A release of your catalogue can't be used.", icon=":material/warning:")
         st.code(mistake, language=None)
     with st.container(border=True):
-        st.markdown("##### :material/database: Data", anchors=False)
+        parts.heading(2, ":material/database: Data")
         first, second = st.columns(2)
         with first:
             names = ["toy", *(name for name in known if name != "toy")]
@@ -90,14 +92,15 @@ def _choose() -> Choices:
                 help="What simulation is scaled to.",
             )  # fmt: skip
     with st.container(border=True):
-        st.markdown("##### :material/filter_alt: Selection", anchors=False)
+        parts.heading(2, ":material/filter_alt: Selection")
         preset = st.selectbox(
             "Preset", list(PRESETS), index=list(PRESETS).index(release.selection), key=f"selection-{name}",
             help="notebook-… are those of the published notebooks; h4l is that of the discovery paper.",
         )  # fmt: skip
         cuts = _cuts(release.schema_.preset(preset))
+        axis, window = _binning(release)
     with st.container(border=True):
-        st.markdown("##### :material/memory: Work", anchors=False)
+        parts.heading(2, ":material/memory: Work")
         work = _work(toy=release.name == "toy")
     return Choices(
         release=release,
@@ -107,6 +110,8 @@ def _choose() -> Choices:
         cuts=cuts,
         luminosity=luminosity,
         fraction=fraction / 100,
+        axis=axis,
+        window=window,
         events=events,
         **work,
     )
@@ -134,12 +139,13 @@ def _source(release: Release) -> tuple[str | None, int | None]:
     return place or None, None
 
 
-def _samples(release: Release) -> tuple[str, ...]:
+def _samples(release: Release) -> tuple[str, ...] | None:
+    """Let the viewer choose samples; None for all of the release."""
     names = [sample.name for sample in release.samples]
     default = [sample.name for sample in release.samples if sample.default]
     every = st.toggle("All samples of the release", value=True, key=f"every-{release.name}")
     if every:
-        return tuple(default)
+        return None
     return tuple(
         st.multiselect("Samples", names, default=default, key=f"samples-{release.name}", placeholder="Choose samples")
     )
@@ -156,7 +162,8 @@ def _cuts(preset: Selection) -> tuple[str, ...]:
         value, key = getattr(preset, name), f"cut-{preset.name}-{name}"
         with columns[i % 2]:
             if isinstance(value, bool):
-                chosen = str(st.toggle(_CUTS[name], value=value, key=key)).lower()
+                # h4l asks for what the release has: another release's answer is no change of this one's.
+                chosen = str(st.toggle(_CUTS[name], value=value, key=f"{key}-{value}")).lower()
                 usual = str(value).lower()
             elif isinstance(value, tuple):
                 usual = ",".join(f"{part:g}" for part in value)
@@ -167,6 +174,24 @@ def _cuts(preset: Selection) -> tuple[str, ...]:
         if chosen != usual:
             changes.append(f"{name}={chosen}")
     return tuple(changes)
+
+
+def _binning(release: Release) -> tuple[str, str]:
+    """Let the viewer choose bins and window; returns what differs from the release's as the command line has it."""
+    axis, (low, high) = release.axis, release.window
+    usual = f"{axis.start:g}:{axis.stop:g}:{axis.bins}", f"{low:g}:{high:g}"
+    first, second = st.columns(2)
+    with first:
+        bins = st.text_input(
+            "Mass axis: from, to [GeV], bins", usual[0], key=f"axis-{release.name}", live=True, max_chars=40
+        )
+    with second:
+        window = st.text_input(
+            "Window of the significance [GeV]", usual[1], key=f"window-{release.name}", live=True, max_chars=40,
+            help="From a bin's edge to another's.",
+        )  # fmt: skip
+    bins, window = bins.replace(" ", ""), window.replace(" ", "")
+    return "" if bins == usual[0] else bins, "" if window == usual[1] else window
 
 
 class _Work(TypedDict):
@@ -217,7 +242,7 @@ def _confirm(choices: Choices) -> None:
     """Say whether the choices can be, what they amount to, and start."""
     settings = services().settings
     with st.container(border=True, key="confirm"):
-        st.markdown("##### :material/rocket_launch: Ready?", anchors=False)
+        parts.heading(2, ":material/rocket_launch: Ready?")
         spec: RunSpec | None = None
         try:
             spec = choices.check(settings.runs, settings.sources)
@@ -232,18 +257,32 @@ def _confirm(choices: Choices) -> None:
 
 
 def _summary(choices: Choices, spec: RunSpec) -> None:
-    release = spec.release
-    stated = sum(sample.entries or 0 for sample in release.samples)
-    events = choices.events or (None if release.name == "toy" else stated)
     lines = [
-        f"**{len(release.samples)}** samples of {release.title}"
-        + (f", about {words.count(events * spec.fraction)} events" if events else ""),
-        f"**{spec.selection.name}** at {spec.luminosity:g} fb⁻¹",
+        _what(choices, spec),
+        f"**{words.plain(spec.selection.name)}** at {spec.luminosity:g} fb⁻¹",
         _who(choices),
     ]
     if choices.events:
         lines.append(f"{words.count(choices.events)} toy events are simulated first")
     st.success("\n".join(f"- {line}" for line in lines))
+
+
+def _what(choices: Choices, spec: RunSpec) -> str:
+    """Say what will be read: of a folder what is there, of an address what the release states."""
+    release, title = spec.release, words.plain(spec.release.title)
+    wanted = f"**{len(release.samples)}** samples of {title}"
+    if choices.events:
+        return f"{wanted}, about {words.count(choices.events * spec.fraction)} events"
+    lacking = launch.lacking(spec, choices.source)
+    there = [sample for sample in release.samples if sample.name not in (lacking or ())]
+    stated = 0 if release.entries_vary else sum(sample.entries or 0 for sample in there)
+    about = f", about {words.count(stated * spec.fraction)} events" if stated else ""
+    if lacking is None:
+        return f"{wanted}{about} as the release states; what is there is seen when the run begins"
+    if not lacking:
+        return f"{wanted}{about}"
+    found = f"**{len(there)} of {len(release.samples)}** samples of {title}{about}"
+    return f"{found}; not there: {words.plain(names(lacking))}"
 
 
 def _who(choices: Choices) -> str:
@@ -261,6 +300,7 @@ def _start(choices: Choices) -> None:
         st.error(words.plain(str(error)))
         return
     del st.session_state["suggested"]
+    parts.show_run(choices.run_id)
     st.switch_page("views/live.py", query_params={"run": choices.run_id})
 
 

@@ -10,9 +10,27 @@ from app import charts, parts, words
 from app.client import View
 from hzzray.engine.monitor import Rows
 from hzzray.physics.selection import CHANNELS
-from hzzray.result import Result, Significance, moment, scaled, so_far
+from hzzray.result import Result, Significance, expected_in_full, moment, to_read
 
 _TITLES = dict(zip(CHANNELS, ("4e", "4µ", "2e2µ"), strict=True))
+
+# The significance in front, expected and observed.
+_FRONT = {"asimov": "expected (Asimov)", "observed": "observed"}
+
+# The other ones: what they are called, and how they are made of the window's counts (hzzray.physics.significance).
+_NAMES = {
+    "notebook": "notebook",
+    "s_over_sqrt_b": "s/√b",
+    "asimov": "Asimov, in front",
+    "asimov_sigma": "Asimov, σ_b = √0.3·b",
+}
+_FORMULAS = {
+    "notebook": "(s + b) / √(b + 0.3·b²), as the notebooks publish it",
+    "s_over_sqrt_b": "s / √b",
+    "asimov": "√(2·((s + b)·ln(1 + s/b) − s))",
+    "asimov_sigma": "√(2·((s + b)·ln((s + b)(b + σ²)/(b² + (s + b)σ²)) − (b²/σ²)·ln(1 + σ²s/(b(b + σ²))))), σ = σ_b",
+    "observed": "±√(2·(n·ln(n/b) − n + b))",
+}
 
 # A rate is taken over this long [s].
 _RATE_S = 8.0
@@ -26,26 +44,34 @@ def show(view: View) -> None:
     result = view.result
     if view.live and not result.cost.events:
         st.caption("The actors are starting: the first results come within seconds.")
-    _figures(view, result)
+    parts.wrong(view.trouble("history.csv", "scale.csv"))
+    with parts.part("What the run has found"):
+        _figures(view, result)
     left, right = st.columns([1.9, 1], gap="medium")
-    with left:
+    with left, parts.part("The mass spectrum"):
         _spectrum(view, result)
-    with right:
+    with right, parts.part("The significance"):
         _significance(view, result)
-    _samples(view, result)
-    _end(view, result)
+    with parts.part("The list of samples"):
+        _samples(view, result)
+    with parts.part("The run's end"):
+        _end(view, result)
 
 
 def _waiting(view: View) -> None:
     with st.container(border=True):
         if view.phase == "starting":
-            st.markdown("##### :material/hourglass_top: Getting ready", anchors=False)
+            parts.heading(2, ":material/hourglass_top: Getting ready")
             st.caption("Files are planned, Ray and its actors start: 5 to 20 seconds on a laptop.")
             st.progress(0.0)
-        else:
-            st.markdown(
-                f"##### This run {'could not begin' if view.phase == 'failed' else 'has no result'}", anchors=False
+        elif view.phase == "waiting":
+            tasks = words.number(view.published or 0)
+            parts.heading(2, f":material/schedule: Waiting for a bridge: {tasks} tasks in the queue")
+            st.caption(
+                "The broker keeps them, however long it takes. A bridge takes them when it comes: `hzzray bridge`."
             )
+        else:
+            parts.heading(2, f"This run {'could not begin' if view.phase == 'failed' else 'has no result'}")
         if view.log:
             st.code(view.log, language=None, wrap_lines=True)
 
@@ -55,29 +81,28 @@ def _figures(view: View, result: Result) -> None:
     now = moment(result)
     rate, left_s = progress(view, result)
     rows = view.history
-    found, full = so_far(result), scaled(result.significance, 1 / result.spec.fraction)
-    planned = sum(sample.planned for sample in result.samples.values())
+    found, full = result.significance, expected_in_full(result)
     with st.container(horizontal=True, gap="small", key="figures"):
         parts.figure(
             "Events read",
             words.count(now.events),
-            f"{words.percent(now.share)} of {words.count(planned)}",
+            f"{words.percent(now.share)} of {words.count(to_read(result))}",
             trend=_tail(rows, "events"),
         )
         parts.figure(
             "Significance so far",
             words.sigma(found.asimov),
-            f"{words.sigma(full.asimov)} with all events",
+            _expected(found, full),
             trend=_tail(rows, "asimov"),
-            says="Asimov: the median significance expected of the Higgs boson, with the events read so far.",
+            says="Asimov: the median significance expected of the Higgs boson, with as much luminosity as was read.",
         )
         low, high = found.window
         parts.figure(
             f"Data in {low:g}–{high:g} GeV",
-            words.count(now.n_data),
-            f"{now.n_signal:.1f} signal + {now.n_background:.1f} background",
+            words.count(found.n_data),
+            _predicted(result, found),
             trend=_tail(rows, "n_data"),
-            says="Collisions seen in the window, and what simulation expects with the events read so far.",
+            says="Collisions seen in the window, and what simulation expects of as much luminosity.",
         )
         speed = words.quantity(result.cost.bytes_read / max(result.cost.wall_s, 1e-9), "B/s")
         parts.figure("Throughput", words.quantity(rate, "ev/s"), f"{speed} on average", trend=_pace(rows))
@@ -91,10 +116,32 @@ def _figures(view: View, result: Result) -> None:
             says="Merged and planned. The line: tasks that wait for an actor.",
         )
         wall = words.seconds(result.cost.wall_s)
-        if view.live:
+        if view.phase == "paused":
+            parts.figure("Time left", "paused", f"after {wall}")
+        elif view.live:
             parts.figure("Time left", words.seconds(left_s), f"after {wall}")
         else:
             parts.figure("Wall clock", wall, f"{words.seconds(result.cost.cpu_s)} of CPU")
+
+
+def _expected(found: Significance, full: Significance) -> str:
+    """Say what is to come, or why there is nothing to say."""
+    if found.asimov is None:
+        return _why(found, "asimov")
+    return f"{words.sigma(full.asimov)} with all events"
+
+
+def _predicted(result: Result, found: Significance) -> str:
+    """Say what stands beside the data in the window, or why nothing does."""
+    if found.n_signal is None or found.n_background is None:
+        return _why(found, "asimov")
+    if not result.luminosity.compared:
+        return _why(found, "observed")
+    return f"{found.n_signal:.1f} signal + {found.n_background:.1f} background"
+
+
+def _why(found: Significance, figure: str) -> str:
+    return words.plain(found.withheld.get(figure, "not defined"))
 
 
 def _tail(rows: Rows, field: str) -> list[float] | None:
@@ -110,8 +157,13 @@ def _pace(rows: Rows) -> list[float] | None:
 
 
 def progress(view: View, result: Result) -> tuple[float, float | None]:
-    """Events a second, lately or, of a run that has ended, on average; and seconds left of one that goes on."""
+    """Events a second, lately or, of a run that has ended, on average; and seconds left of one that goes on.
+
+    A run that is paused does none, and nobody knows how long.
+    """
     rows = view.history
+    if view.phase == "paused":
+        return 0.0, None
     if not view.live or len(rows) < 2:
         return result.cost.events_per_s, None
     late = rows[rows["time_s"] >= rows["time_s"][-1] - _RATE_S]
@@ -127,50 +179,76 @@ def _spectrum(view: View, result: Result) -> None:
     low, high = result.edges[0], result.edges[-1]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         channel = st.segmented_control(
-            "Channel", ["all", *CHANNELS], default="all", required=True, key="channel", persist_state="session",
+            "Channel", ["all", *CHANNELS], default="all", required=True, key="channel", bind="query-params",
             format_func=lambda name: _TITLES.get(name, "all"), label_visibility="collapsed",
         )  # fmt: skip
-        log = st.toggle("Log scale", key="log", persist_state="session")
+        log = st.toggle("Log scale", key="log", bind="query-params")
+        scaled = st.toggle(
+            "Scale simulation to the data read", value=True, key="scaled", bind="query-params",
+            help="Off: simulation is that of all the luminosity asked for.",
+        )  # fmt: skip
         st.space("stretch")
         with st.popover("View", icon=":material/tune:"):
             shown = st.pills(
                 "Groups", groups, selection_mode="multi", default=groups, key=f"groups-{result.spec.release.name}",
-                persist_state="session",
+                format_func=words.plain, bind="query-params",
             )  # fmt: skip
             span = st.slider(
                 "Mass range [GeV]", low, high, (low, high), step=result.edges[1] - result.edges[0],
-                key=f"span-{low:g}-{high:g}", persist_state="session",
+                key=f"span-{low:g}-{high:g}", bind="query-params",
             )  # fmt: skip
             st.caption("In the plot: drag to move, Ctrl + wheel or pinch to zoom, double-click to reset.")
     hidden = tuple(name for name in groups if name not in shown)
     chart = view.once(
-        ("mass", channel, hidden, log, span),
-        lambda: charts.mass(result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span),
+        ("mass", channel, hidden, log, span, scaled),
+        lambda: charts.mass(
+            result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span, scaled=scaled
+        ),
     )
     parts.draw_mass(chart)
-    if result.status == "running":
-        st.caption(
-            "Simulation of each sample is scaled to all of its events; data are those read so far "
-            f"({words.percent(moment(result).share)} of all events)."
+    st.caption(_standing(result, scaled=scaled))
+
+
+def _standing(result: Result, *, scaled: bool) -> str:
+    """Say what luminosity the plot stands for."""
+    luminosity = result.luminosity
+    said = [str(luminosity)]
+    if not scaled and luminosity.compared and luminosity.data is not None and luminosity.data < luminosity.asked:
+        said = [f"simulation {luminosity.asked:.4g} fb⁻¹, data {luminosity.data:.4g} fb⁻¹ read so far: no ratio"]
+    if result.spec.fraction < 1:
+        said.append(
+            f"{words.percent(result.spec.fraction)} of each file asked for, {words.percent(result.fraction)} read"
         )
+    if not result.is_whole:
+        said.append(_why(result.significance, "asimov"))
+    return f"{' · '.join(said)}."
 
 
 def _significance(view: View, result: Result) -> None:
-    """Show the four significances, now and with all events, and how they came about."""
-    now, full = so_far(result), scaled(result.significance, 1 / result.spec.fraction)
-    st.markdown("##### Significance", anchors=False)
-    table = pd.DataFrame(
-        [
-            (title, _plain(getattr(now, field)), _plain(getattr(full, field)))
-            for field, title in charts.SIGNIFICANCES.items()
-        ]
-        + [("observed in data", _plain(now.observed), words.NONE)],
-        columns=["definition", "so far [σ]", "all events [σ]"],
-    )
-    st.table(table, border="horizontal", hide_index=True)
+    """Show one significance in front, as expected and as observed; the other definitions behind it, with formulas."""
+    now, full = result.significance, expected_in_full(result)
+    parts.heading(2, "Significance")
+    with st.container(horizontal=True, gap="small", key="significance"):
+        parts.figure("Expected", words.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
+        parts.figure("Observed", words.sigma(now.observed), "in the data so far" if view.live else "in data")
     st.caption(_counts(now))
-    chart = view.once("history", lambda: charts.history(view.history, result))
-    parts.draw(chart, "history", alt="Significances over the time of the run")
+    for reason in dict.fromkeys(now.withheld.values()):
+        st.caption(f"Withheld: {words.plain(reason)}.")
+    chart = view.once("history", lambda: charts.history(view.history, result, _FRONT))
+    parts.draw(chart, "history", alt="Expected and observed significance over the time of the run")
+    with st.expander("More definitions, each with its formula", icon=":material/function:"):
+        table = pd.DataFrame(
+            [
+                (title, words.plain(_FORMULAS[field]), _plain(getattr(now, field)), _plain(getattr(full, field)))
+                for field, title in _NAMES.items()
+            ]
+            + [("observed in data", words.plain(_FORMULAS["observed"]), _plain(now.observed), words.NONE)],
+            columns=["definition", "formula", "so far [σ]", "all events [σ]"],
+        )
+        st.table(table, border="horizontal", hide_index=True)
+        st.caption("s, b: signal and background in the window; n: data there; σ_b: uncertainty of b.")
+        chart = view.once("all of history", lambda: charts.history(view.history, result))
+        parts.draw(chart, "all-of-history", alt="Significances in four definitions over the time of the run")
 
 
 def _plain(value: float | None) -> str:
@@ -179,10 +257,14 @@ def _plain(value: float | None) -> str:
 
 def _counts(found: Significance) -> str:
     low, high = found.window
-    return (
-        f"{low:g}–{high:g} GeV: s = {found.n_signal:.2f}, b = {found.n_background:.2f} ± "
-        f"{found.n_background_error:.2f} (statistics), n = {found.n_data}"
-    )
+    counts = [
+        "s = –" if found.n_signal is None else f"s = {found.n_signal:.2f}",
+        "b = –"
+        if found.n_background is None
+        else f"b = {found.n_background:.2f} ± {found.n_background_error:.2f} (statistics)",
+        "n = –" if found.n_data is None else f"n = {found.n_data}",
+    ]
+    return f"{low:g}–{high:g} GeV: {', '.join(counts)}"
 
 
 def _samples(view: View, result: Result) -> None:
@@ -192,15 +274,17 @@ def _samples(view: View, result: Result) -> None:
     for name, sample in result.samples.items():
         left = sample.planned - sample.entries
         share = sample.entries / sample.planned if sample.planned else (0.0 if name in result.missing else 1.0)
+        yielded = sample.yield_ * result.side_by_side(sample)
         if name in result.missing:
             remaining = "missing"
         elif not left:
             remaining = "done"
         else:
             remaining = words.seconds(left / rate) if view.live and rate else words.NONE
-        rows.append((name, sample.group, share, sample.entries, sample.planned, sample.n_out, sample.yield_, remaining))
+        texts = words.short(name), words.short(sample.group)
+        rows.append((*texts, share, sample.entries, sample.planned, sample.n_out, yielded, remaining))
     columns = ["sample", "group", "progress", "read", "planned", "selected", "yield", "time left"]
-    st.markdown("##### Samples", anchors=False)
+    parts.heading(2, "Samples")
     st.dataframe(
         pd.DataFrame(rows, columns=columns),
         hide_index=True,
@@ -211,7 +295,9 @@ def _samples(view: View, result: Result) -> None:
             "read": st.column_config.NumberColumn("events read", format="localized"),
             "planned": st.column_config.NumberColumn("of", format="localized"),
             "selected": st.column_config.NumberColumn("selected", format="localized"),
-            "yield": st.column_config.NumberColumn("yield [events]", format="%.2f"),
+            "yield": st.column_config.NumberColumn(
+                "yield [events]", format="%.2f", help="Of all masses; the plot has those on its axis."
+            ),
             "time left": st.column_config.TextColumn("time left", help="If all actors worked on this sample alone."),
         },
     )
@@ -221,15 +307,19 @@ def _end(view: View, result: Result) -> None:
     """Say how the run ended."""
     if view.phase == "complete":
         st.success(
-            f"Complete: all {result.tasks.planned} tasks merged. Digest `{result.digest}`", icon=":material/verified:"
+            f"Complete: all {result.tasks.planned} tasks merged. Digest {words.plain(result.digest)}",
+            icon=":material/verified:",
         )
+    for warning in result.warnings[:20]:
+        st.warning(words.plain(warning), icon=":material/warning:")
     if result.failures or result.missing:
         with st.expander(
             f"{len(result.failures)} failed tasks, {len(result.missing)} missing samples", icon=":material/report:"
         ):
             for row in result.failures[:20]:
-                st.markdown(f"**{row.sample}**, entries {row.start}–{row.stop}: {words.plain(row.reason)}")
+                sample, reason = words.plain(row.sample, 100), words.plain(row.reason)
+                st.markdown(f"**{sample}**, entries {row.start}–{row.stop}: {reason}")
             st.page_link("views/failures.py", label="All of them", icon=":material/arrow_forward:")
 
 
-parts.live(show)
+parts.live("Live", show)

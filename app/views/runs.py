@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pandas as pd
 import streamlit as st
 
 from app import charts, parts, words
 from app.client import Row, View
-from app.downloads import content
+from app.downloads import content, is_there, offers, picture
 from app.services import services
-from hzzray.compare import RunSummary, differences, lines, summarise
+from hzzray.compare import RunSummary, differences, lines, records, summarise
 from hzzray.errors import HzzrayError
 from hzzray.physics.selection import CHANNELS
 from hzzray.result import Result
 
 _MOST = 6  # runs side by side
+_COMPARED, _SEEN = "compared", "compared last"
 
 # What a comparison shows as bars: fields of RunSummary, their titles, and their form in d3's terms.
 _BARS = {
@@ -38,32 +37,32 @@ _MIMES = {
 def main() -> None:
     """Show the list and what is chosen of it."""
     rows, wrong = services().client.rows()
-    if not rows and not wrong:
-        parts.nothing("No runs yet", "Every run of this folder is listed here, with its plot, tables and files.")
+    if not rows and not wrong and "run" not in st.query_params:
+        parts.nothing("All runs", "No runs yet. Every run of this folder is listed here, with its plot and files.")
         return
-    everything, side_by_side = st.tabs(["All runs", "Compare"], key="tab", on_change="rerun")
+    parts.heading(1, "Runs")
+    everything, side_by_side = st.tabs(["All runs", "Compare"], key="tab", on_change="rerun", bind="query-params")
     if everything.open is not False:
         with everything:
-            for line in wrong:
-                st.warning(words.plain(line), icon=":material/broken_image:")
-            chosen = _list(rows)
-            if chosen is not None:
-                _open(chosen)
+            parts.wrong(wrong)
+            with parts.part("The list of runs"):
+                _list(rows)
+            _open([row.run_id for row in rows])
     else:
-        with side_by_side:
+        with side_by_side, parts.part("The comparison"):
             _compare(rows)
 
 
-def _list(rows: list[Row]) -> str | None:
-    """Show all runs; returns the one that the viewer chose: by default what the address names, or the first."""
+def _list(rows: list[Row]) -> None:
+    """Show all runs; a click on one opens it."""
     table = pd.DataFrame(
         [
             {
                 "run": row.run_id,
                 "state": row.phase,
-                "environment": row.environment,
-                "release": row.release,
-                "selection": row.selection,
+                "environment": _short(row.environment),
+                "release": _short(row.release),
+                "selection": _short(row.selection),
                 "events": row.events,
                 "wall": row.wall_s,
                 "rate": None if row.events_per_s is None else row.events_per_s / 1e3,
@@ -75,11 +74,12 @@ def _list(rows: list[Row]) -> str | None:
         ]
     )
     column = st.column_config
-    state = st.dataframe(
+    names = [row.run_id for row in rows]
+    st.dataframe(
         table,
         hide_index=True,
         key="list",
-        on_select="rerun",
+        on_select=lambda: _choose(names),
         selection_mode="single-row",
         height="content" if len(rows) <= 8 else 330,
         placeholder="–",
@@ -92,41 +92,65 @@ def _list(rows: list[Row]) -> str | None:
             "changed": column.DatetimeColumn("changed", format="calendar"),
         },
     )
-    names = [row.run_id for row in rows]
-    picked = [names[i] for i in state.selection.rows if i < len(names)]
-    named = [name for name in names if name == st.query_params.get("run")]
-    return next(iter(picked + named + names), None)
 
 
-def _open(run_id: str) -> None:
-    """Show one run's end."""
+def _choose(names: list[str]) -> None:
+    """Open the run whose row was clicked."""
+    for i in st.session_state["list"].selection.rows[:1]:
+        if i < len(names):
+            parts.show_run(names[i])
+
+
+def _short(text: str | None) -> str | None:
+    return None if text is None else words.short(text)
+
+
+def _open(names: list[str]) -> None:
+    """Show the end of the run that the address names."""
+    head = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    with head:
+        run_id = parts.pick(names)
+    if run_id is None:
+        return
     try:
         view = services().client.view(run_id)
-    except HzzrayError as error:
-        st.error(words.plain(str(error)))
+    except HzzrayError:
+        parts.unknown(run_id)
         return
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"### {run_id}", anchors=False, width="content")
+    with head:
+        parts.heading(2, words.plain(run_id))
         parts.badge(view.phase)
         st.space("stretch")
         parts.controls(view)
     if view.result is None:
-        st.caption("It has no result yet.")
+        if view.wrong is None:
+            st.caption("It has no result yet.")
         if view.log:
             st.code(view.log, language=None, wrap_lines=True)
         return
-    _downloads(view, view.result)
+    parts.wrong(view.trouble("cpu.csv", "scale.csv"))
+    with parts.part("The run's files"):
+        _downloads(view, view.result)
     left, right = st.columns([1, 1], gap="medium")
-    with left:
-        plot = services().client.folder(run_id) / "plot.png"
-        if plot.exists() and not view.live:
-            st.image(plot.read_bytes(), width="stretch")
-        else:
-            result = view.result
-            parts.draw_mass(view.once("plain mass", lambda: charts.mass(result)))
+    with left, parts.part("The mass spectrum"):
+        _plot(view, view.result)
     with right:
-        _numbers(view, view.result)
-        _cutflow(view.result)
+        for warning in view.result.warnings[:20]:
+            st.warning(words.plain(warning), icon=":material/warning:")
+        with parts.part("The run's numbers"):
+            _numbers(view, view.result)
+        with parts.part("The cutflow"):
+            _cutflow(view.result)
+
+
+def _plot(view: View, result: Result) -> None:
+    """Show the run's own picture, or a chart of its result where there is none, or none that is a picture."""
+    plot = services().client.folder(view.run_id) / "plot.png"
+    if not view.live and (is_there(plot) or plot.is_symlink()):
+        with parts.part("The run's picture"):
+            st.image(view.once("plot", lambda: picture(plot)), width="stretch")
+            return
+    parts.draw_mass(view.once("plain mass", lambda: charts.mass(result)))
 
 
 def _downloads(view: View, result: Result) -> None:
@@ -137,7 +161,7 @@ def _downloads(view: View, result: Result) -> None:
             ("CSV", "cpu.csv"), ("History", "history.csv"),
         ):  # fmt: skip
             path = folder / name
-            can = path.exists() or path.suffix in (".png", ".pdf", ".root")
+            can = offers(path)
             st.download_button(
                 label, content(path, result), f"{view.run_id}-{name}", _MIMES[path.suffix[1:]],
                 key=f"download-{name}", on_click="ignore", icon=":material/download:", disabled=not can, help=name,
@@ -149,16 +173,24 @@ def _numbers(view: View, result: Result) -> None:
     found, summary = result.significance, _summary(view)
     rows = [
         ("status", f"{result.status}: {result.tasks.merged} of {result.tasks.planned} tasks merged"),
-        ("Asimov · observed", f"{words.sigma(found.asimov)} · {words.sigma(found.observed)}"),
-        ("signal · background · data", f"{found.n_signal:.2f} · {found.n_background:.2f} · {found.n_data}"),
+        ("luminosity", str(result.luminosity)),
+        ("significance, expected (Asimov) · observed", f"{words.sigma(found.asimov)} · {words.sigma(found.observed)}"),
+        (
+            "signal · background · data",
+            " · ".join(
+                words.NONE if n is None else form.format(n)
+                for n, form in ((found.n_signal, "{:.2f}"), (found.n_background, "{:.2f}"), (found.n_data, "{}"))
+            ),
+        ),
+        *(("withheld", words.plain(reason)) for reason in dict.fromkeys(found.withheld.values())),
         ("events · throughput", f"{words.count(summary.events)} · {words.quantity(summary.events_per_s, 'events/s')}"),
         ("wall clock · CPU of tasks", f"{words.seconds(summary.wall_s)} · {words.seconds(summary.cpu_s)}"),
         ("CPU per million events", f"{words.quantity(summary.cpu_s_per_million_events, 's')}"),
         ("read", f"{words.quantity(result.cost.bytes_read, 'B')} in {words.seconds(result.cost.read_s)} of waiting"),
         ("actors · nodes, most", f"{_or_none(summary.actors_max)} · {_or_none(summary.nodes_max)}"),
         ("peak memory of an actor", words.quantity(summary.peak_rss_bytes, "B")),
-        ("digest", result.digest[:16]),
-        ("versions", ", ".join(f"{name} {value}" for name, value in result.versions.items())),
+        ("digest", words.plain(result.digest[:16])),
+        ("versions", words.plain(", ".join(f"{name} {value}" for name, value in result.versions.items()))),
     ]
     st.table(pd.DataFrame(rows, columns=["what", "value"]), border="horizontal", hide_index=True, hide_header=True)
 
@@ -174,39 +206,62 @@ def _or_none(value: int | None) -> str:
 def _cutflow(result: Result) -> None:
     """Show how many events each cut leaves."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown("##### Cutflow", anchors=False, width="content")
+        parts.heading(2, "Cutflow")
         st.space("stretch")
         by = st.segmented_control(
-            "by", ["group", "sample"], default="group", required=True, key="by", label_visibility="collapsed"
+            "by",
+            ["group", "sample"],
+            default="group",
+            required=True,
+            key="by",
+            bind="query-params",
+            label_visibility="collapsed",
         )
         of = st.segmented_control(
             "of", ["yield", "raw"], default="yield", required=True, key="of", label_visibility="collapsed",
-            help="Weighted events at the run's luminosity, or events as they were counted.",
+            bind="query-params",
+            help=f"Weighted events of {result.luminosity}, or events as they were counted.",
         )  # fmt: skip
-    table = pd.DataFrame({"cut": result.spec.selection.cuts})
+    table = pd.DataFrame({"cut": [words.short(cut) for cut in result.spec.selection.cuts]})
     for name, sample in result.samples.items():
-        column = sample.group if by == "group" else name
-        values = [row.n if of == "raw" else row.yield_ for row in sample.cutflow]
+        column = words.short(sample.group if by == "group" else name)
+        factor = result.side_by_side(sample)
+        values = [row.n if of == "raw" else factor * row.yield_ for row in sample.cutflow]
         table[column] = table[column] + values if column in table else values
     number = st.column_config.NumberColumn(format="localized" if of == "raw" else "%.2f")
     config = {name: number for name in table.columns if name != "cut"}
     st.dataframe(table, hide_index=True, height="content", key="cutflow", column_config=config)
-    st.caption(f"Channels: {', '.join(CHANNELS)} together. Selection {result.spec.selection.name}.")
+    name = words.plain(result.spec.selection.name)
+    st.caption(f"Channels: {', '.join(CHANNELS)} together, of all masses. Selection {name}.")
+
+
+def _chosen() -> None:
+    """Write into the address what is compared: that it is nothing, too."""
+    st.query_params[_COMPARED] = st.session_state[_COMPARED] or [""]
 
 
 def _compare(rows: list[Row]) -> None:
     names = [row.run_id for row in rows if row.events is not None]
+    given = st.query_params.get_all(_COMPARED) or st.session_state.get(_SEEN) or names[:2]
+    for name in given:
+        if name and name not in names:
+            parts.unknown(name)
+    st.session_state[_COMPARED] = st.session_state[_SEEN] = [name for name in given if name in names][:_MOST]
     chosen = st.multiselect(
-        "Runs to compare", names, default=names[:2], max_selections=_MOST, key="compared",
-        placeholder="Choose two or more runs",
+        "Runs to compare", names, max_selections=_MOST, key=_COMPARED, placeholder="Choose two or more runs",
+        on_change=_chosen,
     )  # fmt: skip
+    if not st.query_params.get_all(_COMPARED):
+        _chosen()
     views = []
     for name in chosen:
         try:
             views.append(services().client.view(name))
         except HzzrayError as error:
             st.error(words.plain(str(error)))
-    found = [view.run() for view in views if view.result is not None]
+    parts.wrong([line for view in views for line in view.trouble("cpu.csv", "scale.csv")])
+    views = [view for view in views if view.result is not None]
+    found = [view.run() for view in views]
     if len(found) < 2:
         st.caption("Two runs at least: the same work under Compose and on Kubernetes, say, or with 1 actor and with 8.")
         return
@@ -217,16 +272,18 @@ def _compare(rows: list[Row]) -> None:
     for place, (field, (title, form)) in zip([*columns, *columns], _BARS.items(), strict=True):
         with place:
             parts.draw(charts.bars(summaries, field, title, form), f"bars-{field}", alt=title)
-    st.markdown("##### CPU of all actors over time", anchors=False)
-    parts.draw(charts.cpu_of_runs(found), "cpu of runs", alt="CPU of all actors over time, one line a run")
+    parts.heading(2, "CPU of all actors over time")
+    with parts.part("CPU over time"):
+        parts.draw(charts.cpu_of_runs(found), "cpu of runs", alt="CPU of all actors over time, one line a run")
     _table(summaries)
 
 
 def _table(summaries: list[RunSummary]) -> None:
     names = [summary.run_id for summary in summaries]
-    shown = pd.DataFrame(lines(summaries), columns=["figure", *names])
+    cells = [[words.short(cell) for cell in line] for line in lines(summaries)]
+    shown = pd.DataFrame(cells, columns=["figure", *names])
     st.dataframe(shown, hide_index=True, height="content", key="side by side")
-    whole = pd.DataFrame([asdict(summary) for summary in summaries])
+    whole = pd.DataFrame(records(summaries))
     st.download_button(
         "CSV",
         whole.to_csv(index=False),

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
+from math import fsum
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -49,7 +50,9 @@ class Sample(Frozen):
     """One dataset: a file of collisions, or one of simulation with what it is normalised to.
 
     ``xsec`` is in pb. Simulation without ``xsec`` carries its normalisation in the file (``Schema.divisor``).
-    ``entries`` is what the release states. A sample with ``default: false`` is read only when it is asked for by name.
+    ``entries`` is what the release states. ``luminosity`` [fb⁻¹] is what a data sample stands for: where the catalogue
+    states none, its part, by entries, of what the others leave of the release's. A sample with ``default: false`` is
+    read only when it is asked for by name.
     """
 
     name: str
@@ -61,6 +64,8 @@ class Sample(Frozen):
     sumw: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     red_eff: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     default: bool = True
+    # Left out where it is None: a spec of before has the digest that it had.
+    luminosity: float | None = Field(default=None, gt=0, allow_inf_nan=False, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -74,7 +79,9 @@ class Sample(Frozen):
 class Release(Frozen):
     """A release: its schema, groups, samples and the defaults that its notebook uses.
 
-    ``window`` (GeV) is where the significance is counted; ``sources`` are the folders of the web that hold its files.
+    ``window`` (GeV) is where the significance is counted: from a bin's edge to another's. ``sources`` are the folders
+    of the web that hold its files. Where ``entries_vary``, files may have any number of entries: those of the samples
+    are proportions.
     """
 
     name: str
@@ -88,6 +95,7 @@ class Release(Frozen):
     sources: tuple[str, ...] = ()
     groups: tuple[Group, ...]
     samples: tuple[Sample, ...]
+    entries_vary: bool = Field(default=False, exclude_if=lambda value: not value)
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -99,11 +107,13 @@ class Release(Frozen):
                 raise ValueError(f"sample {sample.name} is in group {sample.group!r}, which the release lacks")
             if self.role(sample) != "data" and sample.xsec is None and self.schema_.divisor is None:
                 raise ValueError(f"sample {sample.name} needs xsec and sumw: the files carry no normalisation")
+            if self.role(sample) != "data" and sample.luminosity is not None:
+                raise ValueError(f"sample {sample.name} is simulation: it has no luminosity of its own")
         for kind, rows in (("group", self.groups), ("sample", self.samples)):
             twice = _twice(row.name for row in rows)
             if twice is not None:
                 raise ValueError(f"{kind} {twice} is there twice")
-        self.axis.window(*self.window)  # refuses one that holds no bin
+        self.axis.window(*self.window)  # refuses one that is not of whole bins
         return self
 
     def role(self, sample: Sample) -> Role:
@@ -132,6 +142,22 @@ class Release(Frozen):
         if sample.xsec is None or sample.sumw is None:
             return luminosity * 1000.0
         return luminosity * 1000.0 * sample.xsec / (sample.sumw * sample.red_eff)
+
+
+def _with_luminosities(release: Release) -> Release:
+    """Share out what the stated luminosities leave of the release's, by entries; what can't be told stays None."""
+    data = [sample for sample in release.samples if release.role(sample) == "data" and sample.default]
+    unstated = [sample for sample in data if sample.luminosity is None]
+    left = release.luminosity - fsum(sample.luminosity or 0.0 for sample in data)
+    entries = [sample.entries or 0 for sample in unstated] if len(unstated) > 1 else [1]
+    if not unstated or not all(entries) or left <= 1e-9 * release.luminosity:
+        return release
+    shares = {sample.name: left * n / sum(entries) for sample, n in zip(unstated, entries, strict=True)}
+    samples = tuple(
+        sample.model_copy(update={"luminosity": shares[sample.name]}) if sample.name in shares else sample
+        for sample in release.samples
+    )
+    return release.model_copy(update={"samples": samples})
 
 
 def _twice(names: Iterable[object]) -> object | None:
@@ -206,7 +232,7 @@ def _release(body: dict[str, Any] | UsageError, origin: str) -> Release:
     if isinstance(body, UsageError):
         raise body
     try:
-        made = Release.model_validate(body)
+        made = _with_luminosities(Release.model_validate(body))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -226,7 +252,7 @@ def _release(body: dict[str, Any] | UsageError, origin: str) -> Release:
 
 def is_colour(text: str) -> bool:
     """Tell whether both matplotlib and a browser take a text for a colour."""
-    if text.lower() in _HTML_COLOURS or re.fullmatch(r"#(?:[0-9a-fA-F]{3,4}){1,2}", text):
+    if text.lower() in _HTML_COLOURS or re.fullmatch(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})", text):
         return True
     from matplotlib.colors import CSS4_COLORS  # noqa: PLC0415 (slow to load, and the usual ones needn't wait)
 

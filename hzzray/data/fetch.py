@@ -23,11 +23,13 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self
 import aiohttp
 import fsspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+from yarl import URL
 
 from hzzray.data.catalogue import Release, Sample
+from hzzray.data.header import HEADER, read_header
 from hzzray.data.storage import REDIRECT_LOOP
 from hzzray.errors import DataError, HzzrayError, TransientError, UsageError
-from hzzray.urls import join, redact
+from hzzray.urls import is_remote, join, redact
 
 #: Bytes that are read at a time.
 CHUNK = 1 << 18
@@ -63,7 +65,7 @@ def fetch(
     samples: tuple[Sample, ...],
     folder: Path,
     *,
-    source: str | None = None,
+    sources: tuple[str, ...] = (),
     progress: Progress = lambda _: None,
     attempts: int = 5,
     backoff: float = 1.0,
@@ -75,11 +77,11 @@ def fetch(
     Parameters
     ----------
     release, samples
-        What to fetch; the release's sources are tried in turn.
+        What to fetch; the release's sources are tried in turn for each file.
     folder
         Where to; made if it isn't there.
-    source
-        The only source to try instead: an ``http(s)://`` or ``root://`` base, or a folder.
+    sources
+        The only sources to try instead: ``http(s)://`` or ``root://`` bases, or folders.
     progress
         Called in this thread with each step.
     attempts
@@ -97,11 +99,11 @@ def fetch(
     UsageError
         If there is no source, or the one given can't be one. All other faults are in the report.
     """
-    sources = (source,) if source is not None else release.sources
+    for source in sources:
+        _check_source(source)
+    sources = sources or release.sources
     if not sources:
         raise UsageError(f"release {release.name} lies nowhere on the web; name a place with --source")
-    if source is not None:
-        _check_source(source)
     limits = AsyncRetrying(
         stop=stop_after_attempt(attempts),
         wait=wait_exponential(multiplier=backoff, max=LONGEST_WAIT) + wait_random(0, backoff),
@@ -117,28 +119,13 @@ def fetch(
     )
 
 
-def root_length(head: bytes) -> int:
-    """Read the length that a ROOT file's header states (``fEND``), in bytes.
-
-    ``head`` is at least the file's first 20 bytes. Big-endian: "root", ``fVersion`` and ``fBEGIN`` (int32),
-    ``fEND`` (int32, or int64 from version 1 000 000 on); see ROOT's class TFile. Raises DataError on others.
-    """
-    if len(head) < 20 or head[:4] != b"root":
-        raise DataError(f"is not a ROOT file (it begins with {head[:4]!r})")
-    large = int.from_bytes(head[4:8], "big", signed=True) >= 1_000_000
-    return int.from_bytes(head[12 : 20 if large else 16], "big", signed=True)
-
-
 def check_root(path: Path) -> None:
-    """Check that a file is a whole ROOT file: the length in its header is its own. Raises DataError."""
+    """Check by its header that a file is a whole ROOT file, as whoever reads it does. Raises DataError."""
     try:
         with path.open("rb") as file:
-            stated = root_length(file.read(20))
-            size = os.fstat(file.fileno()).st_size
+            read_header(file.read(HEADER), os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise DataError(f"can't be read: {error.strerror}") from error
-    if stated != size:
-        raise DataError(f"has {size} bytes, but its ROOT header states {stated}")
 
 
 class _UnreachableError(TransientError):
@@ -223,6 +210,9 @@ class _Part:
         self._file.flush()
         if content.size is not None and self.size < content.size:
             raise TransientError(f"the transfer ended after {self.size} of {content.size} bytes")
+        if content.size is not None and self.size > content.size:
+            self.discard()
+            raise TransientError(f"{self.size} bytes came where {content.size} were promised")
         try:
             check_root(self._path)
         except DataError:
@@ -270,11 +260,11 @@ class _Transfers:
                     except _UnreachableError as error:
                         self.dead[source] = str(error)
                     except HzzrayError as error:
-                        reasons.append(f"{source}: {error}")
+                        reasons.append(f"{redact(source)}: {error}")
                     else:
                         return "fetched"
                 if source in self.dead:
-                    reasons.append(f"{source}: {self.dead[source]}")
+                    reasons.append(f"{redact(source)}: {self.dead[source]}")
         raise DataError("; ".join(reasons))
 
     async def _attempt(self, url: str, part: _Part, name: str) -> None:
@@ -307,7 +297,8 @@ async def _open_http(session: aiohttp.ClientSession, url: str, part: _Part) -> A
     place = redact(url)
     have = part.content(place)
     headers = {"Range": f"bytes={part.size}-", "If-Range": have.validator} if have else {}
-    async with session.get(url, headers=headers) as response:
+    # With a query it is sent as it is: what was signed must come as it was signed.
+    async with session.get(URL(url, encoded="?" in url), headers=headers) as response:
         if response.status == 200:
             content, offset = _Content(place, _validator(response), response.content_length), 0
         elif response.status == 206 and have and _continues(response, have, part.size):
@@ -367,12 +358,18 @@ async def _chunks(file: BinaryIO, offset: int) -> AsyncIterator[bytes]:
 
 
 def _storage(url: str, timeout: float | None = None) -> tuple[Any, str]:
-    options = {"timeout": math.ceil(timeout)} if timeout and url.startswith("root://") else {}
+    """Find the file system of a folder or of ``root://``, and what a path is called there.
+
+    Not by fsspec's own way, which takes ``::`` in a name for a chain of file systems.
+    """
+    if not is_remote(url):
+        return fsspec.filesystem("file"), os.path.realpath(url)  # of a link, the date of what it leads to
     try:
-        filesystem, path = fsspec.core.url_to_fs(url, **options)
+        kind = fsspec.get_filesystem_class("root")
     except ImportError as error:
         raise UsageError("root:// needs an extra: pip install 'hzzray[xrootd]'") from error
-    return filesystem, path
+    options = kind._get_kwargs_from_urls(url) | ({"timeout": math.ceil(timeout)} if timeout else {})  # noqa: SLF001
+    return kind(**options), kind._strip_protocol(url)  # noqa: SLF001 (XRootD refuses whole URLs)
 
 
 def _check_source(source: str) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import tempfile
+import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -19,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hzzray.data.header import HEADER, read_header
 from hzzray.data.storage import ByteSource, SeekableBytes
 from hzzray.errors import DataError, TransientError
 
-_CACHE_VERSION = 2
-_HEADER = 128  # bytes at a file's start that hold its identity
+_CACHE_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,12 @@ class Branch:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layout:
-    """One tree of one file: identity, number of entries, and the branches that were asked about and exist."""
+    """One tree of one file: identity, number of entries, and the branches that were asked about and exist.
+
+    ``uuid`` names the content, wherever the file lies: it is made of the file's own UUID, which ROOT keeps when it
+    updates a file and which reproducible files share, and of the tree's record, in which all of its baskets' places
+    and sizes stand. Equal bytes give equal ones, on any machine.
+    """
 
     uuid: str
     tree: str
@@ -109,37 +115,32 @@ class Layout:
 
 
 def identify(source: ByteSource) -> tuple[str, str]:
-    """Read a ROOT file's header; returns (uuid, a hash that tells versions of the file apart).
+    """Read a ROOT file's header; returns (its own UUID, a hash that tells versions of the file at this place apart).
 
-    Raises DataError when it isn't a ROOT file, or is shorter than its own header says.
+    Raises DataError when it isn't a ROOT file, is shorter than its own header says, or was never closed.
     """
-    if source.size < _HEADER:
+    if source.size < HEADER:
         raise DataError(f"{source.name}: not a ROOT file: it has {source.size} bytes")
-    (head,) = source.read([(0, _HEADER)])
-    if head[:4] != b"root":
-        raise DataError(f"{source.name}: not a ROOT file")
-    (version,) = struct.unpack_from(">i", head, 4)
-    big = version >= 1_000_000
-    end = struct.unpack_from(">q" if big else ">i", head, 12)[0]
-    if end > source.size:
-        raise DataError(f"{source.name}: truncated: {source.size} bytes, {end} by its header")
-    # Between fEND and the UUID: free list, name size, units, compression, info record, the UUID's own version.
-    hexed = (head[59:75] if big else head[47:63]).hex()
-    uuid = f"{hexed[:8]}-{hexed[8:12]}-{hexed[12:16]}-{hexed[16:20]}-{hexed[20:]}"
-    return uuid, hashlib.sha256(head + struct.pack(">q", source.size)).hexdigest()
+    (head,) = source.read([(0, HEADER)])
+    try:
+        header = read_header(head, source.size)
+    except DataError as error:
+        raise DataError(f"{source.name}: {error}") from None
+    state = struct.pack(">q", source.size) + source.version.encode()
+    return str(uuid.UUID(header.uuid)), hashlib.sha256(head + state).hexdigest()
 
 
 def read_layout(source: ByteSource, tree: str, names: tuple[str, ...], cache: Path | None) -> Layout:
     """Find where a file's branches lie; raises DataError for a missing tree or a file that can't be understood."""
-    uuid, version = identify(source)
+    own, version = identify(source)
     kept = None
-    if cache is not None:
+    if cache is not None and source.version:  # else a file that was written over couldn't be told from what it was
         key = hashlib.sha256(f"{_CACHE_VERSION}\0{version}\0{tree}\0{names}".encode()).hexdigest()[:40]
         kept = cache / f"{key}.json"
-        layout = _load(kept, uuid)
+        layout = _load(kept)
         if layout is not None:
             return layout
-    layout = _parse(source, uuid, tree, names)
+    layout = _parse(source, own, tree, names)
     if kept is not None:
         _store(kept, layout)
     return layout
@@ -159,6 +160,8 @@ def open_tree(source: ByteSource, tree: str) -> Any:  # noqa: ANN401 (uproot has
     except Exception as error:  # uproot meets damage with whatever its parser stumbles over
         raise DataError(f"{source.name}: corrupt: {first_line(error)}") from error
     if opened is None:
+        if "RNTuple" in keys.get(tree, ""):
+            raise DataError(f"{source.name}: {tree} is an RNTuple, which hzzray doesn't read: it must be a TTree")
         trees = [key for key, kind in keys.items() if kind == "TTree"]
         found = f"it has {', '.join(trees)}" if trees else "it has no tree"
         raise DataError(f"{source.name}: no tree {tree} ({found}): is this file of another release?")
@@ -171,18 +174,39 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def _parse(source: ByteSource, uuid: str, tree: str, names: tuple[str, ...]) -> Layout:
+def _parse(source: ByteSource, own: str, tree: str, names: tuple[str, ...]) -> Layout:
     opened = open_tree(source, tree)
     try:
         there = {branch.name: branch for branch in opened.branches}
         entries = int(opened.num_entries)
         found = {name: _branch(there[name], entries, source.size) for name in names if name in there}
         others = tuple(name for name in there if name not in found)
-        return Layout(uuid, tree, entries, found, others)
+        return Layout(_name(own, opened, tree, source, found), tree, entries, found, others)
     except (DataError, TransientError):
         raise
     except Exception as error:  # uproot meets damage with whatever its parser stumbles over
         raise DataError(f"{source.name}: corrupt: {first_line(error)}") from error
+
+
+def _name(own: str, opened: Any, tree: str, source: ByteSource, branches: dict[str, Branch]) -> str:  # noqa: ANN401
+    """Name a file's content by its own UUID and by the tree's record as it lies there.
+
+    Where nothing is compressed, other values have the same sizes: then the first and last basket of each branch that
+    is read count too.
+    """
+    key = opened.file.root_directory.key(tree)
+    record = opened.file.source.chunk(key.fSeekKey, key.fSeekKey + key.fNbytes)  # uproot has just read it
+    digest = hashlib.sha256(bytes(record.raw_data))
+    plain = [branch for name, branch in branches.items() if _is_stored_plain(opened[name])]
+    ends = [(branch, i) for branch in plain if len(branch.seeks) for i in (0, len(branch.seeks) - 1)]
+    places = {branch.place(i) for branch, i in ends if i not in branch.embedded}
+    for basket in source.read(sorted(places)) if places else ():
+        digest.update(basket)
+    return str(uuid.uuid5(uuid.UUID(own), digest.hexdigest()))
+
+
+def _is_stored_plain(branch: Any) -> bool:  # noqa: ANN401
+    return bool(branch.member("fZipBytes") >= branch.member("fTotBytes"))
 
 
 def _branch(branch: Any, entries: int, size: int) -> Branch:  # noqa: ANN401
@@ -226,7 +250,7 @@ def _embedded(basket: Any) -> tuple[bytes, int]:  # noqa: ANN401
     return data + offsets.tobytes(), len(data)
 
 
-def _load(path: Path, uuid: str) -> Layout | None:
+def _load(path: Path) -> Layout | None:
     """Read a layout that was kept; None where there is none, or what is there isn't what was written."""
     try:
         digest, _, text = path.read_bytes().partition(b"\n")
@@ -235,8 +259,6 @@ def _load(path: Path, uuid: str) -> Layout | None:
     if hashlib.sha256(text).hexdigest().encode() != digest:
         return None
     body = json.loads(text)
-    if body["uuid"] != uuid:
-        return None
     branches = {
         name: Branch(
             row["dtype"],
@@ -249,7 +271,7 @@ def _load(path: Path, uuid: str) -> Layout | None:
         )
         for name, row in body["branches"].items()
     }
-    return Layout(uuid, body["tree"], body["entries"], branches, tuple(body["others"]))
+    return Layout(body["uuid"], body["tree"], body["entries"], branches, tuple(body["others"]))
 
 
 def _store(path: Path, layout: Layout) -> None:

@@ -14,7 +14,7 @@ from hzzray.data.layout import Layout, read_layout
 from hzzray.data.storage import open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
 from hzzray.messages import Failure, RunSpec, Task
-from hzzray.urls import is_remote, join, redact
+from hzzray.urls import is_inside, is_remote, join, redact
 
 #: Entries of a task unless the user says otherwise: some tenths of a second on one core. That is much beside the few
 #: milliseconds that a task costs, and little beside a run of a few million entries, whose actors are to end together.
@@ -77,6 +77,12 @@ def check_source(source: str) -> None:
         raise UsageError(f"source {source}: the folder is empty")
 
 
+def readable(sources: Sequence[str], plan: Plan) -> tuple[str, ...]:
+    """Add to sources what links in them lead to: of a plan of the user's own, all files may be read."""
+    files = {task.file for task in plan.tasks if not is_remote(task.file)}
+    return (*sources, *sorted(str(Path(file).resolve()) for file in files if not is_inside(file, sources)))
+
+
 def make_plan(
     spec: RunSpec,
     run_id: str,
@@ -106,7 +112,7 @@ def make_plan(
         location, layout, error = _first_found(sample.path, sources, silent, spec, names, cache)
         if layout is not None and layout.uuid in owners:
             other = owners[layout.uuid]
-            error = DataError(f"{redact(location)}: the file of sample {other} again (same uuid), left out")
+            error = DataError(f"{redact(location)}: the file of sample {other} again (same content), left out")
         if error is not None or layout is None:
             if isinstance(error, MissingFileError):
                 missing.append(sample.name)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,7 @@ from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layou
 from hzzray.data.roles import JUDGED, mistaken
 from hzzray.data.schema import Bound, Schema
 from hzzray.data.storage import Range, open_bytes
-from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, Unpacker
+from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, OffsetsError, Unpacker
 from hzzray.errors import DataError, TransientError
 from hzzray.physics.columns import Columns
 from hzzray.physics.selection import Selection
@@ -88,10 +88,11 @@ class Reader:
         self.read_s = 0.0
         names = schema.branches(selection, simulation=simulation)
         begun = time.perf_counter()
+        self._location = location
+        self._known = schema.branches(selection, simulation=True)
         self._source = open_bytes(location)
         try:
-            known = schema.branches(selection, simulation=True)
-            self.layout: Layout = read_layout(self._source, schema.tree, known, cache)
+            self.layout: Layout = read_layout(self._source, schema.tree, self._known, cache)
             self.layout.require(names, self._source.name, schema.cuts_of(selection))
         except BaseException:
             self._source.close()
@@ -125,6 +126,18 @@ class Reader:
     def close(self) -> None:
         """Let go of the file."""
         self._source.close()
+
+    def confirm(self) -> None:
+        """Make sure that all that was read so far is of one file; raises TransientError where it was written over.
+
+        Servers of one address may tell versions apart each in its own way: then what is there now decides.
+        """
+        if self._source.is_unchanged():
+            return
+        with closing(open_bytes(self._location)) as now:
+            layout = read_layout(now, self.layout.tree, self._known, None)
+        if layout.uuid != self.layout.uuid:
+            raise TransientError(f"{self._source.name}: changed while it was read")
 
     def __enter__(self) -> Self:
         """Use as a context manager closes the file."""
@@ -236,9 +249,13 @@ class Reader:
         if len(out) < room:
             out = np.empty(max(room, 4 * self._step), np.uint8 if dtype is np.uint8 else np.uint32)
         with self._blame(name):
-            out = cursor.unpacker.copy(
-                raw[name], branch.embedded, branch.header, start, stop, self._buffers.offsets, out, leads=leads
-            )
+            try:
+                out = cursor.unpacker.copy(
+                    raw[name], branch.embedded, branch.header, start, stop, self._buffers.offsets, out, leads=leads
+                )
+            except OffsetsError:  # and so it will be with the baskets that follow
+                self._cursors[name] = replace(cursor, fast=False)
+                return self._jagged_through_uproot(name, dtype, start, stop)
         self._buffers.leptons[name] = out
         return out[: self._buffers.offsets[stop - start]].view(dtype)
 
@@ -266,6 +283,8 @@ class Reader:
         try:
             if self._tree is None:
                 self._tree = open_tree(self._source, self.layout.tree)
+            if lists and self._tree[name].count_branch is not None and self.layout.branches[name].dtype:
+                return self._counted(name, start, stop)
             array = self._tree[name].array(entry_start=start, entry_stop=stop)
             counts = ak.to_numpy(ak.num(array)) if lists and array.ndim == 2 else np.empty(0, np.int64)
             values: NDArray[Any] = ak.to_numpy(ak.flatten(array, axis=None))
@@ -279,6 +298,25 @@ class Reader:
             needed = "a list of numbers" if lists else "one number"
             raise DataError(f"{self._source.name}: branch {name} holds {array.type.content} an entry, not {needed}")
         return values, counts
+
+    def _counted(self, name: str, start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Read a C array whose lengths another branch counts, with or without offsets in its baskets; as above.
+
+        uproot goes by the counter's baskets, as if they held the same entries.
+        """
+        branch = self.layout.branches[name]
+        values, counts = [np.empty(0, branch.dtype)], [np.empty(0, np.int64)]
+        for i in branch.baskets(start, stop):
+            begin, end = branch.range(i)
+            lengths = self._tree[name].count_branch.array(entry_start=begin, entry_stop=end, library="np").astype(int)
+            ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+            data = np.asarray(self._tree[name].basket(i).data)
+            if ends[-1] * values[0].itemsize != len(data) or (lengths < 0).any():
+                raise ValueError(f"basket {i}: {len(data)} bytes of values, where its counter says {ends[-1]} values")
+            low, high = max(begin, start) - begin, min(end, stop) - begin
+            values.append(data.view(branch.dtype)[ends[low] : ends[high]])
+            counts.append(lengths[low:high])
+        return np.concatenate(values), np.concatenate(counts)
 
     @contextmanager
     def _blame(self, name: str) -> Iterator[None]:

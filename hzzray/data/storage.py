@@ -25,15 +25,22 @@ ATTEMPTS = 4
 # fewer requests, and never more than a tenth read in vain.
 _GAP = 0.1
 
+# What servers tell versions of a file by, as fsspec calls it: those of the web, then XRootD's.
+_MARKS = ("ETag", "Last-Modified", "mtime")
+
 Range = tuple[int, int]
 """Where bytes start, and how many."""
 
 
 class ByteSource(Protocol):
-    """A file that is read by ranges. ``bytes_read`` counts what was transferred, gaps included."""
+    """A file that is read by ranges. ``bytes_read`` counts what was transferred, gaps included.
+
+    ``version`` tells what is there now from what was before or will be; empty where the storage doesn't say.
+    """
 
     name: str
     size: int
+    version: str
     bytes_read: int
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
@@ -41,6 +48,9 @@ class ByteSource(Protocol):
 
     def read_into(self, ranges: Sequence[Range], out: memoryview) -> None:
         """Read ranges to one after the other in ``out``, which has room for them; raises as ``read``."""
+
+    def is_unchanged(self) -> bool:
+        """Tell whether all that was read so far is sure to be of one version; raises as ``read``."""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -58,7 +68,10 @@ class LocalBytes:
             raise MissingFileError(f"{path}: no such file") from error
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from error
-        self.size, self._version = self._state()
+        except ValueError as error:  # a name that no file can have
+            raise DataError(f"{path!r}: {error}") from error
+        self.size, self._changed = self._state()
+        self.version = str(self._changed)
 
     def _state(self) -> tuple[int, int]:
         """Size and time of the last change, by which a file that is written over is told."""
@@ -85,13 +98,17 @@ class LocalBytes:
                 self.bytes_read += came
                 if came != length:
                     break
-            changed = self._state() != (self.size, self._version)
+            changed = self._state() != (self.size, self._changed)
         except OSError as error:
             raise TransientError(f"{self.name}: {error.strerror}") from error
         if changed:
             raise TransientError(f"{self.name}: changed while it was read")
         if ranges and came != length:
             raise TransientError(f"{self.name}: {came} bytes came at {start} where {length} were asked for")
+
+    def is_unchanged(self) -> bool:
+        """Each read has made sure of it."""
+        return True
 
     def close(self) -> None:
         """Close the file."""
@@ -110,10 +127,15 @@ class RemoteBytes:
         self.bytes_read = 0
         self._fs, self._faults = _filesystem(url)
         self._path = self._fs._strip_protocol(url)  # noqa: SLF001 (as fsspec has it; XRootD refuses whole URLs)
+        self.size, self.version = self._state()
+
+    def _state(self) -> tuple[int, str]:
+        """Ask for the size, and for what the server tells versions by."""
         info: dict[str, Any] = self._try(lambda: self._fs.info(self._path))
         if info.get("size") is None:
             raise DataError(f"{self.name}: the server doesn't tell the file's size")
-        self.size = int(info["size"])
+        marks = [str(info[mark]) for mark in _MARKS if info.get(mark)]
+        return int(info["size"]), " ".join(marks)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges, neighbours together; raises DataError where bytes are missing, TransientError on faults."""
@@ -148,6 +170,10 @@ class RemoteBytes:
             if len(part) < length:
                 raise TransientError(f"{self.name}: {len(part)} bytes came at {start} where {length} were asked for")
         return parts
+
+    def is_unchanged(self) -> bool:
+        """Ask the server again; one that can't tell versions apart is never sure."""
+        return bool(self.version) and self._state() == (self.size, self.version)
 
     def close(self) -> None:
         """Nothing is held open between reads."""
@@ -206,7 +232,11 @@ def _filesystem(url: str) -> tuple[Any, tuple[type[Exception], ...]]:
         import aiohttp  # noqa: PLC0415
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
-        options = {"client_kwargs": {"timeout": timeout, "trust_env": True}, "headers": {"Accept-Encoding": "identity"}}
+        options = {
+            "client_kwargs": {"timeout": timeout, "trust_env": True},
+            "headers": {"Accept-Encoding": "identity"},
+            "encoded": "?" in url,  # what was signed must come as it was signed
+        }
         return fsspec.filesystem(protocol, **options), (OSError, ValueError, aiohttp.ClientError)
     if protocol == "root":
         try:

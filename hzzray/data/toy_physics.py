@@ -144,20 +144,31 @@ def from_vectors(vectors: list[Floats], flavours: NDArray[np.int32], charges: ND
     return Leptons(pt, np.arcsinh(z / pt), np.arctan2(y, x), flavours, charges, np.ones(pt.shape, np.bool_))
 
 
-def soft_leptons(slots: int, n: int, rng: Generator, *, electrons: float = 0.38, opposite: float = 0.5) -> Leptons:
+@dataclass(frozen=True, slots=True)
+class Fakes:
+    """Leptons that aren't prompt: the share of electrons, and how often neighbours have opposite charges."""
+
+    electrons: float = 0.38
+    opposite: float = 0.5
+
+
+USUAL = Fakes()
+
+
+def soft_leptons(slots: int, n: int, rng: Generator, fakes: Fakes = USUAL) -> Leptons:
     """Leptons of jets and of photon conversions: soft, and a share of the muons hard, as decays in flight are.
 
-    ``electrons`` is the share of those, ``opposite`` how often neighbours have opposite charges. Some lie in one jet.
+    Some lie in one jet.
     """
     shape = (n, slots)
-    electron = rng.random(shape) < electrons
+    electron = rng.random(shape) < fakes.electrons
     kind = rng.random(shape)
     scale = np.select([kind < 0.71, (kind < 0.93) | electron], [2.0, 9.0], 60.0)
     eta, phi = rng.uniform(-2.4, 2.4, shape), rng.uniform(-np.pi, np.pi, shape)
     close = rng.random((n, 1)) < 0.3
     eta = np.where(close, eta[:, :1] + np.where(np.arange(slots) > 0, rng.normal(0, 0.3, shape), 0.0), eta)
     phi = np.where(close, phi[:, :1] + np.where(np.arange(slots) > 0, rng.normal(0, 0.3, shape), 0.0), phi)
-    flips = (rng.random(shape) < opposite) & (np.arange(slots) > 0)
+    flips = (rng.random(shape) < fakes.opposite) & (np.arange(slots) > 0)
     return Leptons(
         PT_MIN + scale * rng.standard_exponential(shape),
         eta,
@@ -182,9 +193,9 @@ def hard_leptons(slots: int, n: int, rng: Generator) -> Leptons:
     )
 
 
-def rest_of_event(hard: int, n: int, rng: Generator, **fakes: float) -> Leptons:
+def rest_of_event(hard: int, n: int, rng: Generator, fakes: Fakes) -> Leptons:
     """Two more leptons, ``hard`` of which (0 to 2) are prompt, the others as ``fakes`` says."""
-    return hard_leptons(hard, n, rng).join(soft_leptons(2 - hard, n, rng, **fakes))
+    return hard_leptons(hard, n, rng).join(soft_leptons(2 - hard, n, rng, fakes))
 
 
 # Processes: each makes n events with four leptons, before the detector
@@ -249,18 +260,18 @@ def allowed(mass: Floats, first: Floats, second: Floats, rng: Generator) -> Lept
     return four_leptons(mass[kept], first[kept], second[kept], 25.0, rng)
 
 
-def z_jets(n: int, rng: Generator, *, flavour: int, hard: int = 0, **fakes: float) -> Leptons:
+def z_jets(n: int, rng: Generator, *, flavour: int, hard: int = 0, fakes: Fakes = USUAL) -> Leptons:
     """One Z boson on its shell and two more leptons, ``hard`` of them prompt (tt̄Z, VVV, WZ)."""
     mass = breit_wigner(n, rng)
     leptons = two_body(produce(mass, 20.0, rng), mass, 0.0, 0.0, rng)
     flavours = np.full((n, 2), flavour, np.int32)
     z = from_vectors([*leptons], flavours, np.tile(np.array([1, -1], np.int32), (n, 1)))
-    return z.join(rest_of_event(hard, n, rng, **fakes))
+    return z.join(rest_of_event(hard, n, rng, fakes))
 
 
-def top(n: int, rng: Generator, *, hard: int = 0, **fakes: float) -> Leptons:
+def top(n: int, rng: Generator, *, hard: int = 0, fakes: Fakes = USUAL) -> Leptons:
     """Two leptons of W bosons, not resonant, and two more, ``hard`` of them prompt (tt̄W, WWW, 4 tops)."""
-    return hard_leptons(2, n, rng).join(rest_of_event(hard, n, rng, **fakes))
+    return hard_leptons(2, n, rng).join(rest_of_event(hard, n, rng, fakes))
 
 
 # The detector
@@ -330,12 +341,12 @@ def simulate(process: Process, attempts: int, rng: Generator, *, extras: bool) -
     return sorted_by_pt(with_extras(leptons, process.extra, rng) if extras else leptons)
 
 
-def _z(flavour: int, per_fb: float, *, hard: int = 0, negative: float = 0.055, **fakes: float) -> Process:
-    return Process(partial(z_jets, flavour=flavour, hard=hard, **fakes), per_fb, negative=negative)
+def _z(flavour: int, per_fb: float, *, hard: int = 0, negative: float = 0.055, fakes: Fakes = USUAL) -> Process:
+    return Process(partial(z_jets, flavour=flavour, hard=hard, fakes=fakes), per_fb, negative=negative)
 
 
-def _top(per_fb: float, *, hard: int = 0, negative: float = 0.0, **fakes: float) -> Process:
-    return Process(partial(top, hard=hard, **fakes), per_fb, negative=negative)
+def _top(per_fb: float, *, hard: int = 0, negative: float = 0.0, fakes: Fakes = USUAL) -> Process:
+    return Process(partial(top, hard=hard, fakes=fakes), per_fb, negative=negative)
 
 
 def _higgs(pt: float, per_fb: float, *, lost: float = 0.02, extra: tuple[float, float] = (0.004, 0.0001)) -> Process:
@@ -352,9 +363,9 @@ PROCESSES = {
     # Data have more events above 180 GeV than the release's llll says, which holds no gg→ZZ.
     363490: Process(continuum, 28.0, negative=0.05, lost=0.07, beside=Process(z_pairs, 10.0)),
     361106: _z(ELECTRON, 16.9),
-    361107: _z(MUON, 13.9, negative=0.02, electrons=0.2, opposite=0.56),
+    361107: _z(MUON, 13.9, negative=0.02, fakes=Fakes(0.2, 0.56)),
     361108: _top(0.2),
-    410000: _top(8.3, electrons=0.3, opposite=0.65),
+    410000: _top(8.3, fakes=Fakes(0.3, 0.65)),
     410155: _top(0.05, hard=1),
     346228: _higgs(70, 0.0792),
     346310: _higgs(65, 0.004, lost=0.24),

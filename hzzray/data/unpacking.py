@@ -33,6 +33,7 @@ _BORDER, _KEYLEN, _SIZE = range(3)
 _ROOM = 1 << 20
 
 _KEY = 37  # bytes of a basket's key at least: 18 of any key, then its counts, and a flag
+_NO_OFFSETS = 80  # what is added to the flag where offsets are left out; see TBasket::Streamer
 
 
 class BasketError(ValueError):
@@ -41,6 +42,10 @@ class BasketError(ValueError):
     def __init__(self, number: int, reason: object) -> None:
         super().__init__(reason)
         self.number = number
+
+
+class OffsetsError(BasketError):
+    """A basket is stored without its entries' offsets (``kGenerateOffsetMap``): the counter's branch tells lengths."""
 
 
 class Baskets(NamedTuple):
@@ -370,7 +375,7 @@ class Unpacker:
 
         Values have the size of out's dtype, uint32 or uint8. The branch that ``leads`` makes the offsets, and more room
         than ``out`` has where it needs that. Raises BasketError for a basket that is none, ValueError for an entry
-        that makes no sense, or has another length than the offsets say.
+        that makes no sense, or has another length than the offsets say; OffsetsError where no offsets are stored.
         """
         numbers, borders, raw, places = baskets
         at = 0
@@ -391,6 +396,8 @@ class Unpacker:
                 grown[:done] = out[:done]
                 out = grown
             elif what == _MISFIT:
+                if self._has_values_alone(baskets, at, embedded):
+                    raise OffsetsError(numbers[at], "it has no entry offsets (kGenerateOffsetMap)")
                 raise BasketError(numbers[at], "entry offsets don't fit it")
             elif what == _SENSELESS:
                 raise ValueError(f"entry {entry_} {'makes no sense' if leads else UNEQUAL}")
@@ -424,6 +431,13 @@ class Unpacker:
                 raise BasketError(number, f"{border} bytes of values for {end - begin} entries")
             low, high = max(begin, start), min(end, stop)
             out[low - start : high - start] = values[low - begin : high - begin]
+
+    def _has_values_alone(self, baskets: Baskets, i: int, embedded: dict[int, tuple[bytes, int]]) -> bool:
+        """Tell whether the unpacked basket was meant to be stored without offsets."""
+        if self._shape[_SIZE] != self._shape[_BORDER]:
+            return False
+        key_end = int(baskets.places[i, 0] + self._shape[_KEYLEN])
+        return baskets.numbers[i] in embedded or bool(baskets.raw[key_end - 1] >= _NO_OFFSETS)
 
     def _take(self, baskets: Baskets, i: int, embedded: dict[int, tuple[bytes, int]]) -> None:
         """Unpack a basket that isn't of the usual kind, or find out why it can't be."""

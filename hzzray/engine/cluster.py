@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from hzzray.errors import HzzrayError
+from hzzray.output import write_whole
+
+log = logging.getLogger(__name__)
 
 NAMESPACE = "hzzray"
 
@@ -33,8 +40,14 @@ _THREADS = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 
 _COMMON: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
 
+# Tokens that were made here, and that nobody else knows.
+_MADE: set[str] = set()
+
 # How long the address of a cluster may take to answer.
 _KNOCK_S = 10.0
+
+# How Ray says, in a bare Exception, that its processes took longer to start than it waits for them.
+_SLOW = "timed out during startup"
 
 # Partials are small: the object store needs little, and a laptop has other uses for its memory.
 _OBJECT_STORE = 128 * 1024**2
@@ -56,6 +69,62 @@ def restarts(handle: Any) -> int:  # noqa: ANN401 (an actor's handle, which Ray 
     return int(actors(handle._actor_id.hex()).get("NumRestarts", 0))  # noqa: SLF001
 
 
+class Node(NamedTuple):
+    """A live node of the cluster: Ray's id of it, what people call it, CPU slots in all and those that are free."""
+
+    id: str
+    name: str
+    cpus: float
+    free: float
+
+
+def working_nodes() -> list[Node]:
+    """List the live nodes that have slots for actors."""
+    import ray  # noqa: PLC0415
+    from ray._private.state import available_resources_per_node  # noqa: PLC0415 (there is no public way)
+
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
+    rows = [row for row in ray.nodes() if row["Alive"] and row["Resources"].get("CPU", 0) > 0]  # type: ignore[no-untyped-call]
+    names = Counter(row["NodeManagerHostname"] for row in rows)
+    nodes = []
+    for row in rows:
+        name, node = row["NodeManagerHostname"], row["NodeID"]
+        shown = name if names[name] == 1 else f"{name} ({node[:8]})"  # several on one machine
+        nodes.append(Node(node, shown, row["Resources"]["CPU"], free.get(node, {}).get("CPU", 0.0)))
+    return nodes
+
+
+def room() -> float:
+    """Tell how many slots the cluster has for actors; infinity where it may grow."""
+    from ray.experimental.internal_kv import _internal_kv_get as get  # noqa: PLC0415
+
+    status = get("__autoscaling_status")
+    version = get("extra_usage_tag_autoscaler_version", namespace="usage_stats")
+    return math.inf if has_autoscaler(status, version) else sum(int(node.cpus) for node in working_nodes())
+
+
+def has_autoscaler(status: bytes | None, version: bytes | None) -> bool:
+    """Tell from what Ray's monitor leaves with its head whether there is something that adds nodes.
+
+    Version 2 of the autoscaler leaves its version. Version 1 leaves a ``status`` in JSON; where nothing was configured
+    it watches nodes alone, and calls each node's type by its id: ``node_…``.
+    """
+    if version == b"v2":
+        return True
+    try:
+        types = json.loads(status or b"{}").get("autoscaler_report", {}).get("node_type_mapping") or {}
+        return any(not str(kind).startswith("node_") for kind in types.values())
+    except (ValueError, AttributeError):
+        return False
+
+
+def node_of(handle: Any) -> str:  # noqa: ANN401
+    """Tell Ray's id of the node that an actor is on; empty where it is on none."""
+    from ray._private.state import actors  # noqa: PLC0415 (as above)
+
+    return str(actors(handle._actor_id.hex()).get("Address", {}).get("NodeID", ""))  # noqa: SLF001
+
+
 def actor_id() -> str:
     """Tell Ray's id of the actor that this process is; empty where it is none."""
     ray = sys.modules.get("ray")
@@ -74,20 +143,14 @@ def cluster(cpus: int) -> Iterator[None]:
     own = address == "local"
     with _environment(_SETTINGS | (_LOOPBACK | _THREADS | _token() if own else _guest())):
         import ray  # noqa: PLC0415 (a second to import, and it reads its settings as it is)
-        from ray.exceptions import RayError  # noqa: PLC0415
 
         if ray.is_initialized():
             yield
             return
         _reread_settings()
-        try:
-            if own:
-                _start(cpus)
-            else:
-                _attach(address)
-        except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
-            where = "a local Ray cluster can't be started" if own else f"no Ray cluster at RAY_ADDRESS={address}"
-            raise ClusterError(f"{where}: {' '.join(str(error).split())}") from error
+        where = "a local Ray cluster can't be started" if own else f"no Ray cluster at RAY_ADDRESS={address}"
+        with _explained(where):
+            _patiently(partial(_start, cpus) if own else partial(_attach, address))
         try:
             yield
         finally:
@@ -115,7 +178,29 @@ def _token() -> dict[str, str]:
     settings = {"RAY_AUTH_MODE": "token"}
     if "RAY_AUTH_TOKEN_PATH" not in os.environ and not (Path.home() / ".ray" / "auth_token").exists():
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        _MADE.add(settings["RAY_AUTH_TOKEN"])
     return settings
+
+
+def leave_word(folder: Path) -> list[Path]:
+    """Write into a run's folder where the dashboard of this process' cluster is, and how to get in.
+
+    ``dashboard.json`` has its ``url``, and its ``token``: "none" where it asks for none, "file" where it is in
+    ``ray-token`` beside, for the run's user alone to read, "given" where the user has it (``RAY_AUTH_TOKEN``, or
+    ``ray get-auth-token``). Returns the files that were written; raises OutputError where they can't be.
+    """
+    import ray  # noqa: PLC0415
+    from ray._private.worker import get_dashboard_url  # noqa: PLC0415
+
+    if not ray.is_initialized() or not (url := get_dashboard_url()):  # type: ignore[no-untyped-call]
+        return []
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    kind = "none" if os.environ.get("RAY_AUTH_MODE") != "token" else "file" if token in _MADE else "given"
+    text = json.dumps({"url": f"http://{url.removeprefix('http://')}", "token": kind})
+    written = [write_whole(folder / "dashboard.json", lambda path: path.write_text(text, encoding="utf-8"))]
+    if kind == "file":
+        written.append(write_whole(folder / "ray-token", lambda path: path.write_text(token, encoding="utf-8"), 0o600))
+    return written
 
 
 def _guest() -> dict[str, str]:
@@ -133,18 +218,51 @@ def visit(address: str) -> Iterator[None]:
     """
     with _environment(_SETTINGS | _guest()):
         import ray  # noqa: PLC0415
-        from ray.exceptions import RayError  # noqa: PLC0415
 
         _reread_settings()
-        try:
+        with _explained(f"no Ray cluster at {address}"):
             _knock(address.removeprefix("ray://"))
-            ray.init(address=address, **_COMMON)
-        except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
-            raise ClusterError(f"no Ray cluster at {address}: {' '.join(str(error).split())}") from error
+            _patiently(partial(ray.init, address=address, **_COMMON))
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Say in one line why there is no cluster: Ray's start raises nearly anything, a bare Exception too."""
+    try:
+        yield
+    except Exception as error:
+        raise ClusterError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _patiently(start: Callable[[], object]) -> None:
+    """Start Ray; once more where it was too slow for its own patience, as it is on a busy machine."""
+    import ray  # noqa: PLC0415
+
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        start()
+    except Exception as error:
+        if _SLOW not in str(error):
+            raise
+        log.warning("Ray was slow to start, on a busy machine perhaps: trying once more")
+        ray.shutdown()
+        _end_rays(set(psutil.Process().children(recursive=True)) - before)
+        start()
+
+
+def _end_rays(processes: Iterable[psutil.Process]) -> None:
+    """End what a start that failed has left behind, of which Ray itself lost track."""
+    left = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if any(f"{os.sep}ray{os.sep}" in word for word in process.cmdline()[:3]):
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=_KNOCK_S)
 
 
 def _reread_settings() -> None:

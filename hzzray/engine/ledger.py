@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
+from hzzray import __version__
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, RunSpec, Task
 from hzzray.physics.histogram import Histogram
@@ -32,7 +33,7 @@ Outcome = Literal["merged", "duplicate", "superseded"]
 #: What may have become of a planned task.
 TaskState = Literal["due", "merged", "failed", "split"]
 
-_VERSION = 3  # of the tables below; kept in SQLite's user_version
+_VERSION = 4  # of the tables below, and of what they mean; kept in SQLite's user_version
 _APPLICATION = 0x485A5A31  # "HZZ1": tells a ledger from any other SQLite file
 _BUSY_S = 30.0
 _PAGE = 1000  # tasks that are read at a time
@@ -47,7 +48,7 @@ UNREAD = "unread:"
 # commit writes few pages, however many tasks there are; task ids, which are hashes, would each touch a page of its own.
 _TABLES = """
 CREATE TABLE run (
-    run_id TEXT NOT NULL, spec TEXT NOT NULL, environment TEXT NOT NULL, created REAL NOT NULL,
+    run_id TEXT NOT NULL, spec TEXT NOT NULL, environment TEXT NOT NULL, created REAL NOT NULL, made_by TEXT NOT NULL,
     wall_s REAL NOT NULL DEFAULT 0, epoch INTEGER NOT NULL DEFAULT 0, wish TEXT NOT NULL DEFAULT 'run',
     duplicates INTEGER NOT NULL DEFAULT 0, settings TEXT NOT NULL DEFAULT '{}'
 );
@@ -90,7 +91,10 @@ class Ledger:
         if application != _APPLICATION:
             raise LedgerError(f"{path}: not a ledger of hzzray")
         if version != _VERSION:
-            raise LedgerError(f"{path}: a ledger of version {version}; this hzzray reads version {_VERSION}")
+            raise LedgerError(
+                f"{path}: a ledger of version {version}, made by {_maker(database)}; "
+                f"hzzray {__version__} reads version {_VERSION}: take another --run-id"
+            )
         row = database.execute("SELECT run_id, spec, environment, created FROM run").fetchone()
         if row is None:
             raise LedgerError(f"{path}: a ledger of no run")
@@ -121,8 +125,8 @@ class Ledger:
                             f"PRAGMA application_id = {_APPLICATION}; COMMIT;"
                         )
                         database.execute(
-                            "INSERT INTO run (run_id, spec, environment, created) VALUES (?, ?, ?, ?)",
-                            (run_id, spec.canonical().decode(), environment, time.time()),
+                            "INSERT INTO run (run_id, spec, environment, created, made_by) VALUES (?, ?, ?, ?, ?)",
+                            (run_id, spec.canonical().decode(), environment, time.time(), __version__),
                         )
                     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 with suppress(FileExistsError):
@@ -135,6 +139,8 @@ class Ledger:
     @classmethod
     def open(cls, path: Path) -> Ledger:
         """Open a ledger; raises UsageError where there is none, LedgerError for a damaged one or another version."""
+        if path.is_symlink():
+            raise LedgerError(f"{path}: a link: none is followed out of a run's folder")
         if not path.is_file():
             raise UsageError(f"{path.parent}: no such run (it has no {path.name})")
         with _explained(path), ExitStack() as on_error:
@@ -239,6 +245,10 @@ class Ledger:
             database.execute(f"INSERT {_NEW_TASK}", _row(unread))
             self._set_failed(Failure(task=unread, reason="retracted", permanent=False), *self._find(unread))
         return int(gone)
+
+    def has_merged(self, sample: str) -> bool:
+        """Tell whether anything of a sample is in the sums."""
+        return bool(self._all("SELECT 1 FROM tasks WHERE sample = ? AND state = ? LIMIT 1", sample, _MERGED))
 
     def abandon(self, failure: Failure) -> bool:
         """Store the failure of a task that never came to a worker; False when it was merged, split or failed before.
@@ -433,6 +443,10 @@ class Ledger:
                 return
             after = rows[-1][2], rows[-1][4], rows[-1][5]
 
+    def due_files(self) -> list[str]:
+        """Files that there are tasks to do of."""
+        return [file for (file,) in self._all("SELECT DISTINCT file FROM tasks WHERE state = ?", _DUE)]
+
     def planned_files(self) -> dict[str, str]:
         """For each sample with planned entries, the uuid of its file."""
         return dict(self._all("SELECT DISTINCT sample, uuid FROM tasks WHERE uuid NOT LIKE ?", f"{UNREAD}%"))
@@ -514,6 +528,15 @@ def _connect(path: Path) -> sqlite3.Connection:
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")
     return database
+
+
+def _maker(database: sqlite3.Connection) -> str:
+    """Tell which hzzray made a ledger that is of another version than ours."""
+    try:
+        (version,) = database.execute("SELECT made_by FROM run").fetchone() or ("",)
+    except sqlite3.OperationalError:  # it has no such column
+        version = ""
+    return f"hzzray {version}" if version else "an earlier hzzray"
 
 
 @contextmanager

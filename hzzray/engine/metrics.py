@@ -26,6 +26,8 @@ Level = Literal[
     "queue_published_per_second",
     "queue_acked_per_second",
     "seconds_left",
+    "service_cpu_seconds",
+    "service_memory_bytes",
 ]
 Spread = Literal["task_seconds"]
 
@@ -49,6 +51,8 @@ _LEVELS: dict[Level, str] = {
     "queue_published_per_second": "Tasks published a second.",
     "queue_acked_per_second": "Tasks acknowledged by this bridge a second.",
     "seconds_left": "Estimated time until the run has no task left.",
+    "service_cpu_seconds": "CPU of a service's container since the run's start.",
+    "service_memory_bytes": "Memory of a service's container.",
 }
 
 #: The levels of a Congestion, in its order.
@@ -71,6 +75,7 @@ class Metrics:
     """What one actor of one run counts; ``actor`` is its readable name, such as ``worker-3`` or ``pool``."""
 
     def __init__(self, run: str, actor: str) -> None:
+        self.run = run
         self._tags = {"run": run, "actor": actor}
 
     def count(self, name: Count, by: float = 1) -> None:

@@ -1,4 +1,4 @@
-"""What happens over time: what actors and nodes use (``cpu.csv``), how big the pool is, what the run has found.
+"""What happens over time: what actors, services and machines use (``cpu.csv``), how big the pool is, what is found.
 
 Counters are cumulative, as the system's own are: a sample that is lost or late loses nothing but detail.
 """
@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from itertools import compress
 from pathlib import Path
@@ -22,18 +22,20 @@ import numpy as np
 import psutil
 from numpy.typing import DTypeLike, NDArray
 
+from hzzray.engine.cgroup import ROOT, Container, container
+from hzzray.engine.events import Event
 from hzzray.messages import Cost, Task
-from hzzray.output import OutputError
+from hzzray.output import OutputError, open_own
 from hzzray.result import Moment
 from hzzray.source import Congestion
 
-State = Literal["idle", "working", "pending", "restarting", "draining", "up"]
+State = Literal["idle", "working", "pending", "restarting", "draining", "up", "ended"]
 
 Rows = NDArray[np.void]
 """Rows of a file as a structured array of shape (rows,), its fields named as the file's columns."""
 
-#: What an actor's name begins with in the rows of a node.
-NODE = "node:"
+#: What an actor's name begins with in the rows of a machine, and in those of a service's container.
+NODE, SERVICE = "node:", "service:"
 
 _USAGE: dict[str, DTypeLike] = {
     "time_s": np.float64,
@@ -51,6 +53,8 @@ _USAGE: dict[str, DTypeLike] = {
     "read_s": np.float64,
     "tasks": np.int64,
     "actor_id": np.str_,
+    "cpu_limit": np.float64,
+    "memory_limit_bytes": np.int64,
     "timestamp": np.str_,
 }
 _SCALE: dict[str, DTypeLike] = {
@@ -75,19 +79,31 @@ _HISTORY: dict[str, DTypeLike] = {
     **{name: np.dtype(kind) for name, kind in get_type_hints(Moment).items()},
     "timestamp": np.str_,
 }
-# Files of earlier versions lack these: they are read as empty, and not written there.
-_LATER = frozenset({"timestamp"})
+_EVENTS: dict[str, DTypeLike] = {
+    "time_s": np.float64,
+    "environment": np.str_,
+    "at": np.float64,
+    "kind": np.str_,
+    "who": np.str_,
+    "what": np.str_,
+}
+# Files of earlier versions lack these: they are read as 0 or empty, and not written there.
+_LATER = frozenset({"cpu_limit", "memory_limit_bytes", "timestamp"})
+_EVENTS_BYTES = 1024**2  # of the file, after which no more is written
 _TAIL_BYTES = 64 * 1024  # holds any last line
 _ROW_BYTES = 128  # of a file, about
+_GULP_BYTES = 8 * 1024**2  # of what is new in a table that is followed, read at a time
+_TEXT = 256  # characters of a name in a table, at the most: each row of a table takes as much memory as the longest
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one process used since it began, in the order of the columns of ``cpu.csv``.
+    """What one process, container or machine used since it began, in the order of the columns of ``cpu.csv``.
 
     ``user_s`` and ``system_s`` are seconds of CPU of all its threads, ``rss`` its resident memory in bytes now. Events,
     bytes read, seconds of reading and tasks are those of finished tasks. ``pid`` 0 is an actor without a process.
-    ``actor_id`` is Ray's, which its dashboard knows it by.
+    ``actor_id`` is Ray's, which its dashboard knows it by. ``cpus`` and ``memory_limit`` are cores and bytes that a
+    container may use or a machine has; 0 says nothing.
     """
 
     actor: str
@@ -103,6 +119,13 @@ class Usage:
     read_s: float = 0.0
     tasks: int = 0
     actor_id: str = ""
+    cpus: float = 0.0
+    memory_limit: int = 0
+
+    @property
+    def is_service(self) -> bool:
+        """Whether this is a container of a service."""
+        return self.actor.startswith(SERVICE)
 
 
 class Scale(NamedTuple):
@@ -172,36 +195,73 @@ class Meter:
         )
 
 
-class NodeMeter:
-    """A machine's CPU and memory, all processes together; CPU counts from when this began.
+def service(name: str, host: str, **used: Any) -> Usage:  # noqa: ANN401 (fields of a Usage)
+    """Make the row of a service's container; it has the process 1."""
+    return Usage(**{"actor": f"{SERVICE}{name}@{host}", "node": host, "pid": 1, "state": "up", "sample": "", **used})
 
-    In a container the kernel tells of the machine, not of the container.
+
+def place(root: Path = ROOT) -> Usage:
+    """Measure where this process runs, all processes together: its container if it is in one, else the machine.
+
+    A container's row bears the name of its service (``HZZRAY_SERVICE``), a machine's its own. CPU counts from when
+    either began; the machine's memory is what is not available.
+    """
+    host, name, found = socket.gethostname(), os.environ.get("HZZRAY_SERVICE", ""), container(root)
+    if found is None:
+        cpu, memory = psutil.cpu_times(), psutil.virtual_memory()
+        total, cpus = memory.total, float(psutil.cpu_count() or 0)
+        found = Container(cpu.user + cpu.nice, cpu.system, total - memory.available, cpus, total)
+        name = ""
+    row = service(
+        name,
+        host,
+        user_s=found.user_s,
+        system_s=found.system_s,
+        rss=found.memory,
+        cpus=found.cpus,
+        memory_limit=found.memory_limit,
+    )
+    return row if name else replace(row, actor=NODE + host)
+
+
+class Since:
+    """Counts the CPU of containers and machines from when it first saw them: what was before is no run's.
+
+    Those that have ended count whole: what they did was for the run alone.
     """
 
-    def __init__(self, name: str = "") -> None:
-        self._name = name or socket.gethostname()
-        self._pid = psutil.Process().pid
-        self._begun = psutil.cpu_times()
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[float, float]] = {}
 
-    def usage(self) -> Usage:
-        """Measure now. The state is "up", the actor's name ``node:`` and the node's, memory what is not available."""
-        now, memory = psutil.cpu_times(), psutil.virtual_memory()
-        return Usage(
-            actor=NODE + self._name,
-            node=self._name,
-            pid=self._pid,
-            state="up",
-            sample="",
-            user_s=now.user + now.nice - self._begun.user - self._begun.nice,
-            system_s=now.system - self._begun.system,
-            rss=memory.total - memory.available,
-        )
+    def __call__(self, usage: Usage) -> Usage:
+        """Count a row so; one whose counters fell is another's, of the same name, and counts from 0."""
+        if usage.state == "ended":
+            return usage
+        user_s, system_s = self._first.setdefault(usage.actor, (usage.user_s, usage.system_s))
+        if usage.user_s + usage.system_s < user_s + system_s:
+            user_s, system_s = self._first[usage.actor] = 0.0, 0.0
+        return replace(usage, user_s=usage.user_s - user_s, system_s=usage.system_s - system_s)
+
+
+def of_actors(rows: Rows) -> Rows:
+    """Return the rows of worker actors."""
+    return rows[~(np.char.startswith(rows["actor"], NODE) | np.char.startswith(rows["actor"], SERVICE))]
+
+
+def is_actor(name: str) -> bool:
+    """Whether an ``actor`` of ``cpu.csv`` is a worker actor: no machine, no service."""
+    return not name.startswith((NODE, SERVICE))
+
+
+def service_of(name: str) -> str:
+    """Name the service of a container's row: worker of ``service:worker@host``; empty of other rows."""
+    return name.removeprefix(SERVICE).partition("@")[0] if name.startswith(SERVICE) else ""
 
 
 class Recorder:
     """Appends to a run's ``cpu.csv``, ``scale.csv`` and ``history.csv``, and keeps nothing. Use as a context manager.
 
-    There is ``queue.csv`` too, of a run whose tasks come through a broker.
+    There is ``queue.csv`` too, of a run whose tasks come through a broker, and ``events.csv`` where something happened.
 
     ``time_s`` is the run's own clock: seconds that the run has been going, over all its starts, without the pauses
     between them. It goes on from ``started``, the seconds of earlier starts (the ledger's wall time), or from the last
@@ -218,6 +278,8 @@ class Recorder:
         self._folder = folder
         self._environment = environment
         self._queue: _Appender | None = None
+        self._events: _Appender | None = None
+        self._told = 0.0
         self._usage = _Appender(folder / "cpu.csv", _USAGE)
         self._scale = _Appender(folder / "scale.csv", _SCALE)
         self._history = _Appender(folder / "history.csv", _HISTORY)
@@ -248,9 +310,22 @@ class Recorder:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return (round(self.started + time_s, 3), self._environment, *values, now)
 
+    def add_events(self, time_s: float, events: Iterable[Event]) -> None:
+        """Append what happened that isn't there yet, as long as the file is small."""
+        if self._events is None and events:
+            known = follow_events(self._folder).rows()
+            self._told = float(known["at"][-1]) if len(known) else 0.0
+            self._events = _Appender(self._folder / "events.csv", _EVENTS)
+        new = [event for event in events if event.at > self._told]
+        if self._events is None or not new or self._events.size > _EVENTS_BYTES:
+            return
+        first = (round(self.started + time_s, 3), self._environment)
+        self._events.write([(*first, f"{event.at:.3f}", *event[1:]) for event in new])
+        self._told = round(new[-1].at, 3)
+
     def close(self) -> None:
         """Close the files."""
-        for file in (self._usage, self._scale, self._history, self._queue):
+        for file in (self._usage, self._scale, self._history, self._queue, self._events):
             if file is not None:
                 file.close()
 
@@ -272,7 +347,7 @@ class _Appender:
         header = _lines([tuple(columns)])
         self._kept = [True] * len(columns)
         try:
-            self._file = path.open("a+b", buffering=0)
+            self._file = open(path, "a+b", buffering=0, opener=_own)  # noqa: SIM115 (Path has no opener)
             self._end = _whole_lines(self._file)
             self._file.truncate(self._end)
             self._file.seek(0)
@@ -298,6 +373,10 @@ class _Appender:
             self._file.close()
             raise OutputError(f"{self._path}: its last line can't be read; move the file away") from error
 
+    @property
+    def size(self) -> int:
+        return self._end
+
     def write(self, rows: Sequence[tuple[Any, ...]]) -> None:
         self._append(_lines([list(compress(row, self._kept)) for row in rows]))
 
@@ -313,6 +392,11 @@ class _Appender:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _own(path: str, flags: int) -> int:
+    """Open a file that isn't a link."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
@@ -345,7 +429,8 @@ def read_usage(folder: Path) -> Rows:
     """Read a run's ``cpu.csv``, in the order of time; no rows where there is no file.
 
     Fields: time_s [s], environment, actor, node, pid, state, sample, user_s [s], system_s [s], rss_bytes, events,
-    bytes_read, read_s [s], tasks, actor_id, timestamp (UTC, ISO 8601; empty in files of earlier versions). Raises
+    bytes_read, read_s [s], tasks, actor_id, cpu_limit [cores], memory_limit_bytes (a limit of 0 is none), timestamp
+    (UTC, ISO 8601). Files of earlier versions lack the last three: 0 or empty then. Raises
     OutputError for a file that is no such table. A last line that isn't whole is left out, so that the file of a run
     that goes on can be read at any time.
     """
@@ -398,6 +483,11 @@ def follow_queue(folder: Path, limit: int | None = None) -> Follower:
     return Follower(folder / "queue.csv", _QUEUE, limit)
 
 
+def follow_events(folder: Path, limit: int | None = None) -> Follower:
+    """Follow a run's ``events.csv``: what happened, in words."""
+    return Follower(folder / "events.csv", _EVENTS, limit)
+
+
 class Follower:
     """Reads a table that grows: each time only what is new. Not for two threads at once.
 
@@ -408,6 +498,7 @@ class Follower:
         self._path = path
         self._columns = columns
         self._limit = limit
+        self._header = _lines([tuple(columns)])
         self._names = tuple(columns)  # those that the file has
         self._file = 0, 0  # which it is: device and inode
         self._at = 0
@@ -420,7 +511,7 @@ class Follower:
     def rows(self) -> Rows:
         """Return the rows there are now; raises OutputError for a file that is no such table."""
         try:
-            with self._path.open("rb") as file:
+            with open_own(self._path) as file:
                 about = os.fstat(file.fileno())
                 if (about.st_dev, about.st_ino) != self._file or about.st_size < self._at:  # another file, or a new one
                     self._file, self._at, self._rows = (about.st_dev, about.st_ino), 0, self._rows[:0]
@@ -433,9 +524,9 @@ class Follower:
 
     def _read(self, file: BinaryIO, size: int) -> None:
         if not self._at:
-            header = file.readline()
-            if not header.endswith(b"\n"):
-                return
+            header = file.readline(len(self._header))
+            if not header.endswith(b"\n") and self._header.startswith(header):
+                return  # not whole yet
             names = _columns(header, self._columns)
             if names is None:
                 raise OutputError(f"{self._path}: its columns are not {', '.join(self._columns)}")
@@ -443,12 +534,19 @@ class Follower:
             self._at = len(header)
             if self._limit and size - self._at > self._limit * _ROW_BYTES:
                 file.seek(size - self._limit * _ROW_BYTES)
-                self._at = file.tell() + len(file.readline())
+                self._at = file.tell() + len(file.readline(_TAIL_BYTES))
         file.seek(self._at)
-        text = file.read(size - self._at)
+        most = max(_GULP_BYTES, self._limit * _ROW_BYTES) if self._limit else size
+        text = file.read(min(size - self._at, most))  # what is more comes the next time
         whole = text[: text.rfind(b"\n") + 1]
+        if not whole and len(text) > _TAIL_BYTES:
+            raise OutputError(f"{self._path}: a line of more than {_TAIL_BYTES // 1024} KiB")
         if whole:
-            fresh = self._table(list(csv.reader(io.StringIO(whole.decode(errors="replace")))), len(self._rows))
+            try:
+                lines = list(csv.reader(io.StringIO(whole.decode(errors="replace"))))
+            except csv.Error as error:
+                raise OutputError(f"{self._path}: {error}") from error
+            fresh = self._table(lines, len(self._rows))
             self._rows = np.concatenate([self._rows, fresh]) if len(self._rows) else fresh
             if self._limit and len(self._rows) > 2 * self._limit:
                 self._rows = self._rows[-self._limit :].copy()
@@ -459,10 +557,10 @@ class Follower:
             if len(row) != len(self._names):
                 raise OutputError(f"{self._path}: line {number} has {len(row)} columns, not {len(self._names)}")
         values = dict(zip(self._names, zip(*rows, strict=True), strict=True)) if rows else {}
-        lacking = ("",) * len(rows)
-        arrays = {
-            name: _column(self._path, name, kind, values.get(name, lacking)) for name, kind in self._columns.items()
-        }
+        arrays = {}
+        for name, kind in self._columns.items():
+            absent = ("" if np.dtype(kind).kind == "U" else "0",) * len(rows)
+            arrays[name] = _column(self._path, name, kind, values.get(name, absent))
         table = np.empty(len(rows), [(name, array.dtype) for name, array in arrays.items()])
         for name, array in arrays.items():
             table[name] = array
@@ -470,10 +568,17 @@ class Follower:
 
 
 def _column(path: Path, name: str, kind: DTypeLike, texts: Sequence[str]) -> NDArray[Any]:
+    if max(map(len, texts), default=0) > _TEXT:
+        raise OutputError(f"{path}: column {name} has a text of more than {_TEXT} characters")
     try:
-        return np.array(texts, np.str_).astype(kind)
+        values = np.array(texts, np.str_).astype(kind)
     except ValueError as error:
         raise OutputError(f"{path}: column {name} has what is no number") from error
+    except OverflowError as error:
+        raise OutputError(f"{path}: column {name} has a number that is too large") from error
+    if name == "time_s" and not np.isfinite(values).all():
+        raise OutputError(f"{path}: column {name} has what is no time")
+    return values
 
 
 class CpuUse(NamedTuple):

@@ -4,7 +4,8 @@ One dispatcher gives the source's tasks to free slots, two an actor: one task a 
 back goes through one committer, which hands the reducer as many partials as have gathered since its last commit; only
 then are they acknowledged. What goes wrong is told apart: a bad file is given up at once, and a passing fault tried
 again; all that an actor had in flight when it died is suspect, and gets an actor to itself, one by one; a task that
-hangs or needs too much memory is cut in two; what actors die over again and again is set aside with its reason.
+hangs or needs too much memory is cut in two; what actors die over again and again is set aside with its reason. A file
+that one node can't find is looked for on the others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,20 +31,23 @@ from ray.exceptions import (
     RayError,
     RayTaskError,
 )
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy, NotIn
 
-from hzzray.engine.cluster import ClusterError, restarts
+from hzzray.engine.absences import Absences
+from hzzray.engine.cluster import ClusterError, Node, node_of, restarts, room, working_nodes
+from hzzray.engine.events import Diary
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
-from hzzray.engine.monitor import NodeMeter, Scale, State, Usage, absent
+from hzzray.engine.monitor import Scale, Since, State, Usage, absent, place
 from hzzray.engine.reducer import WATCHING_S, Live, Reducer
 from hzzray.engine.worker import Worker
-from hzzray.errors import DataError, HzzrayError, first_of
+from hzzray.errors import DataError, HzzrayError, MissingFileError, first_of
 from hzzray.messages import Counts, Failure, Partial, RunSpec, Task
 from hzzray.result import RunState
 from hzzray.retry import waits
 from hzzray.source import TaskSource
+from hzzray.urls import redact
 
 _T = TypeVar("_T")
 
@@ -53,6 +57,9 @@ Watcher = Callable[[Live], None]
 
 Handle = Any
 """An actor's handle: Ray types its methods' arguments, not what awaits them."""
+
+Starter = Callable[..., Handle]
+"""Starts a worker actor of a name, the first argument; on none of the nodes whose ids are the second one, if given."""
 
 #: Tasks in flight an actor: one that it computes, one that waits so that it never does.
 IN_FLIGHT = 2
@@ -68,8 +75,14 @@ _GROUP_S = 0.05
 _GROUP_GLANCES = 5
 UNCOMMITTED = 1024
 
+#: What questions about the cluster end in while its head is away.
+AWAY = (RayError, RuntimeError, ConnectionError)
+
 # What the reducer answers from a thread of its own, whatever it commits meanwhile.
 _READS = ("progress", "snapshot", "newer", "report", "leave", "live", "wish", "is_unseen")
+
+# The label by which Ray knows its nodes.
+_NODE_ID = "ray.io/node-id"
 
 # A wish gives way to none that is less firm.
 _FIRMNESS: dict[Wish, int] = {"run": 0, "pause": 0, "drain": 1, "cancel": 2}
@@ -100,12 +113,15 @@ class _Delivery:
 class _Actor:
     """A worker actor as the pool sees it: what flies to it, its first one since ``since``.
 
+    It is on ``node``, as Ray calls it, or on none yet, and on none of those that it is to ``avoid``.
     ``turn`` goes up each time that it falls, and when its slots are given out anew: those of earlier turns are void.
     ``fell_with`` is what flew to it when it last fell, ``hung`` what it was last killed over.
     """
 
     name: str
     handle: Handle
+    avoid: frozenset[str] = frozenset()
+    node: str = ""
     ready: bool = False
     leaving: bool = False
     turn: int = 0
@@ -129,19 +145,20 @@ Slot = tuple[_Actor, int]
 
 
 class Pool:
-    """Worker actors and the reducer actor of one run. ``start`` makes a worker actor of a name.
+    """Worker actors and the reducer actor of one run. ``start`` makes its worker actors.
 
     ``reducer`` gives the reducer's handle. A pool that is the run's only one asks for it once: a reducer that was ended
     for good means that another process took over. With ``shared``, several pools work on the run, each may have
     started the reducer, and when its owner goes the others ask for it again.
 
     ``watcher``, if there is one, is told about every second how the run goes; of several pools that of the oldest.
-    Workers' names begin with ``prefix``, by which the pool is known too.
+    Workers' names begin with ``prefix``, by which the pool is known too; their files lie in ``sources``. ``around``
+    tells what is used around the workers: by this machine, or by the services of a deployment.
     """
 
     def __init__(
         self,
-        start: Callable[[str], Handle],
+        start: Starter,
         reducer: Callable[[], Handle],
         limits: Limits,
         watcher: Watcher | None = None,
@@ -149,6 +166,8 @@ class Pool:
         *,
         shared: bool = False,
         prefix: str = "worker-",
+        around: Callable[[], Iterable[Usage]] = lambda: [place()],
+        sources: Sequence[str] = (),
     ) -> None:
         self._start = start
         self._find_reducer = reducer
@@ -157,7 +176,13 @@ class Pool:
         self._prefix = prefix
         self._limits = limits
         self._watcher = watcher
-        self._machine = NodeMeter()
+        self._around = around
+        self._since = Since()
+        self._absences = Absences(sources)
+        self._nodes: list[Node] = []
+        self._live: frozenset[str] = frozenset()
+        self._diary = Diary()
+        self._met: dict[str, str] | None = None
         self._version = -1
         self._replaced = -math.inf
         self._metrics = metrics or Metrics("", "pool")
@@ -275,8 +300,13 @@ class Pool:
                 task = await self._next()
                 if task is None:
                     return
+            if not self._suits(slot, task):
+                slot = await self._elsewhere(slot, task)
+                if slot is None:
+                    task = None
+                    continue
             if _holds(slot):  # the actor may have fallen while the source was waited for
-                tasks, task = await self._gather(task)
+                tasks, task = await self._gather(task, slot)
                 deliveries = [_Delivery(one) for one in tasks]
                 self._open.update(deliveries)
                 self._send(slot, deliveries)
@@ -292,7 +322,66 @@ class Pool:
         self._hungry = False
         return task
 
-    async def _gather(self, first: Task) -> tuple[list[Task], Task | None]:
+    def _suits(self, slot: Slot, task: Task) -> bool:
+        """Whether a slot's node may have a task's file."""
+        return self._absences.may(slot[0].node, task.file, self._live)
+
+    async def _elsewhere(self, slot: Slot, task: Task) -> Slot | None:
+        """Find a slot for a task whose file is not on that slot's node, which others may use meanwhile.
+
+        None where no node has it, and the task was given up; or where an end is wished, and it went back.
+        """
+        aside = [slot]
+        try:
+            while not self._ending.is_set():
+                while self._free.qsize():
+                    aside.append(self._free.get_nowait())
+                for one in aside:
+                    if _holds(one) and self._suits(one, task):
+                        aside.remove(one)
+                        return one
+                if not await self._move(aside, task):
+                    return None
+                if (more := await self._unless_ending(self._free.get(), _TICK_S)) is not None:
+                    aside.append(more)
+            self._source.retry(task)
+            return None
+        finally:
+            for one in filter(_holds, aside):
+                self._free.put_nowait(one)
+
+    async def _move(self, aside: Sequence[Slot], task: Task) -> bool:
+        """See to it that there are actors where a task's file may be, in the place of idle ones.
+
+        False when it can be nowhere: then the task is given up.
+        """
+        nodes = await self._look_at_nodes()
+        if self._absences.is_nowhere(task.file, self._live):
+            delivery = _Delivery(task)
+            self._open.add(delivery)
+            await self._miss(delivery, f"{redact(task.file)}: no such file", self._source.tried(task) + 1, nodes)
+            return False
+        without = frozenset(node for node in self._live if not self._absences.may(node, task.file, self._live))
+        has_hope = any(
+            without <= actor.avoid if not actor.ready else actor.node not in without
+            for actor in self._actors
+            if not actor.leaving
+        )
+        room = sum(int(node.free) for node in nodes if node.id not in without)
+        idle = list(dict.fromkeys(actor for actor, _ in aside if not actor.flying and actor.node in without))
+        for actor in idle[: room if has_hope else max(1, room)]:
+            actor.leaving = True
+            self._add_actor(without)
+        return True
+
+    async def _look_at_nodes(self) -> list[Node]:
+        """See which nodes there are; while the cluster's head is away, those that there were."""
+        with contextlib.suppress(*AWAY):
+            self._nodes = await asyncio.to_thread(working_nodes)
+            self._live = frozenset(node.id for node in self._nodes)
+        return self._nodes
+
+    async def _gather(self, first: Task, slot: Slot) -> tuple[list[Task], Task | None]:
         """Add more tasks to a tiny one, as many as are at hand; returns also the first that was too much to go along.
 
         Files differ in size, and so do tasks: what one takes is told by its entries.
@@ -307,7 +396,7 @@ class Pool:
             if task is None:
                 break
             left_s -= self._expected_s(task)
-            if left_s < 0:
+            if left_s < 0 or not self._suits(slot, task):
                 return tasks, task
             tasks.append(task)
         return tasks, None
@@ -316,11 +405,11 @@ class Pool:
         """Time that a task will take, going by those before it."""
         return task.entries / self._task_entries * self._task_s if self._task_s is not None else math.inf
 
-    async def _unless_ending(self, awaited: Awaitable[_T]) -> _T | None:
-        """Wait for something; None when an end is wished before."""
+    async def _unless_ending(self, awaited: Awaitable[_T], within_s: float | None = None) -> _T | None:
+        """Wait for something; None when an end is wished before, or it takes too long."""
         wanted = asyncio.ensure_future(awaited)
         try:
-            await asyncio.wait({wanted, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({wanted, self._ended}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
             return wanted.result() if wanted.done() else None
         finally:
             wanted.cancel()
@@ -489,24 +578,22 @@ class Pool:
     async def _faulty(self, actor: _Actor, delivery: _Delivery, error: Exception) -> None:
         """Decide what a failed attempt means for the task."""
         cause = _cause(error)
-        if _is_fall(error):
-            alone = actor.fell_with == (delivery,)
-            if delivery.settled or delivery.copies:
-                return  # another copy decides
-            if actor.hung is delivery:
-                await self._cut(delivery, f"no result within {self._limits.timeout_s:g} s")
-            elif isinstance(cause, OutOfMemoryError) and alone:
-                await self._cut(delivery, f"out of memory: {_first_line(cause)}")
-            elif alone and (crashes := self._count_crash(delivery)) >= self._limits.crashes:
-                reason = f"the worker died over it: {_first_line(cause)}"
-                await self._give_up(delivery, reason, crashes, permanent=False)
-            else:
-                self._suspect(delivery)
-            return
+        alone = actor.fell_with == (delivery,)
+        if isinstance(cause, MissingFileError):
+            self._absences.note(actor.node, delivery.task.file)
         if delivery.settled or delivery.copies:
+            return  # another copy decides
+        if _is_fall(error):
+            await self._fallen(actor, delivery, cause, alone=alone)
             return
         attempts = self._source.tried(delivery.task) + 1
-        if isinstance(cause, DataError):
+        if isinstance(cause, MissingFileError):
+            nodes = await self._look_at_nodes()
+            if self._absences.is_nowhere(delivery.task.file, self._live):
+                await self._miss(delivery, str(cause), attempts, nodes)
+            else:
+                self._settle(delivery, self._source.retry, delivery.task)
+        elif isinstance(cause, DataError):
             await self._give_up(delivery, str(cause), attempts, permanent=True)
         elif isinstance(cause, MemoryError):
             await self._cut(delivery, "out of memory")
@@ -515,14 +602,28 @@ class Pool:
             if attempts >= self._limits.attempts:
                 await self._give_up(delivery, reason, attempts, permanent=False)
             else:
+                self._diary.tell("task retried", delivery.task.sample, f"{_range(delivery.task)}: {reason}")
                 low, high = self._limits.back_off_s
                 await asyncio.sleep(min(high, low * 2**attempts) * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
                 self._settle(delivery, self._source.retry, delivery.task, attempts)
+
+    async def _fallen(self, actor: _Actor, delivery: _Delivery, cause: Exception, *, alone: bool) -> None:
+        """Decide what the fall of an actor means for a task that flew to it, ``alone`` or with others."""
+        if actor.hung is delivery:
+            await self._cut(delivery, f"no result within {self._limits.timeout_s:g} s")
+        elif isinstance(cause, OutOfMemoryError) and alone:
+            await self._cut(delivery, f"out of memory: {_first_line(cause)}")
+        elif alone and (crashes := self._count_crash(delivery)) >= self._limits.crashes:
+            reason = f"the worker died over it: {_first_line(cause)}"
+            await self._give_up(delivery, reason, crashes, permanent=False)
+        else:
+            self._suspect(delivery)
 
     def _suspect(self, delivery: _Delivery) -> None:
         """Let a task have an actor to itself: if that dies too, it is known over what."""
         if delivery.settled or delivery.copies:
             return
+        self._diary.tell("task retried", delivery.task.sample, f"{_range(delivery.task)}: its worker died")
         self._suspects.append(delivery)
         for actor in self._actors:
             if not actor.flying:
@@ -536,8 +637,14 @@ class Pool:
     async def _give_up(self, delivery: _Delivery, reason: str, attempts: int, *, permanent: bool) -> None:
         self._crashes.pop(delivery.task.task_id, None)
         failure = Failure(task=delivery.task, reason=reason, permanent=permanent, attempts=attempts)
+        self._diary.tell("task failed", delivery.task.sample, f"{_range(delivery.task)}: {reason}")
         await self._call("fail", failure)
         self._settle(delivery, self._source.reject, failure)
+
+    async def _miss(self, delivery: _Delivery, reason: str, attempts: int, nodes: Sequence[Node]) -> None:
+        """Give up a task whose file no node can find."""
+        where = f" on any node ({', '.join(sorted(node.name for node in nodes))})" if len(nodes) > 1 else ""
+        await self._give_up(delivery, f"{reason}{where}", attempts, permanent=True)
 
     async def _cut(self, delivery: _Delivery, reason: str) -> None:
         """Replace a task that is too much for a worker by its halves; give up one that can't be cut further."""
@@ -549,6 +656,7 @@ class Pool:
         halves = task.halves()
         for half in halves:
             self._crashes[half.task_id] = crashes
+        self._diary.tell("task split", task.sample, f"{_range(task)}: {reason}")
         if await self._call("split", task, halves):
             self._settle(delivery, self._source.split, task, halves)
         else:
@@ -560,14 +668,21 @@ class Pool:
         """Start actors, or let the idlest go, until as many as wanted stay."""
         staying = [actor for actor in self._actors if not actor.leaving]
         for _ in range(len(staying), number):
-            name = f"{self._prefix}{self._started}"
-            self._started += 1
-            actor = _Actor(name, self._start(name))
-            self._actors.append(actor)
-            self._revivals.add(self._group.create_task(self._revive(actor)))
+            self._add_actor()
         surplus = sorted(staying, key=lambda actor: (actor.ready, len(actor.flying)))[: max(0, len(staying) - number)]
         for actor in surplus:
             actor.leaving = True
+
+    def _add_actor(self, avoid: frozenset[str] = frozenset()) -> None:
+        """Start one more actor, on none of some nodes."""
+        name = f"{self._prefix}{self._started}"
+        self._started += 1
+        actor = _Actor(name, self._make(name, avoid), avoid)
+        self._actors.append(actor)
+        self._revivals.add(self._group.create_task(self._revive(actor)))
+
+    def _make(self, name: str, avoid: frozenset[str]) -> Handle:
+        return self._start(name, avoid) if avoid else self._start(name)
 
     def _fell(self, slot: Slot) -> None:
         """Take note that an actor fell: its slots are void until it is back."""
@@ -576,6 +691,7 @@ class Pool:
             return
         actor.turn += 1
         actor.ready = False
+        self._diary.tell("worker died", actor.name, f"with {len(actor.flying)} tasks in flight")
         actor.fell_with = tuple(actor.flying)
         actor.flying.clear()
         if not actor.leaving:
@@ -604,13 +720,15 @@ class Pool:
                     if deaths >= _DEATHS:
                         raise ClusterError(f"{actor.name} can't be kept alive: {_reason(error)}") from error
                     if isinstance(error, ActorDiedError):  # it could not even be made
-                        actor.handle = self._start(actor.name)
+                        actor.handle = self._make(actor.name, actor.avoid)
             await asyncio.sleep(wait)
+        actor.node = await asyncio.to_thread(node_of, actor.handle)
         actor.ready = True
+        self._diary.tell("worker back" if actor.turn else "worker came", actor.name)
         self._offer((actor, actor.turn))
 
-    async def _usage(self, actor: _Actor) -> Usage:
-        usage: Usage = await actor.handle.usage.options(concurrency_group="monitor").remote()
+    async def _usage(self, actor: _Actor) -> tuple[Usage, ...]:
+        usage: tuple[Usage, ...] = await actor.handle.usage.options(concurrency_group="monitor").remote()
         return usage
 
     async def _watch(self, progress: Callable[[Counts], None]) -> None:
@@ -622,7 +740,7 @@ class Pool:
                 self.obey(wish)
             self._free_the_hung()
             self._chase_stragglers()
-            self._fit()
+            await self._fit()
             self._rest()
             self._bury()
             if self._watcher is not None:
@@ -661,15 +779,23 @@ class Pool:
             self._offer(slot)
         return None
 
-    def _fit(self) -> None:
-        """Start actors for the work that is left at once; let them go when fewer have sufficed for a while."""
+    async def _fit(self) -> None:
+        """Start actors for the work that is left at once; let them go when fewer have sufficed for a while.
+
+        Beyond those that are to be there anyway, no more than the cluster has slots for, or can grow to.
+        """
         limits = self._limits
         staying = self.actors
         if limits.min_actors == limits.max_actors or self._ending.is_set() or self._task_s is None or not staying:
             return
         work_s = self._counts.due * self._task_s
-        wanted = min(math.ceil(work_s / limits.worth_s), self._counts.due)
-        wanted = max(limits.min_actors, min(limits.max_actors, wanted))
+        wanted = min(math.ceil(work_s / limits.worth_s), self._counts.due, limits.max_actors)
+        if wanted > limits.min_actors:
+            try:
+                wanted = int(min(wanted, await asyncio.to_thread(room)))
+            except AWAY:
+                return
+        wanted = max(limits.min_actors, wanted)
         if wanted >= staying:
             self._enough_since = None
             self._resize(wanted)
@@ -692,6 +818,7 @@ class Pool:
         """End the actors that are leaving and have nothing in flight: one that idles would keep its node."""
         for actor in [actor for actor in self._actors if actor.leaving and not actor.flying]:
             self._actors.remove(actor)
+            self._diary.tell("worker left", actor.name)
             ray.kill(actor.handle)
 
     async def _report(self, watcher: Watcher) -> None:
@@ -699,27 +826,44 @@ class Pool:
             *(asyncio.wait_for(self._usage(actor), _TICK_S) for actor in self._actors if actor.ready),
             return_exceptions=True,
         )
-        usages = {answer.actor: answer for answer in answers if isinstance(answer, Usage)}
-        rows = [usages.get(actor.name, absent(actor.name, actor.state)) for actor in self._actors]
+        usages = {usage.actor: usage for answer in answers if isinstance(answer, tuple) for usage in answer}
+        rows = [usages.pop(actor.name, absent(actor.name, actor.state)) for actor in self._actors]
+        usages |= {usage.actor: usage for usage in self._around()}
+        rows.extend(self._since(usage) for usage in usages.values())
         ready = sum(actor.ready for actor in self._actors)
+        nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        self._meet(nodes)
         scale = Scale(
             actors=ready,
             pending=len(self._actors) - ready,
-            nodes=sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
+            nodes=len(nodes),
             waiting=max(0, self._counts.due - len(self._open)),
             in_flight=len(self._open),
         )
-        rows.append(self._machine.usage())
         congestion = self._source.congestion()
-        live: Live | None = await self._call("report", self._prefix, rows, scale, congestion, self._version)
+        events = self._diary.tear_off()
+        live: Live | None = await self._call("report", self._prefix, rows, scale, congestion, self._version, events)
         if live is not None:
             self._version = live.state.version if live.state is not None else self._version
             watcher(live)
+        for usage in filter(lambda usage: usage.is_service, rows):
+            metrics = Metrics(self._metrics.run, usage.actor)
+            metrics.level("service_cpu_seconds", usage.user_s + usage.system_s)
+            metrics.level("service_memory_bytes", usage.rss)
         for name, value in zip(QUEUE_LEVELS, congestion or (), strict=False):
             self._metrics.level(name, value)
         self._metrics.level("actors", scale.actors)
         self._metrics.level("tasks_waiting", scale.waiting)
         self._metrics.level("tasks_in_flight", scale.in_flight)
+
+    def _meet(self, nodes: dict[str, str]) -> None:
+        """Take note of nodes, by their ids, that came and that went."""
+        known = nodes if self._met is None else self._met
+        for node in nodes.keys() - known.keys():
+            self._diary.tell("node came", nodes[node])
+        for node in known.keys() - nodes.keys():
+            self._diary.tell("node left", known[node])
+        self._met = nodes
 
     async def _finish(self) -> None:
         """Wait for what is in flight and uncommitted, if it is wanted still; not beyond a bound when draining."""
@@ -760,6 +904,10 @@ def _reason(error: RayError) -> str:
     return _first_line(cause)
 
 
+def _range(task: Task) -> str:
+    return f"entries {task.start} to {task.stop}"
+
+
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
@@ -776,14 +924,23 @@ def _actor_class(plain: type, group: str, methods: Sequence[str] = ()) -> Any:  
     return remote(concurrency_groups={group: 1})(plain)
 
 
-def worker_starter(spec: RunSpec, sources: tuple[str, ...], cache: Path | None) -> Callable[[str], Handle]:
-    """Make what starts a worker actor of a name. It is restarted when it dies, with nothing lost but what it was at."""
-    actor = _actor_class(Worker, "monitor").options(num_cpus=1, max_restarts=-1, max_task_retries=0)
+def worker_starter(spec: RunSpec, sources: tuple[str, ...], cache: Path | None) -> Starter:
+    """Make what starts a worker actor. It is restarted when it dies, with nothing lost but what it was at."""
+    actor = _actor_class(Worker, "monitor")
 
-    def start(name: str) -> Handle:
-        return actor.remote(spec, sources, name, cache)
+    def start(name: str, avoid: Collection[str] = ()) -> Handle:
+        return actor.options(**worker_options(avoid)).remote(spec, sources, name, cache)
 
     return start
+
+
+def worker_options(avoid: Collection[str] = ()) -> dict[str, Any]:
+    """Make the options that worker actors are started with, on none of some nodes."""
+    options: dict[str, Any] = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 0}
+    if avoid:
+        elsewhere = NotIn(*avoid)  # type: ignore[no-untyped-call]
+        options["scheduling_strategy"] = NodeLabelSchedulingStrategy({_NODE_ID: elsewhere})
+    return options
 
 
 def start_reducer(path: Path, run_id: str) -> Handle:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from hzzray.engine.events import Event, kept
 from hzzray.engine.ledger import Ledger, Outcome, Wish
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Scale, Usage
@@ -39,13 +40,14 @@ class Live(NamedTuple):
     """What whoever watches a run sees: how it stands, if that is new, and what its pools told last, taken together.
 
     ``usages`` has each worker and each driver's machine; it and ``scale`` are empty before the first report.
-    ``congestion`` is that of a broker's queues.
+    ``congestion`` is that of a broker's queues, ``events`` what happened lately, the oldest first.
     """
 
     state: RunState | None
     usages: tuple[Usage, ...]
     scale: Scale | None
     congestion: Congestion | None
+    events: tuple[Event, ...] = ()
 
 
 class _Report(NamedTuple):
@@ -75,6 +77,7 @@ class Reducer:
         failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
         self._sums = _Sums(version, self._ledger.counts(), self._ledger.histograms(), failures, self._ledger.cost())
         self._reports: dict[str, _Report] = {}
+        self._events: tuple[Event, ...] = ()
         self._watched = -WATCHING_S, 0
 
     def __repr__(self) -> str:
@@ -148,13 +151,20 @@ class Reducer:
         self._reading.wish(wish)
 
     def report(
-        self, pool: str, usages: Sequence[Usage], scale: Scale, congestion: Congestion | None, than: int
+        self,
+        pool: str,
+        usages: Sequence[Usage],
+        scale: Scale,
+        congestion: Congestion | None,
+        than: int,
+        events: Sequence[Event] = (),
     ) -> Live | None:
-        """Take note what a pool's actors use, how big it is, how full the queues are, for whoever watches the run.
+        """Take note what a pool's actors use, how big it is, how full the queues are, what happened: for who watches.
 
         Returns what there is to see to the pool that has reported for the longest time: it keeps the run's files.
         """
         now = time.monotonic()
+        self._events = kept(self._events, events)
         reports = self._reports | {pool: _Report(now, tuple(usages), scale, congestion)}
         self._reports = {name: report for name, report in reports.items() if now - report.at < _FORGET_S}
         return self._live(than) if next(iter(self._reports)) == pool else None
@@ -170,7 +180,7 @@ class Reducer:
         return self._live(than)
 
     def _live(self, than: int) -> Live:
-        return Live(self.newer(than), *_together(list(self._reports.values())))
+        return Live(self.newer(than), *_together(list(self._reports.values())), self._events)
 
     def reload(self) -> None:
         """Take note of what others wrote into the ledger: tasks that are planned now, failures that were forgiven."""

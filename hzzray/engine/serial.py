@@ -6,12 +6,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 from hzzray.engine.ledger import Ledger, Wish
-from hzzray.engine.monitor import NodeMeter, Scale
+from hzzray.engine.monitor import Scale, Since, is_actor, place
 from hzzray.engine.reducer import Live, Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError
@@ -41,48 +41,49 @@ def run_serial(
     ``watcher`` is told about every second, and in the end, what there is to see. ``interval_s`` is the least time
     between two tasks. SIGTERM and the first Ctrl-C drain: the task in hand is finished.
     """
-    reducer = Reducer(ledger.path)
-    worker = Worker(ledger.spec, sources, cache=cache)
-    machine = NodeMeter()
-    wish: Wish = "run"
-    seen, told = 0, time.monotonic()
+    with _stopped() as stopped, ExitStack() as stack:
+        reducer = Reducer(ledger.path)
+        stack.callback(reducer.close)
+        worker = Worker(ledger.spec, sources, cache=cache)
+        stack.callback(worker.close)
+        since = Since()
+        wish: Wish = "run"
+        seen, told = 0, time.monotonic()
 
-    def tell() -> None:
-        nonlocal seen, told
-        counts, _ = reducer.progress()
-        state = reducer.newer(seen)
-        seen = seen if state is None else state.version
-        scale = Scale(actors=1, pending=0, nodes=1, waiting=counts.due, in_flight=0)
-        watcher(Live(state, (worker.usage(), machine.usage()), scale, None))
-        told = time.monotonic()
+        def tell() -> None:
+            nonlocal seen, told
+            state = reducer.newer(seen)
+            seen = seen if state is None else state.version
+            scale = Scale(actors=1, pending=0, nodes=1, waiting=reducer.progress()[0].due, in_flight=0)
+            used = {usage.actor: usage for usage in (*worker.usage(), place())}
+            rows = tuple(usage if is_actor(usage.actor) else since(usage) for usage in used.values())
+            watcher(Live(state, rows, scale, None))
+            told = time.monotonic()
 
-    try:
-        with _stopped() as stopped:
-            for task in tasks:
-                try:
-                    reducer.merge([retrying(ATTEMPTS)(worker.process, task)])
-                except (DataError, TransientError) as error:
-                    permanent = isinstance(error, DataError)
-                    attempts = 1 if permanent else ATTEMPTS
-                    reducer.fail(Failure(task=task, reason=str(error), permanent=permanent, attempts=attempts))
-                progress(reducer.progress()[0])
-                due = time.monotonic() + interval_s
-                while True:
-                    wish = "drain" if stopped() else reducer.progress()[1]
-                    if time.monotonic() - told > _TELL_S:
-                        tell()
-                    left = _POLL_S if wish == "pause" else due - time.monotonic()
-                    if wish in ("drain", "cancel") or left <= 0:
-                        break
-                    time.sleep(min(_POLL_S, left))
-                if wish != "run":
+        for task in tasks:
+            if stopped():
+                wish = "drain"
+                break
+            try:
+                reducer.merge([retrying(ATTEMPTS)(worker.process, task)])
+            except (DataError, TransientError) as error:
+                permanent = isinstance(error, DataError)
+                attempts = 1 if permanent else ATTEMPTS
+                reducer.fail(Failure(task=task, reason=str(error), permanent=permanent, attempts=attempts))
+            progress(reducer.progress()[0])
+            due = time.monotonic() + interval_s
+            while True:
+                wish = "drain" if stopped() else reducer.progress()[1]
+                if time.monotonic() - told > _TELL_S:
+                    tell()
+                left = _POLL_S if wish == "pause" else due - time.monotonic()
+                if wish in ("drain", "cancel") or left <= 0:
                     break
-            tell()
-        state = reducer.snapshot()
-    finally:
-        worker.close()
-        reducer.close()
-    return state, wish
+                time.sleep(min(_POLL_S, left))
+            if wish != "run":
+                break
+        tell()
+        return reducer.snapshot(), wish
 
 
 @contextmanager

@@ -10,11 +10,11 @@ from hzzray.data import unpacking
 from hzzray.data.reader import Buffers, Reader
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
-from hzzray.engine.monitor import Meter, Usage
-from hzzray.errors import DataError, HzzrayError
+from hzzray.engine.monitor import Meter, Usage, place
+from hzzray.errors import DataError, HzzrayError, MissingFileError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics.filler import Filler, WeightError
-from hzzray.urls import is_inside, redact
+from hzzray.urls import is_inside, led_by, redact
 
 
 class Worker:
@@ -42,14 +42,15 @@ class Worker:
         """Return the name that the Ray dashboard shows."""
         return self.name
 
-    def usage(self) -> Usage:
-        """Tell what this process has used so far; answers while a task is being computed."""
+    def usage(self) -> tuple[Usage, ...]:
+        """Tell what this process has used so far, and its container if it is in one; answers during a task too."""
         usage = self._meter.usage()
         metrics = Metrics(self._run_id, self.name)  # here and not with each task, as tasks may be tiny
         metrics.count("events", usage.events - self._told.events)
         metrics.count("bytes_read", usage.bytes_read - self._told.bytes_read)
         self._told = usage
-        return usage
+        around = place()
+        return (usage, around) if around.is_service else (usage,)
 
     def process(self, task: Task) -> Partial:
         """Run the selection over a task's entries.
@@ -86,6 +87,7 @@ class Worker:
         norm = spec.release.normalisation(sample, spec.luminosity)
         try:
             histogram = self._filler.fill(reader.steps(task.start, task.stop), norm)
+            reader.confirm()
         except WeightError as error:
             what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
             raise DataError(f"{redact(task.file)}: {error}: check {what} of sample {sample.name}") from error
@@ -106,7 +108,9 @@ class Worker:
     def _open(self, task: Task, *, simulation: bool) -> Reader:
         if self._reader is None or self._location != task.file:
             if not is_inside(task.file, self._sources):
-                raise DataError(f"{redact(task.file)}: outside the sources that this worker may read")
+                link = led_by(task.file)
+                why = f" ({link}: add that to the sources)" if link else ""
+                raise DataError(f"{redact(task.file)}: outside the sources that this worker may read{why}")
             self.close()
             self._reader = Reader(
                 task.file,
@@ -120,7 +124,8 @@ class Worker:
             self._counted = (0.0, 0)
         if self._reader.layout.uuid != task.uuid:
             self.close()
-            raise DataError(f"{redact(task.file)}: another file since it was planned (its uuid changed)")
+            # The planned one isn't there, but may be on another node.
+            raise MissingFileError(f"{redact(task.file)}: another file since it was planned (its content changed)")
         return self._reader
 
     def close(self) -> None:

@@ -28,6 +28,9 @@ LIMB_BITS = 32
 #: Weights from here on are refused: their squares would leave the exact range.
 MAX_WEIGHT = 2.0**30
 
+#: Bins that an axis may have: a spec from the wire can't ask for more memory than a worker has.
+MAX_BINS = 100_000
+
 _MASK = np.int64(2**LIMB_BITS - 1)
 
 
@@ -40,23 +43,42 @@ class Axis:
     bins: int
 
     def __post_init__(self) -> None:
-        """Refuse an empty axis; raises ValueError."""
+        """Refuse an empty axis, or one of more than ``MAX_BINS``; raises ValueError."""
         if not (self.bins > 0 and self.start < self.stop and np.isfinite([self.start, self.stop]).all()):
             raise ValueError(f"an axis needs start < stop and at least one bin, not {self}")
+        if self.bins > MAX_BINS:
+            raise ValueError(f"an axis has {MAX_BINS} bins at most, not {self.bins}")
 
     @property
     def edges(self) -> NDArray[np.float64]:
         """Bin edges in GeV, shape (bins + 1,)."""
         return np.linspace(self.start, self.stop, self.bins + 1)
 
+    @property
+    def width(self) -> float:
+        """Width of a bin in GeV."""
+        return (self.stop - self.start) / self.bins
+
     def window(self, low: float, high: float) -> slice:
-        """Bins that lie inside a window of GeV; raises ValueError where there is none."""
-        edges = self.edges
+        """Bins that a window of GeV consists of; raises ValueError where its ends aren't edges of this axis.
+
+        What is counted in it is what lies between its two ends, never in fewer or more bins.
+        """
+        asked, form = f"window {low:g} to {high:g} GeV", f"{self.bins} bins from {self.start:g} to {self.stop:g} GeV"
+        if not low < high:
+            raise ValueError(f"{asked}: a window needs low < high")
         tolerance = 1e-9 * (self.stop - self.start)
-        inside = np.flatnonzero((edges[:-1] >= low - tolerance) & (edges[1:] <= high + tolerance))
-        if not len(inside):
-            raise ValueError(f"no bin of {self} lies inside {low} to {high} GeV")
-        return slice(int(inside[0]), int(inside[-1]) + 1)
+        if not (self.start - tolerance <= low and high <= self.stop + tolerance):
+            raise ValueError(f"{asked} leaves the axis: {form}")
+        first, last = (round((end - self.start) / self.width) for end in (low, high))
+        edges = self.edges
+        if abs(edges[first] - low) > tolerance or abs(edges[last] - high) > tolerance:
+            last = max(last, first + 1) if first < self.bins else last
+            first = min(first, last - 1)
+            raise ValueError(f"{asked} doesn't lie on bin edges ({form}); {edges[first]:g} to {edges[last]:g} GeV does")
+        if first == last:  # narrower than what edges are told apart by
+            raise ValueError(f"{asked} holds no bin: {form}")
+        return slice(first, last)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -23,11 +23,21 @@ def docker(
     """Run docker; returns what it printed. Fails with what it complained of."""
     done = subprocess.run(
         ["docker", *command], capture_output=True, input=stdin, timeout=timeout, check=False, cwd=ROOT,
-        env=os.environ | (env or {}),
+        env=_surroundings() | (env or {}),
     )  # fmt: skip
     said = done.stderr.decode(errors="replace")
     assert not check or done.returncode == 0, f"docker {' '.join(command)}: {said[-3000:]}"
     return done.stdout.decode(errors="replace")
+
+
+def _surroundings() -> dict[str, str]:
+    """This process' environment without what the user has chosen for containers of their own."""
+    chosen = {line.lstrip("# ").partition("=")[0] for line in (ROOT / ".env.example").read_text().splitlines()}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in chosen and not name.startswith(("HZZRAY_", "COMPOSE_"))
+    }
 
 
 def last_words(container: str) -> str:
@@ -51,17 +61,23 @@ def engine_answers() -> bool:
 
 @dataclass(frozen=True)
 class Project:
-    """One project: its name, its files, and what would stand in its ``.env``."""
+    """One project: its name, its files, and what would stand in its ``.env``; that of the user counts for nothing."""
 
     name: str
     env: dict[str, str]
     files: Sequence[str] = ("docker-compose.yml",)
+    folder: Path = ROOT
 
     def compose(self, *command: str, timeout: float = 300, check: bool = True, **env: str) -> str:
         """Run docker compose for this project."""
-        files = [part for name in self.files for part in ("--file", name)]
-        return docker("compose", "--project-name", self.name, *files, *command, timeout=timeout, check=check,
-                      env=self.env | env)  # fmt: skip
+        files = [part for name in self.files for part in ("--file", str(self.folder / name))]
+        return docker("compose", "--env-file", os.devnull, "--project-name", self.name, *files, *command,
+                      timeout=timeout, check=check, env=self.env | env)  # fmt: skip
+
+    def config(self) -> dict[str, Any]:
+        """The project as Compose reads its files; no engine is asked."""
+        found: dict[str, Any] = json.loads(self.compose("config", "--format", "json"))
+        return found
 
     def publish(self, run_id: str, **env: str) -> None:
         """Let the loader publish a run."""

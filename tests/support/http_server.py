@@ -45,7 +45,8 @@ class Fault:
 class Server(ThreadingHTTPServer):
     """Serves a folder. Paths are relative to it and decoded (``MC/a b.root``). Counts last until ``reset``.
 
-    ``ranges`` switches Range support, ``validators`` the headers ETag and Last-Modified.
+    ``ranges`` switches Range support, ``validators`` the headers ETag and Last-Modified. With a ``token``, a request
+    whose query it isn't is refused.
     """
 
     daemon_threads = False
@@ -58,6 +59,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
         self.ranges = True
         self.validators = True
+        self.token = ""
         self._lock = threading.Lock()
         self._log: list[Request] = []
         self._bytes: Counter[str] = Counter()
@@ -177,6 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status is not None:
             again = {"Location": self.path} if 300 <= fault.status < 400 else {}
             self._refuse(path, fault.status, again)
+            return
+        if self.server.token and urlsplit(self.path).query != self.server.token:
+            self._refuse(path, HTTPStatus.FORBIDDEN)
             return
         if not file.resolve().is_relative_to(self.server.folder.resolve()) or not file.is_file():
             self._refuse(path, HTTPStatus.NOT_FOUND)

@@ -1,6 +1,8 @@
 """A stand-in for a Kubernetes API server: enough for a real kubectl to apply, get and delete. It records each call.
 
-It stores what it is given and knows no controllers: a test says what became of things (``put``). It checks nothing.
+It stores what it is given, and what controllers would make of it a test says (``put``, ``tell``, ``fail_and_succeed``).
+As the real one it keeps what has a finalizer, lets pods of a deleted owner end in their time, asks webhooks, and tries
+things without doing them. It validates nothing.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,12 +35,14 @@ GROUPS: dict[str, tuple[str, dict[str, tuple[str, bool]]]] = {
     "batch": ("v1", {"jobs": ("Job", True)}),
     "policy": ("v1", {"poddisruptionbudgets": ("PodDisruptionBudget", True)}),
     "networking.k8s.io": ("v1", {"networkpolicies": ("NetworkPolicy", True), "ingresses": ("Ingress", True)}),
+    "discovery.k8s.io": ("v1", {"endpointslices": ("EndpointSlice", True)}),
     "scheduling.k8s.io": ("v1", {"priorityclasses": ("PriorityClass", False)}),
 }
 OPERATORS: dict[str, tuple[str, dict[str, tuple[str, bool]]]] = {
     "ray.io": ("v1", {"rayclusters": ("RayCluster", True), "rayjobs": ("RayJob", True)}),
     "rabbitmq.com": ("v1beta1", {"rabbitmqclusters": ("RabbitmqCluster", True)}),
     "monitoring.coreos.com": ("v1", {"podmonitors": ("PodMonitor", True)}),
+    "cert-manager.io": ("v1", {"certificates": ("Certificate", True)}),
 }
 
 Answer = tuple[int, dict[str, Any]]
@@ -46,13 +51,20 @@ Key = tuple[str, str, str]  # resource, namespace, name
 
 @dataclass
 class Api:
-    """The server's state, and what was asked of it."""
+    """The server's state, and what was asked of it.
+
+    ``broken`` are kinds whose webhooks don't answer, with what the server says of them; ``forbidden`` kinds can't be
+    read in all namespaces. Pods of what is deleted take ``grace_s`` seconds to end.
+    """
 
     url: str
     kubeconfig: Path
     objects: dict[Key, dict[str, Any]] = field(default_factory=dict)
     calls: list[tuple[str, str, dict[str, Any] | None]] = field(default_factory=list)
     groups: dict[str, tuple[str, dict[str, tuple[str, bool]]]] = field(default_factory=lambda: dict(GROUPS))
+    broken: dict[str, str] = field(default_factory=dict)
+    forbidden: set[str] = field(default_factory=set)
+    grace_s: float = 0.0
 
     def install(self, *groups: str) -> None:
         """Have the kinds of some operators."""
@@ -73,7 +85,82 @@ class Api:
 
     def changes(self) -> list[str]:
         """List the calls that changed something: verb and path."""
-        return [f"{verb} {path}" for verb, path, _ in self.calls if verb != "GET"]
+        return [f"{verb} {path}" for verb, path, _ in self.calls if verb != "GET" and "dryRun=All" not in path]
+
+    def tell(self, kind: str, name: str, reason: str, message: str, *, warning: bool = True) -> None:
+        """Have an event about something."""
+        number = len(self.names("events"))
+        event = {
+            "metadata": {"name": f"{name}.{number}"},
+            "involvedObject": {"kind": kind, "name": name},
+            "type": "Warning" if warning else "Normal",
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": f"2026-01-01T00:00:{number:02d}Z",
+        }
+        self.put("events", event, "hzzray")
+
+    def fail_and_succeed(self, job: dict[str, Any], failed: int, *, then: str = "succeeded") -> None:
+        """Have a Job as its controller leaves it after some failed tries, and their pods: they stay as long as it.
+
+        ``then`` it has ``succeeded``, is ``active``, ``waits`` for its next try, or has ``failed`` for good.
+        """
+        name, labels = job["metadata"]["name"], job["spec"]["template"]["metadata"]["labels"]
+        ways: dict[str, dict[str, Any]] = {
+            "succeeded": {"succeeded": 1, "conditions": [_true("SuccessCriteriaMet"), _true("Complete")]},
+            "active": {"active": 1, "ready": 1},
+            "waits": {},
+            "failed": {
+                "conditions": [
+                    _true("FailureTarget"),
+                    _true("Failed") | {"reason": "BackoffLimitExceeded", "message": "too many"},
+                ]
+            },
+        }
+        self.put("jobs", job | {"status": {"failed": failed} | ways[then]}, "hzzray")
+        last = {"succeeded": ["Succeeded"], "active": ["Running"]}.get(then, [])
+        for number, phase in enumerate(["Failed"] * failed + last):
+            ended = {"exitCode": 1, "reason": "Error", "message": f"a line\nhzzray: try {number} found no broker\n"}
+            state = {"terminated": ended} if phase == "Failed" else {"running": {}}
+            meta = {
+                "name": f"{name}-{number}",
+                "labels": labels | {"job-name": name},
+                "creationTimestamp": f"2026-01-01T00:00:{number:02d}Z",
+                "ownerReferences": [{"kind": "Job", "name": name, "controller": True}],
+            }
+            status = {"phase": phase, "containerStatuses": [{"name": "loader", "state": state}]}
+            ready = [{"type": "Ready", "status": "True"}] if phase == "Running" else []
+            self.put("pods", {"metadata": meta, "status": status | {"conditions": ready}}, "hzzray")
+
+    def serve(self, service: str, **pods: str) -> None:
+        """Have a Service with pods behind it, by uid ``ready``, ``starting`` or ``terminating``; or with none."""
+        endpoints = [
+            {
+                "targetRef": {"kind": "Pod", "uid": uid},
+                "conditions": {"ready": how == "ready", "terminating": how == "terminating"},
+            }
+            for uid, how in pods.items()
+        ]
+        meta = {"name": f"{service}-x1", "labels": {"kubernetes.io/service-name": service}}
+        self.put("endpointslices", {"metadata": meta, "endpoints": endpoints or None}, "hzzray")
+
+    def remove(self, key: Key) -> None:
+        """Delete something: at once, or when its last finalizer has gone; pods of its end after their time."""
+        made = self.objects[key]
+        if made["metadata"].get("finalizers"):
+            made["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            return
+        del self.objects[key]
+        for (resource, _, _), each in self.objects.items():
+            owners = each["metadata"].get("ownerReferences") or []
+            if resource == "pods" and any((o["kind"], o["name"]) == (made["kind"], key[2]) for o in owners):
+                each["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+                each["gone"] = time.monotonic() + self.grace_s
+
+    def let_go(self) -> None:
+        """Forget pods that have ended by now."""
+        now = time.monotonic()
+        self.objects = {key: made for key, made in self.objects.items() if made.get("gone", now + 1) > now}
 
     def resources(self) -> Iterator[tuple[str, str, str, str, bool]]:
         """List what is served: group, version, resource, kind, whether it is namespaced."""
@@ -82,6 +169,10 @@ class Api:
         for group, (version, kinds) in self.groups.items():
             for resource, (kind, inside) in kinds.items():
                 yield group, version, resource, kind, inside
+
+
+def _true(condition: str) -> dict[str, str]:
+    return {"type": condition, "status": "True"}
 
 
 @contextmanager
@@ -139,7 +230,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = yaml.safe_load(text) if text else None
         if not parts.path.startswith(("/api?", "/apis?", "/openapi")):
             api.calls.append((self.command, self.path, body))
-        code, answer = _answer(api, self.command, parts.path, parse_qs(parts.query), body)
+        api.let_go()
+        merge = "merge-patch" in self.headers.get("Content-Type", "")
+        code, answer = _answer(api, self.command, parts.path, parse_qs(parts.query), body, merge=merge)
         data = json.dumps(answer).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
@@ -155,7 +248,7 @@ def _status(code: int, reason: str, message: str) -> Answer:
     }  # fmt: skip
 
 
-def _answer(api: Api, verb: str, path: str, query: dict[str, list[str]], body: Any) -> Answer:
+def _answer(api: Api, verb: str, path: str, query: dict[str, list[str]], body: Any, *, merge: bool) -> Answer:
     if (about := _about_itself(api, path)) is not None:
         return 200, about
     steps = [step for step in path.split("/") if step]
@@ -169,10 +262,16 @@ def _answer(api: Api, verb: str, path: str, query: dict[str, list[str]], body: A
         return _status(404, "NotFound", "the server could not find the requested resource")
     head = {"apiVersion": f"{group}/{version}".lstrip("/"), "kind": kind}
     if name is None and verb == "GET":
+        if not namespace and resource in api.forbidden:
+            return _status(403, "Forbidden", f"{resource} is forbidden: cannot list resource at the cluster scope")
         return 200, _list(api, head, resource, namespace, query)
     if verb == "POST":
         name = body["metadata"]["name"]
-    return _one(api, verb, head, (resource, namespace, str(name)), body)
+    if verb in ("POST", "PATCH") and resource in api.broken:
+        return _status(500, "InternalError", f"Internal error occurred: failed calling webhook: {api.broken[resource]}")
+    if "dryRun" in query:
+        return 200, {**head, **body}
+    return _one(api, verb, head, (resource, namespace, str(name)), body, merge=merge)
 
 
 def _about_itself(api: Api, path: str) -> dict[str, Any] | None:
@@ -194,27 +293,42 @@ def _about_itself(api: Api, path: str) -> dict[str, Any] | None:
 
 
 def _list(api: Api, head: dict[str, str], resource: str, namespace: str, query: dict[str, list[str]]) -> dict[str, Any]:
-    found = [made for key, made in api.objects.items() if key[:2] == (resource, namespace)]
+    found = [made for key, made in api.objects.items() if key[0] == resource and namespace in ("", key[1])]
     items = [{**head, **made} for made in found if _selected(made, query)]
     return {**head, "kind": f"{head['kind']}List", "metadata": {"resourceVersion": "1"}, "items": items}
 
 
-def _one(api: Api, verb: str, head: dict[str, str], key: Key, body: Any) -> Answer:
+def _one(api: Api, verb: str, head: dict[str, str], key: Key, body: Any, *, merge: bool) -> Answer:
     resource, namespace, name = key
     there = api.objects.get(key)
     if verb == "POST" and there is not None:
         return _status(409, "AlreadyExists", f'{resource} "{name}" already exists')
+    if verb == "PATCH" and merge:
+        if there is None:
+            return _status(404, "NotFound", f'{resource} "{name}" not found')
+        api.objects[key] = _merged(there, body)
+        if there["metadata"].get("deletionTimestamp"):
+            api.remove(key)
+        return 200, {**head, **there, **body}
     if verb in ("POST", "PATCH"):
         api.put(resource, {**head, **(there or {}), **body}, namespace)
         return (200 if there else 201), api.objects[key]
     if there is None:
         return _status(404, "NotFound", f'{resource} "{name}" not found')
     if verb == "DELETE":
-        del api.objects[key]
+        api.remove(key)
         if resource == "namespaces":
             api.objects = {each: made for each, made in api.objects.items() if each[1] != name}
         return _status(200, "", "")
     return 200, {**head, **there}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay a merge patch (RFC 7386) over an object."""
+    return below | {
+        name: _merged(below[name], value) if isinstance(value, dict) and isinstance(below.get(name), dict) else value
+        for name, value in above.items()
+    }
 
 
 def _selected(made: dict[str, Any], query: dict[str, list[str]]) -> bool:
@@ -222,7 +336,11 @@ def _selected(made: dict[str, Any], query: dict[str, list[str]]) -> bool:
     labels = made["metadata"].get("labels") or {}
     wanted = [each.split("=", 1) for each in query.get("labelSelector", [""])[0].split(",") if each]
     fields = [each.split("=", 1) for each in query.get("fieldSelector", [""])[0].split(",") if each]
-    own = {"metadata.name": made["metadata"]["name"], "type": made.get("type")}
+    own = {
+        "metadata.name": made["metadata"]["name"],
+        "type": made.get("type"),
+        "involvedObject.kind": made.get("involvedObject", {}).get("kind"),
+    }
     return all(labels.get(name) == value for name, value in wanted) and all(
         own[name] == value for name, value in fields
     )

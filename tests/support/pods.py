@@ -23,7 +23,15 @@ from tests.support.compose import docker, last_words
 Object = dict[str, Any]
 
 # What an engine has no say in, or a test looks at by itself (probes).
-_LEFT_OUT = {"name", "imagePullPolicy", "ports", "startupProbe", "livenessProbe", "readinessProbe"}
+_LEFT_OUT = {
+    "name",
+    "imagePullPolicy",
+    "ports",
+    "startupProbe",
+    "livenessProbe",
+    "readinessProbe",
+    "terminationMessagePolicy",
+}
 _TAKEN = {"command", "args", "env", "image", "resources", "securityContext", "volumeMounts", "restartPolicy"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import awkward as ak
 import numpy as np
@@ -59,11 +60,16 @@ def write(
     tree: str = "mini",
     basket: int | None = None,
     compression: Any = uproot.ZLIB(1),  # noqa: B008 (never changed)
+    identity: UUID | None = None,
 ) -> Path:
-    """Write columns as a TTree, ``basket`` entries a basket; jagged ones as C arrays with counters of their own."""
+    """Write columns as a TTree, ``basket`` entries a basket; jagged ones as C arrays with counters of their own.
+
+    The file has the UUID ``identity``, if one is given, as one has that was updated in place or copied from another.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     events = len(next(iter(content.values())))
-    with uproot.recreate(path, compression=compression) as file:
+    own = {} if identity is None else {"uuid_function": lambda: identity}
+    with uproot.recreate(path, compression=compression, **own) as file:
         types = {name: branch_type(array) for name, array in content.items()}
         target = file.mktree(tree, types, counter_name=lambda name: f"n_{name}")
         for start in range(0, events, basket or max(events, 1)):

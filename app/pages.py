@@ -1,0 +1,40 @@
+"""What the app shows: the page that the address names. ``app/main.py`` serves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from app import words
+from app.services import services
+from hzzray.errors import UsageError
+from hzzray.places import full_disk
+
+_HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Show the page that the address names."""
+    st.set_page_config(page_title="hzzray", page_icon=_HERE / "icon.svg", layout="wide")
+    st.html(_HERE / "style.css")
+    st.logo(_HERE / "logo.svg", size="large")
+    pages = [
+        st.Page("views/live.py", title="Live", icon=":material/monitoring:", default=True),
+        st.Page("views/actors.py", title="Actors", icon=":material/memory:"),
+        st.Page("views/runs.py", title="Runs", icon=":material/folder_open:"),
+        st.Page("views/launch.py", title="Launch", icon=":material/rocket_launch:"),
+        st.Page("views/failures.py", title="Failures", icon=":material/report:"),
+    ]
+    try:
+        runs = services().settings.runs
+    except UsageError as error:
+        st.error(words.plain(str(error)))
+        st.stop()
+    page = st.navigation(pages, position="top")
+    if trouble := full_disk(runs):
+        st.error(words.plain(trouble), icon=":material/hard_drive:")
+    page.run()
+
+
+main()

@@ -1,0 +1,135 @@
+"""What may stand side by side: the share of each sample that was read, and the luminosity that it stands for.
+
+The one rule (docs/statistics.md): a data sample stands for its luminosity times the share of it that was read; each
+simulated sample is scaled by the inverse of its share, and all of them to the luminosity of the data that were read.
+What was not read at all can't be scaled: figures that need it are withheld, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import fsum, isclose
+from typing import Literal
+
+from hzzray.data.catalogue import Role, Sample
+from hzzray.messages import RunSpec
+
+#: What a figure may need: the counts of a role, and that data and simulation are of one luminosity.
+Need = Literal["signal", "background", "data", "comparison"]
+
+_MOST_NAMES = 4  # that are listed one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How far a sample was read.
+
+    ``entries`` were read; ``total`` are those of its file or, where that could not be opened, those that the release
+    states; None where it states none.
+    """
+
+    entries: int
+    total: int | None
+    opened: bool
+
+    @property
+    def any(self) -> bool:
+        """Whether there is something to scale: some entry was read, or the file has none."""
+        return self.entries > 0 or (self.opened and self.total == 0)
+
+    @property
+    def share(self) -> float:
+        """Part of the sample that was read, in [0, 1]."""
+        if not self.any:
+            return 0.0
+        return self.entries / self.total if self.total else 1.0
+
+    @property
+    def scale(self) -> float:
+        """Factor from what was read to the whole sample; 1 where there is nothing to scale."""
+        return self.total / self.entries if self.total and self.entries else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a run's numbers stand for, in fb⁻¹.
+
+    ``simulation`` is what all simulation is scaled to; ``data`` what the data that were read stand for: None where
+    that isn't known, or none were. ``lacking`` says why figures that need something must be withheld.
+    """
+
+    simulation: float
+    data: float | None
+    samples: dict[str, float | None]
+    lacking: dict[Need, str]
+
+
+def reading(spec: RunSpec, sample: Sample, entries: int, opened: tuple[int, int] | None) -> Reading:
+    """Tell how far a sample was read; ``opened`` are entries planned and in all of its file, if that was opened.
+
+    The file's own entries are the whole, not those that the release states: a file of selected events has fewer, and
+    its weights still give the sample's yield. That the two differ is told (``hzzray.result.Result.warnings``).
+    """
+    if opened is not None:
+        return Reading(entries, opened[1], opened=True)
+    return Reading(entries, None if spec.release.entries_vary else sample.entries, opened=False)
+
+
+def scaling(spec: RunSpec, readings: Mapping[str, Reading], *, running: bool) -> Scaling:
+    """Decide what a run's numbers stand for, from how far each of its samples was read."""
+    release = spec.release
+    data = [sample for sample in release.samples if release.role(sample) == "data"]
+    simulated = [sample for sample in release.samples if release.role(sample) != "data"]
+    read = [sample for sample in data if readings[sample.name].any]
+    unknown = [sample.name for sample in read if sample.luminosity is None]
+    standing = {
+        sample.name: None if sample.luminosity is None else sample.luminosity * readings[sample.name].share
+        for sample in read
+    }
+    luminosity = None if unknown or not read else fsum(one for one in standing.values() if one is not None)
+    chosen = fsum(sample.luminosity or 0.0 for sample in data)
+    asked = spec.luminosity
+    if luminosity is not None and isclose(luminosity, asked, rel_tol=1e-9):
+        luminosity = asked  # sums of decimal fractions: a whole run is scaled by 1 exactly
+    same = any(isclose(asked, one, rel_tol=1e-9) for one in (release.luminosity, chosen, luminosity or 0.0))
+    compared = luminosity is not None and (same or not simulated)
+    lacking: dict[Need, str] = {}
+    yet = " yet" if running else ""
+    for role in ("signal", "background"):
+        why = _lacking(spec, role, readings, yet)
+        if why:
+            lacking[role] = why
+    if not read:
+        lacking["data"] = f"no data sample was read{yet}" if data else "no data sample is in this run"
+    elif unknown:
+        lacking["comparison"] = f"the catalogue doesn't say what luminosity {names(unknown)} stands for"
+    elif not compared:
+        lacking["comparison"] = (
+            f"the data are {luminosity:.4g} fb⁻¹, simulation is scaled to the {asked:.4g} fb⁻¹ asked for"
+        )
+    shown = luminosity if compared and luminosity is not None else asked
+    whole = {sample.name: asked if readings[sample.name].any else None for sample in simulated}
+    return Scaling(shown, luminosity, standing | whole, lacking)
+
+
+def _lacking(spec: RunSpec, role: Role, readings: Mapping[str, Reading], yet: str) -> str:
+    """Say what of a role was not read: samples, or a whole group of background; nothing where all was."""
+    release = spec.release
+    samples = [sample for sample in release.samples if release.role(sample) == role]
+    if not samples:
+        return f"no {role} sample is in this run"
+    unread = [sample.name for sample in samples if not readings[sample.name].any]
+    if unread:
+        return f"not read{yet}: {names(unread)}"
+    filled = {sample.group for sample in samples}
+    empty = [group.name for group in release.groups if group.role == role and group.name not in filled]
+    # Several groups of one role add up to a prediction: one without samples would count as nothing.
+    return f"no sample of {names(empty)} is in this run" if empty else ""
+
+
+def names(found: Iterable[str]) -> str:
+    """List a few names; of many the first ones, and how many more there are."""
+    listed = list(found)
+    more = len(listed) - _MOST_NAMES
+    return ", ".join(listed[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
