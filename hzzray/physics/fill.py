@@ -64,8 +64,8 @@ def split_weight(x: float, split: Split, i: int, which: int, first: int) -> None
     Bits below the least one (2**-128) are rounded to nearest, ties to even: once for each value, whatever the order.
     """
     bits = np.float64(x).view(np.int64)
-    exponent = (bits >> 52) & 0x7FF
-    mantissa = bits & 0xFFFFFFFFFFFFF
+    exponent = int((bits >> 52) & 0x7FF)
+    mantissa = int(bits & 0xFFFFFFFFFFFFF)
     if exponent > 0:
         mantissa |= 1 << 52
     else:
@@ -225,8 +225,7 @@ def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int
 
 @inlined
 def _add_one(cells: NDArray[np.int64], row: int, w: Split, m: int) -> None:
-    at = row * CELL
-    cells[at] += 1
-    at += np.int64(w.at[m, 0])
+    cells[row * CELL] += 1
+    first = row * CELL + np.int64(w.at[m, 0])
     for i in range(3):
-        cells[at + i] += w.parts[m, i]
+        cells[first + i] += w.parts[m, i]

@@ -107,7 +107,7 @@ def count(flags: NDArray[np.uint8], first: int, last: int) -> int:
 @inlined
 def is_identified(c: Columns, i: int) -> bool:
     """Tell whether a lepton is identified and isolated as its flavour asks for."""
-    return (c.type[i] == ELECTRON and c.electron_ok[i] != 0) or (c.type[i] == MUON and c.muon_ok[i] != 0)
+    return bool((c.type[i] == ELECTRON and c.electron_ok[i] != 0) or (c.type[i] == MUON and c.muon_ok[i] != 0))
 
 
 @kernel
@@ -229,7 +229,7 @@ def _of_two(n: int, p: NDArray[np.float64], m2: NDArray[np.float64]) -> None:
 @inlined
 def _sfos(v: Vectors, a: int, b: int, i: int) -> bool:
     """Tell whether two leptons have the same flavour and opposite charges."""
-    return (v.type[a, i] == v.type[b, i]) & (v.charge[a, i] == -v.charge[b, i]) & (v.charge[a, i] != 0)
+    return bool((v.type[a, i] == v.type[b, i]) & (v.charge[a, i] == -v.charge[b, i]) & (v.charge[a, i] != 0))
 
 
 @kernel
@@ -266,7 +266,7 @@ def _separation2(k: NDArray[np.float32], a: int, b: int, i: int) -> float:
     eta = np.float64(k[1, a, i]) - np.float64(k[1, b, i])
     phi = np.float64(k[2, a, i]) - np.float64(k[2, b, i])
     phi -= 2.0 * np.pi * np.rint(phi / (2.0 * np.pi))
-    return eta * eta + phi * phi
+    return float(eta * eta + phi * phi)
 
 
 @kernel

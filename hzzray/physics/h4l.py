@@ -124,7 +124,7 @@ def _quadruplets(n: int, size: int, c: Columns, chosen: NDArray[np.int64], lepto
 @kernel
 def _paired(c: Columns, i: int, j: int, k: int, m: int) -> bool:
     """Tell whether two leptons are an SFOS pair, and two others too."""
-    return (
+    return bool(
         c.type[i] == c.type[j] and c.charge[i] == -c.charge[j] and c.charge[i] != 0
         and c.type[k] == c.type[m] and c.charge[k] == -c.charge[m] and c.charge[k] != 0
     )  # fmt: skip
