@@ -64,12 +64,13 @@ class RunProgress:
         if self._first is None:
             self._first = events
         rate = (events - self._first) / max(time.monotonic() - self._begun, 1e-3)
-        note = f"{_count(events).strip()} events, {_count(rate)}/s" + (f", [red]{failed} failed[/]" if failed else "")
+        done = f"{_count(events).strip()} events, {_count(rate)}/s"
+        note = done + (f", [red]{failed} failed[/]" if failed else "")
         if self._bar:
             self._bar.update(self._row, completed=merged + failed, total=planned, note=note)
         elif time.monotonic() - self._said > _PLAIN_EVERY_S or merged + failed == planned:
             self._said = time.monotonic()
-            plain = f"{merged} of {planned} tasks merged, {failed} failed, {_count(events).strip()} events, {_count(rate)}/s"
+            plain = f"{merged} of {planned} tasks merged, {failed} failed, {done}"
             self._console.print(plain, highlight=False)
 
 
