@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import uproot
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
@@ -18,6 +17,7 @@ from hzzray.engine.ledger import Ledger
 from hzzray.output import load_json
 from hzzray.physics import significance as formulas
 from hzzray.run import Settings, StoppedError, execute, make_spec
+from tests.support.root_files import damage
 
 TOY = release("toy")
 ZZ, SIGNAL = "Background ZZ*", "Signal (mH = 125 GeV)"
@@ -33,16 +33,6 @@ def start(folder: Path, source: Path, spec=None, *, stop_after: int | None = Non
                 ledger.wish("cancel")
 
     return execute(spec or make_spec(TOY), chosen, planned=lambda _: None, progress=progress)
-
-
-def damage(path: Path, *, branch: str = "lep_eta", basket: int = 0) -> None:
-    """Make one basket of a file unreadable."""
-    with uproot.open(path) as file:
-        about = file["mini"][branch]
-        seek, size = (int(about.member(name)[basket]) for name in ("fBasketSeek", "fBasketBytes"))
-    body = bytearray(path.read_bytes())
-    body[seek + size // 2 : seek + size // 2 + 40] = bytes(40)
-    path.write_bytes(body)
 
 
 @pytest.fixture(scope="module")
