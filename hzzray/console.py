@@ -64,12 +64,13 @@ class RunProgress:
         if self._first is None:
             self._first = events
         rate = (events - self._first) / max(time.monotonic() - self._begun, 1e-3)
-        note = f"{_count(events)} events, {_count(rate)}/s" + (f", [red]{failed} failed[/]" if failed else "")
+        done = f"{_count(events).strip()} events, {_count(rate)}/s"
+        note = done + (f", [red]{failed} failed[/]" if failed else "")
         if self._bar:
             self._bar.update(self._row, completed=merged + failed, total=planned, note=note)
         elif time.monotonic() - self._said > _PLAIN_EVERY_S or merged + failed == planned:
             self._said = time.monotonic()
-            plain = f"{merged} of {planned} tasks merged, {failed} failed, {_count(events)} events, {_count(rate)}/s"
+            plain = f"{merged} of {planned} tasks merged, {failed} failed, {done}"
             self._console.print(plain, highlight=False)
 
 
@@ -154,7 +155,7 @@ def summary(result: Result, console: Console) -> None:
     tasks = result.tasks
     console.print(
         f"{result.status}: {tasks.planned} tasks planned = {tasks.merged} merged + {tasks.failed} failed; "
-        f"{_count(cost.events)}events in {cost.wall_s:.1f} s of wall clock and {cost.cpu_s:.1f} s of CPU; "
+        f"{_count(cost.events).strip()} events in {cost.wall_s:.1f} s of wall clock and {cost.cpu_s:.1f} s of CPU; "
         f"digest {result.digest[:16]}",
         highlight=False,
     )

@@ -17,7 +17,7 @@ from streamlit.testing.v1 import AppTest
 from app import charts
 from app.client import SILENCE_S
 from app.services import services
-from app.words import JOINER
+from app.words import JOINER, count
 from bridge.connection import BrokerError
 from bridge.dead import DeadLetter
 from hzzray.data.catalogue import release
@@ -125,7 +125,8 @@ def test_a_complete_run(run):
     result = load_json(run())
     test = look()
     shown = figures(test)
-    assert shown["Events read"] == ("20.7 k", "100 % of 20.7 k")
+    events = count(result.cost.events)
+    assert shown["Events read"] == (events, f"100 % of {events}")
     assert shown["Significance so far"][0] == f"{result.significance.asimov:.2f} σ"
     assert shown["Tasks"] == ("12 / 12", "none failed")
     assert "Wall clock" in shown
@@ -151,11 +152,12 @@ def half_read(folder: Path) -> dict:
 def test_a_run_that_goes_on(run, finished):
     folder = run(status="running", **half_read(finished))
     record(folder, "local", 2, 4)
+    result = load_json(folder)
     test = look()
     shown = figures(test)
-    assert shown["Events read"] == ("20.7 k", "50.0 % of 41.4 k")
+    events = result.cost.events
+    assert shown["Events read"] == (count(events), f"50.0 % of {count(2 * events)}")
     assert shown["Time left"][1] == "after 4.0 s"
-    result = load_json(folder)
     so_far, with_all = result.significance.asimov, expected_in_full(result).asimov
     assert so_far < with_all
     assert shown["Significance so far"] == (f"{so_far:.2f} σ", f"{with_all:.2f} σ with all events")
@@ -203,7 +205,7 @@ def test_a_stopped_run_shows_the_same_everywhere(runs, halfway):
     assert not test.exception
     table = dict(look("runs").table[0].value.to_numpy().tolist())
     assert table["luminosity"] == str(luminosity)
-    assert table["Asimov · observed"] == f"{found.asimov:.2f} σ · {found.observed:.2f} σ"
+    assert table["significance, expected (Asimov) · observed"] == f"{found.asimov:.2f} σ · {found.observed:.2f} σ"
     assert table["signal · background · data"].endswith(f"{found.n_background:.2f} · {found.n_data}")
 
 
@@ -400,6 +402,7 @@ def test_a_run_that_has_ended_shows_no_present(run):
 def test_what_happened_and_how_often_actors_came_back(run):
     """Issue 11, item 15: no count of restarts, and no list of what happened."""
     folder = run(status="running")
+    (folder / "cpu.csv").unlink()
     record(folder, "local", 2, 8)
     with Recorder(folder, "local") as recorder:
         recorder.add(9.0, [Usage("worker-0", "n", 999, "idle", "")])
@@ -523,7 +526,8 @@ def test_a_full_disk_is_told_on_each_page(run, monkeypatch):
 
 
 def test_no_actors(run):
-    run()
+    """A run of an earlier version with the serial engine, which kept no record of it."""
+    (run() / "cpu.csv").unlink()
     assert "This run had no actors" in words(look("actors"))
 
 

@@ -26,6 +26,7 @@ from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
 from tests.support.chaos import check_ledger, oracle
 from tests.support.http_server import serve
 from tests.support.proxy import Proxy
+from tests.support.root_files import damage
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -173,14 +174,6 @@ REASONS = (
 )  # fmt: skip
 
 
-def damage(folder, sample):
-    """Make a sample's file unreadable beyond its beginning; returns what puts it right."""
-    path = folder / release("toy").sample(sample).path
-    whole = path.read_bytes()
-    path.write_bytes(whole[:1000] + bytes(len(whole) - 1000))
-    return lambda: path.write_bytes(whole)
-
-
 @pytest.fixture
 def folder(toys, tmp_path):
     """A copy of the toys that may be spoilt."""
@@ -200,7 +193,7 @@ def bring_back(site, reason="", run_id="r"):
 
 def test_what_fails_is_a_dead_letter_and_is_replayed(site, spec, folder, digest):
     plan = site.plan(spec, "r", folder, 500)
-    repair = damage(folder, "Zee")
+    repair = damage(folder / release("toy").sample("Zee").path)
     site.publish_plan(spec, "r", plan)
     site.publish_plan(spec, "r", plan)
     broken = sum(task.sample == "Zee" for task in plan.tasks)
@@ -421,7 +414,7 @@ def test_a_run_through_the_broker_in_one_command(cli, site, folder, digest, monk
     monkeypatch.setenv("COLUMNS", "300")
     broker = ("--broker", site.vhost.url_for("bridge"))
     command = ("run", "--source", folder, "--runs", site.runs, "--run-id", "r", "--chunk", 1000, "--actors", 2, *broker)
-    repair = damage(folder, "Zee")
+    repair = damage(folder / release("toy").sample("Zee").path)
     code, out, err = cli(*command)
     assert code == 3, out + err
     assert "partial" in out
@@ -444,7 +437,7 @@ def test_the_two_halves_by_command(cli, site, folder, digest, monkeypatch):
     monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", site.vhost.broker.management_url)
     monkeypatch.setenv("HZZRAY_BROKER", site.vhost.url)
     monkeypatch.setenv("HZZRAY_SOURCES", str(folder))
-    repair = damage(folder, "Zee")
+    repair = damage(folder / release("toy").sample("Zee").path)
     code, out, err = cli("publish", "--source", folder, "--run-id", "r", "--chunk", 1000)
     assert code == 0, err
     assert "published run r: " in out

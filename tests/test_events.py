@@ -37,8 +37,8 @@ def test_what_two_pools_tell_of_a_node_is_one_event():
 
 def test_each_event_is_written_once(tmp_path):
     """Issue 11, item 15: by whichever driver keeps the files, however often it is told."""
-    first = Event(10.0, "worker died", "worker-0", "with 2 tasks in flight")
-    second = Event(11.0, "worker back", "worker-0", "")
+    first = Event(10.0004, "worker died", "worker-0", "with 2 tasks in flight")
+    second = Event(11.0006, "worker back", "worker-0", "")
     with Recorder(tmp_path, "local") as recorder:
         recorder.add_events(1.0, [])
         assert not (tmp_path / "events.csv").exists()

@@ -516,7 +516,7 @@ def written_ways(values: Values) -> dict[tuple[str, str], set[int]]:
         found = re.findall(r"(\d+)(?:–(\d+))?", where)
         ports = {port for low, high in found for port in (int(low), int(high or low))}
         for a, b in itertools.product(who.split(","), whom.split(",")):
-            ways[re.sub(r" \(.*\)", "", a.strip()), b.strip()] = ports
+            ways.setdefault((re.sub(r" \(.*\)", "", a.strip()), b.strip()), set()).update(ports)
     return ways
 
 

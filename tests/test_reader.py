@@ -463,6 +463,7 @@ def test_another_shape_names_file_and_branch(tmp_path, name, value, held):
 
 
 BARE = Path(__file__).parent / "files" / "offset_map.root"
+IN_BARE = dataclasses.replace(EVERYTHING, isolated=False)  # all that its branches are read for
 
 
 def test_baskets_without_entry_offsets_are_read(tmp_path):
@@ -471,7 +472,7 @@ def test_baskets_without_entry_offsets_are_read(tmp_path):
     entry, index = np.repeat(np.arange(600), counts), np.concatenate([np.arange(n) for n in counts])
     pt = (1000 * (entry % 64 + 1) + 8 * index).astype(np.float32)
     for step, slow in ((None, False), (97, False), (97, True)):
-        got = read(BARE, step=step, slow=slow)
+        got = read(BARE, selection=IN_BARE, step=step, slow=slow)
         assert np.array_equal(np.diff(got.offsets), counts)
         assert np.array_equal(got.pt, pt)
         assert np.array_equal(got.energy, 2 * pt)
@@ -479,7 +480,7 @@ def test_baskets_without_entry_offsets_are_read(tmp_path):
         assert np.array_equal(got.charge, np.where(index % 2, 1, -1))
         assert np.array_equal(got.type, np.where(entry % 2, 11, 13))
         assert np.array_equal(got.matched, (index == 0).astype(np.uint8))
-    inner = read(BARE, 101, 333, step=50)
+    inner = read(BARE, 101, 333, selection=IN_BARE, step=50)
     chosen = (entry >= 101) & (entry < 333)
     assert np.array_equal(inner.pt, pt[chosen])
 
@@ -492,7 +493,7 @@ def test_a_counter_that_does_not_fit_is_a_data_error(tmp_path):
     content[seek + size - 30 : seek + size - 10] = bytes(20)
     (tmp_path / "b.root").write_bytes(content)
     with pytest.raises(DataError, match=r"b\.root: branch lep_pt.*: (corrupt|unreadable)"):
-        read(tmp_path / "b.root")
+        read(tmp_path / "b.root", selection=IN_BARE)
 
 
 @pytest.mark.parametrize("value", [1.5, 2.0**31, np.nan, np.inf])

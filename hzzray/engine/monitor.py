@@ -314,9 +314,9 @@ class Recorder:
         """Append what happened that isn't there yet, as long as the file is small."""
         if self._events is None and events:
             known = follow_events(self._folder).rows()
-            self._told = float(known["at"][-1]) if len(known) else 0.0
+            self._told = float(known["at"][-1]) if len(known) else 0.0  # in whole milliseconds, as they are written
             self._events = _Appender(self._folder / "events.csv", _EVENTS)
-        new = [event for event in events if event.at > self._told]
+        new = [event for event in events if round(event.at, 3) > self._told]
         if self._events is None or not new or self._events.size > _EVENTS_BYTES:
             return
         first = (round(self.started + time_s, 3), self._environment)

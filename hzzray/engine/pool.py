@@ -115,7 +115,8 @@ class _Actor:
 
     It is on ``node``, as Ray calls it, or on none yet, and on none of those that it is to ``avoid``.
     ``turn`` goes up each time that it falls, and when its slots are given out anew: those of earlier turns are void.
-    ``fell_with`` is what flew to it when it last fell, ``hung`` what it was last killed over.
+    ``fell_with`` is what flew to it when it last fell, ``hung`` what it was last killed over. ``pid`` is that of its
+    process when it last told one, and ``fallen`` says that it fell since.
     """
 
     name: str
@@ -129,6 +130,8 @@ class _Actor:
     since: float = 0.0
     fell_with: tuple[_Delivery, ...] = ()
     hung: _Delivery | None = None
+    pid: int = 0
+    fallen: bool = False
 
     @property
     def state(self) -> State:
@@ -691,6 +694,7 @@ class Pool:
             return
         actor.turn += 1
         actor.ready = False
+        actor.fallen = True
         self._diary.tell("worker died", actor.name, f"with {len(actor.flying)} tasks in flight")
         actor.fell_with = tuple(actor.flying)
         actor.flying.clear()
@@ -827,6 +831,9 @@ class Pool:
             return_exceptions=True,
         )
         usages = {usage.actor: usage for answer in answers if isinstance(answer, tuple) for usage in answer}
+        for actor in self._actors:
+            if actor.name in usages:
+                self._recognise(actor, usages[actor.name].pid)
         rows = [usages.pop(actor.name, absent(actor.name, actor.state)) for actor in self._actors]
         usages |= {usage.actor: usage for usage in self._around()}
         rows.extend(self._since(usage) for usage in usages.values())
@@ -855,6 +862,13 @@ class Pool:
         self._metrics.level("actors", scale.actors)
         self._metrics.level("tasks_waiting", scale.waiting)
         self._metrics.level("tasks_in_flight", scale.in_flight)
+
+    def _recognise(self, actor: _Actor, pid: int) -> None:
+        """Take note that an actor died which had nothing to do: no call failed, but its process is another."""
+        if actor.pid not in (0, pid) and not actor.fallen:
+            self._diary.tell("worker died", actor.name, "idle")
+            self._diary.tell("worker back", actor.name)
+        actor.pid, actor.fallen = pid, False
 
     def _meet(self, nodes: dict[str, str]) -> None:
         """Take note of nodes, by their ids, that came and that went."""

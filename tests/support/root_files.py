@@ -76,3 +76,14 @@ def write(
             stop = start + (basket or events)
             target.extend({name: array[start:stop] for name, array in content.items()})
     return path
+
+
+def damage(path, *, branch="lep_eta", basket=0):
+    """Make one basket of a file unreadable, and nothing else of it; returns what puts it right."""
+    with uproot.open(path) as file:
+        about = file["mini"][branch]
+        seek, size = (int(about.member(name)[basket]) for name in ("fBasketSeek", "fBasketBytes"))
+    whole = path.read_bytes()
+    middle = seek + size // 2
+    path.write_bytes(whole[:middle] + bytes(40) + whole[middle + 40 :])
+    return lambda: path.write_bytes(whole)
