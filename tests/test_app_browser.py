@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(compiled):
     with chromium() as browser:
         yield browser
 
