@@ -33,7 +33,17 @@ def toys(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
+def compiled(_own_places):
+    """Compiled kernels in the session's cache: workers that start together would each compile, side by side."""
+    from hzzray.data import unpacking
+    from hzzray.physics import kernels
+
+    kernels.warm_up()
+    unpacking.warm_up()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(compiled):
     """One local Ray cluster with three slots."""
     from hzzray.engine.cluster import cluster
 

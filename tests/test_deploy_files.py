@@ -92,3 +92,14 @@ def test_swarms_network_can_be_plain():
     assert {tuple(service["networks"]) for service in stack["services"].values()} == {("${HZZRAY_OVERLAY:-encrypted}",)}
     assert "driver_opts" not in stack["networks"]["plain"]
     assert stack["networks"]["encrypted"]["driver_opts"] == {"encrypted": "true"}
+
+
+def test_all_that_the_image_copies_is_sent_to_its_builder():
+    """Issue 11, item 36: a script that .dockerignore left out, and no image could be built."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [
+        words[:-1] for words in map(str.split, lines) if words[:1] == ["COPY"] and "--from" not in " ".join(words)
+    ]
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    wanted = {name.replace("[t]", "t") for words in copied for name in words[1:] if not name.startswith("--")}
+    assert wanted <= sent

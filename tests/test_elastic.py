@@ -111,7 +111,7 @@ def test_the_pool_follows_its_backlog_and_drains_whom_it_lets_go(tmp_path):
     limits = Limits(min_actors=1, max_actors=3, worth_s=6.0, patience_s=0.5)
     state, seen, diaries = work(tmp_path, make_tasks(*[10] * 90), limits, task_s=0.3)
     numbers = [len(states) for states in seen]
-    assert numbers[0] == 1
+    assert sum(one != "pending" for one in seen[0].values()) <= 1  # others come once it is known what tasks take
     assert max(numbers) == 3
     assert numbers[-1] == 1
     # Whom it let go had ended all that it had begun; nothing was done twice.
@@ -139,8 +139,9 @@ def test_a_pending_actor_takes_no_tasks(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_cluster_that_can_not_grow_is_asked_for_no_more_than_it_has(tmp_path):
+def test_a_cluster_that_can_not_grow_is_asked_for_no_more_than_it_has(tmp_path, monkeypatch):
     """Issue 11, item 40: 32 actors pending where there are three slots; `cpu.csv` had 158 actors of which 3 worked."""
+    monkeypatch.setattr("ray.experimental.internal_kv.global_gcs_client", None)  # as a driver before may leave it
     limits = Limits(min_actors=1, max_actors=32, worth_s=0.1, patience_s=0.5)
     state, seen, diaries = work(tmp_path, make_tasks(*[10] * 60), limits, task_s=0.2)
     assert state.counts.merged == 60

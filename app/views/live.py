@@ -212,7 +212,7 @@ def _spectrum(view: View, result: Result) -> None:
 def _standing(result: Result, *, scaled: bool) -> str:
     """Say what luminosity the plot stands for."""
     luminosity = result.luminosity
-    said = [str(luminosity)]
+    said = [f"Luminosity: {luminosity}"]
     if not scaled and luminosity.compared and luminosity.data is not None and luminosity.data < luminosity.asked:
         said = [f"simulation {luminosity.asked:.4g} fb⁻¹, data {luminosity.data:.4g} fb⁻¹ read so far: no ratio"]
     if result.spec.fraction < 1:

@@ -96,10 +96,11 @@ def working_nodes() -> list[Node]:
 
 def room() -> float:
     """Tell how many slots the cluster has for actors; infinity where it may grow."""
-    from ray.experimental.internal_kv import _internal_kv_get as get  # noqa: PLC0415
+    from ray._private.worker import global_worker  # noqa: PLC0415 (ray.experimental.internal_kv may have lost its client)
 
-    status = get("__autoscaling_status")
-    version = get("extra_usage_tag_autoscaler_version", namespace="usage_stats")
+    get = global_worker.gcs_client.internal_kv_get  # type: ignore[attr-defined]
+    status = get(b"__autoscaling_status", None)
+    version = get(b"extra_usage_tag_autoscaler_version", b"usage_stats")
     return math.inf if has_autoscaler(status, version) else sum(int(node.cpus) for node in working_nodes())
 
 
