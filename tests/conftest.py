@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -13,12 +14,18 @@ SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 @pytest.fixture(scope="session", autouse=True)
 def _own_places(tmp_path_factory):
     """Keep caches and environment of the user out of the tests, and the tests out of them."""
-    os.environ["HZZRAY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HZZRAY_CACHE"] = str(_of_all_workers(tmp_path_factory) / "cache")
     for name in ("HZZRAY_CATALOGUE", "HZZRAY_RUNS", "HZZRAY_ENVIRONMENT", "RAY_ADDRESS"):
         os.environ.pop(name, None)
     for name in [name for name in os.environ if name.startswith("HZZRAY_BROKER")]:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"
+
+
+def _of_all_workers(tmp_path_factory) -> Path:
+    """Folder that pytest-xdist's workers, each of which is a session of its own, have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
@@ -33,13 +40,14 @@ def toys(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiled(_own_places):
-    """Compiled kernels in the session's cache: workers that start together would each compile, side by side."""
+def compiled(_own_places, tmp_path_factory):
+    """Compiled kernels in the cache of all: processes that start together would each compile, side by side."""
     from hzzray.data import unpacking
     from hzzray.physics import kernels
 
-    kernels.warm_up()
-    unpacking.warm_up()
+    with FileLock(_of_all_workers(tmp_path_factory) / "compiled.lock"):
+        kernels.warm_up()
+        unpacking.warm_up()
 
 
 @pytest.fixture(scope="session")

@@ -216,7 +216,7 @@ def test_only_parts_that_tile_replace_a_task(borders, right):
 def _memory() -> Ledger:
     """Copy of a fresh ledger in memory: hypothesis wants many, quickly."""
     if not _TEMPLATE:
-        folder = Path(os.environ["HZZRAY_CACHE"]) / "template"
+        folder = Path(os.environ["HZZRAY_CACHE"]) / f"template-{os.getpid()}"
         start(folder / "ledger.db", tasks(4), 4)
         _TEMPLATE.append(folder / "ledger.db")
     database = sqlite3.connect(":memory:")

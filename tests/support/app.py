@@ -51,7 +51,8 @@ def serve_app(folder: Path, **environ: str) -> Iterator[App]:
     (port,) = free_ports(1)
     folder.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HZZRAY_", "STREAMLIT_"))}
-    env = {**kept, "PYTHONPATH": str(ROOT), "HZZRAY_CACHE": str(folder / "cache"), **environ}
+    cache = os.environ.get("HZZRAY_CACHE", str(folder / "cache"))  # kernels are compiled once for all tests
+    env = {**kept, "PYTHONPATH": str(ROOT), "HZZRAY_CACHE": cache, **environ}
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py"), "--server.port", str(port)]
     (folder / ".streamlit").mkdir(exist_ok=True)
     shutil.copy(ROOT / ".streamlit" / "config.toml", folder / ".streamlit")
