@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +29,14 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a variable must lie between: above ``low`` and below ``high``, not at them. nan lies nowhere."""
+    """What a variable must lie between: above ``low`` and below ``high``, not at them; None is no bound.
+
+    nan lies nowhere.
+    """
 
     variable: str
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +49,61 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One histogram of each region: an observable, which is a variable, on an axis."""
+    """One histogram of each region: an observable, which is a variable, on an axis.
+
+    ``label`` (LaTeX) and ``unit`` are the variable's: what an axis says of it.
+    """
 
     observable: str
     axis: Axis
+    label: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """An analysis: ``measure`` makes candidates with ``variables``, each in one of ``regions``.
+    """An analysis: what it reads, what it measures, by what it judges, what it fills.
 
-    ``measure(start, stop, columns, parameters, slots, candidates)`` is compiled. It measures events from ``start`` on
-    and returns how many it did: up to ``stop``, or as many as have room. ``slots`` (int64, one a variable) says in
-    which row of ``candidates.values`` a variable is wanted; -1 for none.
+    Attributes
+    ----------
+    name
+        What the command line and results call it.
+    variables
+        What each candidate has.
+    regions
+        Categories, of which each candidate that passes the cuts has one.
+    columns
+        ``columns(schema, parameters)`` says what is read: a NamedTuple of the values in ``hzzray.physics.columns``.
+        ``schema`` is the release's: its names of branches.
+    parameters
+        A NamedTuple of numbers and flags that change the measuring, as they are unless somebody changes them. A field
+        ``gev`` gets the GeV that the release's unit of energy is.
+    measure
+        ``measure(start, stop, columns, parameters, slots, candidates)``, compiled (``hzzray.physics.jit.entry``).
+        It measures events from ``start`` on and returns how many it did: up to ``stop``, which is ``BLOCK`` events
+        away at most, or as many as have room. ``slots`` (int64, one a variable) says in which row of
+        ``candidates.values`` a variable is wanted; -1 for none. Or the place of such a function, ``module:name``.
+    cuts
+        What an event must pass unless somebody changes it.
+    templates
+        What is filled unless somebody asks for something else; the first has the run's digest and significance.
+    absolute_weights
+        Take the absolute value of every weight factor.
     """
 
     name: str
     variables: tuple[Variable, ...]
     regions: tuple[str, ...]
-    measure: Callable[..., int]
+    columns: Callable[[Any, Any], Any]
+    parameters: Any
+    measure: Callable[..., int] | str
+    cuts: tuple[Cut, ...]
+    templates: tuple[Template, ...]
+    absolute_weights: bool = False
+
+    def variable(self, name: str) -> Variable:
+        """Find a variable by name; raises ValueError with the names there are."""
+        return self.variables[self.index(name)]
 
     def index(self, variable: str) -> int:
         """Find the number of a variable; raises ValueError with the names there are."""
@@ -72,6 +112,14 @@ class Analysis:
                 return i
         names = ", ".join(known.name for known in self.variables)
         raise ValueError(f"analysis {self.name} has no variable {variable!r}; it has {names}")
+
+    def compiled(self) -> Callable[..., int]:
+        """Find the compiled function."""
+        if not isinstance(self.measure, str):
+            return self.measure
+        module, name = self.measure.split(":")
+        found: Callable[..., int] = getattr(import_module(module), name)
+        return found
 
 
 class Layout(NamedTuple):
@@ -117,8 +165,8 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
         rows=int(slots.max()) + 1,
         bound_cut=np.array([number for number, _, _ in bounds], np.int64),
         bound_row=np.array([at for _, at, _ in bounds], np.int64),
-        bound_low=np.array([bound.low for _, _, bound in bounds], np.float64),
-        bound_high=np.array([bound.high for _, _, bound in bounds], np.float64),
+        bound_low=np.array([-math.inf if bound.low is None else bound.low for _, _, bound in bounds], np.float64),
+        bound_high=np.array([math.inf if bound.high is None else bound.high for _, _, bound in bounds], np.float64),
         axis_row=np.array(observables, np.int64),
         axis_bins=np.array(bins, np.int64),
         axis_edge=_starts([len(row) for row in edges]),

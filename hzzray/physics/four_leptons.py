@@ -11,9 +11,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.physics.analysis import Variable
-from hzzray.physics.columns import ELECTRON, MUON, Columns
+from hzzray.physics.columns import ELECTRON, MUON
 from hzzray.physics.jit import inlined, kernel
+from hzzray.physics.leptons import (
+    CHARGE,
+    DR_MIN,
+    DR_OTHER,
+    DR_SAME,
+    ETA1,
+    FLAVOURS,
+    M4L,
+    M12,
+    M34,
+    M_SFOS,
+    PT1,
+    PT4L,
+    VARIABLES,
+    Y4L,
+    Leptons,
+)
 from hzzray.physics.maths import log, sincos, sinh
 
 M_Z = 91.1876  # GeV, Particle Data Group
@@ -23,32 +39,6 @@ VECTOR = 128
 
 #: The mass of a pair that isn't there.
 NO_MASS = -1.0
-
-VARIABLES = (
-    Variable("m4l", r"$m_{4\ell}$", "GeV"),
-    Variable("m12", r"$m_{12}$", "GeV"),
-    Variable("m34", r"$m_{34}$", "GeV"),
-    Variable("pt4l", r"$p_T^{4\ell}$", "GeV"),
-    Variable("y4l", r"$y_{4\ell}$"),
-    *(Variable(f"pt{i}", rf"$p_T^{{\ell_{i}}}$", "GeV") for i in range(1, 5)),
-    *(Variable(f"eta{i}", rf"$\eta^{{\ell_{i}}}$") for i in range(1, 5)),
-    Variable("dr_min", r"smallest $\Delta R$"),
-    Variable("n_leptons", "leptons"),
-    Variable("triggered", "fired a trigger"),
-    Variable("n_matched", "leptons that fired a trigger"),
-    Variable("n_identified", "identified leptons"),
-    Variable("charge", "sum of charges"),
-    Variable("flavours", "two pairs of a flavour"),
-    Variable("sfos_pairs", "two SFOS pairs"),
-    Variable("dr_same", r"smallest $\Delta R$, same flavour"),
-    Variable("dr_other", r"smallest $\Delta R$, other flavour"),
-    Variable("m_sfos", r"smallest $m_{\ell\ell}$ of an SFOS pair", "GeV"),
-    Variable("m34_excess", r"$m_{34}$ above its least", "GeV"),
-)
-(
-    M4L, M12, M34, PT4L, Y4L, PT1, _, _, _, ETA1, _, _, _, DR_MIN, N_LEPTONS, TRIGGERED, N_MATCHED, N_IDENTIFIED,
-    CHARGE, FLAVOURS, SFOS_PAIRS, DR_SAME, DR_OTHER, M_SFOS, M34_EXCESS,
-) = range(len(VARIABLES))  # fmt: skip
 
 #: Pairs of four leptons; two of them one after the other are a pairing.
 PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))
@@ -87,7 +77,7 @@ def make_vectors() -> Vectors:
 
 
 @inlined
-def finite(c: Columns, first: int, last: int) -> bool:
+def finite(c: Leptons, first: int, last: int) -> bool:
     """Tell whether no lepton of some holds nan or inf."""
     zero = np.float32(0.0)
     for i in range(first, last):
@@ -105,13 +95,13 @@ def count(flags: NDArray[np.uint8], first: int, last: int) -> int:
 
 
 @inlined
-def is_identified(c: Columns, i: int) -> bool:
+def is_identified(c: Leptons, i: int) -> bool:
     """Tell whether a lepton is identified and isolated as its flavour asks for."""
     return bool((c.type[i] == ELECTRON and c.electron_ok[i] != 0) or (c.type[i] == MUON and c.muon_ok[i] != 0))
 
 
 @kernel
-def gather(n: int, c: Columns, leptons: NDArray[np.int64], v: Vectors) -> None:
+def gather(n: int, c: Leptons, leptons: NDArray[np.int64], v: Vectors) -> None:
     """Copy the leptons of n candidates, numbered by ``leptons`` (shape (4, n or more), -1 for none), into vectors."""
     for j in range(4):
         for i in range(n):

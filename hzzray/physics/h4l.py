@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics import four_leptons as fl
-from hzzray.physics.analysis import Analysis
 from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
-from hzzray.physics.columns import ELECTRON, MUON, Columns
+from hzzray.physics.columns import ELECTRON, MUON
 from hzzray.physics.four_leptons import M_Z, VECTOR, Vectors, make_vectors
 from hzzray.physics.jit import entry, kernel
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.leptons import (
+    M4L,
+    M12,
+    M34,
+    M34_EXCESS,
+    N_IDENTIFIED,
+    N_LEPTONS,
+    N_MATCHED,
+    SFOS_PAIRS,
+    TRIGGERED,
+    Best,
+    Leptons,
+)
 
 #: Leptons of one event that a pairing looks at; the rest, lower in pt, is left out.
 MAX_LEPTONS = 16
@@ -22,30 +31,12 @@ MAX_LEPTONS = 16
 _MOST = 1820
 
 # What an event measures beside its candidates: rows of a scratch that has a column for each candidate.
-_ABOUT = (fl.N_LEPTONS, fl.N_IDENTIFIED, fl.TRIGGERED, fl.N_MATCHED, fl.SFOS_PAIRS)
+_ABOUT = (N_LEPTONS, N_IDENTIFIED, TRIGGERED, N_MATCHED, SFOS_PAIRS)
 _ACCEPTED, _GOOD, _TRIGGERED, _MATCHED, _PAIRED = range(len(_ABOUT))
 
 
-class Parameters(NamedTuple):
-    """What changes the measuring: GeV a file unit, least pt of leptons in that unit, whether they must be identified.
-
-    The least m34 rises linearly from ``m34_low`` to ``m34_high`` while m4l goes from ``m4l_low`` to ``m4l_high`` [GeV].
-    """
-
-    gev: float
-    electron_pt_min: float
-    muon_pt_min: float
-    identified: bool
-    m34_low: float
-    m34_high: float
-    m4l_low: float
-    m4l_high: float
-
-
 @entry
-def measure(
-    start: int, stop: int, c: Columns, parameters: Parameters, slots: NDArray[np.int64], out: Candidates
-) -> int:
+def measure(start: int, stop: int, c: Leptons, parameters: Best, slots: NDArray[np.int64], out: Candidates) -> int:
     """Measure events from start on. One without any such quadruplet has one candidate, of no region, all the same."""
     room = out.region.size
     leptons = np.empty((4, room), np.int64)
@@ -73,8 +64,8 @@ def measure(
 def _list(
     event: int,
     n: int,
-    c: Columns,
-    parameters: Parameters,
+    c: Leptons,
+    parameters: Best,
     chosen: NDArray[np.int64],
     leptons: NDArray[np.int64],
     about: NDArray[np.float64],
@@ -82,13 +73,15 @@ def _list(
 ) -> int:
     """List an event's candidates from column ``n`` on, with what the event itself measures; returns where they end."""
     first, last = c.offsets[event], c.offsets[event + 1]
+    electron_pt_min, muon_pt_min = parameters.electron_pt_min / parameters.gev, parameters.muon_pt_min / parameters.gev
+    selective = parameters.identified or parameters.isolated
     accepted = 0
     good = 0
     for i in range(first, last):
-        least = parameters.electron_pt_min if c.type[i] == ELECTRON else parameters.muon_pt_min
+        least = electron_pt_min if c.type[i] == ELECTRON else muon_pt_min
         if (c.type[i] == ELECTRON or c.type[i] == MUON) and c.pt[i] > least:
             accepted += 1
-            if not parameters.identified or fl.is_identified(c, i):
+            if not selective or fl.is_identified(c, i):
                 if good < MAX_LEPTONS:
                     chosen[good] = i
                 good += 1
@@ -108,7 +101,7 @@ def _list(
 
 
 @kernel
-def _quadruplets(n: int, size: int, c: Columns, chosen: NDArray[np.int64], leptons: NDArray[np.int64]) -> int:
+def _quadruplets(n: int, size: int, c: Leptons, chosen: NDArray[np.int64], leptons: NDArray[np.int64]) -> int:
     """List quadruplets of two SFOS pairs from column ``n`` on; returns where they end."""
     for a in range(size - 3):
         for b in range(a + 1, size - 2):
@@ -122,7 +115,7 @@ def _quadruplets(n: int, size: int, c: Columns, chosen: NDArray[np.int64], lepto
 
 
 @kernel
-def _paired(c: Columns, i: int, j: int, k: int, m: int) -> bool:
+def _paired(c: Leptons, i: int, j: int, k: int, m: int) -> bool:
     """Tell whether two leptons are an SFOS pair, and two others too."""
     return bool(
         c.type[i] == c.type[j] and c.charge[i] == -c.charge[j] and c.charge[i] != 0
@@ -132,20 +125,17 @@ def _paired(c: Columns, i: int, j: int, k: int, m: int) -> bool:
 
 @kernel
 def _measure_more(
-    n: int, v: Vectors, about: NDArray[np.float64], at: int, parameters: Parameters, rank: NDArray[np.float64]
+    n: int, v: Vectors, about: NDArray[np.float64], at: int, parameters: Best, rank: NDArray[np.float64]
 ) -> None:
     """Measure m34 above its least and what the event has; rank candidates: m12 nearest m_Z, then m34."""
-    m4l, m12, m34 = v.found[fl.M4L], v.found[fl.M12], v.found[fl.M34]
+    m4l, m12, m34 = v.found[M4L], v.found[M12], v.found[M34]
     rise = parameters.m4l_high - parameters.m4l_low
     for i in range(n):
         rank[0, at + i] = abs(m12[i] - M_Z)
         rank[1, at + i] = abs(m34[i] - M_Z)
         share = min(max((m4l[i] - parameters.m4l_low) / rise, 0.0), 1.0)
         least = parameters.m34_low + share * (parameters.m34_high - parameters.m34_low)
-        v.found[fl.M34_EXCESS, i] = m34[i] - least
+        v.found[M34_EXCESS, i] = m34[i] - least
     for row in range(len(_ABOUT)):
         for i in range(n):
             v.found[_ABOUT[row], i] = about[row, at + i]
-
-
-H4L = Analysis("h4l", fl.VARIABLES, CHANNELS, measure)

@@ -9,12 +9,10 @@ lose nothing, nor do their squares. (Two limbs of 2⁻⁵⁰ would keep a square
 from __future__ import annotations
 
 import hashlib
-import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from itertools import accumulate, pairwise
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +118,9 @@ class ExactSums:
     def floats(self) -> NDArray[np.float64]:
         """Round each sum to the nearest double; shape (…)."""
         flat = self.limbs.reshape(-1, LIMBS)
-        out = np.array([_nearest(row) for row in flat.tolist()], np.float64)
+        out = np.zeros(len(flat))
+        some = np.flatnonzero(flat.any(axis=1))  # most bins of most samples are empty
+        out[some] = [_nearest(row) for row in flat[some].tolist()]
         return out.reshape(self.limbs.shape[:-1])
 
     def equal(self, other: ExactSums) -> bool:
@@ -138,12 +138,12 @@ def _nearest(limbs: list[int]) -> float:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Histogram:
-    """What a selection made of some events of one sample. Merged by ``+``, taken back by ``-``, both exact.
+    """One template of one sample, in all regions, and the cutflow before it: what an analysis made of some events.
 
     Attributes
     ----------
     counts
-        Raw events in each bin, int64, shape (channels, bins + 2): under- and overflow are the first and last bins.
+        Raw events in each bin, int64, shape (regions, bins + 2): under- and overflow are the first and last bins.
     sumw, sumw2
         Exact sums of weights and of their squares, same shape.
     stopped
@@ -163,28 +163,6 @@ class Histogram:
     stopped_sumw: ExactSums
     invalid: NDArray[np.int64]
     entries: int
-
-    @classmethod
-    def zeros(cls, channels: int, bins: int, cuts: int) -> Self:
-        """Make the histogram of no events."""
-        shape = (channels, bins + 2)
-        return cls(
-            np.zeros(shape, np.int64),
-            ExactSums.zeros(shape),
-            ExactSums.zeros(shape),
-            np.zeros(cuts, np.int64),
-            ExactSums.zeros((cuts,)),
-            np.zeros(2, np.int64),
-            0,
-        )
-
-    def __add__(self, other: Histogram) -> Histogram:
-        """Merge two histograms of the same shape."""
-        return Histogram(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def __sub__(self, other: Histogram) -> Histogram:
-        """Take back a histogram that was merged before."""
-        return Histogram(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
     def cutflow(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Raw and weighted events that are left after each cut, shape (cuts,) each."""
@@ -212,49 +190,150 @@ class Histogram:
         )
 
     def to_bytes(self) -> bytes:
-        """Write the contents as little-endian int64, in canonical form; ``from_bytes`` reads it back."""
+        """Write the contents as little-endian int64, in canonical form."""
         return b"".join(array.astype("<i8").tobytes() for array in self.arrays)
 
-    def pack(self) -> bytes:
-        """Compress the contents for the wire and the ledger: mostly zeros, they shrink thirtyfold."""
-        return zlib.compress(self.to_bytes(), 1)
+
+class Shape(NamedTuple):
+    """The form of all that a run fills of a sample: regions, bins of each template, rows of the cutflow.
+
+    Template after template, region after region, bin after bin with flow bins first and last: so cells are numbered.
+    """
+
+    regions: int
+    bins: tuple[int, ...]
+    rows: int
+
+    @property
+    def cells(self) -> int:
+        """Cells of all templates."""
+        return self.regions * sum(bins + 2 for bins in self.bins)
+
+    def slice(self, template: int) -> slice:
+        """Find the cells of a template."""
+        first = self.regions * sum(bins + 2 for bins in self.bins[:template])
+        return slice(first, first + self.regions * (self.bins[template] + 2))
+
+
+#: Numbers of a cell, int64: its count, the limbs of its sum of weights, those of its sum of squared weights.
+_CELL = 1 + 2 * LIMBS
+_W, _W2 = slice(1, 1 + LIMBS), slice(1 + LIMBS, _CELL)
+
+#: Numbers of what ``pack`` writes before the cutflow: entries, events that are invalid for two reasons, touched cells.
+_HEAD = 4
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Blocks:
+    """What an analysis made of some events of one sample: all its templates. Merged by ``+``, taken back by ``-``: exact.
+
+    Attributes
+    ----------
+    cells
+        For each cell of a Shape its count and the settled limbs of its two sums, int64, shape (cells, 1 + 2 · LIMBS).
+    stopped
+        Count and settled limbs of the sum of weights of the events that each row of the cutflow lost, int64, shape
+        (rows, 1 + LIMBS).
+    invalid, entries
+        As Histogram has them.
+    """
+
+    shape: Shape
+    cells: NDArray[np.int64]
+    stopped: NDArray[np.int64]
+    invalid: NDArray[np.int64]
+    entries: int
 
     @classmethod
-    def unpack(cls, packed: bytes, channels: int, bins: int, cuts: int) -> Self:
-        """Read ``pack``; raises ValueError on damage or another shape."""
-        return cls.total((packed,), channels, bins, cuts)
-
-    @classmethod
-    def total(cls, packed: Iterable[bytes], channels: int, bins: int, cuts: int) -> Self:
-        """Add up what ``pack`` made, at most 2**30 of it; raises ValueError on damage or another shape."""
-        return cls._added(map(_decompress, packed), channels, bins, cuts)
-
-    @classmethod
-    def from_bytes(cls, data: bytes, channels: int, bins: int, cuts: int) -> Self:
-        """Read ``to_bytes``; raises ValueError where the length isn't that of the shape."""
-        return cls._added((data,), channels, bins, cuts)
-
-    @classmethod
-    def _added(cls, bodies: Iterable[bytes], channels: int, bins: int, cuts: int) -> Self:
-        binned = (channels, bins + 2)
-        shapes = (binned, (*binned, LIMBS), (*binned, LIMBS), (cuts,), (cuts, LIMBS), (2,), (1,))
-        flat = np.zeros(sum(map(math.prod, shapes)), np.int64)
-        for body in bodies:
-            if len(body) != flat.nbytes:
-                raise ValueError(f"a histogram of this shape has {flat.nbytes} bytes, not {len(body)}")
-            flat += np.frombuffer(body, "<i8")  # carries can wait: they are settled once for all
-        borders = list(accumulate(map(math.prod, shapes), initial=0))
-        parts = [flat[i:j].reshape(shape) for (i, j), shape in zip(pairwise(borders), shapes, strict=True)]
-        counts, sumw, sumw2, stopped, stopped_sumw, invalid, entries = parts
+    def zeros(cls, shape: Shape) -> Self:
+        """Make the blocks of no events."""
         return cls(
-            counts,
-            ExactSums(sumw).settled(),
-            ExactSums(sumw2).settled(),
-            stopped,
-            ExactSums(stopped_sumw).settled(),
-            invalid,
-            int(entries[0]),
+            shape,
+            np.zeros((shape.cells, _CELL), np.int64),
+            np.zeros((shape.rows, 1 + LIMBS), np.int64),
+            np.zeros(2, np.int64),
+            0,
         )
+
+    @classmethod
+    def settled(
+        cls,
+        shape: Shape,
+        cells: NDArray[np.int64],
+        stopped: NDArray[np.int64],
+        invalid: NDArray[np.int64],
+        entries: int,
+    ) -> Self:
+        """Make blocks of limbs that have carries still."""
+        for limbs in (cells[:, _W], cells[:, _W2], stopped[:, _W]):
+            limbs[...] = ExactSums(limbs).settled().limbs
+        return cls(shape, cells, stopped, invalid, entries)
+
+    def __add__(self, other: Blocks) -> Blocks:
+        """Merge two blocks of the same shape."""
+        return Blocks.settled(
+            self.shape,
+            self.cells + other.cells,
+            self.stopped + other.stopped,
+            self.invalid + other.invalid,
+            self.entries + other.entries,
+        )
+
+    def __sub__(self, other: Blocks) -> Blocks:
+        """Take back blocks that were merged before."""
+        return Blocks.settled(
+            self.shape,
+            self.cells - other.cells,
+            self.stopped - other.stopped,
+            self.invalid - other.invalid,
+            self.entries - other.entries,
+        )
+
+    def histogram(self, template: int = 0) -> Histogram:
+        """Show one template, with the cutflow."""
+        cells = self.cells[self.shape.slice(template)].reshape(self.shape.regions, -1, _CELL)
+        return Histogram(
+            cells[..., 0],
+            ExactSums(cells[..., _W]),
+            ExactSums(cells[..., _W2]),
+            self.stopped[:, 0],
+            ExactSums(self.stopped[:, _W]),
+            self.invalid,
+            self.entries,
+        )
+
+    def pack(self) -> bytes:
+        """Compress for the wire and the ledger: of the cells those that an event fell into."""
+        touched = np.flatnonzero(self.cells[:, 0])
+        head = [self.entries, *self.invalid.tolist(), len(touched)]
+        parts = (np.array(head, np.int64), self.stopped, touched, self.cells[touched])
+        return zlib.compress(b"".join(part.astype("<i8").tobytes() for part in parts), 1)
+
+    @classmethod
+    def unpack(cls, packed: bytes, shape: Shape) -> Self:
+        """Read ``pack``; raises ValueError on damage or another shape."""
+        return cls.total((packed,), shape)
+
+    @classmethod
+    def total(cls, packed: Iterable[bytes], shape: Shape) -> Self:
+        """Add up what ``pack`` made, at most 2**30 of it; raises ValueError on damage or another shape."""
+        whole = cls.zeros(shape)
+        entries = 0
+        fixed = _HEAD + whole.stopped.size
+        for body in packed:
+            numbers = np.frombuffer(_decompress(body), "<i8")
+            touched = int(numbers[_HEAD - 1]) if len(numbers) >= fixed else -1
+            if len(numbers) != fixed + touched * (1 + _CELL):
+                raise ValueError(f"{len(numbers)} numbers are not those of {shape.rows} cuts and {touched} cells")
+            at = numbers[fixed : fixed + touched]
+            if touched and not (at[0] >= 0 and at[-1] < shape.cells and (np.diff(at) > 0).all()):
+                raise ValueError(f"cells are not in order, or not among the {shape.cells} of this shape")
+            entries += int(numbers[0])
+            whole.invalid[:] += numbers[1 : _HEAD - 1]
+            # Carries can wait: they are settled once for all.
+            whole.stopped[:] += numbers[_HEAD:fixed].reshape(whole.stopped.shape)
+            whole.cells[at] += numbers[fixed + touched :].reshape(touched, _CELL)
+        return cls.settled(shape, whole.cells, whole.stopped, whole.invalid, entries)
 
 
 def _decompress(packed: bytes) -> bytes:

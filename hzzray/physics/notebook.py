@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics import four_leptons as fl
-from hzzray.physics.analysis import Analysis
 from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
-from hzzray.physics.columns import Columns
 from hzzray.physics.four_leptons import VECTOR, Vectors, make_vectors
 from hzzray.physics.jit import entry, kernel
-from hzzray.physics.selection import CHANNELS
-
-
-class Parameters(NamedTuple):
-    """What changes the measuring: GeV a file unit."""
-
-    gev: float
+from hzzray.physics.leptons import N_IDENTIFIED, N_LEPTONS, N_MATCHED, TRIGGERED, Leptons, Notebook
 
 
 @entry
-def measure(
-    start: int, stop: int, c: Columns, parameters: Parameters, slots: NDArray[np.int64], out: Candidates
-) -> int:
+def measure(start: int, stop: int, c: Leptons, parameters: Notebook, slots: NDArray[np.int64], out: Candidates) -> int:
     """Measure events from start on: one candidate each. One that has no four leptons has zeros for them."""
     v = make_vectors()
     leptons = np.empty((4, VECTOR), np.int64)
@@ -43,7 +31,7 @@ def measure(
 
 @kernel
 def _pick(
-    start: int, n: int, c: Columns, leptons: NDArray[np.int64], v: Vectors, invalid: NDArray[np.uint8], at: int
+    start: int, n: int, c: Leptons, leptons: NDArray[np.int64], v: Vectors, invalid: NDArray[np.uint8], at: int
 ) -> None:
     """Take the first four leptons of n events."""
     for i in range(n):
@@ -61,22 +49,19 @@ def _pick(
 
 
 @kernel
-def _measure_events(start: int, n: int, c: Columns, slots: NDArray[np.int64], found: NDArray[np.float64]) -> None:
+def _measure_events(start: int, n: int, c: Leptons, slots: NDArray[np.int64], found: NDArray[np.float64]) -> None:
     """Measure what an event has beside its four leptons."""
     for i in range(n):
-        found[fl.N_LEPTONS, i] = c.offsets[start + i + 1] - c.offsets[start + i]
-    if slots[fl.TRIGGERED] >= 0:
+        found[N_LEPTONS, i] = c.offsets[start + i + 1] - c.offsets[start + i]
+    if slots[TRIGGERED] >= 0:
         for i in range(n):
-            found[fl.TRIGGERED, i] = c.trigger[start + i] != 0
-    if slots[fl.N_MATCHED] >= 0:
+            found[TRIGGERED, i] = c.trigger[start + i] != 0
+    if slots[N_MATCHED] >= 0:
         for i in range(n):
-            found[fl.N_MATCHED, i] = fl.count(c.matched, c.offsets[start + i], c.offsets[start + i + 1])
-    if slots[fl.N_IDENTIFIED] >= 0:
+            found[N_MATCHED, i] = fl.count(c.matched, c.offsets[start + i], c.offsets[start + i + 1])
+    if slots[N_IDENTIFIED] >= 0:
         for i in range(n):
             first = c.offsets[start + i]
-            found[fl.N_IDENTIFIED, i] = 0.0
+            found[N_IDENTIFIED, i] = 0.0
             for lepton in range(first, min(first + 4, c.offsets[start + i + 1])):
-                found[fl.N_IDENTIFIED, i] += fl.is_identified(c, lepton)
-
-
-NOTEBOOK = Analysis("notebook", fl.VARIABLES, CHANNELS, measure)
+                found[N_IDENTIFIED, i] += fl.is_identified(c, lepton)

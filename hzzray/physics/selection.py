@@ -1,143 +1,183 @@
-"""What an event must be to count: a frozen value, and the presets that reproduce the published analyses."""
+"""What an event must be to count, as data: an analysis' parameters and cuts as somebody chose them. And the presets."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from hzzray.physics.analysis import Bound, Cut
-
-#: Flavour categories, in the order of every array's axis of regions.
-CHANNELS = ("4e", "4mu", "2e2mu")
+from hzzray.physics.analysis import Analysis, Bound, Cut
+from hzzray.physics.leptons import CHANNELS, TEMPLATES, VARIABLES, Best, Names, Notebook, columns
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Cuts on a four-lepton event. Energies and masses in GeV.
+    """An analysis' parameters, all of them but ``gev``, and its cuts; ``name`` says whose they are.
 
-    ``leptons`` says which four leptons an event is judged by: ``first`` takes the first four of the file, as the
-    notebooks do; ``best`` builds every quadruplet of two same-flavour, opposite-sign pairs and keeps the best
-    (arXiv:1207.7214, section 4.1).
-
-    Attributes
-    ----------
-    pt_min
-        Thresholds on the leading leptons, hardest first; empty for none. An event passes above, not at, them.
-    trigger
-        Ask for ``trigE | trigM``.
-    matched
-        Ask for at least one lepton that fired the trigger.
-    identified
-        Ask for leptons with the release's flags of identification and isolation (muons of 2025: medium and loose;
-        electrons: loose and loose).
-    isolated
-        Ask for isolated leptons, by numbers and bounds: where a release has no flags for it.
-    electron_pt_min, muon_pt_min
-        ``best`` only: leptons below are not looked at.
-    z1_window, z2_max
-        ``best`` only: bounds on m12, and the upper bound on m34.
-    z2_min, z2_min_from
-        ``best`` only: the lower bound on m34 rises linearly over ``z2_min`` while m4l goes through ``z2_min_from``.
-    dr_same, dr_other
-        ``best`` only: smallest ΔR between leptons of the same and of different flavour.
-    sfos_mass_min
-        ``best`` only: smallest mass of any same-flavour, opposite-sign pair (the J/ψ veto).
-    absolute_weights
-        Take the absolute value of every weight factor, as the 2025 notebook does.
+    ``absolute_weights`` takes the absolute value of every weight factor, as the 2025 notebook does.
     """
 
     name: str
-    leptons: Literal["first", "best"] = "first"
-    pt_min: tuple[float, ...] = ()
-    trigger: bool = False
-    matched: bool = False
-    identified: bool = False
-    isolated: bool = False
-    electron_pt_min: float = 0.0
-    muon_pt_min: float = 0.0
-    z1_window: tuple[float, float] = (50.0, 106.0)
-    z2_max: float = 115.0
-    z2_min: tuple[float, float] = (17.5, 50.0)
-    z2_min_from: tuple[float, float] = (120.0, 190.0)
-    dr_same: float = 0.1
-    dr_other: float = 0.2
-    sfos_mass_min: float = 5.0
+    parameters: dict[str, bool | float]
+    cuts: tuple[Cut, ...]
     absolute_weights: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse what no event could mean; raises ValueError."""
-        if len(self.pt_min) > 4:
-            raise ValueError(f"pt_min names {len(self.pt_min)} thresholds; an event has four leptons to judge")
-        if list(self.pt_min) != sorted(self.pt_min, reverse=True):
-            raise ValueError(f"pt_min must fall from the hardest lepton on, not {self.pt_min}")
-        for field in ("z1_window", "z2_min_from"):
-            low, high = getattr(self, field)
-            if not low < high:
-                raise ValueError(f"{field} must rise, not {low} to {high}")
-
     @property
-    def rows(self) -> tuple[Cut, ...]:
-        """The cutflow's rows after that of all events, as bounds on variables of the analysis, in order.
+    def rows(self) -> tuple[str, ...]:
+        """Names of the cutflow's rows, in order."""
+        return ("all", *(cut.name for cut in self.cuts))
 
-        ``four leptons`` asks for finite numbers too and, for ``best``, counts leptons in acceptance only;
-        ``identification`` for isolation too, where both are asked for.
-        """
-        best = self.leptons == "best"
-        pt = Cut("pt", tuple(Bound(f"pt{i}", threshold) for i, threshold in enumerate(self.pt_min, 1)))
-        good = Bound("n_identified", 3.5)
-        rows = [
-            (Cut("four leptons", (Bound("n_leptons", 3.5),)), True),
-            (Cut("trigger", (Bound("triggered", 0.5),)), self.trigger),
-            (Cut("trigger-matched", (Bound("n_matched", 0.5),)), self.matched),
-            (pt, not best and bool(self.pt_min)),
-            (Cut("identification", (good,)), self.identified),
-            (Cut("isolation", (good,)), self.isolated and not self.identified),
-            (Cut("flavour", (Bound("flavours", 0.5),)), not best),
-            (Cut("charge", (Bound("charge", -0.5, 0.5),)), not best),
-            (Cut("two SFOS pairs", (Bound("sfos_pairs", 0.5),)), best),
-            (pt, best and bool(self.pt_min)),
-            (Cut("delta R", (Bound("dr_same", self.dr_same), Bound("dr_other", self.dr_other))), best),
-            (Cut("J/psi veto", (Bound("m_sfos", self.sfos_mass_min),)), best),
-            (Cut("Z1 window", (Bound("m12", *self.z1_window),)), best),
-            (Cut("Z2 window", (Bound("m34_excess", 0.0), Bound("m34", high=self.z2_max))), best),
+
+def select(analysis: Analysis, name: str = "") -> Selection:
+    """Make an analysis' own selection."""
+    parameters = {field: value for field, value in analysis.parameters._asdict().items() if field != "gev"}
+    return Selection(name or analysis.name, parameters, analysis.cuts, analysis.absolute_weights)
+
+
+def parameters_of(analysis: Analysis, selection: Selection, gev: float) -> object:
+    """Make the NamedTuple of parameters that an analysis measures with; raises ValueError for what it doesn't have."""
+    own = analysis.parameters
+    unknown = selection.parameters.keys() - set(own._fields)
+    if unknown:
+        raise ValueError(f"analysis {analysis.name} has no parameter {', '.join(sorted(unknown))}")
+    given = {name: type(getattr(own, name))(value) for name, value in selection.parameters.items()}
+    return own._replace(**given, **({"gev": gev} if "gev" in own._fields else {}))
+
+
+def changed(
+    analysis: Analysis,
+    selection: Selection,
+    bounds: Sequence[Bound],
+    parameters: Mapping[str, bool | float],
+) -> Selection:
+    """Change bounds and parameters; what comes of it is named after its origin, so that results tell them apart.
+
+    A bound takes the place of the one that its variable has, in the same row of the cutflow; one on a variable that has
+    none becomes a row of its own, the last. Without ends it takes the bound away. Raises ValueError for what the
+    analysis has no variable or parameter for.
+    """
+    if not bounds and not parameters:
+        return selection
+    for name in parameters:
+        if name not in selection.parameters:
+            known = ", ".join(selection.parameters) or "none"
+            raise ValueError(f"analysis {analysis.name} has no parameter {name!r}; it has {known}")
+    cuts = list(selection.cuts)
+    for bound in bounds:
+        analysis.index(bound.variable)
+        there = any(old.variable == bound.variable for cut in cuts for old in cut.bounds)
+        if not there:
+            cuts.append(Cut(bound.variable, (bound,)))
+        cuts = [
+            Cut(cut.name, tuple(bound if old.variable == bound.variable else old for old in cut.bounds)) for cut in cuts
         ]
-        return tuple(cut for cut, asked in rows if asked)
-
-    @property
-    def cuts(self) -> tuple[str, ...]:
-        """Names of the cutflow's rows, in order; the first two hold for every selection."""
-        return ("all", *(cut.name for cut in self.rows))
-
-    @property
-    def changeable(self) -> tuple[str, ...]:
-        """Names of the fields that can be changed, and matter to what leptons the selection looks at."""
-        of_best = (
-            "electron_pt_min", "muon_pt_min", "z1_window", "z2_max", "z2_min", "z2_min_from", "dr_same", "dr_other",
-            "sfos_mass_min",
-        )  # fmt: skip
-        common = ("pt_min", "trigger", "matched", "identified", "isolated", "absolute_weights")
-        return common if self.leptons == "first" else (*common, *of_best)
-
-    def with_changes(self, **changes: object) -> Selection:
-        """Return a copy with other cuts, named after its origin so that results tell them apart."""
-        return dataclasses.replace(self, **{"name": f"{self.name}*", **changes})  # type: ignore[arg-type]
-
-
-#: By name. Of ``h4l`` this is what every release has branches for: ``Schema.preset`` adds the rest.
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        Selection("notebook-2020"),
-        Selection("notebook-2020-pt", pt_min=(30.0, 20.0, 10.0)),
-        Selection(
-            "notebook-2025",
-            pt_min=(20.0, 15.0, 10.0),
-            trigger=True,
-            matched=True,
-            identified=True,
-            absolute_weights=True,
-        ),
-        Selection("h4l", leptons="best", pt_min=(20.0, 15.0, 10.0), electron_pt_min=7.0, muon_pt_min=6.0),
+    bounded = [Cut(cut.name, tuple(b for b in cut.bounds if (b.low, b.high) != (None, None))) for cut in cuts]
+    return replace(
+        selection,
+        name=selection.name.removesuffix("*") + "*",
+        parameters={**selection.parameters, **parameters},
+        cuts=tuple(cut for cut in bounded if cut.bounds),
     )
+
+
+def _at_least(variable: str, number: int) -> Bound:
+    return Bound(variable, number - 0.5)
+
+
+# The first row asks for finite numbers too and, for h4l, counts leptons in acceptance only.
+FOUR_LEPTONS = Cut("four leptons", (_at_least("n_leptons", 4),))
+TRIGGER = Cut("trigger", (_at_least("triggered", 1),))
+MATCHED = Cut("trigger-matched", (_at_least("n_matched", 1),))
+IDENTIFICATION = Cut("identification", (_at_least("n_identified", 4),))
+ISOLATION = Cut("isolation", (_at_least("n_identified", 4),))
+
+
+def leading(*thresholds: float) -> Cut:
+    """Ask for pt [GeV] of the leptons, hardest first."""
+    return Cut("pt", tuple(Bound(f"pt{i}", least) for i, least in enumerate(thresholds, 1)))
+
+
+#: The notebooks' analysis: the first four leptons of the file, in the file's order.
+NOTEBOOK = Analysis(
+    "notebook",
+    VARIABLES,
+    CHANNELS,
+    columns,
+    Notebook(),
+    "hzzray.physics.notebook:measure",
+    cuts=(FOUR_LEPTONS, Cut("flavour", (Bound("flavours", 0.5),)), Cut("charge", (Bound("charge", -0.5, 0.5),))),
+    templates=TEMPLATES,
+)
+
+#: The discovery paper's (arXiv:1207.7214, section 4.1): the best quadruplet of two same-flavour, opposite-sign pairs.
+H4L = Analysis(
+    "h4l",
+    VARIABLES,
+    CHANNELS,
+    columns,
+    Best(),
+    "hzzray.physics.h4l:measure",
+    cuts=(
+        FOUR_LEPTONS,
+        TRIGGER,
+        IDENTIFICATION,
+        Cut("two SFOS pairs", (Bound("sfos_pairs", 0.5),)),
+        leading(20.0, 15.0, 10.0),
+        Cut("delta R", (Bound("dr_same", 0.1), Bound("dr_other", 0.2))),
+        Cut("J/psi veto", (Bound("m_sfos", 5.0),)),
+        Cut("Z1 window", (Bound("m12", 50.0, 106.0),)),
+        Cut("Z2 window", (Bound("m34_excess", 0.0), Bound("m34", high=115.0))),
+    ),
+    templates=TEMPLATES,
+)
+
+#: Those that there are without a file of the user's, by name.
+ANALYSES = {analysis.name: analysis for analysis in (NOTEBOOK, H4L)}
+
+
+def _notebook_2020(_: Names) -> Selection:
+    return select(NOTEBOOK, "notebook-2020")
+
+
+def _notebook_2020_pt(_: Names) -> Selection:
+    four, *rest = NOTEBOOK.cuts
+    return replace(select(NOTEBOOK, "notebook-2020-pt"), cuts=(four, leading(30.0, 20.0, 10.0), *rest))
+
+
+def _notebook_2025(_: Names) -> Selection:
+    four, *rest = NOTEBOOK.cuts
+    cuts = (four, TRIGGER, MATCHED, leading(20.0, 15.0, 10.0), IDENTIFICATION, *rest)
+    return replace(select(NOTEBOOK, "notebook-2025"), cuts=cuts, absolute_weights=True)
+
+
+def _h4l(names: Names) -> Selection:
+    """Ask for the trigger, and for identified and isolated leptons, wherever a release says how."""
+    own = select(H4L)
+    identified = bool(names.electron_id and names.muon_id)
+    isolated = bool(names.electron_isolation and names.muon_isolation)
+    good = (IDENTIFICATION,) if identified else (ISOLATION,) if isolated else ()
+    has = {TRIGGER: (TRIGGER,) if names.triggers else (), IDENTIFICATION: good}
+    return replace(
+        own,
+        parameters={**own.parameters, "identified": identified, "isolated": isolated},
+        cuts=tuple(kept for cut in own.cuts for kept in has.get(cut, (cut,))),
+    )
+
+
+_PRESETS: dict[str, tuple[Analysis, Callable[[Names], Selection]]] = {
+    "notebook-2020": (NOTEBOOK, _notebook_2020),
+    "notebook-2020-pt": (NOTEBOOK, _notebook_2020_pt),
+    "notebook-2025": (NOTEBOOK, _notebook_2025),
+    "h4l": (H4L, _h4l),
 }
+
+#: Names of the presets.
+PRESETS = tuple(_PRESETS)
+
+
+def preset(name: str, names: Names) -> tuple[Analysis, Selection]:
+    """Find a preset by name, as a release allows; raises KeyError.
+
+    A notebook's is the notebook's, whatever the release.
+    """
+    analysis, make = _PRESETS[name]
+    return analysis, make(names)
