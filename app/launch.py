@@ -18,7 +18,8 @@ from hzzray.engine.limits import Limits
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
 from hzzray.output import OutputError
-from hzzray.run import make_settings, make_spec
+from hzzray.request import make_spec
+from hzzray.run import make_settings
 from hzzray.urls import is_inside, is_remote
 
 

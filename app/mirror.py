@@ -23,11 +23,12 @@ from app.client import WISH
 from hzzray.engine.cluster import NAMESPACE, ClusterError, visit
 from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Recorder
-from hzzray.engine.reducer import Live
+from hzzray.engine.reducer import TABLES_S, Live
 from hzzray.errors import HzzrayError
 from hzzray.messages import RUN_ID, Counts
-from hzzray.output import save_json, save_root, write_whole
+from hzzray.output import save_json, write_whole
 from hzzray.result import moment, summarise
+from hzzray.templates import Tables, save_root, save_templates
 
 _EVERY_S = 1.0
 _PATIENCE_S = 5.0  # for an answer of a reducer
@@ -42,9 +43,17 @@ class Copy:
         self._begun = time.monotonic()
         self._recorder: Recorder | None = None
         self._wish: Wish | None = None
+        self._told_tables = -TABLES_S
         self.version = -1
 
-    def write(self, live: Live, wish: Wish) -> None:
+    def wants_tables(self, live: Live) -> bool:
+        """Tell whether all templates are due: now and then, and in the end."""
+        if live.state is None:
+            return False
+        ended = live.state.counts.status != "running"
+        return ended or time.monotonic() - self._told_tables >= TABLES_S
+
+    def write(self, live: Live, wish: Wish, tables: Tables | None) -> None:
         """Write down what is new."""
         now = time.monotonic() - self._begun
         if wish != self._wish:
@@ -57,8 +66,11 @@ class Copy:
             if self._recorder is None:
                 self._recorder = Recorder(self._folder, live.state.environment, live.state.wall_s)
             self._recorder.add_history(now, moment(result))
-            if result.status != "running":
-                save_root(result, self._folder)
+            if tables is not None:
+                self._told_tables = time.monotonic()
+                save_templates(result, tables, self._folder)
+            if tables is not None and result.status != "running":
+                save_root(result, tables, self._folder)
         if self._recorder is not None and live.scale is not None:
             self._recorder.add(now, live.usages)
             self._recorder.add_scale(now, live.scale)
@@ -106,9 +118,10 @@ class Mirror:
                 del self._wishes[name]
             live: Live = self._ask(name, "live", copy.version)
             progress: tuple[Counts, Wish] = self._ask(name, "progress")
+            tables: Tables | None = self._ask(name, "tables") if copy.wants_tables(live) else None
         except UnansweredError:
             return False
-        copy.write(live, progress[1])
+        copy.write(live, progress[1], tables)
         return True
 
 

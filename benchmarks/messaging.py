@@ -33,7 +33,7 @@ from hzzray.data.toy import write_toys
 from hzzray.engine.ledger import Ledger
 from hzzray.messages import Counts
 from hzzray.output import load_json
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from tests.support.rabbit import Broker
 
 FULL_TASKS = 100_000

@@ -27,7 +27,7 @@ from hzzray.engine.reducer import Reducer
 from hzzray.messages import Cost, Partial, Task
 from hzzray.physics.histogram import LIMB_BITS, Histogram
 from hzzray.physics.selection import CHANNELS
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 
 FULL_TASKS = 100_000
 WORKERS = 1_000

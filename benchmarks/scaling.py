@@ -22,7 +22,8 @@ from hzzray.data.catalogue import release
 from hzzray.data.plan import CHUNK
 from hzzray.data.toy import write_toys
 from hzzray.engine.cluster import cluster
-from hzzray.run import execute, make_settings, make_spec
+from hzzray.request import make_spec
+from hzzray.run import execute, make_settings
 
 
 def rate(ledger: Path) -> float:

@@ -10,7 +10,8 @@ from pathlib import Path
 from hzzray.data.catalogue import release
 from hzzray.data.toy import SEED, write_toys
 from hzzray.result import Result
-from hzzray.run import execute, make_settings, make_spec
+from hzzray.request import make_spec
+from hzzray.run import execute, make_settings
 
 
 def result_of(seed: int, events: int, folder: Path) -> Result:

@@ -64,6 +64,8 @@ class Terms:
         How long nothing may move, with tasks due and the queues empty, before these tasks are published again.
     draws
         Whether it draws the plots of runs that have ended.
+    analyses
+        Files of analyses that its workers may use, beside those that their own environment allows.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Terms:
     limits: Limits
     heal_s: float = 30.0
     draws: bool = True
+    analyses: tuple[str, ...] = ()
 
 
 class Served:
@@ -302,7 +305,7 @@ class Served:
 
             self._aside(self._look_around(ledger.due_files()))
             self._pool = pool = Pool(
-                worker_starter(ledger.spec, self._terms.sources, cache_folder()),
+                worker_starter(ledger.spec, self._terms.sources, cache_folder(), self._terms.analyses),
                 partial(join_reducer, ledger.path, self.run_id),
                 self._limits,
                 watch,

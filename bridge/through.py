@@ -44,7 +44,10 @@ def execute(
     path = settings.folder.resolve() / "ledger.db"
     if path.exists():
         check_same(path, spec)
-    plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache_folder())
+    cache = cache_folder()
+    plan = make_plan(
+        spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache, places=settings.analyses
+    )
     announced = asyncio.run(_announce(broker, topology, Announcement.of(spec, settings.run_id, plan)))
     if not path.exists():
         Ledger.create(path, settings.run_id, spec, environment()).close()
@@ -75,7 +78,14 @@ async def _announce(broker: BrokerSettings, topology: Topology, mine: Announceme
 async def _serve(
     settings: Settings, broker: BrokerSettings, topology: Topology, progress: Callable[[Counts], None]
 ) -> None:
-    terms = Terms(name="", runs=settings.runs, sources=settings.sources, limits=settings.limits, draws=False)
+    terms = Terms(
+        name="",
+        runs=settings.runs,
+        sources=settings.sources,
+        limits=settings.limits,
+        draws=False,
+        analyses=settings.analyses,
+    )
     only = BridgeSettings(until=settings.run_id, only_it=True)
     bridge = Bridge(broker, topology, terms, only, progress)
     try:

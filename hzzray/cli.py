@@ -68,17 +68,37 @@ SelectionName = Annotated[
     str | None,
     typer.Option("--selection", help="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's."),
 ]
-Cut = Annotated[list[str] | None, typer.Option(help="A cut of the selection, changed: pt_min=25,15,10. Several times.")]
+AnalysisText = Annotated[
+    str | None,
+    typer.Option("--analysis", metavar="FILE.py:NAME", help="An analysis of your own (docs/analysis.md)."),
+]
+Cut = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VARIABLE=LOW:HIGH", help="A cut, changed or new: m12=60:106, pt1=25: or m12=: for none. Several times."
+    ),
+]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="What changes the measuring: electron_pt_min=10. Several times."),
+]
+Observable = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=START:STOP:BINS",
+        help="What is filled, instead of the analysis' own set: m12=40:120:40. Several times; the first one counts.",
+    ),
+]
 Luminosity = Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")]
 AxisText = Annotated[
     str | None,
-    typer.Option("--axis", metavar="START:STOP:BINS", help="Bins in GeV: 80:250:34. Default: the release's."),
+    typer.Option(
+        "--axis", metavar="START:STOP:BINS", help="Bins of the first observable: 80:250:34."
+    ),
 ]
 WindowText = Annotated[
     str | None,
-    typer.Option(
-        "--window", metavar="LOW:HIGH", help="Where the significance is counted [GeV], on bin edges: 115:130."
-    ),
+    typer.Option("--window", metavar="LOW:HIGH", help="Where the significance is counted, on bin edges: 115:130."),
 ]
 Fraction = Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")]
 Chunk = Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 500 000.")]
@@ -120,7 +140,10 @@ def run(
     source: Sources = None,
     samples: Samples = None,
     selection: SelectionName = None,
+    analysis: AnalysisText = None,
     cut: Cut = None,
+    parameter: Parameter = None,
+    observable: Observable = None,
     luminosity: Luminosity = None,
     fraction: Fraction = 1.0,
     axis: AxisText = None,
@@ -152,14 +175,17 @@ def run(
         chosen,
         samples=_names(samples),
         selection=selection,
+        analysis=analysis,
         luminosity=luminosity,
         fraction=fraction,
         cuts=cut or (),
+        parameters=parameter or (),
+        observables=observable or (),
         axis=axis,
         window=window,
     )
     limits = Limits(min_actors=min_actors or actors or usable_cpus(), max_actors=max_actors or actors or usable_cpus())
-    more = {"engine": engine, "limits": limits, "pace_s": pace}
+    more = {"engine": engine, "limits": limits, "pace_s": pace, "analyses": _files(analysis)}
     settings = _settings(runs, run_id, _sources(chosen, source, events), chunk, **more)
     if broker == "memory":
         _execute(spec, settings)
@@ -167,8 +193,13 @@ def run(
         _execute_through(spec, settings, broker, prefix)
 
 
+def _files(analysis: str | None) -> tuple[str, ...]:
+    """Name the file of an analysis of the user's own: workers may use it, as it was asked for."""
+    return (str(Path(analysis.rpartition(":")[0]).resolve()),) if analysis else ()
+
+
 def _spec(chosen: Release, **options: Any) -> RunSpec:  # noqa: ANN401 (those of make_spec)
-    from hzzray.run import make_spec  # noqa: PLC0415 (help needn't wait for numerics)
+    from hzzray.request import make_spec  # noqa: PLC0415 (help needn't wait for numerics)
 
     return make_spec(chosen, **options)
 
@@ -186,7 +217,10 @@ def publish(
     source: Sources = None,
     samples: Samples = None,
     selection: SelectionName = None,
+    analysis: AnalysisText = None,
     cut: Cut = None,
+    parameter: Parameter = None,
+    observable: Observable = None,
     luminosity: Luminosity = None,
     fraction: Fraction = 1.0,
     axis: AxisText = None,
@@ -214,18 +248,24 @@ def publish(
         chosen,
         samples=_names(samples),
         selection=selection,
+        analysis=analysis,
         luminosity=luminosity,
         fraction=fraction,
         cuts=cut or (),
+        parameters=parameter or (),
+        observables=observable or (),
         axis=axis,
         window=window,
     )
     # Bridges work elsewhere, in folders of their own.
     sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, source, events)]
-    settings = _settings(Path("runs"), run_id, tuple(sources), chunk)
+    settings = _settings(Path("runs"), run_id, tuple(sources), chunk, analyses=_files(analysis))
     for place in settings.sources:
         check_source(place)
-    plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache_folder())
+    cache = cache_folder()
+    plan = make_plan(
+        spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache, places=settings.analyses
+    )
     with published(console) as progress:
         done = asyncio.run(load(where, Topology(prefix), spec, settings.run_id, plan, progress=progress))
     for failure in done.plan.failures:
@@ -368,7 +408,8 @@ def result(
 @app.command()
 def plot(
     run_name: Run,
-    channel: Annotated[Literal["4e", "4mu", "2e2mu"] | None, typer.Option(help="One channel alone.")] = None,
+    observable: Annotated[str | None, typer.Option(help="Another one than the run's first, such as m12.")] = None,
+    channel: Annotated[str | None, typer.Option(help="One region alone, such as 4mu.")] = None,
     log: Annotated[bool, typer.Option("--log", help="Logarithmic scale.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
     runs: Runs = Path("runs"),
@@ -376,9 +417,13 @@ def plot(
     """Draw a run's plot again, from its result."""
     from hzzray.output import load_json  # noqa: PLC0415
     from hzzray.plotting import save  # noqa: PLC0415
+    from hzzray.templates import load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
-    for path in save(load_json(folder), output or folder, channel=channel, log=log):
+    shown = load_json(folder)
+    if observable is not None:
+        shown = showing(shown, load_templates(shown, folder), observable)
+    for path in save(shown, output or folder, channel=channel, log=log):
         console.print(path, highlight=False, soft_wrap=True)
 
 

@@ -119,26 +119,28 @@ def summary(result: Result, console: Console) -> None:
 
     Events and yields are of all masses; the plot has those on its axis.
     """
-    low, high = result.significance.window
-    edges = result.edges
+    window, edges = result.significance.window, result.edges
+    unit = f" {result.observable.unit}".rstrip()
+    axis = Axis(edges[0], edges[-1], len(edges) - 1)
+    shown = {f"{edges[0]:g} to {edges[-1]:g}{unit}": slice(None)}
+    if window is not None and result.is_first:
+        shown[f"{window[0]:g} to {window[1]:g}{unit}"] = axis.window(*window)
     table = Table(
         title=escape(f"{result.spec.release.title}, {result.spec.selection.name}, run {result.run_id}"),
         caption="events and yield: of all masses",
     )
     table.add_column("group")
-    for title in ("events", "yield", f"{edges[0]:g} to {edges[-1]:g} GeV", f"{low:g} to {high:g} GeV"):
+    for title in ("events", "yield", *shown):
         table.add_column(title, justify="right")
-    inside = Axis(edges[0], edges[-1], len(edges) - 1).window(low, high)
     for name, group in result.groups.items():
         ranges = [
             (group.yield_, group.yield_error**2),
-            (sum(group.sumw), sum(group.sumw2)),
-            (sum(group.sumw[inside]), sum(group.sumw2[inside])),
+            *((sum(group.sumw[bins]), sum(group.sumw2[bins])) for bins in shown.values()),
         ]
         is_data = group.role == "data"
         lacking = result.unread(name)
         if lacking is None:
-            table.add_row(escape(name), *["–"] * 4)
+            table.add_row(escape(name), *["–"] * (2 + len(shown)))
             continue
         cells = (f"{w:.0f}" if is_data else f"{w:.2f} ± {w2**0.5:.2f}" for w, w2 in ranges)
         if is_data and result.luminosity.data is not None and not result.luminosity.compared:

@@ -11,14 +11,18 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray.data.catalogue import Release
-from hzzray.physics.histogram import Axis
+from hzzray.physics.analysis import Template
+from hzzray.physics.histogram import Axis, Shape
 from hzzray.physics.selection import Selection
 
 #: Version of the messages' form, and of what their fields mean; another one is refused.
 WIRE_VERSION: Literal[2] = 2
 
 #: Version of a spec's form. It is a part of what names a computation.
-SPEC_VERSION: Literal[1] = 1
+SPEC_VERSION: Literal[2] = 2
+
+#: Cells that all templates of a sample may have: a spec from the wire can't ask for more memory than a worker has.
+MAX_CELLS = 2**20
 
 Status = Literal["running", "partial", "complete"]
 
@@ -39,31 +43,68 @@ class Message(BaseModel):
         return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+class AnalysisRef(Message):
+    """Which analysis: one of ours by ``name``, or the user's own in a file ``module``.py whose SHA-256 is ``source``.
+
+    ``regions`` and ``title`` are the analysis' own, for whoever shows results without it.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+    module: str = Field(default="", pattern=r"^[A-Za-z0-9_]{0,100}$")
+    source: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    regions: tuple[str, ...] = Field(min_length=1, max_length=100)
+    title: str = Field(default="", max_length=200)
+
+    def __str__(self) -> str:
+        """Return the name that people know it by."""
+        return f"{self.module}.py:{self.name}" if self.module else self.name
+
+
 class RunSpec(Message):
     """What a run computes: nothing of where or how. Self-contained, so that any worker anywhere can take it up.
 
-    ``release`` holds just the samples of this run. ``luminosity`` is in fb⁻¹. ``fraction`` in (0, 1] is the leading
-    part of each file's entries that is read; what that stands for is decided in ``hzzray.scaling``. ``axis`` are the
-    bins, and the release's window lies on their edges.
+    ``release`` holds just the samples of this run. ``templates`` are what is filled: the first has the digest and the
+    significance, which is counted in ``window``, on its bins' edges, or not at all where that is None. ``luminosity``
+    is in fb⁻¹. ``fraction`` in (0, 1] is the leading part of each file's entries that is read; what that stands for is
+    decided in ``hzzray.scaling``.
     """
 
-    version: Literal[1] = SPEC_VERSION
+    version: Literal[2] = SPEC_VERSION
     release: Release
+    analysis: AnalysisRef
     selection: Selection
+    templates: tuple[Template, ...] = Field(min_length=1)
+    window: tuple[float, float] | None = None
     luminosity: float = Field(gt=0, allow_inf_nan=False)
     fraction: float = Field(gt=0, le=1)
-    axis: Axis
 
     @model_validator(mode="after")
-    def _readable(self) -> Self:
-        lacking = self.release.schema_.missing(self.selection)
-        if lacking:
-            raise ValueError(
-                f"selection {self.selection.name} asks for {' and '.join(lacking)}, "
-                f"which release {self.release.name} has no branch for"
-            )
-        self.axis.window(*self.release.window)  # refuses one that is not of whole bins
+    def _sensible(self) -> Self:
+        names = [template.observable for template in self.templates]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"observable {twice} is there twice")
+        if self.shape.cells > MAX_CELLS:
+            raise ValueError(f"the observables have {self.shape.cells} bins in all regions, {MAX_CELLS} at most")
+        if self.window is not None:
+            self.axis.window(*self.window)  # refuses one that is not of whole bins
         return self
+
+    @property
+    def axis(self) -> Axis:
+        """The first template's axis."""
+        return self.templates[0].axis
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the cutflow's rows."""
+        return self.selection.rows
+
+    @property
+    def shape(self) -> Shape:
+        """The form of what is filled of each sample."""
+        bins = tuple(template.axis.bins for template in self.templates)
+        return Shape(len(self.analysis.regions), bins, len(self.rows))
 
     @cached_property
     def digest(self) -> str:
@@ -135,7 +176,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What a worker made of one task; ``packed`` is its histogram (see Histogram.pack). Travels inside Ray only."""
+    """What a worker made of one task; ``packed`` are its blocks (see Blocks.pack). Travels inside Ray only."""
 
     task: Task
     packed: bytes

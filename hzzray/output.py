@@ -1,24 +1,20 @@
-"""A run's files: ``result.json`` and ``histograms.root``. Each is written whole or not at all."""
+"""A run's files: each is written whole or not at all. And the first of them, ``result.json``."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from pydantic import ValidationError
 
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.physics.histogram import Axis
-from hzzray.result import Bins, GroupResult, Result, SampleResult
+from hzzray.result import Result
 
 #: A result of a hundred times as many samples and bins as any release has is smaller [bytes].
 RESULT_BYTES = 32 * 1024**2
@@ -95,63 +91,3 @@ def load_json(folder: Path) -> Result:
         raise UsageError(f"{folder}: no such run, or one that has no result yet") from error
     except ValidationError as error:
         raise OutputError(f"{path}: {error.errors()[0]['msg']}") from error
-
-
-def save_root(result: Result, folder: Path) -> Path:
-    """Write ``histograms.root``: a full TH1D for each sample and group, all channels together and each.
-
-    Names are ``samples/NAME/all``, ``samples/NAME/4e`` and so on; likewise under ``groups``. In a name, what is no
-    letter, digit, dot, hyphen or underscore becomes an underscore; titles have it as it was.
-    """
-    import uproot  # noqa: PLC0415 (a second to import)
-
-    axis = Axis(result.edges[0], result.edges[-1], len(result.edges) - 1)
-
-    tables: dict[str, dict[str, SampleResult | GroupResult]]
-    tables = {"samples": {**result.samples}, "groups": {**result.groups}}
-
-    def write(path: Path) -> None:
-        with uproot.recreate(path) as file:
-            for folder_name, rows in tables.items():
-                for key, (name, row) in zip(_keys(rows), rows.items(), strict=True):
-                    for channel, bins in (("all", row), *row.channels.items()):
-                        title = name if channel == "all" else f"{name}, {channel.replace('mu', '#mu')}"
-                        file[f"{folder_name}/{key}/{channel}"] = _filled(bins, axis, title)
-
-    return write_whole(folder / "histograms.root", write)
-
-
-def _keys(names: Iterable[str]) -> list[str]:
-    """Make names that a path in a ROOT file, and what is typed to get there, can hold; each once."""
-    keys: list[str] = []
-    for name in names:
-        key = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.") or "unnamed"
-        numbered = (f"{key}_{number}" for number in count(2))
-        keys.append(next(free for free in chain((key,), numbered) if free not in keys))
-    return keys
-
-
-def _filled(bins: Bins, axis: Axis, title: str) -> object:
-    """Make a TH1D that ROOT has nothing to guess of: raw entries, errors of the flow bins, sums for mean and width.
-
-    Those sums leave the flow bins out and take bins at their centres, as ``TH1::ResetStats`` does: nothing else is
-    known of an event that is in a bin.
-    """
-    from uproot.writing.identify import to_TAxis, to_TH1x  # noqa: PLC0415 (a second to import)
-
-    centres = (axis.edges[1:] + axis.edges[:-1]) / 2
-    sumw, sumw2 = np.array(bins.sumw), np.array(bins.sumw2)
-    flow2 = np.array([bins.underflow_sumw2, bins.overflow_sumw2], np.float64)  # nan where an old result lacks them
-    return to_TH1x(
-        fName=None,
-        fTitle=title,
-        data=np.array([bins.underflow, *sumw, bins.overflow]),
-        fEntries=float(bins.n_out),
-        fTsumw=sumw.sum(),
-        fTsumw2=sumw2.sum(),
-        fTsumwx=(sumw * centres).sum(),
-        fTsumwx2=(sumw * centres**2).sum(),
-        fSumw2=np.array([flow2[0], *sumw2, flow2[1]]),
-        fXaxis=to_TAxis("xaxis", "m_{4#it{l}} [GeV]", axis.bins, axis.start, axis.stop),
-        fYaxis=to_TAxis("yaxis", f"Events / {(axis.stop - axis.start) / axis.bins:g} GeV", 1, 0.0, 1.0),
-    )

@@ -26,7 +26,8 @@ from mplhep.label import append_text
 from numpy.typing import NDArray
 
 from hzzray.errors import UsageError
-from hzzray.physics.selection import CHANNELS
+from hzzray.messages import AnalysisRef
+from hzzray.physics.analysis import Template
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Result
 from hzzray.stack import Contents, contents
@@ -38,7 +39,6 @@ RATIO_MAX = 2.0
 _TEXT_SIZE = 13
 _MARGINS = {"left": 0.12, "right": 0.965, "bottom": 0.105, "top": 0.975, "hspace": 0.05}
 _GAP = 0.03  # of the panel's height, kept free below text and legend
-_CHANNEL_TEX = dict(zip(CHANNELS, (r"4e", r"4\mu", r"2e2\mu"), strict=True))
 _NAME_TEX = {
     "ZZ*": r"$ZZ^{*}$",
     "ttbar": r"$t\bar{t}$",
@@ -71,7 +71,7 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     result
         A run's numbers, finished or not.
     channel
-        Draw this flavour category (``4e``, ``4mu``, ``2e2mu``); all together by default.
+        Draw this region of the analysis (``4e``, ``4mu``, ``2e2mu``); all together by default.
     log
         Draw events on a logarithmic scale.
 
@@ -92,10 +92,12 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     with style(_STYLE):
         fig = StyledFigure(_STYLE, figsize=(8.0, 7.2))
         main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1), gridspec_kw=_MARGINS)
-        for axes in (main, ratio):
+        for axes in (main, ratio) if result.is_first and result.significance.window else ():
             axes.axvspan(*result.significance.window, color="0.94", linewidth=0, zorder=0)
-        handles = _draw_events(main, content)
+        template = result.observable
+        handles = _draw_events(main, content, template.unit)
         _draw_ratio(ratio, content)
+        ratio.set_xlabel(axis_label(template))
         legend = main.legend(handles=handles, loc="upper right", fontsize=_TEXT_SIZE, borderaxespad=0.2)
         _set_range(main, content, [*_write_labels(main, result, channel), legend], log=log)
         fig.align_ylabels()
@@ -105,15 +107,17 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
 def save(result: Result, folder: Path, *, channel: str | None = None, log: bool = False) -> tuple[Path, ...]:
     """Write ``plot.png`` (150 dpi) and ``plot.pdf``, each whole or not at all; equal results give equal bytes.
 
-    A channel alone, or a logarithmic scale, has a file of its own: ``plot-4e-log.png``. Raises OutputError where the
+    Another observable than the first, a channel alone, or a logarithmic scale has a file of its own:
+    ``plot-m12-4e-log.png``. Raises OutputError where the
     folder can't be written to.
     """
     fig = figure(result, channel=channel, log=log)
-    name = "-".join(["plot", *([channel] if channel else []), *(["log"] if log else [])])
+    other = [] if result.is_first else [result.observable.observable]
+    name = "-".join(["plot", *other, *([channel] if channel else []), *(["log"] if log else [])])
     return save_figure(fig, folder / name, result.run_id)
 
 
-def _draw_events(axes: Axes, content: Contents) -> list[Artist | ErrorbarContainer]:
+def _draw_events(axes: Axes, content: Contents, unit: str) -> list[Artist | ErrorbarContainer]:
     """Draw stack, band and points; return what the legend lists, from its top down."""
     handles: list[Artist | ErrorbarContainer] = []
     below = np.zeros_like(content.total)
@@ -127,7 +131,7 @@ def _draw_events(axes: Axes, content: Contents) -> list[Artist | ErrorbarContain
         handles.append(_draw_band(axes, content.edges, content.total, content.error))
     if content.data is not None:
         handles.insert(0, _draw_points(axes, content, np.ones_like(content.data)))
-    axes.set_ylabel(f"Events / {content.width:g} GeV")
+    axes.set_ylabel(f"Events / {content.width:g} {unit}".rstrip())
     return handles
 
 
@@ -142,7 +146,6 @@ def _draw_ratio(axes: Axes, content: Contents) -> None:
         axes.plot(content.centres[above], np.full(above.sum(), 0.95 * RATIO_MAX), "k^", markersize=5)
     axes.set(xlim=content.edges[[0, -1]], ylim=(0.0, RATIO_MAX))
     axes.yaxis.set_major_locator(FixedLocator([0.5, 1.0, 1.5]))
-    axes.set_xlabel(r"$m_{4\ell}$ [GeV]")
     axes.set_ylabel("Data / Pred.", loc="center", fontsize=15)
 
 
@@ -189,14 +192,29 @@ def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artis
         ax=axes,
     )
     texts = [text for text in labels if text is not None]
-    final_state = r"4\ell" if channel is None else _CHANNEL_TEX.get(channel, channel)
-    lines = [rf"$H \rightarrow ZZ^{{*}} \rightarrow {final_state}$, {plain(result.spec.selection.name)}"]
-    if channel is None and found.asimov is not None:
+    lines = [f"{_title(result.spec.analysis, channel)}, {plain(result.spec.selection.name)}"]
+    if channel is None and result.is_first and found.window is not None and found.asimov is not None:
         low, high = found.window
-        lines.append(rf"{low:g}–{high:g} GeV: {found.asimov:.1f}$\sigma$ expected")
+        unit = f" {result.observable.unit}".rstrip()
+        lines.append(rf"{low:g}–{high:g}{unit}: {found.asimov:.1f}$\sigma$ expected")
     for line in lines + _state(result):
         texts.append(append_text(line, texts[-1], loc="below", pad=1.2, fontsize=_TEXT_SIZE, ax=axes))
     return texts
+
+
+def axis_label(template: Template) -> str:
+    """Write what an axis shows, with its unit; LaTeX between dollars."""
+    label = template.label or plain(template.observable)
+    return f"{label} [{template.unit}]" if template.unit else label
+
+
+def _title(analysis: AnalysisRef, region: str | None) -> str:
+    """Write what an analysis is of; of one region alone, that in place of all final states, or after it."""
+    title = analysis.title or plain(analysis.name)
+    if region is None:
+        return title
+    tex = plain(region).replace("mu", r"\mu ")
+    return title.replace(r"4\ell", tex) if r"4\ell" in title else f"{title}, ${tex}$"
 
 
 def _state(result: Result) -> list[str]:

@@ -21,13 +21,13 @@ from hzzray.data.catalogue import Role, Sample
 from hzzray.messages import Cost as TotalCost
 from hzzray.messages import Counts, Failure, RunSpec, Status
 from hzzray.physics import significance as z
-from hzzray.physics.histogram import Axis, Histogram, digest
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.analysis import Template
+from hzzray.physics.histogram import Axis, Yields
 from hzzray.scaling import Need, Reading, Scaling, reading, scaling
 from hzzray.urls import redact
 
-# Rows of a cutflow that a sample's events pass if they are of electrons and muons at all, and how many say so.
-_OF_LEPTONS, _MANY = ("four leptons", "flavour"), 10
+# So many events, none of which passes a cut that any sample's events pass, say that something is wrong.
+_MANY = 10
 
 
 class Row(BaseModel):
@@ -95,12 +95,13 @@ class GroupResult(Bins):
 class Significance(Row):
     """Counts of the window and their significances, simulation at ``Result.luminosity.simulation``.
 
-    None where their ingredients were not read, or where the counts define none: ``withheld`` has the reason, by field.
+    None where no window was chosen, their ingredients were not read, or where the counts define none: ``withheld`` has
+    the reason, by field.
     ``sigma_b`` is the uncertainty of the background that the ``…_sigma`` ones take: √0.3·b, as the notebook has it.
     ``n_background_error`` is the simulation's statistical one alone. See ``hzzray.physics.significance``.
     """
 
-    window: tuple[float, float]
+    window: tuple[float, float] | None
     n_signal: float | None
     n_background: float | None
     n_background_error: float | None
@@ -183,6 +184,7 @@ class Result(Row):
     digest: str
     fraction: float = Field(description="entries read / entries of the run's samples")
     luminosity: Luminosity
+    shown: str = Field(default="", exclude=True, description="an observable that isn't the first, where one is shown")
     edges: tuple[float, ...]
     samples: dict[str, SampleResult]
     groups: dict[str, GroupResult]
@@ -202,6 +204,17 @@ class Result(Row):
         if isinstance(values, dict) and asked is not None:
             return {"luminosity": {"asked": asked, "simulation": asked, "data": asked}, **values}
         return values
+
+    @property
+    def observable(self) -> Template:
+        """The template whose bins these are: the spec's first, or what ``templates.showing`` put in its place."""
+        chosen = self.shown or self.spec.templates[0].observable
+        return next(template for template in self.spec.templates if template.observable == chosen)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether these are the bins that the window, the significance and the digest belong to."""
+        return self.observable is self.spec.templates[0]
 
     @property
     def is_whole(self) -> bool:
@@ -224,9 +237,10 @@ class Result(Row):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RunState:
-    """A run as its reducer knows it: exact histograms by sample, what is planned, what failed, what it took.
+    """A run as its reducer knows it: yields by sample, what is planned, what failed, what it took.
 
-    ``entries`` are, by sample, entries planned and entries in the files.
+    ``yields`` are those of the first template, ``digest`` names its exact contents. ``entries`` are, by sample, entries
+    planned and entries in the files.
     """
 
     version: int
@@ -234,7 +248,8 @@ class RunState:
     spec: RunSpec
     environment: str
     counts: Counts
-    histograms: dict[str, Histogram]
+    yields: dict[str, Yields]
+    digest: str
     entries: dict[str, tuple[int, int]]
     failures: tuple[Failure, ...]
     cost: TotalCost
@@ -243,6 +258,21 @@ class RunState:
     def with_wall(self, seconds: float) -> RunState:
         """Return a copy that took this long."""
         return replace(self, wall_s=seconds)
+
+
+def binned(n_out: int, sumw: NDArray[np.float64], sumw2: NDArray[np.float64]) -> dict[str, Any]:
+    """Lay out sums with flow bins, shape (bins + 2,), as ``Bins``."""
+    return {
+        "n_out": n_out,
+        "yield": float(sumw.sum()),
+        "yield_error": float(np.sqrt(sumw2.sum())),
+        "sumw": tuple(sumw[1:-1].tolist()),
+        "sumw2": tuple(sumw2[1:-1].tolist()),
+        "underflow": float(sumw[0]),
+        "overflow": float(sumw[-1]),
+        "underflow_sumw2": float(sumw2[0]),
+        "overflow_sumw2": float(sumw2[-1]),
+    }
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -260,34 +290,19 @@ class _Sums:
     def bins(self) -> dict[str, Any]:
         """Lay out all channels together as ``Bins``."""
         n, sumw, sumw2 = (array.sum(axis=0) for array in (self.n, self.sumw, self.sumw2))
-        return {
-            "n_out": int(n.sum()),
-            "yield": float(sumw.sum()),
-            "yield_error": float(np.sqrt(sumw2.sum())),
-            "sumw": tuple(sumw[1:-1].tolist()),
-            "sumw2": tuple(sumw2[1:-1].tolist()),
-            "underflow": float(sumw[0]),
-            "overflow": float(sumw[-1]),
-            "underflow_sumw2": float(sumw2[0]),
-            "overflow_sumw2": float(sumw2[-1]),
-            "n_underflow": int(n[0]),
-            "n_overflow": int(n[-1]),
-        }
+        flow = {"n_underflow": int(n[0]), "n_overflow": int(n[-1])}
+        return {**binned(int(n.sum()), sumw, sumw2), **flow}
 
-    def channels(self) -> dict[str, Bins]:
+    def channels(self, regions: Sequence[str]) -> dict[str, Bins]:
         """Lay out each channel."""
         return {
             name: Bins.model_validate(_Sums(self.n[[i]], self.sumw[[i]], self.sumw2[[i]]).bins())
-            for i, name in enumerate(CHANNELS)
+            for i, name in enumerate(regions)
         }
 
 
-def _sums(histogram: Histogram) -> _Sums:
-    return _Sums(histogram.counts, histogram.sumw.floats(), histogram.sumw2.floats())
-
-
-def _total(parts: Iterable[_Sums], axis: Axis) -> _Sums:
-    shape = (len(CHANNELS), axis.bins + 2)
+def _total(parts: Iterable[_Sums], regions: Sequence[str], axis: Axis) -> _Sums:
+    shape = (len(regions), axis.bins + 2)
     total = _Sums(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape))
     for part in parts:
         total = _Sums(total.n + part.n, total.sumw + part.sumw, total.sumw2 + part.sumw2)
@@ -310,7 +325,7 @@ _NEEDS: dict[str, tuple[Need, ...]] = {
 
 def significance(
     axis: Axis,
-    window: tuple[float, float],
+    window: tuple[float, float] | None,
     groups: Sequence[tuple[Role, Bins]],
     lacking: Mapping[Need, str] | None = None,
 ) -> Significance:
@@ -319,6 +334,9 @@ def significance(
     ``lacking`` says of what there is none, and why: figures that need it are withheld. Raises ValueError where the
     window doesn't lie on bin edges.
     """
+    if window is None:
+        why = "no window is chosen to count in (--window LOW:HIGH)"
+        return _meaning(None, 0.0, 0.0, 0.0, 0, dict.fromkeys(("signal", "background", "data"), why))
     inside = axis.window(*window)
 
     def count(role: Role, field: Literal["sumw", "sumw2"]) -> float:
@@ -330,7 +348,7 @@ def significance(
 
 
 def _meaning(
-    window: tuple[float, float], s: float, b: float, b_error: float, n: int, lacking: Mapping[Need, str]
+    window: tuple[float, float] | None, s: float, b: float, b_error: float, n: int, lacking: Mapping[Need, str]
 ) -> Significance:
     sigma_b = float(np.sqrt(0.3)) * abs(b)
     figures: dict[str, float | None] = {
@@ -426,26 +444,33 @@ def summarise(state: RunState) -> Result:
     release = spec.release
     status = state.counts.status
     readings = {
-        sample.name: reading(spec, sample, state.histograms[sample.name].entries, state.entries.get(sample.name))
+        sample.name: reading(spec, sample, state.yields[sample.name].entries, state.entries.get(sample.name))
         for sample in release.samples
     }
     standing = scaling(spec, readings, running=status == "running")
     parts: dict[str, _Sums] = {}
     samples: dict[str, SampleResult] = {}
     for sample in release.samples:
-        histogram, read = state.histograms[sample.name], readings[sample.name]
+        yields, read = state.yields[sample.name], readings[sample.name]
         planned, _ = state.entries.get(sample.name, (0, 0))
         simulated = release.role(sample) != "data"
         scale = read.scale if simulated else 1.0
-        sums = _sums(histogram).scaled(scale)
+        sums = _Sums(yields.n, yields.sumw, yields.sumw2).scaled(scale)
         about = {"planned": planned, "total": read.total, "luminosity": standing.samples.get(sample.name)}
-        samples[sample.name] = _sample(spec, sample, histogram, sums, scale, about)
+        samples[sample.name] = _sample(spec, sample, yields, sums, scale, about)
         parts[sample.name] = sums.scaled(standing.simulation / spec.luminosity if simulated else 1.0)
     groups = {}
     for group in release.groups:
-        total = _total((parts[sample.name] for sample in release.samples if sample.group == group.name), spec.axis)
+        members = (parts[sample.name] for sample in release.samples if sample.group == group.name)
+        regions = spec.analysis.regions
+        total = _total(members, regions, spec.axis)
         groups[group.name] = GroupResult.model_validate(
-            {"role": group.role, "colour": group.colour, "channels": total.channels(), **total.bins()}
+            {
+                "role": group.role,
+                "colour": group.colour,
+                "channels": total.channels(spec.analysis.regions),
+                **total.bins(),
+            }
         )
     rows = [(group.role, group) for group in groups.values()]
     counts = state.counts
@@ -457,13 +482,13 @@ def summarise(state: RunState) -> Result:
         environment=state.environment,
         status=status,
         tasks=Tasks(planned=counts.planned, merged=counts.merged, failed=counts.failed),
-        digest=digest(state.histograms),
+        digest=state.digest,
         fraction=sum(read.entries for read in readings.values()) / in_all if in_all else 0.0,
         luminosity=Luminosity(asked=spec.luminosity, simulation=standing.simulation, data=standing.data),
         edges=tuple(spec.axis.edges.tolist()),
         samples=samples,
         groups=groups,
-        significance=significance(spec.axis, release.window, rows, standing.lacking),
+        significance=significance(spec.axis, spec.window, rows, standing.lacking),
         missing=tuple(sample.name for sample in release.samples if sample.name not in state.entries),
         warnings=tuple(_warnings(spec, samples, readings, standing, running=status == "running")),
         failures=tuple(
@@ -510,8 +535,8 @@ def _warnings(
         for where, n in row.invalid.items():
             if n:
                 yield f"{name}: {n} of {row.entries} events left out: nan or inf in a {where}"
-        for before, cut in pairwise(row.cutflow):
-            if cut.cut in _OF_LEPTONS and cut.n == 0 and before.n >= _MANY:
+        for (before, cut), made in zip(pairwise(row.cutflow), spec.selection.cuts, strict=True):
+            if made.basic and cut.n == 0 and before.n >= _MANY:
                 yield f"{name}: none of {before.n} events passes {cut.cut!r}: is the release's schema right?"
         if read.opened and not read.total:
             yield f"{name}: its file has no entries"
@@ -521,19 +546,18 @@ def _warnings(
 
 
 def _sample(
-    spec: RunSpec, sample: Sample, histogram: Histogram, sums: _Sums, scale: float, about: Mapping[str, object]
+    spec: RunSpec, sample: Sample, yields: Yields, sums: _Sums, scale: float, about: Mapping[str, object]
 ) -> SampleResult:
-    n, yields = histogram.cutflow()
-    lepton, weight = histogram.invalid.tolist()
-    rows = zip(spec.selection.cuts, n.tolist(), (yields * scale).tolist(), strict=True)
+    lepton, weight = yields.invalid.tolist()
+    rows = zip(spec.rows, yields.left.tolist(), (yields.left_sumw * scale).tolist(), strict=True)
     return SampleResult.model_validate(
         {
             "group": sample.group,
-            "entries": histogram.entries,
+            "entries": yields.entries,
             "scale": scale,
             "invalid": {"lepton": lepton, "weight": weight},
             "cutflow": [{"cut": cut, "n": raw, "yield": weighted} for cut, raw, weighted in rows],
-            "channels": sums.channels(),
+            "channels": sums.channels(spec.analysis.regions),
             **about,
             **sums.bins(),
         }

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from itertools import accumulate, chain, repeat
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hzzray.data.catalogue import Release
 from hzzray.data.plan import CHUNK, Plan, check_source, make_plan, readable
 from hzzray.engine.cluster import leave_word
 from hzzray.engine.ledger import Ledger, Wish
@@ -31,30 +27,16 @@ from hzzray.engine.monitor import Recorder, Scale
 from hzzray.engine.reducer import Live
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, RunSpec, Task
-from hzzray.output import save_json, save_root
-from hzzray.physics.histogram import Axis
-from hzzray.physics.selection import PRESETS, Selection
+from hzzray.output import save_json
+from hzzray.physics.histogram import digest
 from hzzray.places import cache_folder
+from hzzray.request import mistake
 from hzzray.result import Result, RunState, environment, moment, summarise
 from hzzray.source import MemorySource
+from hzzray.templates import save_root, save_templates, tables
 from hzzray.urls import redact
 
 Engine = Literal["ray", "serial"]
-
-# What pydantic finds wrong, in our words.
-_RULES = {
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be {le} or less",
-    "finite_number": "must be a finite number",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "too_short": "must have {min_length} values",
-    "too_long": "must have {max_length} values",
-    "missing": "must be given",
-    "extra_forbidden": "must be left out: nobody knows it",
-}
 
 #: Parts of a run that takes its time: each has a part of every file.
 _SLICES = 100
@@ -67,7 +49,8 @@ class StoppedError(HzzrayError):
 class Settings(BaseModel):
     """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s].
 
-    One that is ``bridged`` gets its tasks through a broker.
+    One that is ``bridged`` gets its tasks through a broker. ``analyses`` are files that its workers may use, beside
+    what their own environment allows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +63,7 @@ class Settings(BaseModel):
     chunk: int = CHUNK
     pace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     bridged: bool = False
+    analyses: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -87,90 +71,12 @@ class Settings(BaseModel):
         return self.runs / self.run_id
 
 
-def make_spec(
-    release: Release,
-    *,
-    samples: tuple[str, ...] = (),
-    selection: str | None = None,
-    luminosity: float | None = None,
-    fraction: float = 1.0,
-    cuts: Sequence[str] = (),
-    axis: str | None = None,
-    window: str | None = None,
-) -> RunSpec:
-    """Put a spec together, the release's defaults where nothing is chosen; raises UsageError naming what is wrong.
-
-    ``cuts`` are changes of the selection as ``name=value``, names those of Selection's fields. ``axis`` is
-    START:STOP:BINS, ``window`` LOW:HIGH, in GeV; the window must lie on the axis' bin edges.
-    """
-    preset = selection or release.selection
-    if preset not in PRESETS:
-        raise UsageError(f"no selection {preset!r}; there are {', '.join(PRESETS)}")
-    chosen = samples or tuple(sample.name for sample in release.samples if sample.default)
-    release = _binned(release, axis, window)
-    try:
-        return RunSpec(
-            release=release.only(chosen),
-            selection=_changed(release.schema_.preset(preset), cuts),
-            luminosity=release.luminosity if luminosity is None else luminosity,
-            fraction=fraction,
-            axis=release.axis,
-        )
-    except ValidationError as error:
-        raise UsageError(_mistake(error)) from error
-
-
-def _binned(release: Release, axis: str | None, window: str | None) -> Release:
-    """Change a release's axis and window; raises UsageError where that makes none."""
-    changes: dict[str, Any] = {}
-    try:
-        if axis:
-            start, stop, bins = _numbers("axis", axis, "START:STOP:BINS", "80:250:34")
-            if bins != int(bins):
-                raise UsageError(f"--axis {axis}: {bins:g} is no number of bins")
-            changes["axis"] = Axis(start, stop, int(bins))
-        if window:
-            changes["window"] = tuple(_numbers("window", window, "LOW:HIGH", "115:130"))
-        changed = release.model_copy(update=changes)
-        changed.axis.window(*changed.window)
-    except ValueError as error:
-        hint = "" if window else "; give --window too"
-        raise UsageError(f"{error}{hint}") from error
-    return changed
-
-
-def _numbers(option: str, text: str, form: str, example: str) -> list[float]:
-    """Read finite numbers between colons; raises UsageError naming the option."""
-    try:
-        numbers = [float(part) for part in text.split(":")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != len(form.split(":")) or not all(map(math.isfinite, numbers)):
-        raise UsageError(f"--{option} {text}: expected {form} in GeV, as {example}")
-    return numbers
-
-
-def _changed(preset: Selection, cuts: Sequence[str]) -> Selection:
-    """Change a preset's cuts; raises UsageError for what isn't one, ValidationError for a value that can't be."""
-    changes: dict[str, object] = {}
-    known = preset.changeable
-    for cut in cuts:
-        name, _, value = cut.partition("=")
-        if name not in known:
-            raise UsageError(f"no cut {name!r} in {preset.name}; there are {', '.join(known)}")
-        several = isinstance(getattr(preset, name), tuple)
-        changes[name] = tuple(part for part in value.split(",") if part) if several else value
-    if not changes:
-        return preset
-    return TypeAdapter(Selection).validate_python({**asdict(preset), "name": f"{preset.name}*", **changes})
-
-
 def make_settings(**chosen: object) -> Settings:
     """Put settings together; raises UsageError naming what is wrong."""
     try:
         return Settings.model_validate(chosen)
     except ValidationError as error:
-        raise UsageError(_mistake(error)) from error
+        raise UsageError(mistake(error)) from error
 
 
 def settings_of(folder: Path) -> tuple[RunSpec, Settings]:
@@ -178,28 +84,6 @@ def settings_of(folder: Path) -> tuple[RunSpec, Settings]:
     with Ledger.open(folder / "ledger.db") as ledger:
         kept = json.loads(ledger.settings())
         return ledger.spec, make_settings(**kept, runs=folder.parent, run_id=ledger.run_id)
-
-
-def _mistake(error: ValidationError) -> str:
-    """Say in one line what pydantic found wrong first."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
-    shown = repr(first["input"])
-    given = f", not {shown if len(shown) < 80 else shown[:80] + '…'}" if field else ""
-    return f"{field}: {_rule(first)}{given}".lstrip(": ")
-
-
-def _rule(error: ErrorDetails) -> str:
-    """Say in our words what a value must be."""
-    bounds = {name: f"{bound:g}" for name, bound in error.get("ctx", {}).items() if isinstance(bound, int | float)}
-    kind = error["type"]
-    if kind == "string_pattern_mismatch":
-        return "must be of letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first"
-    if kind in _RULES:
-        return _RULES[kind].format(**bounds)
-    if kind.partition("_")[0] in ("int", "float"):
-        return "must be a whole number" if kind.startswith("int") else "must be a number"
-    return error["msg"].removeprefix("Value error, ")
 
 
 def new_run_id() -> str:
@@ -222,7 +106,9 @@ def execute(
     path = settings.folder.resolve() / "ledger.db"
     if path.exists():
         check_same(path, spec)
-    plan = make_plan(spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache)
+    plan = make_plan(
+        spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache, places=settings.analyses
+    )
     if not path.exists():  # a run that can't be planned leaves nothing behind
         Ledger.create(path, settings.run_id, spec, environment()).close()
         check_same(path, spec)  # another process may have been faster
@@ -259,13 +145,9 @@ def check_same(path: Path, spec: RunSpec) -> None:
     with Ledger.open(path) as ledger:
         began = ledger.spec
     if began.digest != spec.digest:
-        fields = ("selection", "luminosity", "fraction", "axis")
-        differing = [field for field in fields if getattr(began, field) != getattr(spec, field)]
-        binning = {"axis": spec.axis, "window": spec.release.window}
-        if began.release.window != spec.release.window:
-            differing.append("window")
-        if began.release.model_copy(update=binning) != spec.release.model_copy(update=binning):
-            differing.insert(0, "release")
+        names = {"templates": "observables or axis"}
+        fields = ("release", "analysis", "selection", "templates", "window", "luminosity", "fraction")
+        differing = [names.get(field, field) for field in fields if getattr(began, field) != getattr(spec, field)]
         raise UsageError(
             f"run {path.parent.name} in {path.parent.parent} exists with another {' and '.join(differing)}; "
             "take another --run-id, or the same choices to resume it"
@@ -320,6 +202,7 @@ def _work(
                 tasks,
                 settings.sources,
                 cache=cache,
+                places=settings.analyses,
                 progress=progress,
                 watcher=journal.write,
                 interval_s=interval_s,
@@ -363,7 +246,7 @@ async def _with_ray(
     from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
     from hzzray.engine.services import Services  # noqa: PLC0415
 
-    start = worker_starter(ledger.spec, settings.sources, cache)
+    start = worker_starter(ledger.spec, settings.sources, cache, settings.analyses)
     find = partial(start_reducer, ledger.path, ledger.run_id)
     with Journal(ledger, clock) as journal:
         metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
@@ -408,6 +291,8 @@ class Journal:
         if live.state is not None:
             result = _show(self._ledger.path.parent, live.state.with_wall(self._ledger.wall_s()))
             self._recorder.add_history(now, moment(result))
+            if live.tables is not None:
+                save_templates(result, live.tables, self._ledger.path.parent)
 
     def end(self, state: RunState) -> None:
         """Write down how the run stands now that its workers have gone: the last rows are those of its end."""
@@ -425,13 +310,15 @@ def _show(folder: Path, state: RunState) -> Result:
 
 def state_of(ledger: Ledger) -> RunState:
     """Tell how a run stands that nobody works on."""
+    first = {name: blocks.histogram() for name, blocks in ledger.blocks().items()}
     return RunState(
         version=0,
         run_id=ledger.run_id,
         spec=ledger.spec,
         environment=ledger.environment,
         counts=ledger.counts(),
-        histograms=ledger.histograms(),
+        yields={name: histogram.yields() for name, histogram in first.items()},
+        digest=digest(first),
         entries=ledger.entries(),
         failures=tuple(ledger.failures()),
         cost=ledger.cost(),
@@ -441,8 +328,11 @@ def state_of(ledger: Ledger) -> RunState:
 
 def finish(state: RunState, ledger: Ledger) -> Result:
     """Write the files that a run leaves, finished or not."""
-    result = _show(ledger.path.parent, state.with_wall(ledger.wall_s()))
-    save_root(result, ledger.path.parent)
+    folder = ledger.path.parent
+    result = _show(folder, state.with_wall(ledger.wall_s()))
+    found = tables(ledger.spec, ledger.blocks())
+    save_templates(result, found, folder)
+    save_root(result, found, folder)
     return result
 
 

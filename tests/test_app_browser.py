@@ -17,7 +17,8 @@ import uproot
 from hzzray.data.catalogue import release
 from hzzray.engine.limits import Limits
 from hzzray.output import load_json
-from hzzray.run import Settings, execute, make_spec
+from hzzray.request import make_spec
+from hzzray.run import Settings, execute
 from tests.support.app import Viewer, chromium, serve_app
 from tests.support.chaos import Driver
 from tests.support.ray_head import ray_head

@@ -22,7 +22,7 @@ from hzzray.errors import UsageError
 from hzzray.output import save_json
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import SampleResult, moment
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from hzzray.stack import contents
 from tests.support_result import make_result, with_groups
 from tests.support_usage import MIB, make_run, record

@@ -18,7 +18,7 @@ from hzzray.engine.monitor import Scale, Usage
 from hzzray.engine.reducer import Live, Reducer
 from hzzray.engine.worker import Worker
 from hzzray.output import load_json
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from tests.support.chaos import plan_run
 from tests.support.waiting import wait_for
 

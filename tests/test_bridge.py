@@ -21,7 +21,7 @@ from hzzray.data.toy import write_toys
 from hzzray.engine.monitor import read_usage, service
 from hzzray.errors import UsageError
 from hzzray.messages import Task
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
 from tests.support.chaos import check_ledger, oracle
 from tests.support.http_server import serve

@@ -27,7 +27,7 @@ from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool, join_reducer
 from hzzray.engine.worker import Worker
 from hzzray.output import load_json
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from hzzray.source import MemorySource
 from tests.support.chaos import (
     TOGETHER,

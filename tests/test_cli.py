@@ -12,7 +12,8 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.run import Settings, make_spec
+from hzzray.request import make_spec
+from hzzray.run import Settings
 
 
 def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path):

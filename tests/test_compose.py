@@ -45,7 +45,7 @@ def serial(tmp_path_factory):
     """A function of a number of events: the digest that one process here makes of the toys that the loader writes."""
     from hzzray.data.catalogue import release
     from hzzray.data.toy import SEED, write_toys
-    from hzzray.run import make_spec
+    from hzzray.request import make_spec
     from tests.support.chaos import oracle
 
     def digest(events: int) -> str:

@@ -16,7 +16,8 @@ from hzzray.data.toy import write_toys
 from hzzray.engine.ledger import Ledger
 from hzzray.output import load_json
 from hzzray.physics import significance as formulas
-from hzzray.run import Settings, StoppedError, execute, make_spec
+from hzzray.request import make_spec
+from hzzray.run import Settings, StoppedError, execute
 from tests.support.root_files import damage
 
 TOY = release("toy")

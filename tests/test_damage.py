@@ -33,7 +33,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.limits import Limits
 from hzzray.messages import WIRE_VERSION
 from hzzray.physics.histogram import MAX_BINS, Axis
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from hzzray.urls import is_inside
 from tests.support import ledgers
 from tests.support.bridges import TOPOLOGY, Bridging, Site

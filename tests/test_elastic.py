@@ -20,7 +20,7 @@ from hzzray.messages import Cost, Partial, Task
 from hzzray.output import load_json
 from hzzray.physics.histogram import Histogram
 from hzzray.physics.selection import CHANNELS
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from hzzray.source import MemorySource
 from tests.support.chaos import oracle
 from tests.support.ray_nodes import node_counts, ray_head_of_nodes

@@ -22,7 +22,7 @@ from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Reducer
 from hzzray.errors import MissingFileError
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from hzzray.source import MemorySource
 from tests.support.bridges import TOPOLOGY
 from tests.support.chaos import Quick, check_ledger, plan_run

@@ -68,7 +68,7 @@ def bare_environment(home: Path, **more: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def digest(toys, tmp_path_factory):
     from hzzray.data.catalogue import release
-    from hzzray.run import make_spec
+    from hzzray.request import make_spec
     from tests.support.chaos import oracle
 
     return oracle(tmp_path_factory.mktemp("serial"), toys, make_spec(release("toy")))

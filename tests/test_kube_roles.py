@@ -21,7 +21,7 @@ import pytest
 from hzzray.data.catalogue import release
 from hzzray.errors import HzzrayError
 from hzzray.output import load_json
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from kuberay import deploy, objects
 from kuberay.config import load
 from tests.support.chaos import oracle

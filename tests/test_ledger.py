@@ -24,7 +24,7 @@ from hzzray.engine.reducer import Reducer
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Failure
 from hzzray.physics.histogram import digest
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from tests.support.ledgers import NAMES, SPEC, entries, partial, start, sums, task, tasks
 
 ROOT = Path(__file__).parents[1]

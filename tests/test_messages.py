@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from hzzray.data.catalogue import release
 from hzzray.messages import Cost, Counts, Failure, RunSpec, Task
 from hzzray.physics.selection import PRESETS
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 
 SPEC = "a" * 64
 

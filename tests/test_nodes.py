@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from tests.support.chaos import oracle
 
 #: Runs in a process of its own: a cluster of two nodes with two slots each, and runs of workers that see what is given.
@@ -26,7 +26,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.result import summarise
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from hzzray.source import MemorySource
 
 toys, folder, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])

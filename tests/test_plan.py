@@ -20,7 +20,7 @@ from hzzray.data.plan import check_source, cuts, make_plan, readable
 from hzzray.data.storage import open_bytes
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError, UsageError
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from tests.support.http_server import serve
 from tests.support.root_files import REAL, REAL_2020, columns, write
 

@@ -29,7 +29,7 @@ from hzzray.result import (
     to_read,
     versions,
 )
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from tests.support.ledgers import start, task
 
 

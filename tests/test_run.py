@@ -25,7 +25,8 @@ from hzzray.messages import Counts
 from hzzray.output import load_json
 from hzzray.physics.histogram import digest
 from hzzray.physics.selection import PRESETS
-from hzzray.run import Settings, _in_time, execute, make_spec, retract
+from hzzray.request import make_spec
+from hzzray.run import Settings, _in_time, execute, retract
 from tests.support.chaos import plan_run
 from tests.support.http_server import serve
 from tests.support.root_files import columns, write

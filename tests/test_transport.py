@@ -20,7 +20,7 @@ from bridge.settings import BrokerSettings
 from bridge.wire import Letter
 from hzzray.data.catalogue import release
 from hzzray.errors import UsageError
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 from tests.support.bridges import Site
 from tests.support.proxy import Proxy
 from tests.support.root_files import columns, write

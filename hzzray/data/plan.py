@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hzzray import analyses
 from hzzray.data.layout import Layout, read_layout
 from hzzray.data.storage import open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
 from hzzray.messages import Failure, RunSpec, Task
+from hzzray.physics.columns import Reads
 from hzzray.urls import is_inside, is_remote, join, redact
 
 #: Entries of a task unless the user says otherwise: some tenths of a second on one core. That is much beside the few
@@ -90,12 +92,14 @@ def make_plan(
     *,
     chunk: int = CHUNK,
     cache: Path | None = None,
+    places: Sequence[str] = (),
 ) -> Plan:
     """Open each sample's file once and cut it into tasks.
 
     A file that is missing everywhere, or that isn't what it should be, becomes a failure with its reason; the others
     are planned. Of several sources the first that has the file, with the branches that are read, is taken. Raises
     UsageError when there is no file at all, or for a chunk below 1; TransientError when no source gives an answer.
+    ``places`` are files and folders where the spec's analysis may be, beside those that the environment allows.
     """
     if chunk < 1:
         raise UsageError(f"chunk must be at least 1, not {chunk}")
@@ -105,11 +109,12 @@ def make_plan(
     entries: dict[str, tuple[int, int]] = {}
     owners: dict[str, str] = {}
     silent: Counter[str] = Counter()
-    schema = spec.release.schema_
+    analysis = analyses.resolve(spec.analysis, (*places, *analyses.allowed()))
+    reads = {simulation: analyses.reads(spec, analysis, simulation=simulation) for simulation in (False, True)}
     for sample in spec.release.samples:
-        simulation = spec.release.role(sample) != "data"
-        names = schema.branches(spec.selection, simulation=simulation)
-        location, layout, error = _first_found(sample.path, sources, silent, spec, names, cache)
+        read = reads[spec.release.role(sample) != "data"]
+        names = read.branches
+        location, layout, error = _first_found(sample.path, sources, silent, spec, read, reads[True].branches, cache)
         if layout is not None and layout.uuid in owners:
             other = owners[layout.uuid]
             error = DataError(f"{redact(location)}: the file of sample {other} again (same content), left out")
@@ -128,7 +133,7 @@ def make_plan(
         wanted = spec.entries_to_read(layout.entries)
         entries[sample.name] = (wanted, layout.entries)
         clusters = layout.clusters(names)
-        baskets = layout.branches[schema.pt].starts
+        baskets = layout.branches[names[0]].starts
         ranges = list(cuts(wanted, chunk, clusters, baskets)) or [(0, 0)]
         tasks += [_task(spec, run_id, sample.name, location, layout, span) for span in ranges]
     if missing and len(missing) == len(spec.release.samples):
@@ -144,16 +149,15 @@ def _first_found(
     sources: Sequence[str],
     silent: Counter[str],
     spec: RunSpec,
-    names: tuple[str, ...],
+    read: Reads,
+    known: tuple[str, ...],
     cache: Path | None,
 ) -> tuple[str, Layout | None, DataError | TransientError | None]:
-    """Read the layout from the first source whose file has the branches ``names``; else say where none was, and why.
+    """Read the layout from the first source whose file has what is read of it; else say where none was, and why.
 
     Of several faults the first counts that is more than a missing file. ``silent`` counts for each source the files in
     a row that it gave no answer for.
     """
-    schema = spec.release.schema_
-    known = schema.branches(spec.selection, simulation=True)
     first: tuple[str, DataError | TransientError] | None = None
     for source in sources:
         location = join(source, path)
@@ -164,9 +168,9 @@ def _first_found(
         try:
             file = open_bytes(location)
             try:
-                layout = read_layout(file, schema.tree, known, cache)
+                layout = read_layout(file, spec.release.schema_.tree, known, cache)
                 silent[source] = 0
-                layout.require(names, file.name, schema.cuts_of(spec.selection))
+                layout.require(read.branches, file.name, read.avoidable)
                 return location, layout, None
             finally:
                 file.close()

@@ -22,8 +22,7 @@ from pydantic import ValidationError
 from hzzray import __version__
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, RunSpec, Task
-from hzzray.physics.histogram import Histogram
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.histogram import Blocks
 
 #: What a run's user wants of it: that it goes on, waits, ends after what is in flight, or ends at once.
 Wish = Literal["run", "pause", "drain", "cancel"]
@@ -33,7 +32,7 @@ Outcome = Literal["merged", "duplicate", "superseded"]
 #: What may have become of a planned task.
 TaskState = Literal["due", "merged", "failed", "split"]
 
-_VERSION = 4  # of the tables below, and of what they mean; kept in SQLite's user_version
+_VERSION = 5  # of the tables below, and of what they mean; kept in SQLite's user_version
 _APPLICATION = 0x485A5A31  # "HZZ1": tells a ledger from any other SQLite file
 _BUSY_S = 30.0
 _PAGE = 1000  # tasks that are read at a time
@@ -103,7 +102,7 @@ class Ledger:
             self.spec = RunSpec.model_validate_json(spec)
         except ValidationError as error:
             raise LedgerError(f"{path}: its spec can't be read: {error.errors()[0]['msg']}") from error
-        self._shape = len(CHANNELS), self.spec.axis.bins, len(self.spec.selection.cuts)
+        self._shape = self.spec.shape
 
     @classmethod
     def create(cls, path: Path, run_id: str, spec: RunSpec, environment: str) -> Ledger:
@@ -451,14 +450,14 @@ class Ledger:
         """For each sample with planned entries, the uuid of its file."""
         return dict(self._all("SELECT DISTINCT sample, uuid FROM tasks WHERE uuid NOT LIKE ?", f"{UNREAD}%"))
 
-    def histograms(self) -> dict[str, Histogram]:
+    def blocks(self) -> dict[str, Blocks]:
         """Sum up what was merged, of each of the spec's samples."""
-        sums = {sample.name: Histogram.zeros(*self._shape) for sample in self.spec.release.samples}
+        sums = {sample.name: Blocks.zeros(self._shape) for sample in self.spec.release.samples}
         with _explained(self.path):
             rows = self._db.execute("SELECT sample, histogram FROM partials JOIN tasks ON number = task ORDER BY task")
             for sample, group in groupby(rows, key=itemgetter(0)):  # few groups: tasks were planned by sample
                 try:
-                    sums[sample] += Histogram.total(map(itemgetter(1), group), *self._shape)
+                    sums[sample] += Blocks.total(map(itemgetter(1), group), self._shape)
                 except ValueError as error:
                     raise LedgerError(f"{self.path}: a partial of {sample} is damaged: {error}") from error
         return sums

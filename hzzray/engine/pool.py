@@ -938,12 +938,17 @@ def _actor_class(plain: type, group: str, methods: Sequence[str] = ()) -> Any:  
     return remote(concurrency_groups={group: 1})(plain)
 
 
-def worker_starter(spec: RunSpec, sources: tuple[str, ...], cache: Path | None) -> Starter:
-    """Make what starts a worker actor. It is restarted when it dies, with nothing lost but what it was at."""
+def worker_starter(
+    spec: RunSpec, sources: tuple[str, ...], cache: Path | None, places: tuple[str, ...] = ()
+) -> Starter:
+    """Make what starts a worker actor. It is restarted when it dies, with nothing lost but what it was at.
+
+    It may use analyses in ``places``, beside those that its node's environment allows.
+    """
     actor = _actor_class(Worker, "monitor")
 
     def start(name: str, avoid: Collection[str] = ()) -> Handle:
-        return actor.options(**worker_options(avoid)).remote(spec, sources, name, cache)
+        return actor.options(**worker_options(avoid)).remote(spec, sources, name, cache, places)
 
     return start
 

@@ -13,13 +13,16 @@ from hzzray.engine.ledger import Ledger, Outcome, Wish
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Scale, Usage
 from hzzray.messages import Cost, Counts, Failure, Partial, Task
-from hzzray.physics.histogram import Histogram
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.histogram import Blocks, Yields, digest
 from hzzray.result import RunState
 from hzzray.source import Congestion
+from hzzray.templates import Tables, tables
 
 # A pool that has not reported for so long is gone.
 _FORGET_S = 10.0
+
+#: All templates are told no more often than this [s].
+TABLES_S = 5.0
 
 #: Who asked for news within so long is still watching [s].
 WATCHING_S = 3.0
@@ -31,7 +34,7 @@ class _Sums:
 
     version: int
     counts: Counts
-    histograms: dict[str, Histogram]
+    blocks: dict[str, Blocks]
     failures: dict[str, Failure]
     cost: Cost
 
@@ -40,7 +43,8 @@ class Live(NamedTuple):
     """What whoever watches a run sees: how it stands, if that is new, and what its pools told last, taken together.
 
     ``usages`` has each worker and each driver's machine; it and ``scale`` are empty before the first report.
-    ``congestion`` is that of a broker's queues, ``events`` what happened lately, the oldest first.
+    ``congestion`` is that of a broker's queues, ``events`` what happened lately, the oldest first. ``tables`` are all
+    templates, now and then: they are many.
     """
 
     state: RunState | None
@@ -48,6 +52,7 @@ class Live(NamedTuple):
     scale: Scale | None
     congestion: Congestion | None
     events: tuple[Event, ...] = ()
+    tables: Tables | None = None
 
 
 class _Report(NamedTuple):
@@ -72,13 +77,15 @@ class Reducer:
         version = self._ledger.take_over() << 32
         self._reading = Ledger.open(path)
         self._metrics = Metrics(self._ledger.run_id, "reducer")
-        spec = self._ledger.spec
-        self._shape = len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)
+        self._shape = self._ledger.spec.shape
         failures = {failure.task.task_id: failure for failure in self._ledger.failures()}
-        self._sums = _Sums(version, self._ledger.counts(), self._ledger.histograms(), failures, self._ledger.cost())
+        self._sums = _Sums(version, self._ledger.counts(), self._ledger.blocks(), failures, self._ledger.cost())
         self._reports: dict[str, _Report] = {}
         self._events: tuple[Event, ...] = ()
         self._watched = -WATCHING_S, 0
+        self._shown: dict[str, tuple[Blocks, Yields]] = {}
+        self._digest = -1, ""
+        self._told_tables = -TABLES_S, -1
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -110,7 +117,7 @@ class Reducer:
                 events=sums.counts.events + sum(partial.cost.events for partial in merged),
                 duplicates=sums.counts.duplicates + outcomes.count("duplicate"),
             ),
-            histograms=sums.histograms | {name: sums.histograms[name] + new for name, new in fresh.items()},
+            blocks=sums.blocks | {name: sums.blocks[name] + new for name, new in fresh.items()},
             failures={name: failure for name, failure in sums.failures.items() if name not in overtaken},
             cost=sum((partial.cost for partial in merged), sums.cost),
         )
@@ -118,12 +125,12 @@ class Reducer:
         self._metrics.count("tasks_duplicate", outcomes.count("duplicate"))
         return outcomes
 
-    def _totals(self, partials: Sequence[Partial]) -> dict[str, Histogram]:
+    def _totals(self, partials: Sequence[Partial]) -> dict[str, Blocks]:
         """Sum partials up by sample."""
         packed: dict[str, list[bytes]] = {}
         for partial in partials:
             packed.setdefault(partial.task.sample, []).append(partial.packed)
-        return {sample: Histogram.total(bodies, *self._shape) for sample, bodies in packed.items()}
+        return {sample: Blocks.total(bodies, self._shape) for sample, bodies in packed.items()}
 
     def fail(self, failure: Failure) -> None:
         """Commit a failure."""
@@ -167,7 +174,7 @@ class Reducer:
         self._events = kept(self._events, events)
         reports = self._reports | {pool: _Report(now, tuple(usages), scale, congestion)}
         self._reports = {name: report for name, report in reports.items() if now - report.at < _FORGET_S}
-        return self._live(than) if next(iter(self._reports)) == pool else None
+        return self._live(than)._replace(tables=self.news()) if next(iter(self._reports)) == pool else None
 
     def leave(self, pool: str) -> bool:
         """Take note that a pool is no more; returns whether it was the last one."""
@@ -201,18 +208,43 @@ class Reducer:
         """Return the run as of the last commit."""
         sums = self._sums
         ledger = self._reading
+        if self._digest[0] != sums.version:
+            first = {name: blocks.histogram() for name, blocks in sums.blocks.items()}
+            self._digest = sums.version, digest(first)
         return RunState(
             version=sums.version,
             run_id=ledger.run_id,
             spec=ledger.spec,
             environment=ledger.environment,
             counts=sums.counts,
-            histograms=sums.histograms,
+            yields={name: self._yields(name, blocks) for name, blocks in sums.blocks.items()},
+            digest=self._digest[1],
             entries=ledger.entries(),
             failures=tuple(sorted(sums.failures.values(), key=lambda failure: (failure.task.file, failure.task.start))),
             cost=sums.cost,
             wall_s=ledger.wall_s(),
         )
+
+    def _yields(self, sample: str, blocks: Blocks) -> Yields:
+        """Round a sample's first template; only what has changed since the last time."""
+        of, yields = self._shown.get(sample, (None, None))
+        if yields is None or of is not blocks:
+            yields = blocks.histogram().yields()
+            self._shown[sample] = blocks, yields
+        return yields
+
+    def tables(self) -> Tables:
+        """Return all templates as of the last commit: whoever wants them asks, as they are many."""
+        return tables(self._reading.spec, self._sums.blocks)
+
+    def news(self) -> Tables | None:
+        """Return all templates to who keeps the run's files, if some have changed, and not too often."""
+        now, version = time.monotonic(), self._sums.version
+        told, last = self._told_tables
+        if version == last or now - told < TABLES_S:
+            return None
+        self._told_tables = now, version
+        return self.tables()
 
 
 def _together(reports: Sequence[_Report]) -> tuple[tuple[Usage, ...], Scale | None, Congestion | None]:

@@ -32,6 +32,7 @@ def run_serial(
     sources: tuple[str, ...],
     *,
     cache: Path | None,
+    places: tuple[str, ...] = (),
     progress: Callable[[Counts], None],
     watcher: Callable[[Live], object],
     interval_s: float = 0.0,
@@ -44,7 +45,7 @@ def run_serial(
     with _stopped() as stopped, ExitStack() as stack:
         reducer = Reducer(ledger.path)
         stack.callback(reducer.close)
-        worker = Worker(ledger.spec, sources, cache=cache)
+        worker = Worker(ledger.spec, sources, cache=cache, places=places)
         stack.callback(worker.close)
         since = Since()
         wish: Wish = "run"
@@ -57,7 +58,7 @@ def run_serial(
             scale = Scale(actors=1, pending=0, nodes=1, waiting=reducer.progress()[0].due, in_flight=0)
             used = {usage.actor: usage for usage in (*worker.usage(), place())}
             rows = tuple(usage if is_actor(usage.actor) else since(usage) for usage in used.values())
-            watcher(Live(state, rows, scale, None))
+            watcher(Live(state, rows, scale, None, tables=reducer.news()))
             told = time.monotonic()
 
         for task in tasks:

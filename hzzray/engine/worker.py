@@ -6,22 +6,33 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from hzzray import analyses
 from hzzray.data import unpacking
 from hzzray.data.reader import Buffers, Reader
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage, place
-from hzzray.errors import DataError, HzzrayError, MissingFileError
+from hzzray.errors import DataError, HzzrayError, MissingFileError, UsageError
 from hzzray.messages import Cost, Partial, RunSpec, Task
+from hzzray.physics.columns import Reads
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.urls import is_inside, led_by, redact
 
 
 class Worker:
-    """Computes tasks of one run. Reads only files inside ``sources``; keeps the last file open for its next range."""
+    """Computes tasks of one run. Reads only files inside ``sources``; keeps the last file open for its next range.
+
+    ``places`` are files and folders whose analyses it may use, beside those that its environment allows
+    (``HZZRAY_ANALYSES``): tasks of another one are refused.
+    """
 
     def __init__(
-        self, spec: RunSpec, sources: tuple[str, ...], name: str = "worker-0", cache: Path | None = None
+        self,
+        spec: RunSpec,
+        sources: tuple[str, ...],
+        name: str = "worker-0",
+        cache: Path | None = None,
+        places: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self._spec = spec
@@ -34,9 +45,20 @@ class Worker:
         self._meter = Meter(name, actor_id=actor_id())
         self._told = self._meter.usage()
         self._run_id = ""
-        self._filler = Filler(spec.selection, spec.release.schema_.gev, spec.axis)
-        self._filler.warm_up()
+        self._filler, self._reads = self._prepare(places)
         unpacking.warm_up()
+
+    def _prepare(self, places: tuple[str, ...]) -> tuple[Filler | DataError, dict[bool, Reads]]:
+        """Find the analysis and compile it; returns what fills, or why every task must be refused, and what is read."""
+        spec = self._spec
+        try:
+            analysis = analyses.resolve(spec.analysis, (*places, *analyses.allowed()))
+            reads = {simulation: analyses.reads(spec, analysis, simulation=simulation) for simulation in (False, True)}
+            return analyses.filler(spec, analysis), reads
+        except DataError as error:
+            return error, {}
+        except UsageError as error:
+            return DataError(str(error)), {}
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -82,11 +104,13 @@ class Worker:
             raise DataError(
                 f"task {task.task_id} belongs to another computation ({task.spec[:12]}, not {spec.digest[:12]})"
             )
+        if isinstance(self._filler, DataError):
+            raise self._filler
         sample = spec.release.sample(task.sample)
         reader = self._open(task, simulation=spec.release.role(sample) != "data")
         norm = spec.release.normalisation(sample, spec.luminosity)
         try:
-            histogram = self._filler.fill(reader.steps(task.start, task.stop), norm)
+            blocks = self._filler.fill(reader.steps(task.start, task.stop), norm)
             reader.confirm()
         except WeightError as error:
             what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
@@ -103,7 +127,7 @@ class Worker:
             bytes_read=reader.bytes_read - bytes_read,
             events=task.entries,
         )
-        return Partial(task, histogram.pack(), cost, self.name)
+        return Partial(task, blocks.pack(), cost, self.name)
 
     def _open(self, task: Task, *, simulation: bool) -> Reader:
         if self._reader is None or self._location != task.file:
@@ -114,9 +138,9 @@ class Worker:
             self.close()
             self._reader = Reader(
                 task.file,
-                self._spec.release.schema_,
-                self._spec.selection,
-                simulation=simulation,
+                self._spec.release.schema_.tree,
+                self._reads[simulation],
+                known=self._reads[True].branches,
                 cache=self._cache,
                 buffers=self._buffers,
             )

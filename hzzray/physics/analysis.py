@@ -41,10 +41,14 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One row of the cutflow: bounds that must all hold."""
+    """One row of the cutflow: bounds that must all hold.
+
+    A ``basic`` one is passed by some events of any sample that the files hold what they should: else a warning is due.
+    """
 
     name: str
     bounds: tuple[Bound, ...]
+    basic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,10 @@ class Analysis:
         What is filled unless somebody asks for something else; the first has the run's digest and significance.
     absolute_weights
         Take the absolute value of every weight factor.
+    window
+        Where the first template's significance is counted, from a bin's edge to another's; None for nowhere.
+    title
+        What a plot calls it, with LaTeX between dollars: ``Z → ℓℓ``; its name where that is empty.
     """
 
     name: str
@@ -100,6 +108,8 @@ class Analysis:
     cuts: tuple[Cut, ...]
     templates: tuple[Template, ...]
     absolute_weights: bool = False
+    window: tuple[float, float] | None = None
+    title: str = ""
 
     def variable(self, name: str) -> Variable:
         """Find a variable by name; raises ValueError with the names there are."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -176,6 +176,13 @@ class Histogram:
             weighted = weighted + self.stopped_sumw[i]
         return n, np.array(yields[::-1])
 
+    def yields(self) -> Yields:
+        """Round all of it to doubles."""
+        n, sumw = self.cutflow()
+        return Yields(
+            self.counts.copy(), self.sumw.floats(), self.sumw2.floats(), n, sumw, self.invalid.copy(), self.entries
+        )
+
     @property
     def arrays(self) -> tuple[NDArray[np.int64], ...]:
         """The contents as int64 arrays in canonical form, in a fixed order."""
@@ -192,6 +199,22 @@ class Histogram:
     def to_bytes(self) -> bytes:
         """Write the contents as little-endian int64, in canonical form."""
         return b"".join(array.astype("<i8").tobytes() for array in self.arrays)
+
+
+class Yields(NamedTuple):
+    """A histogram in doubles, each the nearest one to the exact sum: what is shown of it.
+
+    ``n`` (int64), ``sumw``, ``sumw2`` (float64) have shape (regions, bins + 2); ``left`` (int64) and ``left_sumw``
+    (float64) are raw and weighted events after each cut, shape (cuts,); ``invalid`` and ``entries`` as in Histogram.
+    """
+
+    n: NDArray[np.int64]
+    sumw: NDArray[np.float64]
+    sumw2: NDArray[np.float64]
+    left: NDArray[np.int64]
+    left_sumw: NDArray[np.float64]
+    invalid: NDArray[np.int64]
+    entries: int
 
 
 class Shape(NamedTuple):
@@ -225,7 +248,7 @@ _HEAD = 4
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Blocks:
-    """What an analysis made of some events of one sample: all its templates. Merged by ``+``, taken back by ``-``: exact.
+    """What an analysis made of some events of one sample: all its templates. Merged by ``+``, taken back by ``-``.
 
     Attributes
     ----------
@@ -343,7 +366,7 @@ def _decompress(packed: bytes) -> bytes:
         raise ValueError(str(error)) from error
 
 
-def digest(histograms: dict[str, Histogram]) -> str:
+def digest(histograms: Mapping[str, Histogram]) -> str:
     """SHA-256 over the names and the exact contents of histograms, whatever their order."""
     sha = hashlib.sha256()
     for name in sorted(histograms):

@@ -65,6 +65,20 @@ def inlined(function: _F) -> _F:
 
 
 @contextlib.contextmanager
+def cached_for(source: str) -> Iterator[None]:
+    """Keep what is compiled of functions that are defined in this block apart, by the digest of their source.
+
+    Numba goes by a file's date and size, which another content can have.
+    """
+    before = nb.config.CACHE_DIR  # type: ignore[attr-defined]
+    nb.config.CACHE_DIR = str(Path(before) / source[:16])  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        nb.config.CACHE_DIR = before  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
 def without_extensions() -> Iterator[None]:
     """Compile, or load, without what other packages teach numba: it imports all of them first, half a second's work.
 

@@ -16,6 +16,9 @@ from hzzray.physics.histogram import Axis
 #: Flavour categories.
 CHANNELS = ("4e", "4mu", "2e2mu")
 
+#: What plots say.
+TITLE = r"$H \rightarrow ZZ^{*} \rightarrow 4\ell$"
+
 VARIABLES = (
     Variable("m4l", r"$m_{4\ell}$", "GeV"),
     Variable("m12", r"$m_{12}$", "GeV"),

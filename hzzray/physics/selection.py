@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hzzray.physics.analysis import Analysis, Bound, Cut
-from hzzray.physics.leptons import CHANNELS, TEMPLATES, VARIABLES, Best, Names, Notebook, columns
+from hzzray.physics.leptons import CHANNELS, TEMPLATES, TITLE, VARIABLES, Best, Names, Notebook, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,10 @@ def changed(
     cuts = list(selection.cuts)
     for bound in bounds:
         analysis.index(bound.variable)
-        there = any(old.variable == bound.variable for cut in cuts for old in cut.bounds)
-        if not there:
+        if not any(old.variable == bound.variable for cut in cuts for old in cut.bounds):
             cuts.append(Cut(bound.variable, (bound,)))
-        cuts = [
-            Cut(cut.name, tuple(bound if old.variable == bound.variable else old for old in cut.bounds)) for cut in cuts
-        ]
-    bounded = [Cut(cut.name, tuple(b for b in cut.bounds if (b.low, b.high) != (None, None))) for cut in cuts]
+        cuts = [replace(cut, bounds=tuple(_instead(bound, old) for old in cut.bounds)) for cut in cuts]
+    bounded = [replace(cut, bounds=tuple(b for b in cut.bounds if (b.low, b.high) != (None, None))) for cut in cuts]
     return replace(
         selection,
         name=selection.name.removesuffix("*") + "*",
@@ -83,8 +80,12 @@ def _at_least(variable: str, number: int) -> Bound:
     return Bound(variable, number - 0.5)
 
 
+def _instead(bound: Bound, old: Bound) -> Bound:
+    return bound if old.variable == bound.variable else old
+
+
 # The first row asks for finite numbers too and, for h4l, counts leptons in acceptance only.
-FOUR_LEPTONS = Cut("four leptons", (_at_least("n_leptons", 4),))
+FOUR_LEPTONS = Cut("four leptons", (_at_least("n_leptons", 4),), basic=True)
 TRIGGER = Cut("trigger", (_at_least("triggered", 1),))
 MATCHED = Cut("trigger-matched", (_at_least("n_matched", 1),))
 IDENTIFICATION = Cut("identification", (_at_least("n_identified", 4),))
@@ -104,8 +105,13 @@ NOTEBOOK = Analysis(
     columns,
     Notebook(),
     "hzzray.physics.notebook:measure",
-    cuts=(FOUR_LEPTONS, Cut("flavour", (Bound("flavours", 0.5),)), Cut("charge", (Bound("charge", -0.5, 0.5),))),
+    cuts=(
+        FOUR_LEPTONS,
+        Cut("flavour", (Bound("flavours", 0.5),), basic=True),
+        Cut("charge", (Bound("charge", -0.5, 0.5),)),
+    ),
     templates=TEMPLATES,
+    title=TITLE,
 )
 
 #: The discovery paper's (arXiv:1207.7214, section 4.1): the best quadruplet of two same-flavour, opposite-sign pairs.
@@ -128,6 +134,7 @@ H4L = Analysis(
         Cut("Z2 window", (Bound("m34_excess", 0.0), Bound("m34", high=115.0))),
     ),
     templates=TEMPLATES,
+    title=TITLE,
 )
 
 #: Those that there are without a file of the user's, by name.

@@ -14,7 +14,7 @@ from hzzray.engine.reducer import Reducer
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics.histogram import LIMB_BITS, Histogram
 from hzzray.physics.selection import CHANNELS
-from hzzray.run import make_spec
+from hzzray.request import make_spec
 
 SPEC = make_spec(release("toy"), selection="notebook-2020", samples=("data_A", "Zee", "llll"))
 NAMES = tuple(sample.name for sample in SPEC.release.samples)

@@ -1,0 +1,264 @@
+"""All templates of a run: ``templates.json`` and ``histograms.root``, and a result that shows another observable."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from hzzray.errors import UsageError
+from hzzray.messages import RunSpec
+from hzzray.output import OutputError, read_own, write_whole
+from hzzray.physics.analysis import Template
+from hzzray.physics.histogram import Blocks, digest
+from hzzray.result import Bins, GroupResult, Result, SampleResult, binned
+
+#: Templates of a hundred samples with twenty observables are smaller [bytes].
+_MOST_BYTES = 128 * 1024**2
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Table:
+    """One observable of all samples: ``sumw`` and ``sumw2``, float64, shape (samples, regions, bins + 2).
+
+    Simulation is that of the events that were read. ``digest`` names the exact contents.
+    """
+
+    sumw: NDArray[np.float64]
+    sumw2: NDArray[np.float64]
+    digest: str
+
+
+Tables = dict[str, Table]
+"""By observable; samples in the order of the spec's release."""
+
+
+def tables(spec: RunSpec, blocks: Mapping[str, Blocks]) -> Tables:
+    """Round all templates to doubles."""
+    found = {}
+    for i, template in enumerate(spec.templates):
+        histograms = {sample.name: blocks[sample.name].histogram(i) for sample in spec.release.samples}
+        found[template.observable] = Table(
+            np.array([histogram.sumw.floats() for histogram in histograms.values()]),
+            np.array([histogram.sumw2.floats() for histogram in histograms.values()]),
+            digest(histograms),
+        )
+    return found
+
+
+def save_templates(result: Result, found: Tables, folder: Path) -> Path:
+    """Write ``templates.json``: of each observable a histogram of samples, regions and bins, numbers as in the result.
+
+    ``hist.Hist(json.load(file, object_hook=uhi.io.json.object_hook)["m12"])`` reads one.
+    """
+    spec = result.spec
+    scales = np.array([result.samples[sample.name].scale for sample in spec.release.samples])[:, None, None]
+    histograms = {}
+    for template in spec.templates:
+        table, axis = found[template.observable], template.axis
+        histograms[template.observable] = {
+            "uhi_schema": 1,
+            "writer_info": {"hzzray": {"version": result.versions["hzzray"]}},
+            "metadata": {"run": result.run_id, "spec": spec.digest, "digest": table.digest},
+            "axes": [
+                _categories("sample", [sample.name for sample in spec.release.samples]),
+                _categories("region", spec.analysis.regions),
+                {
+                    "type": "regular",
+                    "lower": axis.start,
+                    "upper": axis.stop,
+                    "bins": axis.bins,
+                    "underflow": True,
+                    "overflow": True,
+                    "circular": False,
+                    "metadata": {"name": template.observable, "label": template.label, "unit": template.unit},
+                },
+            ],
+            "storage": {
+                "type": "weighted",
+                "values": (table.sumw * scales).tolist(),
+                "variances": (table.sumw2 * scales**2).tolist(),
+            },
+        }
+    text = json.dumps(histograms, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return write_whole(folder / "templates.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _categories(name: str, values: list[str] | tuple[str, ...]) -> dict[str, object]:
+    return {"type": "category_str", "categories": list(values), "flow": False, "metadata": {"name": name}}
+
+
+class _Storage(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["weighted"]
+    values: list[list[list[float]]]
+    variances: list[list[list[float]]]
+
+
+class _Histogram(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    metadata: dict[str, str]
+    storage: _Storage
+
+
+_FORM = TypeAdapter(dict[Annotated[str, Field(max_length=100)], _Histogram])
+
+
+def load_templates(result: Result, folder: Path) -> Tables:
+    """Read ``templates.json``, numbers as in the result.
+
+    Raises UsageError where there is none, OutputError where it can't be understood or isn't of this run.
+    """
+    path = folder / "templates.json"
+    try:
+        read = _FORM.validate_json(read_own(path, _MOST_BYTES))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder}: no templates: the run has not got so far yet, or is of an earlier version"
+        ) from error
+    except ValidationError as error:
+        raise OutputError(f"{path}: {error.errors()[0]['msg']}") from error
+    spec = result.spec
+    found = {}
+    for template in spec.templates:
+        histogram = read.get(template.observable)
+        if histogram is None:
+            raise OutputError(f"{path}: no observable {template.observable}, which its run has")
+        wanted = (len(spec.release.samples), len(spec.analysis.regions), template.axis.bins + 2)
+        try:
+            arrays = [np.array(numbers, float) for numbers in (histogram.storage.values, histogram.storage.variances)]
+        except ValueError:  # lists of several lengths
+            arrays = []
+        if not arrays or any(array.shape != wanted or not np.isfinite(array).all() for array in arrays):
+            raise OutputError(f"{path}: {template.observable} isn't {wanted} numbers, as its run has")
+        found[template.observable] = Table(arrays[0], arrays[1], histogram.metadata.get("digest", ""))
+    return found
+
+
+def showing(result: Result, found: Tables, observable: str) -> Result:
+    """Return a result that shows another of its observables; numbers that belong to the first stay the first's.
+
+    Raises UsageError where the run didn't fill it.
+    """
+    spec = result.spec
+    names = [template.observable for template in spec.templates]
+    if observable not in names:
+        raise UsageError(f"run {result.run_id} has no observable {observable!r}; it has {', '.join(names)}")
+    if observable == result.observable.observable:
+        return result
+    template, table = spec.templates[names.index(observable)], found[observable]
+    samples: dict[str, SampleResult] = {}
+    members: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {name: [] for name in result.groups}
+    for i, sample in enumerate(spec.release.samples):
+        old = result.samples[sample.name]
+        samples[sample.name] = old.model_copy(update=_shown(old, table.sumw[i], table.sumw2[i], spec.analysis.regions))
+        factor = result.side_by_side(old)
+        members[sample.group].append((table.sumw[i] * factor, table.sumw2[i] * factor**2))
+    groups: dict[str, GroupResult] = {}
+    nothing = np.zeros((len(spec.analysis.regions), template.axis.bins + 2))
+    for name, group in result.groups.items():
+        sumw = sum((w for w, _ in members[name]), nothing)
+        sumw2 = sum((w2 for _, w2 in members[name]), nothing)
+        groups[name] = group.model_copy(update=_shown(group, sumw, sumw2, spec.analysis.regions))
+    edges = tuple(template.axis.edges.tolist())
+    return result.model_copy(update={"shown": observable, "edges": edges, "samples": samples, "groups": groups})
+
+
+def _shown(
+    old: SampleResult | GroupResult,
+    sumw: NDArray[np.float64],
+    sumw2: NDArray[np.float64],
+    regions: tuple[str, ...],
+) -> dict[str, object]:
+    """Lay out bins in place of those of another observable; events are the same ones."""
+    channels = {
+        region: Bins.model_validate(binned(old.channels[region].n_out, sumw[i], sumw2[i]))
+        for i, region in enumerate(regions)
+    }
+    return {
+        **Bins.model_validate(binned(old.n_out, sumw.sum(axis=0), sumw2.sum(axis=0))).model_dump(),
+        "channels": channels,
+    }
+
+
+def save_root(result: Result, found: Tables, folder: Path) -> Path:
+    """Write ``histograms.root``: a full TH1D for each observable, sample and group, all regions together and each.
+
+    Names are ``samples/NAME/all``, ``samples/NAME/4e`` and so on; likewise under ``groups``. Those of the second
+    observable and of later ones are in a folder of its name. In a name, what is no letter, digit, dot, hyphen or
+    underscore becomes an underscore; titles have it as it was.
+    """
+    import uproot  # noqa: PLC0415 (a second to import)
+
+    def write(path: Path) -> None:
+        with uproot.recreate(path) as file:
+            for i, template in enumerate(result.spec.templates):
+                shown = showing(result, found, template.observable)
+                for name, bins, title in _histograms(shown):
+                    file[f"{template.observable}/{name}" if i else name] = _filled(bins, template, title)
+
+    return write_whole(folder / "histograms.root", write)
+
+
+def _histograms(result: Result) -> Iterator[tuple[str, Bins, str]]:
+    """List what is shown: a name, the bins, and a title."""
+    tables: dict[str, dict[str, SampleResult | GroupResult]]
+    tables = {"samples": {**result.samples}, "groups": {**result.groups}}
+    for folder, rows in tables.items():
+        for key, (name, row) in zip(_keys(rows), rows.items(), strict=True):
+            for region, bins in (("all", row), *row.channels.items()):
+                title = name if region == "all" else f"{name}, {region.replace('mu', '#mu')}"
+                yield f"{folder}/{key}/{region}", bins, title
+
+
+def _keys(names: Iterable[str]) -> list[str]:
+    """Make names that a path in a ROOT file, and what is typed to get there, can hold; each once."""
+    keys: list[str] = []
+    for name in names:
+        key = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.") or "unnamed"
+        numbered = (f"{key}_{number}" for number in count(2))
+        keys.append(next(free for free in chain((key,), numbered) if free not in keys))
+    return keys
+
+
+def _filled(bins: Bins, template: Template, title: str) -> object:
+    """Make a TH1D that ROOT has nothing to guess of: raw entries, errors of the flow bins, sums for mean and width.
+
+    Those sums leave the flow bins out and take bins at their centres, as ``TH1::ResetStats`` does: nothing else is
+    known of an event that is in a bin.
+    """
+    from uproot.writing.identify import to_TAxis, to_TH1x  # noqa: PLC0415 (a second to import)
+
+    axis, unit = template.axis, f" {template.unit}" if template.unit else ""
+    centres = (axis.edges[1:] + axis.edges[:-1]) / 2
+    sumw, sumw2 = np.array(bins.sumw), np.array(bins.sumw2)
+    flow2 = np.array([bins.underflow_sumw2, bins.overflow_sumw2], np.float64)  # nan where an old result lacks them
+    return to_TH1x(
+        fName=None,
+        fTitle=title,
+        data=np.array([bins.underflow, *sumw, bins.overflow]),
+        fEntries=float(bins.n_out),
+        fTsumw=sumw.sum(),
+        fTsumw2=sumw2.sum(),
+        fTsumwx=(sumw * centres).sum(),
+        fTsumwx2=(sumw * centres**2).sum(),
+        fSumw2=np.array([flow2[0], *sumw2, flow2[1]]),
+        fXaxis=to_TAxis("xaxis", _in_root(template), axis.bins, axis.start, axis.stop),
+        fYaxis=to_TAxis("yaxis", f"Events / {axis.width:g}{unit}", 1, 0.0, 1.0),
+    )
+
+
+def _in_root(template: Template) -> str:
+    """Turn an axis' label from LaTeX into ROOT's own form of it."""
+    label = (template.label or template.observable).replace("$", "").replace(r"\ell", "#it{l}").replace("\\", "#")
+    return f"{label} [{template.unit}]" if template.unit else label
