@@ -501,14 +501,12 @@ def test_signs_of_weights_are_dropped_where_the_notebook_drops_them():
     events = make_events([golden()] * 2, factors=[[2.0, -3.0], [2.0, 3.0]], divisor=[-4.0, 4.0])
     for name, total in (("notebook-2025", 3.0), ("notebook-2020", 3.0)):
         assert (
-            fill(columns(events), cuts(FORMS[name], 1.0, 1.0), AXIS, len(FORMS[name].cuts)).sumw.sum().floats()
-            == total
+            fill(columns(events), cuts(FORMS[name], 1.0, 1.0), AXIS, len(FORMS[name].cuts)).sumw.sum().floats() == total
         )
     events = make_events([golden()] * 2, factors=[[2.0, -3.0], [2.0, 3.0]], divisor=[4.0, 4.0])
     for name, total in (("notebook-2025", 3.0), ("notebook-2020", 0.0)):
         assert (
-            fill(columns(events), cuts(FORMS[name], 1.0, 1.0), AXIS, len(FORMS[name].cuts)).sumw.sum().floats()
-            == total
+            fill(columns(events), cuts(FORMS[name], 1.0, 1.0), AXIS, len(FORMS[name].cuts)).sumw.sum().floats() == total
         )
 
 
