@@ -1,4 +1,4 @@
-"""Selections of four leptons as a form with a field for each cut: what the oracle reads, and what production makes of it.
+"""Selections of four leptons as a form with a field for each cut: what the oracle reads, what production makes of it.
 
 Every number is written here once more, and the names of cuts and variables too: nothing comes from the presets that are
 judged by it.
