@@ -497,11 +497,11 @@ DAMAGE = {
     "foreign": (lambda path: (path.unlink(), foreign(path)), "not a ledger of hzzray"),
     "older": (
         lambda path: of_version(path, 3, unsigned=True),
-        f"a ledger of version 3, made by an earlier hzzray; hzzray {__version__} reads version 4: take another",
+        f"a ledger of version 4, made by an earlier hzzray; hzzray {__version__} reads version 5: take another",
     ),
     "newer": (
         lambda path: of_version(path, 99),
-        f"a ledger of version 99, made by hzzray {__version__}; hzzray {__version__} reads version 4",
+        f"a ledger of version 99, made by hzzray {__version__}; hzzray {__version__} reads version 5",
     ),
     "of no run": (of_no_run, "a ledger of no run"),
     "spec": (with_a_broken_spec, "its spec can't be read: Field required"),
@@ -636,7 +636,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     if not shutil.which("mount") or not sys.platform.startswith("linux"):
         pytest.skip("no mount here")
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"a small disk can't be mounted: {done.stderr.strip()}")
