@@ -136,9 +136,9 @@ class Layout(NamedTuple):
     """Cuts and templates as numbers, for compiled code. ``rows`` is how many variables are wanted.
 
     Bound i belongs to cut ``bound_cut[i]`` (int64) and wants row ``bound_row[i]`` of the candidates' values between
-    ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]`` and has ``axis_bins[t]`` bins, whose
-    edges are ``edges[axis_edge[t] : axis_edge[t] + axis_bins[t] + 1]``; its cells, with flow bins, region after region,
-    are those from ``axis_cell[t]`` on. ``cells`` is how many there are in all, of so many ``regions``.
+    ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]``; ``axes[t]`` (float64) is where its
+    bins start and stop, how many there are and how wide they are; its cells, with flow bins, region after region, are
+    those from ``axis_cell[t]`` on. ``cells`` is how many there are in all, of so many ``regions``.
     """
 
     slots: NDArray[np.int64]
@@ -148,10 +148,8 @@ class Layout(NamedTuple):
     bound_low: NDArray[np.float64]
     bound_high: NDArray[np.float64]
     axis_row: NDArray[np.int64]
-    axis_bins: NDArray[np.int64]
-    axis_edge: NDArray[np.int64]
+    axes: NDArray[np.float64]
     axis_cell: NDArray[np.int64]
-    edges: NDArray[np.float64]
     cells: int
     regions: int
 
@@ -168,9 +166,8 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
 
     bounds = [(number, row(bound.variable), bound) for number, cut in enumerate(cuts) for bound in cut.bounds]
     observables = [row(template.observable) for template in templates]
-    bins = [template.axis.bins for template in templates]
-    edges = [template.axis.edges for template in templates]
-    cells = [len(analysis.regions) * (n + 2) for n in bins]
+    axes = [template.axis for template in templates]
+    cells = [len(analysis.regions) * (axis.bins + 2) for axis in axes]
     return Layout(
         slots=slots,
         rows=int(slots.max()) + 1,
@@ -179,14 +176,8 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
         bound_low=np.array([-math.inf if bound.low is None else bound.low for _, _, bound in bounds], np.float64),
         bound_high=np.array([math.inf if bound.high is None else bound.high for _, _, bound in bounds], np.float64),
         axis_row=np.array(observables, np.int64),
-        axis_bins=np.array(bins, np.int64),
-        axis_edge=_starts([len(row) for row in edges]),
-        axis_cell=_starts(cells),
-        edges=np.concatenate(edges),
+        axes=np.array([(axis.start, axis.stop, axis.bins, axis.width) for axis in axes], np.float64),
+        axis_cell=np.cumsum([0, *cells[:-1]], dtype=np.int64),
         cells=sum(cells),
         regions=len(analysis.regions),
     )
-
-
-def _starts(lengths: Sequence[int]) -> NDArray[Any]:
-    return np.cumsum([0, *lengths[:-1]], dtype=np.int64)
