@@ -18,8 +18,7 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.messages import Cost, Partial, Task
 from hzzray.output import load_json
-from hzzray.physics.histogram import Histogram
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.histogram import Blocks
 from hzzray.request import make_spec
 from hzzray.source import MemorySource
 from tests.support.chaos import oracle
@@ -46,7 +45,7 @@ class SlowWorker:
         self.name = name
         self._diary = diary / f"{name}.txt"
         self._task_s = task_s
-        self._histogram = Histogram.zeros(len(CHANNELS), SPEC.axis.bins, len(SPEC.selection.cuts)).pack()
+        self._packed = Blocks.zeros(SPEC.shape).pack()
 
     def _write(self, what: str) -> None:
         with self._diary.open("a") as file:
@@ -62,7 +61,7 @@ class SlowWorker:
         return self._partial(task, self._task_s)
 
     def _partial(self, task: Task, spent_s: float) -> Partial:
-        return Partial(task, self._histogram, Cost(wall_s=spent_s, events=task.entries), self.name)
+        return Partial(task, self._packed, Cost(wall_s=spent_s, events=task.entries), self.name)
 
 
 class Boaster(SlowWorker):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, ExactSums, Histogram, digest
+from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, Blocks, ExactSums, Shape, digest
 from tests.support.exact import add_exact, rounded, value
 
 PROFILE = settings(deadline=None, derandomize=True, database=None)
@@ -203,52 +203,94 @@ class TestExactSums:
         assert not settled.equal(ExactSums.zeros((2,)))
 
 
-SHAPE = (3, 5, 4)
+SHAPE = Shape(3, (5,), 4)
 
 
-def make(seed, cells=200):
-    """A histogram with something everywhere."""
+def make(seed, cells=200, shape=SHAPE):
+    """Blocks with something everywhere: a template's histogram is a view of them, so that they are filled by it."""
     rng = np.random.default_rng(seed)
-    h = Histogram.zeros(*SHAPE)
-    for sums, counts in ((h.sumw, h.counts), (h.sumw2, None), (h.stopped_sumw, h.stopped)):
-        flat = sums.limbs.reshape(-1, LIMBS)
-        for row in rng.integers(0, len(flat), cells):
-            add_exact(flat, row, rng.normal(0, 10.0 ** rng.uniform(-12, 6)))
-            if counts is not None:
-                counts.reshape(-1)[row] += 1
-    return dataclasses.replace(h, invalid=rng.integers(0, 9, 2), entries=2 * cells)
+    blocks = Blocks.zeros(shape)
+    for template in range(len(shape.bins)):
+        h = blocks.histogram(template)
+        for counts, all_sums in ((h.counts, (h.sumw, h.sumw2)), (h.stopped, (h.stopped_sumw,))):
+            for where in rng.integers(0, counts.size, cells):
+                index = np.unravel_index(where, counts.shape)
+                counts[index] += 1
+                for sums in all_sums:
+                    add_exact(sums.limbs[index[:-1]], index[-1], rng.normal(0, 10.0 ** rng.uniform(-12, 6)))
+    return dataclasses.replace(blocks, invalid=rng.integers(0, 9, 2), entries=2 * cells)
 
 
-class TestHistogram:
+def one_region(bins, rows):
+    """A histogram of nothing, to be written into."""
+    return Blocks.zeros(Shape(1, (bins,), rows)).histogram()
+
+
+class TestBlocks:
     def test_nothing_has_the_shape_that_was_asked_for(self):
-        h = Histogram.zeros(3, 34, 8)
-        assert h.counts.shape == h.sumw.floats().shape == h.sumw2.floats().shape == (3, 36)
-        assert h.stopped.shape == h.stopped_sumw.floats().shape == (8,)
-        assert h.entries == 0
-        assert not any(array.any() for array in h.arrays)
+        blocks = Blocks.zeros(Shape(3, (34, 7), 8))
+        for template, bins in enumerate((34, 7)):
+            h = blocks.histogram(template)
+            assert h.counts.shape == h.sumw.floats().shape == h.sumw2.floats().shape == (3, bins + 2)
+            assert h.stopped.shape == h.stopped_sumw.floats().shape == (8,)
+            assert h.entries == 0
+            assert not any(array.any() for array in h.arrays)
+        assert blocks.cells.shape == (3 * (36 + 9), 1 + 2 * LIMBS)
 
     def test_merging_is_commutative_and_associative_and_adds_every_field(self):
         a, b, c = make(1), make(2), make(3)
-        assert (a + b).to_bytes() == (b + a).to_bytes()
-        assert ((a + b) + c).to_bytes() == (a + (b + c)).to_bytes()
-        assert (a + Histogram.zeros(*SHAPE)).to_bytes() == a.to_bytes()
-        both = a + b
-        assert (both.counts == a.counts + b.counts).all()
-        assert (both.stopped == a.stopped + b.stopped).all()
-        assert (both.invalid == a.invalid + b.invalid).all()
-        assert both.entries == a.entries + b.entries == 800
+        assert (a + b).pack() == (b + a).pack()
+        assert ((a + b) + c).pack() == (a + (b + c)).pack()
+        assert (a + Blocks.zeros(SHAPE)).pack() == (Blocks.zeros(SHAPE) + a).pack()
+        both, one, two = ((a + b).histogram(), a.histogram(), b.histogram())
+        assert (both.counts == one.counts + two.counts).all()
+        assert (both.stopped == one.stopped + two.stopped).all()
+        assert (both.invalid == one.invalid + two.invalid).all()
+        assert both.entries == one.entries + two.entries == 800
         for name in ("sumw", "sumw2", "stopped_sumw"):
-            summed, one, two = (getattr(h, name).limbs.reshape(-1, LIMBS) for h in (both, a, b))
-            assert [value(row) for row in summed] == [value(x) + value(y) for x, y in zip(one, two, strict=True)]
+            summed, first, second = (getattr(h, name).limbs.reshape(-1, LIMBS) for h in (both, one, two))
+            assert [value(row) for row in summed] == [value(x) + value(y) for x, y in zip(first, second, strict=True)]
 
-    def test_a_merged_histogram_is_taken_back_to_the_last_bit(self):
+    def test_merged_blocks_are_taken_back_to_the_last_bit(self):
+        nothing = Blocks.zeros(SHAPE)
+        a, b = make(1) + nothing, make(2) + nothing  # settled
+        assert ((a + b) - b).pack() == a.pack()
+        assert ((a + b) - a).pack() == b.pack()
+        assert (a - a).pack() == nothing.pack()
+        assert not (a - a).cells.any()
+
+    def test_merging_leaves_what_is_merged_alone(self):
         a, b = make(1), make(2)
-        assert ((a + b) - b).to_bytes() == a.to_bytes()
-        assert ((a + b) - a).to_bytes() == b.to_bytes()
-        assert (a - a).to_bytes() == Histogram.zeros(*SHAPE).to_bytes()
+        before = [array.tobytes() for of in (a, b) for array in (of.cells, of.stopped, of.invalid)]
+        a + b, a - b, Blocks.total([a.pack(), b.pack()], SHAPE)
+        assert [array.tobytes() for of in (a, b) for array in (of.cells, of.stopped, of.invalid)] == before
 
+    def test_templates_of_several_lengths_keep_to_their_own_cells(self):
+        shape = Shape(2, (3, 1, 6), 2)
+        blocks = Blocks.zeros(shape)
+        for template, bins in enumerate(shape.bins):
+            h = blocks.histogram(template)
+            h.counts[:] = 100 * template + np.arange(2 * (bins + 2)).reshape(2, -1)
+        assert shape.cells == 2 * (5 + 3 + 8)
+        assert [len(blocks.cells[shape.slice(template)]) for template in range(3)] == [10, 6, 16]
+        flat = [100 * template + i for template, n in enumerate((10, 6, 16)) for i in range(n)]
+        assert blocks.cells[:, 0].tolist() == flat
+        again = Blocks.unpack(blocks.pack(), shape)
+        assert [again.histogram(template).counts.tolist() for template in range(3)] == [
+            blocks.histogram(template).counts.tolist() for template in range(3)
+        ]
+
+    def test_all_templates_have_the_cutflow_in_common(self):
+        blocks = make(6, shape=Shape(3, (5, 2), 4))
+        one, other = blocks.histogram(0), blocks.histogram(1)
+        assert one.stopped.tolist() == other.stopped.tolist()
+        assert one.stopped_sumw.equal(other.stopped_sumw)
+        assert (one.invalid.tolist(), one.entries) == (other.invalid.tolist(), other.entries)
+
+
+class TestHistogram:
     def test_cutflow(self):
-        h = Histogram.zeros(1, 1, 4)
+        h = one_region(1, 4)
         h.counts[0] = [1, 2, 3]
         h.stopped[:] = [0, 10, 20, 30]
         for cell, w in enumerate([0.5, 0.25, 2.0]):
@@ -260,7 +302,7 @@ class TestHistogram:
         assert weighted.tolist() == [7.75 + 1e-20, 10.75 + 1e-20, 10.75, 2.75]
 
     def test_the_weighted_cutflow_is_exact_where_weights_cancel(self):
-        h = Histogram.zeros(1, 1, 3)
+        h = one_region(1, 3)
         for cell, w in enumerate([1e9, 1e-12, -1e9]):
             add_exact(h.sumw.limbs[0], cell, w)
         add_exact(h.stopped_sumw.limbs, 1, 1e9)
@@ -268,59 +310,58 @@ class TestHistogram:
         assert h.cutflow()[1].tolist() == [1e9, 2e-12, 1e-12]
 
     def test_cutflow_of_nothing(self):
-        n, weighted = Histogram.zeros(*SHAPE).cutflow()
+        n, weighted = Blocks.zeros(SHAPE).histogram().cutflow()
         assert n.tolist() == weighted.tolist() == [0, 0, 0, 0]
 
-    def test_bytes_there_and_back(self):
-        h = make(4)
-        again = Histogram.from_bytes(h.to_bytes(), *SHAPE)
-        assert again.to_bytes() == h.to_bytes()
-        for ours, theirs in zip(again.arrays, h.arrays, strict=True):
-            assert ours.dtype == np.int64
-            assert ours.tolist() == theirs.tolist()
-        assert (again + again - h).to_bytes() == h.to_bytes(), "what was read can be merged"
+    def test_yields_are_all_of_it_in_doubles(self):
+        h = make(7).histogram()
+        yields = h.yields()
+        assert yields.n.tolist() == h.counts.tolist()
+        for rounded_, sums in ((yields.sumw, h.sumw), (yields.sumw2, h.sumw2)):
+            exact = [float(value(limbs)) for limbs in sums.limbs.reshape(-1, LIMBS)]
+            assert rounded_.ravel().tolist() == exact
+        assert [yields.left.tolist(), yields.left_sumw.tolist()] == [part.tolist() for part in h.cutflow()]
+        assert (yields.invalid.tolist(), yields.entries) == (h.invalid.tolist(), 400)
 
     def test_bytes_are_little_endian_int64_in_canonical_form(self):
-        h = Histogram.zeros(1, 1, 2)
+        h = one_region(1, 2)
         h.counts[0, 0] = 258
         h.sumw.limbs[0, 0, 0] = 2**32
         data = h.to_bytes()
         assert data[:8] == bytes([2, 1, 0, 0, 0, 0, 0, 0])
         assert data[3 * 8 : 5 * 8] == bytes(8) + bytes([1, 0, 0, 0, 0, 0, 0, 0])
-
-    def test_bytes_of_another_length_are_refused(self):
-        data = make(4).to_bytes()
-        for wrong in (b"", data[:-1], data[:-8], data + bytes(8)):
-            with pytest.raises(ValueError, match=f"has {len(data)} bytes, not {len(wrong)}"):
-                Histogram.from_bytes(wrong, *SHAPE)
-        with pytest.raises(ValueError, match="a histogram of this shape has"):
-            Histogram.from_bytes(data, 3, 6, 4)
+        assert len(data) == 8 * (3 * (1 + 2 * LIMBS) + 2 * (1 + LIMBS) + 2 + 1)
 
     def test_the_digest_does_not_depend_on_the_order_of_names_or_of_merging(self):
         a, b, c = make(1), make(2), make(3)
-        one = digest({"x": a + b + c, "y": c})
-        assert one == digest({"y": c, "x": c + b + a})
+        one = digest({"x": (a + b + c).histogram(), "y": c.histogram()})
+        assert one == digest({"y": c.histogram(), "x": (c + b + a).histogram()})
         assert len(one) == 64
         assert digest({}) == hashlib.sha256().hexdigest()
 
     def test_the_digest_does_not_depend_on_open_carries(self):
-        h = make(1)
+        h = make(1).histogram()
         carried = dataclasses.replace(h, sumw=h.sumw.settled())
         assert carried.sumw.limbs.tolist() != h.sumw.limbs.tolist()
         assert digest({"x": h}) == digest({"x": carried})
 
     def test_the_digest_sees_every_number_and_every_name(self):
-        h = make(5)
+        blocks = make(5) + Blocks.zeros(SHAPE)
+        h = blocks.histogram()
         seen = {digest({"x": h}), digest({"y": h}), digest({"x": h, "y": h}), digest({"xy": h})}
-        size = len(h.to_bytes()) // 8
-        for i in range(size):
-            flat = np.frombuffer(h.to_bytes(), "<i8").copy()
-            flat[i] ^= 1
-            seen.add(digest({"x": Histogram.from_bytes(flat.tobytes(), *SHAPE)}))
-        assert len(seen) == size + 4
+        size = 0
+        for array in (blocks.cells, blocks.stopped, blocks.invalid):
+            flat = array.reshape(-1)
+            for i in range(flat.size):
+                flat[i] ^= 1
+                seen.add(digest({"x": h}))
+                flat[i] ^= 1
+                size += 1
+        seen.add(digest({"x": dataclasses.replace(h, entries=h.entries ^ 1)}))
+        assert len(seen) == size + 1 + 4
 
     def test_the_digest_cannot_be_fooled_by_moving_a_border(self):
-        a, b = make(1), make(2)
+        a, b = make(1).histogram(), make(2).histogram()
         assert digest({"x": a, "y": b}) != digest({"x": b, "y": a})
 
     def test_weights_whose_squares_are_in_range_are_those_below_the_bound(self):

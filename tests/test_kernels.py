@@ -15,17 +15,19 @@ from hypothesis import strategies as st
 
 from hzzray.data.catalogue import release
 from hzzray.data.reader import Reader
-from hzzray.physics.columns import Columns
+from hzzray.physics import h4l, notebook
+from hzzray.physics.columns import Step
 from hzzray.physics.fill import judge_and_fill
-from hzzray.physics.filler import Filler, WeightError
+from hzzray.physics.filler import WeightError
 from hzzray.physics.four_leptons import M_Z
-from hzzray.physics.h4l import H4L
-from hzzray.physics.histogram import MAX_WEIGHT, Axis, Histogram
-from hzzray.physics.notebook import NOTEBOOK
-from hzzray.physics.selection import PRESETS, Selection
+from hzzray.physics.histogram import MAX_WEIGHT, Axis, Blocks, Shape
+from hzzray.physics.leptons import Leptons
+from hzzray.physics.selection import parameters_of
 from tests.support import oracle
 from tests.support.exact import exact_sum, value
-from tests.support.filling import cuts, fill
+from tests.support.filling import cuts, fill, fill_blocks
+from tests.support.form import FORMS, Form
+from tests.support.reading import Asked
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 PROFILE = settings(
@@ -42,11 +44,11 @@ CHANNELS = 3
 
 # Next to the presets: every flag asked of the best quadruplet, next to no cut, four thresholds.
 SELECTIONS = [
-    *PRESETS.values(),
-    PRESETS["h4l"].with_changes(trigger=True, matched=True, identified=True),
-    PRESETS["h4l"].with_changes(name="isolated", isolated=True),
-    Selection("loose", leptons="best", z1_window=(0.0, 1e4), z2_max=1e4, z2_min=(0.0, 0.0), sfos_mass_min=0.0),
-    Selection("four", pt_min=(40.0, 30.0, 20.0, 15.0)),
+    *FORMS.values(),
+    FORMS["h4l"].with_changes(trigger=True, matched=True, identified=True),
+    FORMS["h4l"].with_changes(name="isolated", isolated=True),
+    Form("loose", leptons="best", z1_window=(0.0, 1e4), z2_max=1e4, z2_min=(0.0, 0.0), sfos_mass_min=0.0),
+    Form("four", pt_min=(40.0, 30.0, 20.0, 15.0)),
 ]
 IDS = [selection.name for selection in SELECTIONS]
 
@@ -78,10 +80,9 @@ def columns(events):
     np.cumsum(ak.to_numpy(ak.num(events.pt)), out=offsets[1:])
     flat = {name: ak.to_numpy(ak.flatten(events[name])).astype(dtype) for name, dtype in DTYPES.items()}
     factors = np.ascontiguousarray(ak.to_numpy(events.factors).T, np.float64) if len(events) else np.empty((0, 0))
-    return Columns(
-        offsets=offsets,
-        **flat,
-        trigger=ak.to_numpy(events.trigger).astype(np.uint8),
+    return Step(
+        events=len(events),
+        columns=Leptons(offsets=offsets, **flat, trigger=ak.to_numpy(events.trigger).astype(np.uint8)),
         factors=factors,
         divisor=ak.to_numpy(events.divisor).astype(np.float64),
     )
@@ -89,12 +90,12 @@ def columns(events):
 
 def part(given, start, stop):
     """Columns of some of the events."""
-    first, last = given.offsets[start], given.offsets[stop]
-    flat = {name: getattr(given, name)[first:last] for name in DTYPES}
-    return given._replace(
-        **{name: column if len(column) else getattr(given, name) for name, column in flat.items()},
-        offsets=given.offsets[start : stop + 1] - first,
-        trigger=given.trigger[start:stop],
+    leptons = given.columns
+    first, last = leptons.offsets[start], leptons.offsets[stop]
+    flat = {name: getattr(leptons, name)[first:last] for name in DTYPES}
+    return Step(
+        events=stop - start,
+        columns=Leptons(offsets=leptons.offsets[start : stop + 1] - first, trigger=leptons.trigger[start:stop], **flat),
         factors=np.ascontiguousarray(given.factors[:, start:stop]),
         divisor=given.divisor[start:stop],
     )
@@ -102,7 +103,7 @@ def part(given, start, stop):
 
 def weights(given, selection, norm):
     """Every event's weight, multiplied in the documented order."""
-    w = np.full(len(given.offsets) - 1, norm)
+    w = np.full(given.events, norm)
     with np.errstate(all="ignore"):
         for factor in given.factors:
             w = w * (np.abs(factor) if selection.absolute_weights else factor)
@@ -113,7 +114,7 @@ def weights(given, selection, norm):
 
 def too_heavy(given, selection, norm):
     """Which events weigh too much for exact sums, though nothing that their weight is made of is nan or inf."""
-    divisor = given.divisor if len(given.divisor) else np.ones(len(given.offsets) - 1)
+    divisor = given.divisor if len(given.divisor) else np.ones(given.events)
     sound = np.isfinite(given.factors).all(axis=0) & np.isfinite(divisor) & (divisor != 0)
     return ~(np.abs(weights(given, selection, norm)) < MAX_WEIGHT) & sound
 
@@ -242,7 +243,7 @@ def fates(given, selection, gev, axis=AXIS):
     """
     rows = len(selection.cuts)
     cut = cuts(selection, gev, 1.0)
-    fate = np.full(len(given.offsets) - 1, -1)
+    fate = np.full(given.events, -1)
     for start in range(0, len(fate), BLOCK):
         events = min(BLOCK, len(fate) - start)
         powers = 2.0 ** (np.arange(events) - 100)
@@ -366,7 +367,7 @@ def masses(events, selection, gev):
 
 @pytest.mark.parametrize("name", ["notebook-2020", "h4l"])
 def test_the_mass_is_that_of_the_oracle_to_rounding(name):
-    widths = masses(generated(5, 400, "realistic", 0.001), PRESETS[name], 0.001)
+    widths = masses(generated(5, 400, "realistic", 0.001), FORMS[name], 0.001)
     assert len(widths) > 50
     assert np.median(widths) < 1e-11, "the bins are narrow"
 
@@ -411,7 +412,7 @@ def test_any_selection_makes_of_any_event_what_the_oracle_says(leptons, choices,
     n = len(leptons)
     factors = data.draw(st.lists(st.floats(-1e6, 1e6) | st.sampled_from([np.nan, 1e40]), min_size=n, max_size=n))
     trigger = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
-    check(make_events(leptons, trigger=trigger, factors=factors), Selection("any", **choices), norm=0.5)
+    check(make_events(leptons, trigger=trigger, factors=factors), Form("any", **choices), norm=0.5)
 
 
 # --- rules that are easy to miss ---
@@ -449,12 +450,12 @@ def golden():
 def test_a_good_event_passes_every_preset():
     mass = 2 * (45.6 + 15.5)
     cell = 2 * (AXIS.bins + 2) + int((mass - 80) / 2.5) + 1
-    assert {name: fate_of(golden(), preset) for name, preset in PRESETS.items()} == dict.fromkeys(PRESETS, cell)
+    assert {name: fate_of(golden(), preset) for name, preset in FORMS.items()} == dict.fromkeys(FORMS, cell)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FORMS)
 def test_a_threshold_is_passed_above_and_not_at_it(name):
-    preset = PRESETS[name].with_changes(pt_min=(45.5, 45.5, 15.5, 15.0))
+    preset = FORMS[name].with_changes(pt_min=(45.5, 45.5, 15.5, 15.0))
     at = preset.cuts.index("pt") - len(preset.cuts)
     assert fate_of(golden(), preset) == at
     assert fate_of(golden(), preset.with_changes(pt_min=(45.5, 45.5, 15.4, 15.4))) >= 0
@@ -463,64 +464,62 @@ def test_a_threshold_is_passed_above_and_not_at_it(name):
 def test_of_more_leptons_a_notebook_takes_the_first_four_and_h4l_the_best():
     stray = lepton(200.0, 0.7, 0.4, 22, 1)
     soft = lepton(3.0, 1.0, 2.0, 11, 1)
-    assert fate_of([stray, *golden()], PRESETS["notebook-2020"]) == -2
-    assert fate_of([stray, *golden()], PRESETS["h4l"]) == fate_of(golden(), PRESETS["h4l"])
-    assert fate_of([*golden(), soft], PRESETS["notebook-2020"]) >= 0
-    assert fate_of([soft, *golden()], PRESETS["h4l"]) >= 0
+    assert fate_of([stray, *golden()], FORMS["notebook-2020"]) == -2
+    assert fate_of([stray, *golden()], FORMS["h4l"]) == fate_of(golden(), FORMS["h4l"])
+    assert fate_of([*golden(), soft], FORMS["notebook-2020"]) >= 0
+    assert fate_of([soft, *golden()], FORMS["h4l"]) >= 0
 
 
 def test_a_broken_lepton_matters_only_where_it_is_looked_at():
     broken = lepton(3.0, 1.0, np.nan, 11, 1)
-    rows = {name: len(preset.cuts) for name, preset in PRESETS.items()}
-    assert fate_of([*golden(), broken], PRESETS["notebook-2020"]) >= 0
-    assert fate_of([*golden(), broken], PRESETS["h4l"]) == 1 - rows["h4l"]
-    assert fate_of([broken, *golden()], PRESETS["notebook-2020"]) == 1 - rows["notebook-2020"]
+    rows = {name: len(preset.cuts) for name, preset in FORMS.items()}
+    assert fate_of([*golden(), broken], FORMS["notebook-2020"]) >= 0
+    assert fate_of([*golden(), broken], FORMS["h4l"]) == 1 - rows["h4l"]
+    assert fate_of([broken, *golden()], FORMS["notebook-2020"]) == 1 - rows["notebook-2020"]
 
 
 def test_among_quadruplets_m12_decides_and_then_m34():
     # A second soft pair of electrons, nearer m_Z than the first: the same Z1, so m34 decides.
     better = [lepton(25.0, 0.5, 1.0, 11, 1), lepton(25.0, 0.5, 1.0 - np.pi, 11, -1)]
     worse = golden()[2:]
-    alone = fate_of([*golden()[:2], *better], PRESETS["h4l"])
-    assert fate_of([*golden()[:2], *better, *worse], PRESETS["h4l"]) == alone
-    assert fate_of([*worse, *better, *golden()[:2]], PRESETS["h4l"]) == alone
-    assert alone != fate_of(golden(), PRESETS["h4l"])
+    alone = fate_of([*golden()[:2], *better], FORMS["h4l"])
+    assert fate_of([*golden()[:2], *better, *worse], FORMS["h4l"]) == alone
+    assert fate_of([*worse, *better, *golden()[:2]], FORMS["h4l"]) == alone
+    assert alone != fate_of(golden(), FORMS["h4l"])
 
 
 def test_only_the_first_sixteen_leptons_in_acceptance_are_looked_at():
-    h4l = PRESETS["h4l"]
+    best = FORMS["h4l"]
     junk = [lepton(60.0, -2.0 + 0.2 * i, -2.0 + 0.25 * i, 13, 1) for i in range(20)]
     soft = [lepton(5.0, 0.0, 0.0, 11, 1)] * 9
     good = [*golden()[2:], *golden()[:2]]
-    fate, _ = check(make_events([[*soft, *junk[:n], *good] for n in (0, 5, 12, 13, 20)]), h4l)
-    assert (fate == h4l.cuts.index("two SFOS pairs")).tolist() == [False, False, False, True, True]
+    fate, _ = check(make_events([[*soft, *junk[:n], *good] for n in (0, 5, 12, 13, 20)]), best)
+    assert (fate == best.cuts.index("two SFOS pairs")).tolist() == [False, False, False, True, True]
 
 
 def test_signs_of_weights_are_dropped_where_the_notebook_drops_them():
     events = make_events([golden()] * 2, factors=[[2.0, -3.0], [2.0, 3.0]], divisor=[-4.0, 4.0])
     for name, total in (("notebook-2025", 3.0), ("notebook-2020", 3.0)):
         assert (
-            fill(columns(events), cuts(PRESETS[name], 1.0, 1.0), AXIS, len(PRESETS[name].cuts)).sumw.sum().floats()
-            == total
+            fill(columns(events), cuts(FORMS[name], 1.0, 1.0), AXIS, len(FORMS[name].cuts)).sumw.sum().floats() == total
         )
     events = make_events([golden()] * 2, factors=[[2.0, -3.0], [2.0, 3.0]], divisor=[4.0, 4.0])
     for name, total in (("notebook-2025", 3.0), ("notebook-2020", 0.0)):
         assert (
-            fill(columns(events), cuts(PRESETS[name], 1.0, 1.0), AXIS, len(PRESETS[name].cuts)).sumw.sum().floats()
-            == total
+            fill(columns(events), cuts(FORMS[name], 1.0, 1.0), AXIS, len(FORMS[name].cuts)).sumw.sum().floats() == total
         )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_an_impossible_weight_is_counted_and_adds_nothing(bad):
     events = make_events([golden(), golden(), []], factors=[bad, 1.5, bad])
-    h = fill(columns(events), cuts(PRESETS["h4l"], 1.0, 1.0), AXIS, len(PRESETS["h4l"].cuts))
+    h = fill(columns(events), cuts(FORMS["h4l"], 1.0, 1.0), AXIS, len(FORMS["h4l"].cuts))
     assert h.invalid.tolist() == [0, 2]
     assert h.stopped.tolist() == [0, 2, 0, 0, 0, 0, 0, 0]
     assert h.counts.sum() == 1
     assert h.cutflow()[1].tolist() == [1.5] * 8
     just = make_events([golden()], factors=[np.nextafter(MAX_WEIGHT, 0)])
-    assert fill(columns(just), cuts(PRESETS["h4l"], 1.0, 1.0), AXIS, 8).invalid.tolist() == [0, 0]
+    assert fill(columns(just), cuts(FORMS["h4l"], 1.0, 1.0), AXIS, 8).invalid.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -539,19 +538,19 @@ def test_a_weight_too_large_is_told_as_what_it_is(factors, divisor):
     weights = [factors, [1.5] * len(factors), factors]
     events = make_events([golden(), golden(), []], factors=weights, divisor=[divisor, 1.0, divisor])
     with pytest.raises(WeightError, match=r"^2 of 3 events weigh 1.07e\+09 or more, too large$"):
-        fill(columns(events), cuts(PRESETS["h4l"], 1.0, 1.0), AXIS, len(PRESETS["h4l"].cuts))
+        fill(columns(events), cuts(FORMS["h4l"], 1.0, 1.0), AXIS, len(FORMS["h4l"].cuts))
 
 
 @pytest.mark.parametrize(("factor", "divisor"), [(np.nan, 1e-300), (1e300, 0.0), (np.inf, 1.0), (1e300, np.nan)])
 def test_a_weight_that_something_spoilt_is_not_too_large(factor, divisor):
     events = make_events([golden()], factors=[[factor, 1e300]], divisor=[divisor])
-    h = fill(columns(events), cuts(PRESETS["h4l"], 1.0, 1.0), AXIS, len(PRESETS["h4l"].cuts))
+    h = fill(columns(events), cuts(FORMS["h4l"], 1.0, 1.0), AXIS, len(FORMS["h4l"].cuts))
     assert h.invalid.tolist() == [0, 1]
 
 
 def test_a_lepton_too_far_forward_for_a_double_is_invalid():
     far = [*golden()[:3], lepton(15.5, 0.0, 1.5 - np.pi, 11, -1) | {"eta": 1420.0}]
-    h = fill(columns(make_events([far])), cuts(PRESETS["notebook-2020"], 1.0, 1.0), AXIS, 4)
+    h = fill(columns(make_events([far])), cuts(FORMS["notebook-2020"], 1.0, 1.0), AXIS, 4)
     assert (h.invalid.tolist(), h.stopped.tolist()) == ([1, 0], [0, 1, 0, 0])
 
 
@@ -561,7 +560,7 @@ def test_a_mass_at_an_edge_belongs_to_the_bin_above_it(axis):
     nothing = lepton(0.0, 0.0, 0.0, 11, 1, energy=0.0)
     leptons = [dict(nothing, energy=1.0), nothing, *[dict(nothing, charge=-1)] * 2]
     event = columns(make_events([leptons]))
-    preset = PRESETS["notebook-2020"]
+    preset = FORMS["notebook-2020"]
     for edge in axis.edges[axis.edges > 0]:
         for mass in (np.nextafter(edge, 0), edge, np.nextafter(edge, np.inf)):
             counts = fill(event, cuts(preset, mass, 1.0), axis, len(preset.cuts)).counts[0]
@@ -572,7 +571,7 @@ def test_a_mass_at_an_edge_belongs_to_the_bin_above_it(axis):
 def test_leptons_are_close_on_either_side_of_a_full_turn(kind, close):
     # The second lepton goes opposite the first; the third stands near the second,
     # nearer or farther than allowed.
-    h4l = PRESETS["h4l"]
+    best = FORMS["h4l"]
     leptons = [
         [
             lepton(45.6, 0.0, around - np.pi, 13, 1),
@@ -583,32 +582,41 @@ def test_leptons_are_close_on_either_side_of_a_full_turn(kind, close):
         for around in (0.0, 1.0, np.pi, -np.pi, 5 * np.pi)
         for distance in (0.98 * close, 1.02 * close)
     ]
-    fate, _ = check(make_events(leptons), h4l)
-    assert (fate == h4l.cuts.index("delta R")).tolist() == [True, False] * 5
+    fate, _ = check(make_events(leptons), best)
+    assert (fate == best.cuts.index("delta R")).tolist() == [True, False] * 5
 
 
 # --- chunks, inputs, threads ---
+
+
+def nothing(rows):
+    return Blocks.zeros(Shape(CHANNELS, (AXIS.bins,), rows))
+
+
+def bits(step):
+    return [array.tobytes() for array in (*step.columns, step.factors, step.divisor)]
 
 
 @pytest.fixture(scope="module")
 def mixed():
     """Events of each style. Weights that are too large, which would be refused, are left out as nan is."""
     made = {style: columns(generated(31, 1000, style)) for style in ("realistic", "unrealistic", "forward")}
-    heavy = {style: too_heavy(given, PRESETS["notebook-2020"], 1.0) for style, given in made.items()}
+    heavy = {style: too_heavy(given, FORMS["notebook-2020"], 1.0) for style, given in made.items()}
     return {s: given._replace(factors=np.where(heavy[s], np.nan, given.factors)) for s, given in made.items()}
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("n", [0, 1, 127, 128, 129, 256, 257])
 def test_a_block_of_events_is_the_sum_of_its_events(mixed, name, n):
-    cut, rows = cuts(PRESETS[name], 1.0, 1.0), len(PRESETS[name].cuts)
-    whole = fill(part(mixed["unrealistic"], 0, n), cut, AXIS, rows)
-    one_by_one = (fill(part(mixed["unrealistic"], i, i + 1), cut, AXIS, rows) for i in range(n))
-    assert whole.to_bytes() == sum(one_by_one, Histogram.zeros(CHANNELS, AXIS.bins, rows)).to_bytes()
-    assert whole.entries == n == whole.counts.sum() + whole.stopped.sum()
+    cut, rows = cuts(FORMS[name], 1.0, 1.0), len(FORMS[name].cuts)
+    whole = fill_blocks(part(mixed["unrealistic"], 0, n), cut, AXIS, rows)
+    one_by_one = (fill_blocks(part(mixed["unrealistic"], i, i + 1), cut, AXIS, rows) for i in range(n))
+    assert whole.pack() == sum(one_by_one, nothing(rows)).pack()
+    filled = whole.histogram()
+    assert filled.entries == n == filled.counts.sum() + filled.stopped.sum()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FORMS)
 @PROFILE
 @given(
     style=st.sampled_from(["realistic", "unrealistic", "forward"]),
@@ -616,33 +624,35 @@ def test_a_block_of_events_is_the_sum_of_its_events(mixed, name, n):
     order=st.randoms(use_true_random=False),
 )
 def test_columns_cut_anywhere_and_merged_in_any_order_give_the_same_bits(mixed, name, style, borders, order):
-    given_, preset = mixed[style], PRESETS[name]
+    given_, preset = mixed[style], FORMS[name]
     cut, rows = cuts(preset, 1.0, 0.1), len(preset.cuts)
     ends = [0, *sorted(borders), 1000]
-    parts = [fill(part(given_, a, b), cut, AXIS, rows) for a, b in pairwise(ends)]
+    parts = [fill_blocks(part(given_, a, b), cut, AXIS, rows) for a, b in pairwise(ends)]
     order.shuffle(parts)
-    merged = sum(parts, Histogram.zeros(CHANNELS, AXIS.bins, rows))
-    assert merged.to_bytes() == fill(given_, cut, AXIS, rows).to_bytes()
+    merged = sum(parts, nothing(rows))
+    assert merged.histogram().to_bytes() == fill(given_, cut, AXIS, rows).to_bytes()
+    assert merged.pack() == fill_blocks(given_, cut, AXIS, rows).pack()
 
 
 def test_no_event_makes_the_empty_histogram():
-    for preset in PRESETS.values():
-        Filler(preset, 1.0, AXIS).warm_up()
-    for preset in PRESETS.values():
-        nothing = part(columns(generated(1, 3, "realistic")), 0, 0)
-        h = fill(nothing, cuts(preset, 1.0, 1.0), AXIS, len(preset.cuts))
-        assert h.to_bytes() == Histogram.zeros(CHANNELS, AXIS.bins, len(preset.cuts)).to_bytes()
+    no_event = part(columns(generated(1, 3, "realistic")), 0, 0)
+    for preset in FORMS.values():
+        rows = len(preset.cuts)
+        h = fill(no_event, cuts(preset, 1.0, 1.0), AXIS, rows)
+        assert h.to_bytes() == nothing(rows).histogram().to_bytes()
+        assert not h.counts.any()
+        assert not h.stopped.any()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FORMS)
 def test_the_kernel_leaves_its_inputs_alone(mixed, name):
     for given_ in mixed.values():
-        before = [column.tobytes() for column in given_]
-        fill(given_, cuts(PRESETS[name], 1.0, 1.0), AXIS, len(PRESETS[name].cuts))
-        assert [column.tobytes() for column in given_] == before
+        before = bits(given_)
+        fill(given_, cuts(FORMS[name], 1.0, 1.0), AXIS, len(FORMS[name].cuts))
+        assert bits(given_) == before
 
 
-@pytest.mark.parametrize("compiled", [H4L.measure, NOTEBOOK.measure, judge_and_fill])
+@pytest.mark.parametrize("compiled", [h4l.measure, notebook.measure, judge_and_fill])
 def test_other_threads_run_while_the_kernel_does(compiled):
     assert compiled.targetoptions["nogil"] is True
 
@@ -662,15 +672,23 @@ REAL = [
     pytest.param(name, path, preset, id=f"{Path(path).name.split('.')[-3]}-{preset}")
     for name, paths in FILES.items()
     for path in paths
-    for preset in (*PRESETS, "h4l here")
+    for preset in (*FORMS, "h4l here")
     if preset != "notebook-2025" or name == "2025"
     if preset != "h4l here" or "125_" not in path  # the signal's files have no isolation
 ]
 
 
+def real_reads(schema, selection, simulation):
+    """What the project reads for a form's cuts."""
+    analysis, produced = selection.produced()
+    variables = {bound.variable for cut in produced.cuts for bound in cut.bounds} | {"m4l"}
+    parameters = parameters_of(analysis, produced, schema.gev)
+    return Asked(parameters, frozenset(variables)).reads(schema, simulation=simulation)
+
+
 def real_columns(path, schema, selection, simulation):
     """A file's columns as the project reads them."""
-    with Reader(str(path), schema, selection, simulation=simulation) as reader:
+    with Reader(str(path), schema.tree, real_reads(schema, selection, simulation)) as reader:
         steps = list(reader.steps(0, reader.layout.entries))
     assert len(steps) == 1, "a step's columns live until the next"
     return steps[0]
@@ -679,7 +697,7 @@ def real_columns(path, schema, selection, simulation):
 def real_events(path, schema, selection, simulation):
     """The same file as uproot reads it."""
     with uproot.open(path) as file:
-        tree = file[schema.tree].arrays(list(schema.branches(selection, simulation=simulation)))
+        tree = file[schema.tree].arrays(list(real_reads(schema, selection, simulation).branches))
     kinematics = ("pt", "eta", "phi", "energy", "charge", "type")
     events = {name: ak.values_astype(tree[getattr(schema, name)], DTYPES[name]) for name in kinematics}
     unused = ak.zeros_like(events["type"])
@@ -711,7 +729,7 @@ def test_real_events_fare_as_the_oracle_says(name, path, preset):
     if not file.exists():
         pytest.skip(f"needs the shared data file {file.name}")
     schema, simulation = release(name).schema_, "MC" in path
-    selection = schema.preset("h4l") if preset == "h4l here" else PRESETS[preset]
+    selection = FORMS["h4l"].here(schema) if preset == "h4l here" else FORMS[preset]
     events = real_events(file, schema, selection, simulation)
     fate, unsure = check(events, selection, schema.gev, norm=0.01)
     assert unsure.mean() < 0.001
@@ -730,8 +748,8 @@ def test_real_masses_are_those_of_the_oracle_to_rounding():
     if not file.exists():
         pytest.skip(f"needs the shared data file {file.name}")
     schema = release("2020").schema_
-    events = real_events(file, schema, PRESETS["notebook-2020"], simulation=True)
-    assert len(masses(events, PRESETS["notebook-2020"], schema.gev)) == 243
+    events = real_events(file, schema, FORMS["notebook-2020"], simulation=True)
+    assert len(masses(events, FORMS["notebook-2020"], schema.gev)) == 243
 
 
 def test_compiled_code_of_a_read_only_cache_is_used_from_a_copy(tmp_path, monkeypatch):

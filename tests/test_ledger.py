@@ -23,9 +23,8 @@ from hzzray.engine.ledger import FencedError, Ledger, LedgerError
 from hzzray.engine.reducer import Reducer
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Failure
-from hzzray.physics.histogram import digest
 from hzzray.request import make_spec
-from tests.support.ledgers import NAMES, SPEC, entries, partial, start, sums, task, tasks
+from tests.support.ledgers import NAMES, SPEC, contents, entries, partial, start, sums, task, tasks
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,7 +83,7 @@ def test_a_kill_leaves_partials_and_states_that_agree(path):
         done, with_partial = stored(path)
         assert done == with_partial
         with Ledger.open(path) as ledger:
-            assert digest(ledger.histograms()) == digest(sums(by_name[name] for name in done))
+            assert contents(ledger.blocks()) == contents(sums(by_name[name] for name in done))
             counts = ledger.counts()
         assert counts.merged == len(done) >= merged_before
         assert counts.events == 10 * counts.merged
@@ -95,14 +94,14 @@ def test_a_kill_leaves_partials_and_states_that_agree(path):
     assert kills >= 5
     assert counts.status == "complete"
     assert counts.duplicates == 0
-    assert digest(sums(planned)) == digest(sums(by_name[name] for name in done))
+    assert contents(sums(planned)) == contents(sums(by_name[name] for name in done))
 
 
 def test_many_in_one_commit(ledger, path):
     planned = tasks(4)
     assert ledger.merge([partial(one) for one in planned]) == ["merged"] * 12
     assert stored(path) == ({one.task_id for one in planned},) * 2
-    assert digest(ledger.histograms()) == digest(sums(planned))
+    assert contents(ledger.blocks()) == contents(sums(planned))
     assert ledger.counts() == (12, 12, 0, 120, 0)
     assert ledger.cost() == Cost(12.0, 6.0, 3.0, 1200, 120)
 
@@ -112,7 +111,7 @@ def test_a_second_delivery_changes_nothing(ledger):
     assert ledger.merge([partial(first)]) == ["merged"]
     # Merged before, and twice in one batch.
     assert ledger.merge([partial(first), partial(second), partial(second)]) == ["duplicate", "merged", "duplicate"]
-    assert digest(ledger.histograms()) == digest(sums([first, second]))
+    assert contents(ledger.blocks()) == contents(sums([first, second]))
     assert ledger.counts() == (12, 2, 0, 20, 2)
 
 
@@ -248,7 +247,7 @@ def test_a_late_result_of_a_split_task_is_refused(ledger):
     assert ledger.merge([partial(halves[0]), partial(task(0)), partial(halves[1])]) == [
         "merged", "superseded", "merged",
     ]  # fmt: skip
-    assert digest(ledger.histograms()) == digest(sums(halves))
+    assert contents(ledger.blocks()) == contents(sums(halves))
     assert ledger.counts() == (13, 2, 0, 10, 0)
     assert task(0) not in list(ledger.due())
 
@@ -362,9 +361,9 @@ def test_retracting_a_sample_is_exact(path):
         others = [one for one in tasks(4) if one.sample != "Zee"]
         mine = [task(0), task(1), *task(3).halves()]
         ledger.merge([partial(one) for one in (*others, *mine)])
-        assert digest(ledger.histograms()) == digest(sums([*others, *mine]))
+        assert contents(ledger.blocks()) == contents(sums([*others, *mine]))
         assert ledger.forget_sample("Zee") == 4
-        assert digest(ledger.histograms()) == digest(sums(others))
+        assert contents(ledger.blocks()) == contents(sums(others))
         assert "Zee" not in ledger.entries()
         assert "Zee" not in ledger.planned_files()
         assert [(row.task.sample, row.reason) for row in ledger.failures()] == [("Zee", "retracted")]
@@ -380,7 +379,7 @@ def test_retracting_a_sample_is_exact(path):
         ledger.plan(again, {"Zee": (40, 40)})
         ledger.merge([partial(one) for one in again])
         assert ledger.counts().status == "complete"
-        assert digest(ledger.histograms()) == digest(sums([*others, *again]))
+        assert contents(ledger.blocks()) == contents(sums([*others, *again]))
 
 
 # Who writes.
@@ -595,8 +594,7 @@ import resource, sys
 from pathlib import Path
 from hzzray.engine.ledger import LedgerError
 from hzzray.engine.reducer import Reducer
-from hzzray.physics.histogram import digest
-from tests.support.ledgers import partial, sums, tasks
+from tests.support.ledgers import digest_of, partial, sums, tasks
 
 path = Path(sys.argv[1])
 reducer = Reducer(path)
@@ -611,10 +609,10 @@ try:
 except LedgerError as error:
     print(error)
 print(len(done))
-assert digest(reducer.snapshot().histograms) == digest(sums(done))
+assert reducer.snapshot().digest == digest_of(sums(done))
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 print(reducer.merge([partial(one) for one in left]).count("merged"))
-assert digest(reducer.snapshot().histograms) == digest(sums(tasks(100)))
+assert reducer.snapshot().digest == digest_of(sums(tasks(100)))
 reducer.close()
 """
 

@@ -349,7 +349,7 @@ class Blocks:
             if len(numbers) != fixed + touched * (1 + _CELL):
                 raise ValueError(f"{len(numbers)} numbers are not those of {shape.rows} cuts and {touched} cells")
             at = numbers[fixed : fixed + touched]
-            if touched and not (at[0] >= 0 and at[-1] < shape.cells and (np.diff(at) > 0).all()):
+            if touched and not (at[0] >= 0 and at[-1] < shape.cells and (at[1:] > at[:-1]).all()):
                 raise ValueError(f"cells are not in order, or not among the {shape.cells} of this shape")
             entries += int(numbers[0])
             whole.invalid[:] += numbers[1 : _HEAD - 1]

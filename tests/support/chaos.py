@@ -23,8 +23,7 @@ from hzzray.engine.pool import Pool, _actor_class, start_reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, TransientError
 from hzzray.messages import Cost, Counts, Partial, RunSpec, Task
-from hzzray.physics.histogram import Histogram
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.histogram import Blocks
 from hzzray.result import RunState
 from hzzray.run import Settings, execute
 from hzzray.source import MemorySource, TaskSource
@@ -197,7 +196,7 @@ class Quick:
 
     def __init__(self, spec: RunSpec, name: str) -> None:
         self._name = name
-        self._packed = Histogram.zeros(len(CHANNELS), spec.axis.bins, len(spec.selection.cuts)).pack()
+        self._packed = Blocks.zeros(spec.shape).pack()
 
     def usage(self) -> None:
         """Answer that it is alive."""

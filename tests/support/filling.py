@@ -3,29 +3,38 @@
 from functools import cache
 from typing import NamedTuple
 
+from hzzray.physics.analysis import Template
 from hzzray.physics.filler import Filler
-from hzzray.physics.selection import Selection
+from hzzray.physics.histogram import Blocks
+from tests.support.form import Form
 
 
 class Cuts(NamedTuple):
     """A selection, GeV a file unit, the weight common to all events."""
 
-    selection: Selection
+    form: Form
     gev: float
     norm: float
 
 
-def cuts(selection, gev, norm):
-    return Cuts(selection, gev, norm)
+def cuts(form, gev, norm):
+    return Cuts(form, gev, norm)
 
 
 @cache
-def _filler(selection, gev, axis):
-    return Filler(selection, gev, axis)
+def filler(form, gev, templates):
+    """What fills some templates by a form."""
+    analysis, selection = form.produced()
+    return Filler(analysis, selection, templates, gev)
 
 
-def fill(columns, cut, axis, rows):
-    """Fill a histogram with a range of events; ``rows`` is how many the cutflow has to have."""
-    histogram = _filler(cut.selection, cut.gev, axis).fill([columns], cut.norm)
-    assert len(histogram.stopped) == rows
-    return histogram
+def fill_blocks(step, cut, axis, rows) -> Blocks:
+    """Fill m4l on an axis with a range of events; ``rows`` is how many the cutflow has to have."""
+    blocks = filler(cut.form, cut.gev, (Template("m4l", axis),)).fill([step], cut.norm)
+    assert blocks.shape.rows == rows
+    return blocks
+
+
+def fill(step, cut, axis, rows):
+    """Likewise, shown as a histogram."""
+    return fill_blocks(step, cut, axis, rows).histogram()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.reducer import Reducer
 from hzzray.messages import Cost, Partial, RunSpec, Task
-from hzzray.physics.histogram import LIMB_BITS, Histogram
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.histogram import LIMB_BITS, Blocks, digest
 from hzzray.request import make_spec
 
 SPEC = make_spec(release("toy"), selection="notebook-2020", samples=("data_A", "Zee", "llll"))
@@ -39,29 +39,41 @@ def entries(number: int) -> dict[str, tuple[int, int]]:
     return dict.fromkeys(NAMES, (number * EVENTS, number * EVENTS))
 
 
-def histogram(of: Task, spec: RunSpec = SPEC) -> Histogram:
-    """Fill a histogram as a worker might: all of the task's events are in the bins, where depends on the task."""
+def blocks(of: Task, spec: RunSpec = SPEC) -> Blocks:
+    """Fill blocks as a worker might: each of the task's events is in a bin of each template, which depends on it."""
     rng = np.random.default_rng([of.start, of.stop, NAMES.index(of.sample)])
-    filled = Histogram.zeros(len(CHANNELS), spec.axis.bins, len(spec.selection.cuts))
-    channel, bins = rng.integers(len(CHANNELS), size=of.entries), rng.integers(spec.axis.bins + 2, size=of.entries)
-    np.add.at(filled.counts, (channel, bins), 1)
-    for sums in (filled.sumw, filled.sumw2):
-        np.add.at(sums.limbs, (channel, bins), rng.integers(0, 2**LIMB_BITS, (of.entries, sums.limbs.shape[-1])))
-    made = (filled.counts, filled.sumw, filled.sumw2, filled.stopped, filled.stopped_sumw, filled.invalid)
-    return Histogram(*made, of.entries)
+    filled = Blocks.zeros(spec.shape)
+    for template in range(len(spec.templates)):
+        view = filled.histogram(template)
+        at = tuple(rng.integers(length, size=of.entries) for length in view.counts.shape)
+        np.add.at(view.counts, at, 1)
+        for sums in (view.sumw, view.sumw2):
+            np.add.at(sums.limbs, at, rng.integers(0, 2**LIMB_BITS, (of.entries, sums.limbs.shape[-1])))
+    return replace(filled, entries=of.entries) + Blocks.zeros(spec.shape)
 
 
 def partial(of: Task) -> Partial:
     """Make the partial of a task."""
-    return Partial(of, histogram(of).pack(), Cost(1.0, 0.5, 0.25, 100, of.entries), "worker-0")
+    return Partial(of, blocks(of).pack(), Cost(1.0, 0.5, 0.25, 100, of.entries), "worker-0")
 
 
-def sums(of: Iterable[Task]) -> dict[str, Histogram]:
-    """Add the histograms of tasks up, by sample: what a run that merged these must hold."""
-    total = {name: Histogram.zeros(len(CHANNELS), SPEC.axis.bins, len(SPEC.selection.cuts)) for name in NAMES}
+def sums(of: Iterable[Task]) -> dict[str, Blocks]:
+    """Add the blocks of tasks up, by sample: what a run that merged these must hold."""
+    total = {name: Blocks.zeros(SPEC.shape) for name in NAMES}
     for one in of:
-        total[one.sample] += histogram(one)
+        total[one.sample] += blocks(one)
     return total
+
+
+def digest_of(of: Mapping[str, Blocks]) -> str:
+    """Digest of the first template: a run's."""
+    return digest({name: made.histogram() for name, made in of.items()})
+
+
+def contents(of: Mapping[str, Blocks]) -> str:
+    """Digest of all templates."""
+    templates = range(len(SPEC.templates))
+    return digest({f"{name} {i}": made.histogram(i) for name, made in of.items() for i in templates})
 
 
 def start(path: Path, planned: Iterable[Task], number: int = 0) -> None:

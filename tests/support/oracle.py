@@ -176,7 +176,7 @@ def _best(leptons, selection, pairs_row):
         cuts.append((enough, enough))
     apart = [_far_apart(x, y, selection) for x, y in pair.values()]
     cuts.append(tuple(_all(side) for side in zip(*apart, strict=True)))
-    heavy = [[~sfos[k] | (m2 >= selection.sfos_mass_min**2) for m2 in _m2(two)] for k, two in pair.items()]
+    heavy = [[~sfos[k] | (m2 > selection.sfos_mass_min**2) for m2 in _m2(two)] for k, two in pair.items()]
     cuts.append(tuple(_all(side) for side in zip(*heavy, strict=True)))
 
     # Six ways to call one pair Z1 and the rest Z2, in a third dimension.
