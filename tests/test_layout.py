@@ -176,7 +176,14 @@ def test_missing_branches_are_named(path):
     with pytest.raises(DataError, match=r"^a: tree mini has no branch lep_e \(it has lep_pt, .*…\): is this file of"):
         found.require(("lep_pt", "lep_e"), "a", {})
     with pytest.raises(DataError, match="has no branches lep_e, sum_of_weights "):
-        found.require(("lep_e", "sum_of_weights"), "a", {"lep_e": "identified"})
+        found.require(("lep_e", "sum_of_weights"), "a", {"lep_e": "--parameter identified=false"})
+    options = {"lep_e": "--parameter identified=false", "trig": "--cut triggered=:", "lep_pt": "--nothing"}
+    with pytest.raises(DataError) as caught:
+        found.require(("trig", "lep_pt", "lep_e"), "a", options)
+    assert str(caught.value) == (
+        "a: tree mini has no branches trig, lep_e, which the selection reads: "
+        "--cut triggered=: --parameter identified=false does without"
+    )
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/data")

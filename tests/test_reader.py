@@ -1,8 +1,8 @@
 """Columns are what uproot reads, bit for bit, or a DataError that says what is wrong: never other numbers."""
 
-import dataclasses
 import random
 import struct
+from collections import namedtuple
 from pathlib import Path
 
 import awkward as ak
@@ -21,9 +21,9 @@ from hzzray.data.schema import Bound
 from hzzray.data.storage import LocalBytes
 from hzzray.data.toy import write_toys
 from hzzray.errors import DataError, TransientError
-from hzzray.physics.columns import Columns
-from hzzray.physics.selection import PRESETS, Selection
-from tests.support.root_files import EVERYTHING, REAL, REAL_2020, REAL_2025, SCHEMA, columns, write
+from hzzray.physics.leptons import Best, Leptons
+from tests.support.reading import EVERYTHING, PLAIN, Asked, asked, copied, joined
+from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, columns, write
 
 COMPRESSIONS = {
     "zlib": uproot.ZLIB(1),
@@ -37,25 +37,29 @@ COMPRESSIONS = {
 RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
+#: All arrays of a step that our own analyses read.
+Columns = namedtuple("Columns", (*Leptons._fields, "factors", "divisor"))
+
+
+def flat(step):
+    return Columns(*step.columns, step.factors, step.divisor)
+
+
 def open_reader(path, *, schema=SCHEMA, selection=EVERYTHING, simulation=True, step=None, **options):
+    reads = selection.reads(schema, simulation=simulation)
+    return open_reads(path, reads, tree=schema.tree, step=step, **options)
+
+
+def open_reads(path, reads, *, tree="mini", step=None, **options):
     with pytest.MonkeyPatch.context() as patch:
         if step is not None:
             patch.setattr(reader_module, "STEP", step)
-        return Reader(str(path), schema, selection, simulation=simulation, **options)
+        return Reader(str(path), tree, reads, **options)
 
 
 def gathered(reader, start, stop):
     """All steps of a range as one: the columns are views that the next step writes over."""
-    parts = [Columns(*(array.copy() for array in step)) for step in reader.steps(start, stop)]
-    if len(parts) == 1:
-        return parts[0]
-    ends = np.cumsum([0, *(part.offsets[-1] for part in parts)])
-    offsets = np.concatenate([[0], *(part.offsets[1:] + end for part, end in zip(parts, ends, strict=False))])
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts], axis=-1) if parts else np.empty(0)
-        for name in Columns._fields[1:]
-    }
-    return Columns(offsets, **joined)
+    return flat(joined([copied(step) for step in reader.steps(start, stop)], reader._reads))
 
 
 def read(path, start=0, stop=None, **options):
@@ -81,10 +85,13 @@ def assert_same(one, other):
 
 def expected(path, schema=SCHEMA, selection=EVERYTHING, *, simulation=True, start=0, stop=None):
     """Columns straight from uproot and awkward, with no code of the reader's."""
+    names = selection.reads(schema, simulation=simulation).branches
     with uproot.open(path) as file:
-        names = schema.branches(selection, simulation=simulation)
         events = file[schema.tree].arrays(names, entry_start=start, entry_stop=stop)
     n = len(events)
+    identified, isolated = selection.parameters.identified, selection.parameters.isolated
+    if not isinstance(selection.parameters, Best) and "n_identified" not in selection.variables:
+        identified = isolated = False
 
     def flat(name, dtype):
         return ak.to_numpy(ak.flatten(events[name])).astype(dtype)
@@ -96,21 +103,21 @@ def expected(path, schema=SCHEMA, selection=EVERYTHING, *, simulation=True, star
 
     def flags(names, used, bounds=()):
         every = [flat(name, bool) for name in names] if used else []
-        every += [within(bound) for bound in bounds] if selection.isolated else []
+        every += [within(bound) for bound in bounds] if isolated else []
         return np.all(every, axis=0).view(np.uint8) if every else np.empty(0, np.uint8)
 
     def scalars(names):
         return np.array([ak.to_numpy(events[name]).astype(np.float64) for name in names]).reshape(len(names), n)
 
-    triggers = scalars(schema.triggers if selection.trigger else ())
+    triggered = (scalars(schema.triggers) != 0).any(axis=0) if "triggered" in selection.variables else np.empty(0)
     return Columns(
         np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(events[schema.pt])))]).astype(np.int64),
         *(flat(name, np.float32) for name in schema.kinematics[:4]),
         *(flat(name, np.int32) for name in schema.kinematics[4:]),
-        (triggers != 0).any(axis=0).astype(np.uint8),
-        flags((schema.matched,), selection.matched),
-        flags(schema.electron_id, selection.identified, schema.electron_isolation),
-        flags(schema.muon_id, selection.identified, schema.muon_isolation),
+        triggered.astype(np.uint8),
+        flags((schema.matched,), "n_matched" in selection.variables),
+        flags(schema.electron_id, identified, schema.electron_isolation),
+        flags(schema.muon_id, identified, schema.muon_isolation),
         scalars(schema.factors if simulation else ()),
         scalars((schema.divisor,))[0] if simulation and schema.divisor else np.empty(0),
     )
@@ -134,9 +141,9 @@ REAL_FILES = [
 def richest(path, year):
     """The selection that reads most of what a file has: rewritten files of 2020 have the notebook's branches alone."""
     if year == "2025":
-        return PRESETS["notebook-2025"]
+        return asked("notebook-2025", release("2025").schema_)
     with uproot.open(path) as file:
-        return EVERYTHING if "lep_trigMatched" in file["mini"] else Selection("triggered", trigger=True)
+        return EVERYTHING if "lep_trigMatched" in file["mini"] else Asked(PLAIN.parameters, frozenset({"triggered"}))
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +245,7 @@ def test_readers_that_hand_on_their_buffers(toys):
 BOUNDS = SCHEMA.model_copy(
     update={
         "electron_id": ("lep_isTightID",),
+        "muon_id": ("lep_isTightID",),
         "electron_isolation": (Bound(branch="lep_ptcone30", over="lep_pt", below=0.25),),
         "muon_isolation": (Bound(branch="lep_etcone20", below=500.0), Bound(branch="lep_pt", below=1e6)),
     }
@@ -258,10 +266,10 @@ def test_isolation_is_a_number_below_its_bound_or_below_that_of_another_branch(t
     for name, values in leptons.items():
         content[name] = ak.from_regular(np.array([values], bool if name == "lep_isTightID" else np.float32))
     path = write(tmp_path / "a.root", content)
-    both = dataclasses.replace(EVERYTHING, identified=True)
+    both = Asked(Best(identified=True, isolated=True), EVERYTHING.variables)
     with open_reader(path, schema=BOUNDS, selection=both, slow=slow) as reader:
         assert all(cursor.fast != slow for cursor in reader._cursors.values())
-        (got,) = reader.steps(0, 1)
+        got = gathered(reader, 0, 1)
     assert got.electron_ok.tolist() == [1, 0, 0, 0, 1, 0]
     assert got.muon_ok.tolist() == [1, 0, 1, 1, 0, 0]
     assert got.pt.tolist() == leptons["lep_pt"]
@@ -298,7 +306,7 @@ def test_a_basket_of_several_compressed_blocks(tmp_path):
     types = dict(zip(SCHEMA.kinematics, ["f4"] * 4 + ["i4", "u4"], strict=True))
     content = {name: ak.unflatten(flat[name].astype(types[name]), counts) for name in flat}
     path = write(tmp_path / "a.root", content)
-    with open_reader(path, selection=PRESETS["notebook-2020"], simulation=False) as reader:
+    with open_reader(path, selection=PLAIN, simulation=False) as reader:
         for start in (0, 2_000_000, n - 100):
             got = gathered(reader, start, start + 100)
             np.testing.assert_array_equal(got.pt, flat["lep_pt"][start : start + 100])
@@ -310,16 +318,16 @@ def test_a_basket_of_several_compressed_blocks(tmp_path):
     [
         (
             {"type": "lep_charge", "charge": "lep_type"},
-            "lep_charge can't be the schema's type: of its first .* neither 11",
+            "lep_charge can't be the type: of its first .* neither 11",
         ),
         (
             {"charge": "lep_trigType"},
-            "lep_trigType can't be the schema's charge: of its first .* neither 1 nor -1: 11, 13",
+            "lep_trigType can't be the charge: of its first .* neither 1 nor -1: 11, 13",
         ),
-        ({"pt": "lep_eta", "eta": "lep_pt"}, "lep_eta can't be the schema's pt: of its first .* below 0: -"),
-        ({"energy": "lep_phi", "phi": "lep_E"}, "lep_phi can't be the schema's energy: of its first .* below 0: -"),
-        ({"eta": "lep_E", "energy": "lep_phi2"}, "lep_E can't be the schema's eta: of its first .* beyond ±10"),
-        ({"phi": "lep_E", "energy": "lep_phi2"}, "lep_E can't be the schema's phi: of its first .* beyond ±2π"),
+        ({"pt": "lep_eta", "eta": "lep_pt"}, "lep_eta can't be the pt: of its first .* below 0: -"),
+        ({"energy": "lep_phi", "phi": "lep_E"}, "lep_phi can't be the energy: of its first .* below 0: -"),
+        ({"eta": "lep_E", "energy": "lep_phi2"}, "lep_E can't be the eta: of its first .* beyond ±10"),
+        ({"phi": "lep_E", "energy": "lep_phi2"}, "lep_E can't be the phi: of its first .* beyond ±2π"),
     ],
 )
 @pytest.mark.parametrize("start", [0, 900])
@@ -360,7 +368,7 @@ def test_almost_nothing(tmp_path, events):
         steps = list(reader.steps(0, events))
     assert len(steps) == events
     if events:
-        assert_same(Columns(*(np.array(array) for array in steps[0])), expected(path))
+        assert_same(flat(steps[0]), expected(path))
 
 
 def test_events_without_leptons(tmp_path):
@@ -463,7 +471,7 @@ def test_another_shape_names_file_and_branch(tmp_path, name, value, held):
 
 
 BARE = Path(__file__).parent / "files" / "offset_map.root"
-IN_BARE = dataclasses.replace(EVERYTHING, isolated=False)  # all that its branches are read for
+IN_BARE = Asked(PLAIN.parameters, EVERYTHING.variables)  # all that its branches are read for
 
 
 def test_baskets_without_entry_offsets_are_read(tmp_path):
@@ -514,7 +522,7 @@ def test_unequal_numbers_of_leptons_name_branch_and_entry(tmp_path, name, slow):
     counts[43] += 1
     moved = ak.unflatten(ak.flatten(content[name]), counts)
     path = write(tmp_path / "a.root", content | {name: moved}, basket=30)
-    pattern = rf"a\.root: branch {name}: .*entry 42 has another number of leptons than the branch of pt"
+    pattern = rf"a\.root: branch {name}: .*entry 42 has another number of values than branch lep_pt$"
     with pytest.raises(DataError, match=pattern):
         read(path, slow=slow, step=50)
     assert len(read(path, 0, 42, slow=slow).offsets) == 43
@@ -894,12 +902,11 @@ def test_a_reader_that_cannot_start_closes_its_file(tmp_path, monkeypatch):
 
 def test_only_what_the_selection_needs_is_read(packed):
     path, _, _ = packed
-    with open_reader(path, selection=Selection("plain"), simulation=False) as reader:
+    with open_reader(path, selection=PLAIN, simulation=False) as reader:
         assert reader.names == SCHEMA.kinematics
         got = gathered(reader, 0, 900)
         needed = sum(int(reader.layout.branches[name].sizes.sum()) for name in SCHEMA.kinematics)
-        with open_reader(path, selection=Selection("plain"), simulation=False) as other:
+        with open_reader(path, selection=PLAIN, simulation=False) as other:
             assert reader.bytes_read - other.bytes_read == needed
-    assert got.matched.shape == got.electron_ok.shape == got.divisor.shape == (0,)
+    assert got.trigger.shape == got.matched.shape == got.electron_ok.shape == got.divisor.shape == (0,)
     assert got.factors.shape == (0, 900)
-    assert not got.trigger.any()

@@ -24,15 +24,16 @@ from hzzray.data.header import HEADER, read_header
 from hzzray.data.storage import ByteSource, SeekableBytes
 from hzzray.errors import DataError, TransientError
 
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
     """Where one branch's values lie.
 
-    ``dtype`` is numpy's name of the values as stored (big-endian), empty where they have another shape than a number or
-    a list of numbers an entry. ``jagged`` ones have ``header`` bytes before each entry's values. Basket i holds entries
+    ``dtype`` is numpy's name of the values as stored (big-endian), empty where they have another shape than a number, a
+    list of numbers (``jagged``) or ``size`` numbers an entry, as a C array of a fixed length has, for which alone it
+    isn't 0. ``jagged`` ones have ``header`` bytes before each entry's values. Basket i holds entries
     ``starts[i]`` to ``starts[i + 1]`` (int64, shape (baskets + 1,)) in ``sizes[i]`` bytes at ``seeks[i]`` (int64), or
     where ``seeks[i]`` is 0 in ``embedded[i]``, in the form of a decompressed basket, with values up to its border.
     """
@@ -44,6 +45,7 @@ class Branch:
     seeks: NDArray[np.int64]
     sizes: NDArray[np.int64]
     embedded: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    size: int = 0
 
     def baskets(self, start: int, stop: int) -> list[int]:
         """Numbers of the baskets that hold entries start to stop, without empty ones."""
@@ -88,18 +90,18 @@ class Layout:
     branches: dict[str, Branch]
     others: tuple[str, ...]
 
-    def require(self, names: Iterable[str], where: str, cuts: Mapping[str, str]) -> None:
+    def require(self, names: Iterable[str], where: str, avoidable: Mapping[str, str]) -> None:
         """Raise DataError that names the branches which the file lacks.
 
-        ``cuts`` names for some branches the cut that they are read for: it says how to do without them.
+        ``avoidable`` names for some branches the options that do without them.
         """
         lacking = [name for name in names if name not in self.branches]
         if not lacking:
             return
         plural = "es" if len(lacking) > 1 else ""
         known = f"{where}: tree {self.tree} has no branch{plural} {', '.join(lacking)}"
-        if all(name in cuts for name in lacking):
-            without = " ".join(f"--cut {cut}=false" for cut in dict.fromkeys(cuts[name] for name in lacking))
+        if all(name in avoidable for name in lacking):
+            without = " ".join(dict.fromkeys(avoidable[name] for name in lacking))
             raise DataError(f"{known}, which the selection reads: {without} does without")
         found = ", ".join([*self.branches, *self.others][:6])
         raise DataError(f"{known} (it has {found}…): is this file of another release?")
@@ -217,7 +219,8 @@ def _branch(branch: Any, entries: int, size: int) -> Branch:  # noqa: ANN401
     shape = branch.interpretation
     jagged = isinstance(shape, AsJagged)
     content = shape.content if jagged else shape
-    plain = isinstance(content, AsDtype) and content.from_dtype.shape == () and content.from_dtype.names is None
+    stored_as = content.from_dtype if isinstance(content, AsDtype) else np.dtype("V")
+    plain = stored_as.base.kind in "biuf" and len(stored_as.shape) <= (not jagged)
     number = branch.num_baskets
     stored = number - len(branch.embedded_baskets)
     seeks = np.zeros(number, np.int64)
@@ -231,13 +234,14 @@ def _branch(branch: Any, entries: int, size: int) -> Branch:  # noqa: ANN401
     if (seeks[:stored] <= 0).any() or (sizes[:stored] <= 0).any() or (seeks > size - sizes).any():
         raise ValueError(f"a basket of branch {branch.name} lies outside the file")
     return Branch(
-        content.from_dtype.str if plain else "",
+        stored_as.base.str if plain else "",
         jagged,
         int(shape.header_bytes) if jagged else 0,
         starts,
         seeks,
         sizes,
         embedded,
+        stored_as.shape[0] if plain and stored_as.shape else 0,
     )
 
 
@@ -268,6 +272,7 @@ def _load(path: Path) -> Layout | None:
             np.array(row["seeks"], np.int64),
             np.array(row["sizes"], np.int64),
             {int(i): (base64.b64decode(data), border) for i, (data, border) in row["embedded"].items()},
+            row["size"],
         )
         for name, row in body["branches"].items()
     }
@@ -291,6 +296,7 @@ def _store(path: Path, layout: Layout) -> None:
                 "embedded": {
                     i: (base64.b64encode(data).decode(), border) for i, (data, border) in branch.embedded.items()
                 },
+                "size": branch.size,
             }
             for name, branch in layout.branches.items()
         },

@@ -1,31 +1,44 @@
-"""A file and a range of entries in, the analysis' columns out: only the branches that the selection needs.
+"""A file and a range of entries in, an analysis' columns out: only the branches that it asks for.
 
-Branches of the shapes that the releases have go from their baskets' bytes straight to the columns. Any other shape goes
+How a branch is read is decided by the type and the shape of what is stored, and by what is asked for. Numbers, lists
+of numbers and C arrays of a fixed length go from their baskets' bytes straight to the columns. Any other shape goes
 through uproot and awkward, several times slower and to the same numbers.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from hzzray.data.casting import cast
 from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
-from hzzray.data.roles import JUDGED, mistaken
-from hzzray.data.schema import Bound, Schema
+from hzzray.data.roles import JUDGED, ROLES, mistaken
 from hzzray.data.storage import Range, open_bytes
 from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, OffsetsError, Unpacker
 from hzzray.errors import DataError, TransientError
-from hzzray.physics.columns import Columns
-from hzzray.physics.selection import Selection
+from hzzray.physics.columns import (
+    AllOf,
+    AnyOf,
+    Array,
+    Below,
+    Jagged,
+    Offsets,
+    Read,
+    Reads,
+    Scalar,
+    Step,
+    Unread,
+    empty,
+)
 
 #: Entries that are turned into columns at once: few enough for the cache, enough to make calls cheap.
 STEP = 32_768
@@ -34,89 +47,137 @@ STEP = 32_768
 REMOTE_STEP = 262_144
 
 
-_Raw = dict[str, Baskets]
-"""What a step needs of each branch that is read from its baskets."""
+class _Source(NamedTuple):
+    """Where numbers come from: a branch, and the shape that it must have.
+
+    It has a list an entry, of ``collection``; where that is None, ``size`` numbers an entry, or one where that is 0.
+    """
+
+    branch: str
+    collection: str | None = None
+    size: int = 0
+
+    @property
+    def shape(self) -> str:
+        """What an entry must be, in words."""
+        return (
+            "a list of numbers"
+            if self.collection is not None
+            else f"{self.size} numbers"
+            if self.size
+            else "one number"
+        )
+
+
+_Raw = dict[_Source, Baskets]
+"""What a step needs of each source that is read from baskets."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """A branch being read: its layout, and what unpacks its baskets, if they have a shape for that."""
+    """A source being read: its branch's layout, and what unpacks its baskets, if they have a shape for that.
+
+    ``once``: one column alone is made of it.
+    """
 
     branch: Branch
     fast: bool
     unpacker: Unpacker
+    once: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Entries ``start`` to ``stop`` being read: raw baskets, and columns so far, in more than one type if need be."""
+
+    start: int
+    stop: int
+    raw: _Raw
+    made: dict[tuple[_Source, str, bool], NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def events(self) -> int:
+        """How many entries there are."""
+        return self.stop - self.start
 
 
 @dataclass(eq=False, slots=True)
 class Buffers:
-    """The memory that readers of one schema work in, one after the other: new memory costs a page fault every 4 kB."""
+    """The memory that readers work in, one after the other: new memory costs a page fault every 4 kB."""
 
     raw: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
-    offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
-    leptons: dict[str, NDArray[Any]] = field(default_factory=dict)
-    events: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    unpackers: defaultdict[str, Unpacker] = field(default_factory=lambda: defaultdict(Unpacker))
+    offsets: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    arrays: dict[tuple[Any, ...], NDArray[Any]] = field(default_factory=dict)
+    unpackers: defaultdict[_Source, Unpacker] = field(default_factory=lambda: defaultdict(Unpacker))
+
+    def room(self, size: int, dtype: DTypeLike, *owner: object) -> NDArray[Any]:
+        """Return an array that its owner alone has, the same from step to step while it is large enough."""
+        key = (np.dtype(dtype).str, *owner)
+        array = self.arrays.get(key)
+        if array is None or len(array) < size:
+            array = self.arrays[key] = np.empty(size * 5 // 4, dtype)
+        return array[:size]
 
 
 class Reader:
-    """Reads the columns of one selection from one file. Buffers are reused: a step's columns live until the next.
+    """Reads what an analysis asks for from one file. Buffers are reused: a step's columns live until the next.
 
-    ``buffers`` are those of an earlier reader, which must not be used any more.
+    ``known`` are branches that the cached layout is to hold beside those that are read, so that one will do for all who
+    read the file. ``buffers`` are those of an earlier reader, which must not be used any more.
 
     ``read_s`` and ``bytes_read`` count what input took so far. Raises DataError, naming file and branch, for a file
-    that is not what it should be or whose first entries can't be what the schema says, TransientError for faults of
+    that is not what it should be or whose first entries can't be what they are read as, TransientError for faults of
     the network or the disk.
     """
 
     def __init__(
         self,
         location: str,
-        schema: Schema,
-        selection: Selection,
+        tree: str,
+        reads: Reads,
         *,
-        simulation: bool,
+        known: tuple[str, ...] = (),
         cache: Path | None = None,
         buffers: Buffers | None = None,
         slow: bool = False,
     ) -> None:
-        self._schema = schema
-        self._selection = selection
-        self._simulation = simulation
+        self._reads = reads
         self._step = REMOTE_STEP if "://" in location else STEP
         self._tree: Any = None
         self._judged = False
         self.read_s = 0.0
-        names = schema.branches(selection, simulation=simulation)
         begun = time.perf_counter()
         self._location = location
-        self._known = schema.branches(selection, simulation=True)
+        self._known = tuple(dict.fromkeys((*known, *reads.branches)))
         self._source = open_bytes(location)
         try:
-            self.layout: Layout = read_layout(self._source, schema.tree, self._known, cache)
-            self.layout.require(names, self._source.name, schema.cuts_of(selection))
+            self.layout: Layout = read_layout(self._source, tree, self._known, cache)
+            self.layout.require(reads.branches, self._source.name, reads.avoidable)
         except BaseException:
             self._source.close()
             raise
         self.read_s += time.perf_counter() - begun
         self._buffers = buffers = buffers or Buffers()
-        if len(buffers.offsets) <= self._step:
-            buffers.offsets = np.zeros(self._step + 1, np.int64)
-        found = self.layout.branches
-        self._cursors = {
-            name: _Cursor(
-                found[name],
-                not slow and self._is_fast(name, found[name]),
-                buffers.unpackers[name],
-            )
-            for name in names
-        }
+        self._cursors: dict[_Source, _Cursor] = {}
+        for source, uses in Counter(_sources(reads)).items():
+            branch = self.layout.branches[source.branch]
+            fast = not slow and _is_fast(source, branch)
+            self._cursors[source] = _Cursor(branch, fast, buffers.unpackers[source], uses == 1)
         for cursor in self._cursors.values():
             cursor.unpacker.number = -1  # what it holds is another file's
+        # The first branch of a collection settles how many entries each event has; the others must agree with it.
+        self._leaders: dict[str, str] = {}
+        for source in self._cursors:
+            if source.collection is not None:
+                self._leaders.setdefault(source.collection, source.branch)
+        for collection in self._leaders:
+            if len(buffers.offsets.get(collection, ())) <= self._step:
+                buffers.offsets[collection] = np.zeros(self._step + 1, np.int64)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The branches that are read."""
-        return tuple(self._cursors)
+        return self._reads.branches
 
     @property
     def bytes_read(self) -> int:
@@ -146,144 +207,175 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def steps(self, start: int, stop: int) -> Iterator[Columns]:
-        """Read entries start to stop as a series of columns, each of at most a step's entries."""
+    def steps(self, start: int, stop: int) -> Iterator[Step]:
+        """Read entries start to stop as a series of steps, each of at most so many entries."""
         if not 0 <= start <= stop <= self.layout.entries:
             raise DataError(f"{self._source.name}: entries {start} to {stop} of {self.layout.entries} were asked for")
         if start < stop:
             self._judge()
         for first in range(start, stop, self._step):
-            yield self._columns(first, min(first + self._step, stop))
+            yield self._read(first, min(first + self._step, stop))
 
     def _judge(self) -> None:
-        """Refuse a file whose branches can't be what the schema says: by its first entries, whatever part is read."""
+        """Refuse a file whose branches can't be what they are read as: by its first entries, whatever part is read."""
         if self._judged:
             return
+        judged = [(i, read) for i, read in enumerate(self._reads.columns) if isinstance(read, Jagged) and read.role]
         try:
-            mistake = mistaken(self._columns(0, min(JUDGED, self._step, self.layout.entries)))
+            columns = self._read(0, min(JUDGED, self._step, self.layout.entries)).columns if judged else ()
         except DataError:  # of damage there tells whoever reads it
-            mistake = None
-        if mistake is not None:
-            role, what = mistake
-            name = getattr(self._schema, role)
-            raise DataError(f"{self._source.name}: branch {name} can't be the schema's {role}: {what}")
+            judged = []
+        for i, read in sorted(judged, key=lambda pair: ROLES.index(pair[1].role)):
+            if what := mistaken(read.role, columns[i]):
+                raise DataError(f"{self._source.name}: branch {read.branch} can't be the {read.role}: {what}")
         self._judged = True
 
-    def _columns(self, start: int, stop: int) -> Columns:
-        schema, selection = self._schema, self._selection
-        raw = self._fetch(start, stop)
-        offsets = self._buffers.offsets[: stop - start + 1]
-        # The first branch settles how many leptons each event has; the others must agree with it.
-        pt = self._jagged(schema.pt, np.float32, raw, start, stop)
-        eta, phi, energy = (
-            self._jagged(name, np.float32, raw, start, stop) for name in (schema.eta, schema.phi, schema.energy)
-        )
-        charge, kind = (self._jagged(name, np.int32, raw, start, stop) for name in (schema.charge, schema.type))
-        np.abs(kind, out=kind)  # a pdgId is negative for one of the charges
-        # Electrons and muons share some flags: each is read once.
-        flag = {name: self._jagged(name, np.uint8, raw, start, stop) for name in self._cursors if self._is_flag(name)}
-        number = dict(zip(schema.kinematics, (pt, eta, phi, energy, charge, kind), strict=True))
-        number |= {
-            name: self._jagged(name, np.float32, raw, start, stop) for name in self._cursors if self._is_bounded(name)
-        }
+    def _read(self, start: int, stop: int) -> Step:
+        reads, entries = self._reads, _Range(start, stop, self._fetch(start, stop))
+        columns = type(reads.columns)(*(self._column(read, entries) for read in reads.columns))
+        factors = self._buffers.room(len(reads.factors) * entries.events, np.float64, "factors")
+        factors = factors.reshape(len(reads.factors), entries.events)
+        for row, name in zip(factors, reads.factors, strict=True):
+            self._write(_Source(name), entries, row)
+        divisor = self._numbers(_Source(reads.divisor), "f8", entries) if reads.divisor else np.empty(0)
+        return Step(entries.events, columns, factors, divisor)
 
-        def passes(bound: Bound) -> NDArray[np.uint8]:
-            with np.errstate(invalid="ignore"):  # nan is below nothing
-                scale = 1.0 if bound.over is None else number[bound.over].astype(np.float64)
-                return np.asarray(number[bound.branch] < np.float64(bound.below) * scale).view(np.uint8)
+    def _column(self, read: Read | Unread, entries: _Range) -> NDArray[Any]:  # noqa: PLR0911 (one for each kind)
+        match read:
+            case Unread():
+                return empty(read)
+            case Offsets():  # which the first branch of the collection fills
+                return self._offsets(read.collection, entries)
+            case Jagged():
+                source = _Source(read.branch, read.collection)
+                return self._numbers(source, read.dtype, entries, absolute=read.absolute)
+            case Scalar():
+                return self._numbers(_Source(read.branch), read.dtype, entries)
+            case Array():
+                numbers = self._numbers(_Source(read.branch, size=read.size), read.dtype, entries)
+                return numbers.reshape(entries.events, read.size)
+            case AnyOf():
+                return reduce(np.bitwise_or, (self._numbers(_Source(name), "u1", entries) for name in read.branches))
+            case AllOf():
+                every = [self._numbers(_Source(name, read.collection), "u1", entries) for name in read.flags]
+                every += [self._is_below(bound, read.collection, entries) for bound in read.bounds]
+                return reduce(np.bitwise_and, every)
 
-        def good(flags: tuple[str, ...], bounds: tuple[Bound, ...]) -> NDArray[np.uint8]:
-            every = [flag[name] for name in flags] if selection.identified else []
-            every += map(passes, bounds if selection.isolated else ())
-            return reduce(np.bitwise_and, every) if every else np.empty(0, np.uint8)
+    def _is_below(self, bound: Below, collection: str, entries: _Range) -> NDArray[np.uint8]:
+        values = self._stored(_Source(bound.branch, collection), entries)
+        limit: Any = np.float64(bound.below)
+        with np.errstate(invalid="ignore"):  # nan is below nothing
+            if bound.over is not None:
+                limit = limit * self._numbers(_Source(bound.over, collection), "f8", entries)
+            return np.asarray(values < limit).view(np.uint8)
 
-        def values(names: tuple[str, ...], *, used: bool) -> NDArray[Any]:
-            rows = self._buffer(names if used else (), stop - start)
-            for row, name in zip(rows, names, strict=False):
-                self._scalar(name, raw, start, stop, row)
-            return rows
+    def _offsets(self, collection: str, entries: _Range) -> NDArray[np.int64]:
+        return self._buffers.offsets[collection][: entries.events + 1]
 
-        divisor = values((schema.divisor,) if schema.divisor else (), used=self._simulation)
-        return Columns(
-            offsets,
-            pt,
-            eta,
-            phi,
-            energy,
-            charge,
-            kind,
-            np.asarray(values(schema.triggers, used=selection.trigger).any(axis=0), np.uint8),
-            flag[schema.matched] if selection.matched and schema.matched else np.empty(0, np.uint8),
-            good(schema.electron_id, schema.electron_isolation),
-            good(schema.muon_id, schema.muon_isolation),
-            values(schema.factors, used=self._simulation),
-            divisor[0] if len(divisor) else np.empty(0),
-        )
+    def _numbers(self, source: _Source, dtype: str, entries: _Range, *, absolute: bool = False) -> NDArray[Any]:
+        """Return a source's numbers, flat, as ``dtype``; each kind is made once a step."""
+        key = (source, dtype, absolute)
+        if key not in entries.made:
+            size = max(source.size, 1) * entries.events
+            if source.collection is not None:
+                stored = self._stored(source, entries)
+                if stored.dtype == (bool if dtype == "u1" else dtype) and not absolute:
+                    return stored.view(dtype)
+                size = len(stored)
+            entries.made[key] = self._buffers.room(size, dtype, source, absolute)
+            self._write(source, entries, entries.made[key], absolute=absolute)
+        return entries.made[key]
 
-    def _buffer(self, names: tuple[str, ...], events: int) -> NDArray[np.float64]:
-        """Rows of float64, one a branch, reused from step to step; shape (branches, events)."""
-        key = ",".join(names)
-        if key not in self._buffers.events or self._buffers.events[key].shape[1] != events:
-            self._buffers.events[key] = np.empty((len(names), events))
-        return self._buffers.events[key]
+    def _write(self, source: _Source, entries: _Range, out: NDArray[Any], *, absolute: bool = False) -> None:
+        """Write a source's numbers to ``out``, in its type."""
+        cursor = self._cursors[source]
+        if source.collection is None and cursor.fast and cursor.once and out.dtype.kind == "f":
+            self._unpack_flat(source, entries, out)  # no other needs them as they are stored
+            return
+        try:
+            cast(self._stored(source, entries), out, absolute=absolute)
+        except ValueError as error:
+            raise DataError(f"{self._source.name}: branch {source.branch} {error}") from error
 
-    def _scalar(self, name: str, raw: _Raw, start: int, stop: int, out: NDArray[np.float64]) -> None:
-        """Read one value an entry into ``out``, float64, shape (stop - start,)."""
-        cursor = self._cursors[name]
-        branch = cursor.branch
-        with np.errstate(invalid="ignore"), self._blame(name):  # a signalling nan becomes a quiet one
-            if cursor.fast:
-                cursor.unpacker.scalars(raw[name], branch.embedded, branch.dtype, start, stop, out)
+    def _stored(self, source: _Source, entries: _Range) -> NDArray[Any]:
+        """Return a source's numbers, flat, in the type that they are stored in; each is read once a step."""
+        key = (source, "", False)
+        if key not in entries.made:
+            cursor = self._cursors[source]
+            if not cursor.fast:
+                stored = self._through_uproot(source, entries)
+            elif source.collection is None:
+                stored = self._buffers.room(
+                    max(source.size, 1) * entries.events, _native(cursor.branch.dtype), source, "stored"
+                )
+                self._unpack_flat(source, entries, stored)
             else:
-                out[:], _ = self._through_uproot(name, start, stop, lists=False)
+                stored = self._unpack_jagged(source, entries)
+            entries.made[key] = stored
+        return entries.made[key]
 
-    def _jagged(self, name: str, dtype: type[Any], raw: _Raw, start: int, stop: int) -> NDArray[Any]:
-        """Read one value a lepton, flat, shape (leptons,), as ``dtype``."""
-        cursor = self._cursors[name]
-        if not cursor.fast:
-            return self._jagged_through_uproot(name, dtype, start, stop)
-        leads = name == self._schema.pt
-        branch = cursor.branch
-        out = self._buffers.leptons.get(name, np.empty(0, np.uint8))
-        room = 4 * self._step if leads else int(self._buffers.offsets[stop - start])
+    def _unpack_flat(self, source: _Source, entries: _Range, out: NDArray[Any]) -> None:
+        """Read as many values an entry as all others have."""
+        branch, unpacker, size = self._cursors[source].branch, self._cursors[source].unpacker, max(source.size, 1)
+        raw = entries.raw[source]
+        # A signalling nan becomes a quiet one, what is too large for a float is infinite.
+        with np.errstate(invalid="ignore", over="ignore"), self._blame(source.branch):
+            unpacker.scalars(raw, branch.embedded, branch.dtype, size, entries.start, entries.stop, out)
+
+    def _unpack_jagged(self, source: _Source, entries: _Range) -> NDArray[Any]:
+        """Read lists of values, flat."""
+        cursor = self._cursors[source]
+        branch, dtype, leader = cursor.branch, _native(cursor.branch.dtype), self._leader(source)
+        offsets = self._offsets(source.collection or "", entries)
+        words = dtype.itemsize == 4
+        key = ("lists", source, words)
+        out = self._buffers.arrays.get(key, np.empty(0, np.uint8))
+        items = 1 if words else dtype.itemsize
+        room = items * (int(offsets[-1]) if leader else 4 * self._step)
         if len(out) < room:
-            out = np.empty(max(room, 4 * self._step), np.uint8 if dtype is np.uint8 else np.uint32)
-        with self._blame(name):
+            out = np.empty(max(room, items * 4 * self._step), np.uint32 if words else np.uint8)
+        with self._blame(source.branch):
             try:
                 out = cursor.unpacker.copy(
-                    raw[name], branch.embedded, branch.header, start, stop, self._buffers.offsets, out, leads=leads
-                )
+                    entries.raw[source], branch.embedded, branch.header, dtype.itemsize,
+                    entries.start, entries.stop, offsets, out, leader=leader,
+                )  # fmt: skip
             except OffsetsError:  # and so it will be with the baskets that follow
-                self._cursors[name] = replace(cursor, fast=False)
-                return self._jagged_through_uproot(name, dtype, start, stop)
-        self._buffers.leptons[name] = out
-        return out[: self._buffers.offsets[stop - start]].view(dtype)
+                self._cursors[source] = replace(cursor, fast=False)
+                return self._through_uproot(source, entries)
+        self._buffers.arrays[key] = out
+        return out[: items * int(offsets[-1])].view(dtype if words else branch.dtype)
 
-    def _jagged_through_uproot(self, name: str, dtype: type[Any], start: int, stop: int) -> NDArray[Any]:
-        values, counts = self._through_uproot(name, start, stop, lists=True)
-        offsets = self._buffers.offsets[: stop - start + 1]
-        if name == self._schema.pt:
-            np.cumsum(counts, out=offsets[1:])
-        elif not np.array_equal(counts, np.diff(offsets)):
-            entry = start + int(np.flatnonzero(counts != np.diff(offsets))[0])
-            raise DataError(f"{self._source.name}: branch {name}: entry {entry} {UNEQUAL}")
-        if dtype is np.uint8:
-            return np.asarray(values != 0).view(np.uint8)
-        with np.errstate(invalid="ignore", over="ignore"):  # what has no place is told below, or is inf
-            cast: NDArray[Any] = values.astype(dtype)
-        if dtype is np.int32 and not np.array_equal(cast, values):
-            raise DataError(f"{self._source.name}: branch {name} holds numbers that are no 32-bit integers")
-        return cast
+    def _leader(self, source: _Source) -> str:
+        """Name the branch whose lengths a list must have; empty where it is the source's own."""
+        leader = self._leaders[source.collection or ""]
+        return "" if leader == source.branch else leader
 
-    def _through_uproot(self, name: str, start: int, stop: int, *, lists: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Read a branch in whatever shape it has; returns its values, flat, and for lists how many each entry has."""
+    def _through_uproot(self, source: _Source, entries: _Range) -> NDArray[Any]:
+        """Read a source in whatever shape it has, flat, and settle or check how long its lists are."""
+        values, counts = self._parsed(source, entries.start, entries.stop)
+        if source.collection is not None:
+            offsets, leader = self._offsets(source.collection, entries), self._leader(source)
+            if not leader:
+                np.cumsum(counts, out=offsets[1:])
+            elif not np.array_equal(counts, np.diff(offsets)):
+                entry = entries.start + int(np.flatnonzero(counts != np.diff(offsets))[0])
+                where = f"{self._source.name}: branch {source.branch}"
+                raise DataError(f"{where}: entry {entry} {UNEQUAL} {leader}")
+        # Compiled code is made for arrays that are in order and may be written to.
+        return np.array(values, _native(values.dtype))
+
+    def _parsed(self, source: _Source, start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Read a branch with uproot; returns its values, flat, and for lists how many each entry has."""
         import awkward as ak  # noqa: PLC0415 (the slow path alone needs it)
 
+        name, lists = source.branch, source.collection is not None
         begun = time.perf_counter()
         try:
             if self._tree is None:
                 self._tree = open_tree(self._source, self.layout.tree)
-            if lists and self._tree[name].count_branch is not None and self.layout.branches[name].dtype:
+            branch = self.layout.branches[name]
+            if lists and self._tree[name].count_branch is not None and branch.dtype:
                 return self._counted(name, start, stop)
             array = self._tree[name].array(entry_start=start, entry_stop=stop)
             counts = ak.to_numpy(ak.num(array)) if lists and array.ndim == 2 else np.empty(0, np.int64)
@@ -294,9 +386,10 @@ class Reader:
             raise DataError(f"{self._source.name}: branch {name}: unreadable: {first_line(error)}") from error
         finally:
             self.read_s += time.perf_counter() - begun
-        if array.ndim != 1 + lists or values.dtype.kind not in "biuf":
-            needed = "a list of numbers" if lists else "one number"
-            raise DataError(f"{self._source.name}: branch {name} holds {array.type.content} an entry, not {needed}")
+        fits = array.ndim == 1 + (lists or source.size > 0) and (lists or branch.size == source.size)
+        if not fits or values.dtype.kind not in "biuf":
+            held = f"{self._source.name}: branch {name} holds {array.type.content} an entry"
+            raise DataError(f"{held}, not {source.shape}")
         return values, counts
 
     def _counted(self, name: str, start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -332,7 +425,7 @@ class Reader:
         ranges: list[Range] = []
         needed = {}
         at = 0
-        for name, cursor in self._cursors.items():
+        for source, cursor in self._cursors.items():
             if not cursor.fast:
                 continue
             branch = cursor.branch
@@ -346,32 +439,38 @@ class Reader:
                     continue
                 ranges.append(place := branch.place(i))
                 places.append((at, at := at + place[1]))
-            needed[name] = numbers, np.array(borders), np.array(places, np.int64).reshape(-1, 2)
+            needed[source] = numbers, np.array(borders), np.array(places, np.int64).reshape(-1, 2)
         if at > len(self._buffers.raw):
             self._buffers.raw = np.empty(at * 5 // 4, np.uint8)
         begun = time.perf_counter()
         self._source.read_into(ranges, self._buffers.raw.data)
         self.read_s += time.perf_counter() - begun
         return {
-            name: Baskets(numbers, borders, self._buffers.raw, places)
-            for name, (numbers, borders, places) in needed.items()
+            source: Baskets(numbers, borders, self._buffers.raw, places)
+            for source, (numbers, borders, places) in needed.items()
         }
 
-    def _is_flag(self, name: str) -> bool:
-        return name == self._schema.matched or name in self._schema.electron_id + self._schema.muon_id
 
-    def _is_bounded(self, name: str) -> bool:
-        """Tell whether a branch has a number a lepton that only a bound asks for."""
-        bounds = self._schema.electron_isolation + self._schema.muon_isolation
-        return name not in self._schema.kinematics and any(name in bound.branches for bound in bounds)
+def _native(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return a type in the machine's byte order."""
+    return np.dtype(dtype).newbyteorder("=")
 
-    def _is_fast(self, name: str, branch: Branch) -> bool:
-        """Tell whether a branch has a shape that its column can be copied from."""
-        schema = self._schema
-        if self._is_flag(name):
-            return branch.jagged and branch.dtype == "|b1"
-        if name in (schema.charge, schema.type):
-            return branch.jagged and branch.dtype in (">i4", ">u4")
-        if name in schema.kinematics or self._is_bounded(name):
-            return branch.jagged and branch.dtype == ">f4"
-        return not branch.jagged and branch.dtype != ""
+
+def _sources(reads: Reads) -> Iterator[_Source]:
+    """List what is read, in reading order; what is read for several columns several times."""
+    for read in reads.wanted:
+        match read:
+            case Jagged() | AllOf():
+                yield from (_Source(name, read.collection) for name in read.branches)
+            case Array():
+                yield _Source(read.branch, size=read.size)
+            case Scalar() | AnyOf():
+                yield from map(_Source, read.branches)
+    yield from map(_Source, (*reads.factors, *([reads.divisor] if reads.divisor else [])))
+
+
+def _is_fast(source: _Source, branch: Branch) -> bool:
+    """Tell whether a branch has the shape that is asked for, and one that numbers can be copied from."""
+    if not branch.dtype or branch.jagged != (source.collection is not None):
+        return False
+    return branch.size == source.size and np.dtype(branch.dtype).itemsize in (1, 2, 4, 8)

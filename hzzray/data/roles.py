@@ -1,36 +1,41 @@
-"""Branches that can't be what the schema takes them for: such a mistake selects nothing, or nonsense, silently."""
+"""Branches that can't be what they are read as: such a mistake selects nothing, or nonsense, silently."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.physics.columns import ELECTRON, MUON, Columns
+from hzzray.physics.columns import ELECTRON, MUON, Role
 
 #: The first entries of a file, by which its branches are judged, whatever part of it is read.
 JUDGED = 256
 
-# Some of the leptons may be odd: this part of them is none that a branch of the right kind holds.
+# Some of the values may be odd: this part of them is none that a branch of the right kind holds.
 _LIMIT = 0.4
 
 _MAX_ETA = 10.0  # of a lepton that a detector at the LHC sees it is below 5
 
+_ODD: dict[Role, tuple[Callable[[NDArray[Any]], NDArray[np.bool_]], str]] = {
+    "type": (lambda kind: (kind != ELECTRON) & (kind != MUON), "neither 11 (electron) nor 13 (muon)"),
+    "charge": (lambda charge: abs(charge) != 1, "neither 1 nor -1"),
+    "pt": (lambda pt: pt < 0, "below 0"),
+    "energy": (lambda energy: energy < 0, "below 0"),
+    "eta": (lambda eta: abs(eta) > _MAX_ETA, f"beyond ±{_MAX_ETA:g}"),
+    "phi": (lambda phi: abs(phi) > 2 * np.pi, "beyond ±2π"),
+}
 
-def mistaken(columns: Columns) -> tuple[str, str] | None:
-    """Find a lepton column that can't be what it is taken for; returns its role in the schema, and what it holds."""
-    if not len(columns.pt):
-        return None
-    kind, charge = columns.type, columns.charge
-    checks: tuple[tuple[str, NDArray[np.bool_], NDArray[np.generic], str], ...] = (
-        ("type", (kind != ELECTRON) & (kind != MUON), kind, "neither 11 (electron) nor 13 (muon)"),
-        ("charge", abs(charge) != 1, charge, "neither 1 nor -1"),
-        ("pt", columns.pt < 0, columns.pt, "below 0"),
-        ("energy", columns.energy < 0, columns.energy, "below 0"),
-        ("eta", abs(columns.eta) > _MAX_ETA, columns.eta, f"beyond ±{_MAX_ETA:g}"),
-        ("phi", abs(columns.phi) > 2 * np.pi, columns.phi, "beyond ±2π"),
-    )
-    for role, odd, values, what in checks:
-        if odd.mean() > _LIMIT:
-            examples = ", ".join(f"{value:g}" for value in np.unique(values[odd])[:3])
-            return role, f"of its first {len(odd)} values {np.count_nonzero(odd)} are {what}: {examples}"
-    return None
+#: Roles that are judged, the most telling first.
+ROLES = tuple(_ODD)
+
+
+def mistaken(role: Role, values: NDArray[Any]) -> str:
+    """Say what a column holds that it can't hold in its role; empty where it may be what it is taken for."""
+    is_odd, what = _ODD[role]
+    odd = is_odd(values)
+    if not len(values) or odd.mean() <= _LIMIT:
+        return ""
+    examples = ", ".join(f"{value:g}" for value in np.unique(values[odd])[:3])
+    return f"of its first {len(odd)} values {np.count_nonzero(odd)} are {what}: {examples}"

@@ -1,14 +1,10 @@
-"""A release's branch names and units, and which of them a selection needs."""
+"""A release's branch names and units."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import chain
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from hzzray.physics.selection import PRESETS, Selection
 
 
 class Bound(BaseModel):
@@ -19,11 +15,6 @@ class Bound(BaseModel):
     branch: str
     over: str | None = None
     below: float = Field(allow_inf_nan=False)
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """What is read for it."""
-        return (self.branch,) if self.over is None else (self.branch, self.over)
 
 
 #: The lepton branches that every selection reads, by their role.
@@ -88,50 +79,3 @@ class Schema(BaseModel):
     def kinematics(self) -> tuple[str, ...]:
         """The six lepton branches that every selection reads, pt first."""
         return (self.pt, self.eta, self.phi, self.energy, self.charge, self.type)
-
-    def preset(self, name: str) -> Selection:
-        """Find a selection by name, as this release allows; raises KeyError.
-
-        A notebook's is the notebook's, whatever the release. ``h4l`` asks for the trigger, and for identified and
-        isolated leptons, wherever the schema says how.
-        """
-        preset = PRESETS[name]
-        if preset.leptons == "first":
-            return preset
-        return replace(
-            preset,
-            trigger=bool(self.triggers),
-            identified=bool(self.electron_id and self.muon_id),
-            isolated=bool(self.electron_isolation and self.muon_isolation),
-        )
-
-    def missing(self, selection: Selection) -> tuple[str, ...]:
-        """Name what the selection asks for and this schema has no branch for."""
-        asked = (
-            ("trigger", selection.trigger and not self.triggers),
-            ("trigger matching", selection.matched and self.matched is None),
-            ("identification", selection.identified and not (self.electron_id and self.muon_id)),
-            ("isolation", selection.isolated and not (self.electron_isolation and self.muon_isolation)),
-        )
-        return tuple(name for name, lacking in asked if lacking)
-
-    def branches(self, selection: Selection, *, simulation: bool) -> tuple[str, ...]:
-        """List the branches that a selection reads, each once, in reading order."""
-        names = [*self.kinematics, *self.cuts_of(selection)]
-        if simulation:
-            names += [*self.factors, *([self.divisor] if self.divisor else [])]
-        return tuple(dict.fromkeys(names))
-
-    def cuts_of(self, selection: Selection) -> dict[str, str]:
-        """Name, for each branch that is read for one cut only, the field of the selection that asks for it."""
-        names: dict[str, str] = {}
-        if selection.trigger:
-            names |= dict.fromkeys(self.triggers, "trigger")
-        if selection.matched and self.matched:
-            names[self.matched] = "matched"
-        if selection.identified:
-            names |= dict.fromkeys((*self.electron_id, *self.muon_id), "identified")
-        if selection.isolated:
-            bounds = (*self.electron_isolation, *self.muon_isolation)
-            names |= dict.fromkeys(chain.from_iterable(bound.branches for bound in bounds), "isolated")
-        return {name: cut for name, cut in names.items() if name not in self.kinematics}

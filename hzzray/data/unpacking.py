@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hzzray.data.baskets import Body, unpack
 from hzzray.physics.jit import entry, kernel, without_extensions
 
-UNEQUAL = "has another number of leptons than the branch of pt"
+UNEQUAL = "has another number of values than branch"
 
 # What stopped a copying kernel at a basket.
 _NOTHING, _UNUSUAL, _MISFIT, _CROWDED, _SENSELESS = range(5)
@@ -183,23 +183,28 @@ def _offsets(
     shape: NDArray[np.int64],
     entries: int,
     header: int,
+    shift: int,
     first: int,
     last: int,
     offsets: NDArray[np.int64],
     event: int,
 ) -> int:
-    """Continue ``offsets`` at ``event`` by entries first to last; returns -1, or the entry that makes no sense."""
+    """Continue ``offsets`` at ``event`` by entries first to last; returns -1, or the entry that makes no sense.
+
+    Values have 2 to the power of ``shift`` bytes.
+    """
     border, keylen = shape[_BORDER], shape[_KEYLEN]
     table = border + 4
     total = offsets[event]
+    rest = (1 << shift) - 1
     stop: Any = np.int64(_be32(data, table + 4 * first)) - keylen
     for i in range(first, last):
         start = stop
         stop = np.int64(_be32(data, table + 4 * i + 4)) - keylen if i + 1 < entries else border
         length = stop - start - header
-        if start < 0 or stop > border or length < 0 or length % 4:
+        if start < 0 or stop > border or length < 0 or length & rest:
             return i
-        total += length // 4
+        total += length >> shift
         event += 1
         offsets[event] = total
     return -1
@@ -244,27 +249,28 @@ def _words(
 
 
 @kernel
-def _flags(
+def _bytes(
     data: NDArray[np.uint8],
     shape: NDArray[np.int64],
     entries: int,
     header: int,
+    shift: int,
     first: int,
     last: int,
     offsets: NDArray[np.int64],
     event: int,
     out: NDArray[np.uint8],
 ) -> int:
-    """Copy one-byte values of entries first to last; returns -1, or the first entry whose length differs."""
+    """Copy bytes as they are, 2 to the power of ``shift`` a value; returns -1, or the first entry of another length."""
     border, keylen = shape[_BORDER], shape[_KEYLEN]
     table = border + 4
-    at = offsets[event]
+    at = offsets[event] << shift
     stop: Any = np.int64(_be32(data, table + 4 * first)) - keylen
     for i in range(first, last):
         start = stop
         stop = np.int64(_be32(data, table + 4 * i + 4)) - keylen if i + 1 < entries else border
         event += 1
-        following = offsets[event]
+        following = offsets[event] << shift
         if start < 0 or stop > border or stop - start - header != following - at:
             return i
         for k in range(following - at):
@@ -282,6 +288,7 @@ def _copy(
     data: NDArray[np.uint8],
     shape: NDArray[np.int64],
     header: int,
+    shift: int,
     leads: bool,  # noqa: FBT001
     start: int,
     stop: int,
@@ -301,15 +308,15 @@ def _copy(
             return _MISFIT, i, 0
         low, high = max(begin, start), min(end, stop)
         if leads:
-            bad = _offsets(data, shape, end - begin, header, low - begin, high - begin, offsets, low - start)
+            bad = _offsets(data, shape, end - begin, header, shift, low - begin, high - begin, offsets, low - start)
             if bad >= 0:
                 return _SENSELESS, i, begin + bad
-            if offsets[high - start] > len(out):
+            if offsets[high - start] << shift > len(out) * out.itemsize:
                 return _CROWDED, i, high
         if out.itemsize == 4:
             bad = _words(data, shape, end - begin, header, low - begin, high - begin, offsets, low - start, out)
         else:
-            bad = _flags(data, shape, end - begin, header, low - begin, high - begin, offsets, low - start, out)
+            bad = _bytes(data, shape, end - begin, header, shift, low - begin, high - begin, offsets, low - start, out)
         if bad >= 0:
             return _SENSELESS, i, begin + bad
     return _NOTHING, len(places), 0
@@ -364,35 +371,39 @@ class Unpacker:
         baskets: Baskets,
         embedded: dict[int, tuple[bytes, int]],
         header: int,
+        itemsize: int,
         start: int,
         stop: int,
         offsets: NDArray[np.int64],
         out: NDArray[Any],
         *,
-        leads: bool,
+        leader: str,
     ) -> NDArray[Any]:
         """Copy a jagged branch's entries start to stop, flat, to where ``offsets`` (int64) put them; returns ``out``.
 
-        Values have the size of out's dtype, uint32 or uint8. The branch that ``leads`` makes the offsets, and more room
-        than ``out`` has where it needs that. Raises BasketError for a basket that is none, ValueError for an entry
-        that makes no sense, or has another length than the offsets say; OffsetsError where no offsets are stored.
+        Values of 4 bytes go to uint32, in the machine's order; of 1, 2 or 8 to uint8, as they are. Where ``leader`` is
+        empty this branch makes the offsets, and more room than ``out`` has where it needs that; else the branch of that
+        name has made them. Raises BasketError for a basket that is none, ValueError for an entry that makes no sense,
+        or has another length than the offsets say; OffsetsError where no offsets are stored.
         """
         numbers, borders, raw, places = baskets
+        shift = itemsize.bit_length() - 1
         at = 0
         held = 0 if numbers and numbers[0] == self.number else -1
         self.number = -1
         while at < len(numbers):
             what, at, entry_ = _copy(
                 (raw, borders, places), at, held, self._library, self._data, self._shape,
-                header, leads, start, stop, offsets, out,
+                header, shift, not leader, start, stop, offsets, out,
             )  # fmt: skip
             if what == _UNUSUAL:
                 self._take(baskets, at, embedded)
                 held = at
             elif what == _CROWDED:
                 held = at
-                grown = np.empty(max(int(offsets[entry_ - start]), len(out) * 3 // 2), out.dtype)
-                done = int(offsets[max(int(borders[at]), start) - start])
+                items = itemsize // out.itemsize
+                grown = np.empty(max(int(offsets[entry_ - start]) * items, len(out) * 3 // 2), out.dtype)
+                done = int(offsets[max(int(borders[at]), start) - start]) * items
                 grown[:done] = out[:done]
                 out = grown
             elif what == _MISFIT:
@@ -400,7 +411,7 @@ class Unpacker:
                     raise OffsetsError(numbers[at], "it has no entry offsets (kGenerateOffsetMap)")
                 raise BasketError(numbers[at], "entry offsets don't fit it")
             elif what == _SENSELESS:
-                raise ValueError(f"entry {entry_} {'makes no sense' if leads else UNEQUAL}")
+                raise ValueError(f"entry {entry_} {f'{UNEQUAL} {leader}' if leader else 'makes no sense'}")
         self.number = numbers[-1] if numbers else -1
         return out
 
@@ -409,11 +420,12 @@ class Unpacker:
         baskets: Baskets,
         embedded: dict[int, tuple[bytes, int]],
         dtype: str,
+        size: int,
         start: int,
         stop: int,
-        out: NDArray[np.float64],
+        out: NDArray[Any],
     ) -> None:
-        """Copy entries start to stop of a branch with one value an entry, stored as ``dtype``, to ``out``.
+        """Copy entries start to stop of a branch with ``size`` values an entry, stored as ``dtype``, flat to ``out``.
 
         Raises BasketError for a damaged basket.
         """
@@ -427,10 +439,10 @@ class Unpacker:
             begin, end = int(borders[i]), int(borders[i + 1])
             border = int(self._shape[_BORDER])
             values = self._data[:border].view(dtype) if border % np.dtype(dtype).itemsize == 0 else ()
-            if len(values) != end - begin:
+            if len(values) != (end - begin) * size:
                 raise BasketError(number, f"{border} bytes of values for {end - begin} entries")
             low, high = max(begin, start), min(end, stop)
-            out[low - start : high - start] = values[low - begin : high - begin]
+            out[(low - start) * size : (high - start) * size] = values[(low - begin) * size : (high - begin) * size]
 
     def _has_values_alone(self, baskets: Baskets, i: int, embedded: dict[int, tuple[bytes, int]]) -> bool:
         """Tell whether the unpacked basket was meant to be stored without offsets."""
@@ -465,5 +477,5 @@ def warm_up() -> None:
     arrays = none.raw, none.borders, none.places
     own = unpacker._library, unpacker._data, unpacker._shape  # noqa: SLF001 (a kernel's arguments)
     for out in (np.empty(0, np.uint32), np.empty(0, np.uint8)):
-        _copy(arrays, 0, -1, *own, 0, False, 0, 0, none.borders, out)  # noqa: FBT003
+        _copy(arrays, 0, -1, *own, 0, 0, False, 0, 0, none.borders, out)  # noqa: FBT003
     _one((none.raw, np.zeros(2, np.int64), np.zeros((1, 2), np.int64)), 0, *own)

@@ -1,7 +1,7 @@
 """Columns: what an analysis reads of a range of events, as it says so, and as it gets it.
 
 An analysis has a NamedTuple of its own whose fields are arrays. What each is read from is said by one of the same kind
-whose fields are the values below: ``Offsets``, ``Jagged``, ``Scalar``, ``Array``, ``AnyOf``, ``AllOf``.
+whose fields are the values below: ``Offsets``, ``Jagged``, ``Scalar``, ``Array``, ``AnyOf``, ``AllOf``, ``Unread``.
 """
 
 from __future__ import annotations
@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 ELECTRON, MUON = 11, 13  # types of leptons, from the PDG's numbering
 
 #: Roles of lepton columns whose values are known well enough to tell that a branch is another.
 Role = Literal["", "pt", "eta", "phi", "energy", "charge", "type"]
+
+#: Types that a column of numbers may have, whatever the file's is. Integers must hold every number of the branch,
+#: floats round. Of u1 what isn't 0 is 1: flags.
+Dtype = Literal["f4", "f8", "i4", "i8", "u1"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,14 @@ class _Read:
     what: str = ""
     without: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what can't be read, whatever the file; raises ValueError."""
+        dtype, size = getattr(self, "dtype", "f4"), getattr(self, "size", 1)
+        if dtype not in get_args(Dtype):
+            raise ValueError(f"a column can't be {dtype!r}: it is one of {', '.join(get_args(Dtype))}")
+        if size < 1:
+            raise ValueError(f"an array of {size} numbers an event")
+
 
 @dataclass(frozen=True, slots=True)
 class Offsets(_Read):
@@ -40,14 +55,14 @@ class Offsets(_Read):
 
 @dataclass(frozen=True, slots=True)
 class Jagged(_Read):
-    """One number for each entry of a collection, flat, shape (entries,), as ``dtype`` (f4, f8, i4, i8 or u1).
+    """One number for each entry of a collection, flat, shape (entries,), as ``dtype``.
 
-    All branches of a collection must have as many entries in each event; the first one settles it. Of u1 what isn't 0
-    is 1: flags. ``absolute`` takes the absolute value. ``role`` says what it should look like: see ``data.roles``.
+    All branches of a collection must have as many entries in each event; the first one settles it. ``absolute`` takes
+    the absolute value. ``role`` says what it should look like: see ``data.roles``.
     """
 
     branch: str
-    dtype: str = "f4"
+    dtype: Dtype = "f4"
     collection: str = ""
     absolute: bool = False
     role: Role = ""
@@ -63,7 +78,7 @@ class Scalar(_Read):
     """One number an event, shape (events,), as ``dtype``."""
 
     branch: str
-    dtype: str = "f8"
+    dtype: Dtype = "f8"
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -77,7 +92,7 @@ class Array(_Read):
 
     branch: str
     size: int
-    dtype: str = "f4"
+    dtype: Dtype = "f4"
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -94,7 +109,7 @@ class AnyOf(_Read):
 
 @dataclass(frozen=True, slots=True)
 class Below:
-    """An entry passes where ``branch`` (a number each) is below ``below``, or below that times ``over``."""
+    """An entry passes where ``branch`` (a number each) is below ``below``, or below that times ``over``: in float64."""
 
     branch: str
     below: float
@@ -119,11 +134,18 @@ class AllOf(_Read):
 Read = Offsets | Jagged | Scalar | Array | AnyOf | AllOf
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What nothing needs: the array is empty, and of the type that it would have."""
+
+    read: Read
+
+
 class Reads(NamedTuple):
     """All that is read of a file: an analysis' ``columns`` (a NamedTuple of Read), and what its events weigh.
 
-    Fields of ``columns`` that nothing needs are None: their arrays are empty. ``factors`` are branches of one number
-    an event that are multiplied, ``divisor`` one that the product is divided by, empty for none.
+    ``factors`` are branches of one number an event that are multiplied, ``divisor`` one that the product is divided by,
+    empty for none.
     """
 
     columns: Any
@@ -133,12 +155,12 @@ class Reads(NamedTuple):
     @property
     def wanted(self) -> Iterator[Read]:
         """The columns that are read."""
-        return (read for read in self.columns if read is not None)
+        return (read for read in self.columns if not isinstance(read, Unread))
 
     @property
     def branches(self) -> tuple[str, ...]:
         """The branches that are read, each once, in reading order."""
-        names = [name for read in self.wanted if not isinstance(read, Offsets) for name in read.branches]
+        names = [name for read in self.wanted for name in _branches(read)]
         names += [*self.factors, *([self.divisor] if self.divisor else [])]
         return tuple(dict.fromkeys(names))
 
@@ -148,24 +170,44 @@ class Reads(NamedTuple):
         needed: dict[str, str] = {}
         always = {*self.factors, self.divisor}
         for read in self.wanted:
-            if not isinstance(read, Offsets):
-                for name in read.branches:
-                    if not read.without:
-                        always.add(name)
-                    needed.setdefault(name, read.without)
+            for name in _branches(read):
+                if not read.without:
+                    always.add(name)
+                needed.setdefault(name, read.without)
         return {name: option for name, option in needed.items() if name not in always}
 
 
 def needed(columns: Any, variables: AbstractSet[str]) -> Any:  # noqa: ANN401 (an analysis' own NamedTuple)
-    """Put None for what only variables that nobody asks for are made of.
+    """Leave unread what only variables that nobody asks for are made of.
 
+    Where a collection's offsets are read and nothing else of it, its first branch is read too: that settles them.
     Raises ValueError with what an asked-for variable needs and this release has no branch for.
     """
-    kept = [read if read and (not read.only_for or variables & set(read.only_for)) else None for read in columns]
-    lacking = dict.fromkeys(read.what for read in kept if read is not None and _is_lacking(read))
+    kept = [
+        read if isinstance(read, Unread) or not read.only_for or variables & set(read.only_for) else Unread(read)
+        for read in columns
+    ]
+    settled = {read.collection for read in kept if isinstance(read, Jagged | AllOf)}
+    for collection in {read.collection for read in kept if isinstance(read, Offsets)} - settled:
+        kept = _with_a_branch_of(kept, collection)
+    lacking = dict.fromkeys(read.what for read in kept if not isinstance(read, Unread) and _is_lacking(read))
     if lacking:
         raise ValueError(" and ".join(lacking))
     return type(columns)(*kept)
+
+
+def _with_a_branch_of(columns: list[Read | Unread], collection: str) -> list[Read | Unread]:
+    """Read the first branch that there is of a collection; raises ValueError where there is none."""
+    for i, unread in enumerate(columns):
+        if isinstance(unread, Unread) and isinstance(unread.read, Jagged | AllOf):
+            read = unread.read
+            if read.collection == collection and read.branches and not _is_lacking(read):
+                return [*columns[:i], read, *columns[i + 1 :]]
+    raise ValueError(f"the offsets of collection {collection!r}")
+
+
+def _branches(read: Read) -> tuple[str, ...]:
+    return () if isinstance(read, Offsets) else read.branches
 
 
 def _is_lacking(read: Read) -> bool:
@@ -180,5 +222,26 @@ class Step(NamedTuple):
 
     events: int
     columns: Any
-    factors: Any
-    divisor: Any
+    factors: NDArray[np.float64]
+    divisor: NDArray[np.float64]
+
+
+def empty(read: Read | Unread) -> NDArray[Any]:
+    """Make the array of a column that has no entries: of the type, and the number of dimensions, that it always has."""
+    match read:
+        case Unread():
+            return empty(read.read)
+        case Offsets():
+            return np.zeros(1, np.int64)
+        case Array():
+            return np.empty((0, read.size), read.dtype)
+        case Jagged() | Scalar():
+            return np.empty(0, read.dtype)
+        case AnyOf() | AllOf():
+            return np.empty(0, np.uint8)
+
+
+def nothing(reads: Reads) -> Step:
+    """Make a step of no events: what compiled code gets to compile itself for."""
+    columns = type(reads.columns)(*map(empty, reads.columns))
+    return Step(0, columns, np.empty((len(reads.factors), 0)), np.empty(0))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Template, Variable
-from hzzray.physics.columns import AllOf, AnyOf, Below, Jagged, Offsets, Read
+from hzzray.physics.columns import AllOf, AnyOf, Below, Jagged, Offsets, Read, Unread
 from hzzray.physics.histogram import Axis
 
 #: Flavour categories.
@@ -154,7 +154,7 @@ class Best(NamedTuple):
 
 def columns(names: Names, parameters: Notebook | Best) -> Leptons:
     """Say what is read: an analysis' ``columns`` (see there)."""
-    read: dict[str, Read | None] = {
+    read: dict[str, Read | Unread] = {
         "offsets": Offsets(),
         **{role: Jagged(getattr(names, role), role=role) for role in ("pt", "eta", "phi", "energy")},
         "charge": Jagged(names.charge, "i4", role="charge"),
@@ -169,9 +169,9 @@ def columns(names: Names, parameters: Notebook | Best) -> Leptons:
     return Leptons(**read)  # type: ignore[arg-type]  # what each array is read from
 
 
-def _good(flags: tuple[str, ...], bounds: Sequence[IsolationBound], parameters: Notebook | Best) -> AllOf | None:
+def _good(flags: tuple[str, ...], bounds: Sequence[IsolationBound], parameters: Notebook | Best) -> AllOf | Unread:
     if not (parameters.identified or parameters.isolated):
-        return None
+        return Unread(AllOf())
     asked = {"identified": parameters.identified, "isolated": parameters.isolated}
     below = tuple(Below(bound.branch, bound.below, bound.over) for bound in bounds)
     return AllOf(

@@ -11,7 +11,6 @@ import numpy as np
 import uproot
 
 from hzzray.data.catalogue import release
-from hzzray.physics.selection import Selection
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 REAL = SHARED / "data"
@@ -19,9 +18,6 @@ REAL_2020 = sorted((REAL / "atlas2020-13tev").rglob("*.root"))
 REAL_2025 = sorted((REAL / "atlas2025-13tev-beta").rglob("*.root"))
 
 SCHEMA = release("2020").schema_
-
-#: Reads every kind of branch that the 2020 schema has.
-EVERYTHING = Selection("everything", trigger=True, matched=True, isolated=True)
 
 
 def columns(events: int, seed: int = 0, least: int = 0) -> dict[str, Any]:

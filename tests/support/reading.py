@@ -1,0 +1,73 @@
+"""What our own analyses ask a reader for, and one object for all steps of a range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hzzray.data.schema import Schema
+from hzzray.physics.columns import Reads, Step, needed
+from hzzray.physics.leptons import Best, Notebook, columns
+from hzzray.physics.selection import parameters_of, preset
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of four leptons: an analysis' parameters, and variables beside the kinematic ones."""
+
+    parameters: Best | Notebook
+    variables: frozenset[str] = frozenset()
+
+    def reads(self, schema: Schema, *, simulation: bool) -> Reads:
+        """Say what is read of a release's files."""
+        asked = needed(columns(schema, self.parameters), self.variables)
+        return Reads(asked, schema.factors, schema.divisor or "") if simulation else Reads(asked)
+
+
+#: Kinematics alone.
+PLAIN = Asked(Best(identified=False, isolated=False))
+
+#: Every kind of branch that the 2020 schema has.
+EVERYTHING = Asked(Best(identified=False, isolated=True), frozenset({"triggered", "n_matched"}))
+
+
+def asked(name: str, schema: Schema) -> Asked:
+    """Say what a preset's cuts ask for."""
+    analysis, selection = preset(name, schema)
+    variables = frozenset(bound.variable for cut in selection.cuts for bound in cut.bounds)
+    parameters: Any = parameters_of(analysis, selection, schema.gev)
+    return Asked(parameters, variables)
+
+
+def joined(steps: list[Step], reads: Reads) -> Step:
+    """Join steps; of one that is to outlive the reader's next, or the reader, each array must be a copy."""
+    if len(steps) == 1:
+        return steps[0]
+    parts: dict[str, list[Any]] = {name: [getattr(step.columns, name) for step in steps] for name in _fields(reads)}
+    columns: dict[str, Any] = {}
+    for name, arrays in parts.items():
+        if name.endswith("offsets"):
+            ends = np.cumsum([0, *(array[-1] for array in arrays)])
+            starts = [array[1:] + end for array, end in zip(arrays, ends, strict=False)]
+            columns[name] = np.concatenate([np.zeros(1, np.int64), *starts])
+        else:
+            columns[name] = np.concatenate(arrays) if arrays else np.empty(0)
+    return Step(
+        sum(step.events for step in steps),
+        type(reads.columns)(**columns),
+        np.concatenate([step.factors for step in steps], axis=-1) if steps else np.empty((len(reads.factors), 0)),
+        np.concatenate([step.divisor for step in steps]) if steps else np.empty(0),
+    )
+
+
+def copied(step: Step) -> Step:
+    """Copy a step's arrays, which the reader's next step writes over."""
+    columns = type(step.columns)(*(array.copy() for array in step.columns))
+    return Step(step.events, columns, step.factors.copy(), step.divisor.copy())
+
+
+def _fields(reads: Reads) -> tuple[str, ...]:
+    names: tuple[str, ...] = reads.columns._fields
+    return names
