@@ -138,7 +138,7 @@ class Layout(NamedTuple):
     Bound i belongs to cut ``bound_cut[i]`` (int64) and wants row ``bound_row[i]`` of the candidates' values between
     ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]`` and has ``axis_bins[t]`` bins, whose
     edges are ``edges[axis_edge[t] : axis_edge[t] + axis_bins[t] + 1]``; its cells, with flow bins, region after region,
-    are those from ``axis_cell[t]`` on. ``cells`` is how many there are in all.
+    are those from ``axis_cell[t]`` on. ``cells`` is how many there are in all, of so many ``regions``.
     """
 
     slots: NDArray[np.int64]
@@ -153,6 +153,7 @@ class Layout(NamedTuple):
     axis_cell: NDArray[np.int64]
     edges: NDArray[np.float64]
     cells: int
+    regions: int
 
 
 def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template]) -> Layout:
@@ -183,6 +184,7 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
         axis_cell=_starts(cells),
         edges=np.concatenate(edges),
         cells=sum(cells),
+        regions=len(analysis.regions),
     )
 
 

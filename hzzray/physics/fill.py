@@ -208,6 +208,8 @@ def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int
             t.invalid[1] += (c.invalid[e] & BAD_WEIGHT) != 0
             t.invalid[2] += (c.invalid[e] & TOO_LARGE) != 0
             row = 1
+        elif row > last and not 0 <= c.region[k] < lay.regions:
+            row = last  # there is no place for it
         elif row > last and not np.isfinite(c.values[lay.axis_row[0], k]):
             t.invalid[0] += 1
             row = 1

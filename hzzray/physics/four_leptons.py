@@ -49,7 +49,7 @@ class Vectors(NamedTuple):
 
     ``k`` (float32) has pt, eta, phi, E as in the file, ``p`` (float64) px, py, pz, E in GeV; ``type``, ``charge`` are
     int32. ``m2`` (float64) has the squared masses of ``PAIRS`` [GeV²], ``found`` (float64) a row for each of
-    ``VARIABLES``.
+    ``VARIABLES``; ``region`` (int64) is -1 for none.
     """
 
     k: NDArray[np.float32]
@@ -58,6 +58,7 @@ class Vectors(NamedTuple):
     charge: NDArray[np.int32]
     m2: NDArray[np.float64]
     found: NDArray[np.float64]
+    region: NDArray[np.int64]
 
 
 _VARIABLES = len(VARIABLES)
@@ -73,6 +74,7 @@ def make_vectors() -> Vectors:
         np.empty((4, VECTOR), np.int32),
         np.empty((6, VECTOR), np.float64),
         np.empty((_VARIABLES, VECTOR), np.float64),
+        np.empty(VECTOR, np.int64),
     )
 
 
@@ -122,10 +124,8 @@ def measure_leptons(
     slots: NDArray[np.int64],
     gev: float,
     paired: bool,  # noqa: FBT001
-    region: NDArray[np.int64],
-    at: int,
 ) -> None:
-    """Measure of n candidates what is wanted and what four leptons have, and their ``region`` from column ``at`` on.
+    """Measure of n candidates what is wanted and what four leptons have, and their regions.
 
     ``paired`` ones are quadruplets of two pairs: they are ranked by their pairs' masses, and their leptons are numbered
     from the hardest on; else these are in the file's order.
@@ -140,7 +140,7 @@ def measure_leptons(
     _nearest(n, v, slots)
     if _any(slots, PT1, ETA1 + 4):
         _one_by_one(n, v.k, v.found, gev, paired)
-    _flavours(n, v, region, at)
+    _flavours(n, v)
 
 
 @inlined
@@ -301,11 +301,11 @@ def _one_by_one(n: int, k: NDArray[np.float32], found: NDArray[np.float64], gev:
 
 
 @kernel
-def _flavours(n: int, v: Vectors, region: NDArray[np.int64], at: int) -> None:
+def _flavours(n: int, v: Vectors) -> None:
     """Find the regions, by the sum of the lepton types, and the sum of the charges."""
     for i in range(n):
         types = v.type[0, i] + v.type[1, i] + v.type[2, i] + v.type[3, i]
         its = 0 if types == 4 * ELECTRON else 1 if types == 4 * MUON else 2 if types == 2 * (ELECTRON + MUON) else -1
-        region[at + i] = its
+        v.region[i] = its
         v.found[FLAVOURS, i] = its >= 0
         v.found[CHARGE, i] = v.charge[0, i] + v.charge[1, i] + v.charge[2, i] + v.charge[3, i]

@@ -9,8 +9,9 @@ from hzzray.physics import four_leptons as fl
 from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
 from hzzray.physics.columns import ELECTRON, MUON
 from hzzray.physics.four_leptons import M_Z, VECTOR, Vectors, make_vectors
-from hzzray.physics.jit import entry, kernel
+from hzzray.physics.jit import entry, inlined, kernel
 from hzzray.physics.leptons import (
+    CHARGE,
     M4L,
     M12,
     M34,
@@ -20,6 +21,7 @@ from hzzray.physics.leptons import (
     N_MATCHED,
     SFOS_PAIRS,
     TRIGGERED,
+    VARIABLES,
     Best,
     Leptons,
 )
@@ -30,9 +32,8 @@ MAX_LEPTONS = 16
 #: Quadruplets of so many leptons.
 _MOST = 1820
 
-# What an event measures beside its candidates: rows of a scratch that has a column for each candidate.
-_ABOUT = (N_LEPTONS, N_IDENTIFIED, TRIGGERED, N_MATCHED, SFOS_PAIRS)
-_ACCEPTED, _GOOD, _TRIGGERED, _MATCHED, _PAIRED = range(len(_ABOUT))
+# What four leptons measure; the rest an event has with its candidates.
+_OF_QUADRUPLETS = (*range(N_LEPTONS), *range(CHARGE, SFOS_PAIRS), *range(SFOS_PAIRS + 1, len(VARIABLES)))
 
 
 @entry
@@ -40,23 +41,33 @@ def measure(start: int, stop: int, c: Leptons, parameters: Best, slots: NDArray[
     """Measure events from start on. One without any such quadruplet has one candidate, of no region, all the same."""
     room = out.region.size
     leptons = np.empty((4, room), np.int64)
-    about = np.empty((len(_ABOUT), room), np.float64)
+    where = np.empty(room, np.int64)  # the candidate that a quadruplet is
     chosen = np.empty(MAX_LEPTONS, np.int64)
     v = make_vectors()
     n = 0
+    m = 0
     e = 0
     while start + e < stop and e < out.invalid.size and n + _MOST <= room:
         out.first[e] = n
-        out.invalid[e] = SOUND if fl.finite(c, c.offsets[start + e], c.offsets[start + e + 1]) else BAD_INPUT
-        n = _list(start + e, n, c, parameters, chosen, leptons, about, out.invalid[e] == SOUND)
+        sound = fl.finite(c, c.offsets[start + e], c.offsets[start + e + 1])
+        out.invalid[e] = SOUND if sound else BAD_INPUT
+        found = _list(start + e, n, m, c, parameters, chosen, leptons, slots, out, sound)
+        for k in range(found):
+            where[m + k] = n + k
+        m += found
+        n += max(found, 1)
         e += 1
     out.first[e] = n
-    for at in range(0, n, VECTOR):
-        size = min(VECTOR, n - at)
+    for at in range(0, m, VECTOR):
+        size = min(VECTOR, m - at)
         fl.gather(size, c, leptons[:, at:], v)
-        fl.measure_leptons(size, v, slots, parameters.gev, True, out.region, at)  # noqa: FBT003
-        _measure_more(size, v, about, at, parameters, out.rank)
-        fl.store(size, v.found, slots, out.values, at)
+        fl.measure_leptons(size, v, slots, parameters.gev, True)  # noqa: FBT003
+        _judge_pairs(size, v, parameters, where[at:], out)
+        for variable in _OF_QUADRUPLETS:
+            slot = slots[variable]
+            if slot >= 0:
+                for i in range(size):
+                    out.values[slot, where[at + i]] = v.found[variable, i]
     return e
 
 
@@ -64,15 +75,45 @@ def measure(start: int, stop: int, c: Leptons, parameters: Best, slots: NDArray[
 def _list(
     event: int,
     n: int,
+    m: int,
     c: Leptons,
     parameters: Best,
     chosen: NDArray[np.int64],
     leptons: NDArray[np.int64],
-    about: NDArray[np.float64],
+    slots: NDArray[np.int64],
+    out: Candidates,
     sound: bool,  # noqa: FBT001
 ) -> int:
-    """List an event's candidates from column ``n`` on, with what the event itself measures; returns where they end."""
+    """List an event's quadruplets in ``leptons`` from column ``m`` on; returns how many there are.
+
+    Measures what the event itself has for its candidates, which are those from ``n`` on.
+    """
     first, last = c.offsets[event], c.offsets[event + 1]
+    accepted, good = _accept(first, last, c, parameters, chosen)
+    found = _quadruplets(m, min(good, MAX_LEPTONS), c, chosen, leptons) - m if sound else 0
+    if found == 0:
+        for row in range(out.values.shape[0]):
+            out.values[row, n] = np.nan
+        out.region[n] = -1
+        out.rank[0, n] = 0.0
+        out.rank[1, n] = 0.0
+    for k in range(n, n + max(found, 1)):
+        if slots[N_LEPTONS] >= 0:
+            out.values[slots[N_LEPTONS], k] = accepted
+        if slots[N_IDENTIFIED] >= 0:
+            out.values[slots[N_IDENTIFIED], k] = good
+        if slots[TRIGGERED] >= 0:
+            out.values[slots[TRIGGERED], k] = c.trigger[event] != 0
+        if slots[N_MATCHED] >= 0:
+            out.values[slots[N_MATCHED], k] = fl.count(c.matched, first, last)
+        if slots[SFOS_PAIRS] >= 0:
+            out.values[slots[SFOS_PAIRS], k] = found > 0
+    return found
+
+
+@inlined
+def _accept(first: int, last: int, c: Leptons, parameters: Best, chosen: NDArray[np.int64]) -> tuple[int, int]:
+    """Choose the leptons to pair; returns how many are in acceptance, and how many of them are identified."""
     electron_pt_min, muon_pt_min = parameters.electron_pt_min / parameters.gev, parameters.muon_pt_min / parameters.gev
     selective = parameters.identified or parameters.isolated
     accepted = 0
@@ -85,19 +126,7 @@ def _list(
                 if good < MAX_LEPTONS:
                     chosen[good] = i
                 good += 1
-    end = _quadruplets(n, min(good, MAX_LEPTONS), c, chosen, leptons) if sound else n
-    paired = end > n
-    if not paired:
-        for j in range(4):
-            leptons[j, n] = -1
-        end = n + 1
-    for k in range(n, end):
-        about[_ACCEPTED, k] = accepted
-        about[_GOOD, k] = good
-        about[_TRIGGERED, k] = c.trigger.size > 0 and c.trigger[event] != 0
-        about[_MATCHED, k] = fl.count(c.matched, first, last) if c.matched.size > 0 else 0
-        about[_PAIRED, k] = paired
-    return end
+    return accepted, good
 
 
 @kernel
@@ -124,18 +153,15 @@ def _paired(c: Leptons, i: int, j: int, k: int, m: int) -> bool:
 
 
 @kernel
-def _measure_more(
-    n: int, v: Vectors, about: NDArray[np.float64], at: int, parameters: Best, rank: NDArray[np.float64]
-) -> None:
-    """Measure m34 above its least and what the event has; rank candidates: m12 nearest m_Z, then m34."""
+def _judge_pairs(n: int, v: Vectors, parameters: Best, where: NDArray[np.int64], out: Candidates) -> None:
+    """Measure m34 above its least, and tell n candidates' regions and ranks: m12 nearest m_Z, then m34."""
     m4l, m12, m34 = v.found[M4L], v.found[M12], v.found[M34]
     rise = parameters.m4l_high - parameters.m4l_low
     for i in range(n):
-        rank[0, at + i] = abs(m12[i] - M_Z)
-        rank[1, at + i] = abs(m34[i] - M_Z)
         share = min(max((m4l[i] - parameters.m4l_low) / rise, 0.0), 1.0)
         least = parameters.m34_low + share * (parameters.m34_high - parameters.m34_low)
         v.found[M34_EXCESS, i] = m34[i] - least
-    for row in range(len(_ABOUT)):
-        for i in range(n):
-            v.found[_ABOUT[row], i] = about[row, at + i]
+    for i in range(n):
+        out.region[where[i]] = v.region[i]
+        out.rank[0, where[i]] = abs(m12[i] - M_Z)
+        out.rank[1, where[i]] = abs(m34[i] - M_Z)

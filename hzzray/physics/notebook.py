@@ -21,9 +21,11 @@ def measure(start: int, stop: int, c: Leptons, parameters: Notebook, slots: NDAr
     for at in range(0, events, VECTOR):
         n = min(VECTOR, events - at)
         _pick(start + at, n, c, leptons, v, out.invalid, at)
-        fl.measure_leptons(n, v, slots, parameters.gev, False, out.region, at)  # noqa: FBT003
+        fl.measure_leptons(n, v, slots, parameters.gev, False)  # noqa: FBT003
         _measure_events(start + at, n, c, slots, v.found)
         fl.store(n, v.found, slots, out.values, at)
+        for i in range(n):
+            out.region[at + i] = v.region[i]
     for e in range(events + 1):
         out.first[e] = e
     return events

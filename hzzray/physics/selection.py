@@ -21,6 +21,11 @@ class Selection:
     cuts: tuple[Cut, ...]
     absolute_weights: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a selection of everything: events that can't be filled stop at a cut. Raises ValueError."""
+        if not self.cuts:
+            raise ValueError("a selection needs at least one cut")
+
     @property
     def rows(self) -> tuple[str, ...]:
         """Names of the cutflow's rows, in order."""
