@@ -182,8 +182,13 @@ def _is_finite(event: int, weights: Weights) -> bool:
 
 
 @entry
-def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> None:
-    """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up."""
+def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> bool:
+    """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up.
+
+    Returns False, and does nothing, where an event has no candidate, or more than there is room for.
+    """
+    if not _is_whole(events, c):
+        return False
     weigh(start, events, weights, c)
     count_passed(c.first[events], c, lay, s.passed, s.alive)
     choose(events, c, s.passed, s.chosen)
@@ -193,6 +198,16 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
         edges = lay.edges[first : first + lay.axis_bins[template] + 1]
         _bins(m, c.values[lay.axis_row[template]], s.chosen, edges, s.region, lay.axis_cell[template], s.cell)
         _add(m, t.cells, s.cell, s.split)
+    return True
+
+
+@inlined
+def _is_whole(events: int, c: Candidates) -> bool:
+    """Tell whether each event has a candidate at least, and all have room: who measured may be anybody."""
+    whole = c.first[0] == 0 and c.first[events] <= c.region.size
+    for e in range(events):
+        whole &= c.first[e] < c.first[e + 1]
+    return bool(whole)
 
 
 @kernel

@@ -32,7 +32,8 @@ def _cache() -> str:
     version = hashlib.sha256(b"".join(sources())).hexdigest()[:16]
     if nb.config.BOUNDSCHECK:  # type: ignore[attr-defined]  # compiled otherwise, of which numba's own key says nothing
         version += "-checked"
-    caches = cache_folder()
+    own = os.environ.get("NUMBA_CACHE_DIR")
+    caches = Path(own) if own else cache_folder()
     if caches is not None:
         folder = caches / "numba" / version
         with contextlib.suppress(OSError):
@@ -45,8 +46,7 @@ def _cache() -> str:
     return tempfile.mkdtemp(prefix="hzzray-")
 
 
-if "NUMBA_CACHE_DIR" not in os.environ:
-    nb.config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
+nb.config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -78,7 +78,7 @@ def cached_for(source: str) -> Iterator[None]:
     package, whose own digest names the folder around.
     """
     before = nb.config.CACHE_DIR  # type: ignore[attr-defined]
-    nb.config.CACHE_DIR = str(Path(before or _cache()) / source[:16])  # type: ignore[attr-defined]
+    nb.config.CACHE_DIR = str(Path(before) / source[:16])  # type: ignore[attr-defined]
     try:
         yield
     finally:
