@@ -37,6 +37,8 @@ class Choices:
     samples: tuple[str, ...] | None = None
     selection: str = ""
     cuts: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    observables: tuple[str, ...] = ()
     luminosity: float | None = None
     fraction: float = 1.0
     axis: str = ""
@@ -59,6 +61,8 @@ class Choices:
             luminosity=self.luminosity,
             fraction=self.fraction,
             cuts=self.cuts,
+            parameters=self.parameters,
+            observables=self.observables,
             axis=self.axis,
             window=self.window,
         )
@@ -101,8 +105,8 @@ class Choices:
         ):
             if value not in (None, "", usual):
                 options += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-        for cut in self.cuts:
-            options += ["--cut", cut]
+        for name, changes in (("cut", self.cuts), ("parameter", self.parameters), ("observable", self.observables)):
+            options += [word for change in changes for word in (f"--{name}", change)]
         if self.published:
             return options
         if self.min_actors == self.max_actors:

@@ -92,9 +92,7 @@ Observable = Annotated[
 Luminosity = Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")]
 AxisText = Annotated[
     str | None,
-    typer.Option(
-        "--axis", metavar="START:STOP:BINS", help="Bins of the first observable: 80:250:34."
-    ),
+    typer.Option("--axis", metavar="START:STOP:BINS", help="Bins of the first observable: 80:250:34."),
 ]
 WindowText = Annotated[
     str | None,

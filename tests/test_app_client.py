@@ -21,8 +21,8 @@ from hzzray.engine.monitor import Recorder, Usage, absent, cpu_percent, read_his
 from hzzray.errors import UsageError
 from hzzray.output import save_json
 from hzzray.physics.significance import poisson_interval
-from hzzray.result import SampleResult, moment
 from hzzray.request import make_spec
+from hzzray.result import SampleResult, moment
 from hzzray.stack import contents
 from tests.support_result import make_result, with_groups
 from tests.support_usage import MIB, make_run, record

@@ -16,6 +16,7 @@ from hzzray.messages import Cost, Counts, Failure, RunSpec
 from hzzray.physics import significance as formulas
 from hzzray.physics.histogram import ExactSums, Histogram, digest
 from hzzray.physics.selection import CHANNELS
+from hzzray.request import make_spec
 from hzzray.result import (
     Bins,
     Result,
@@ -29,7 +30,6 @@ from hzzray.result import (
     to_read,
     versions,
 )
-from hzzray.request import make_spec
 from tests.support.ledgers import start, task
 
 
