@@ -91,7 +91,7 @@ def resolve(ref: AnalysisRef, places: Sequence[str]) -> Analysis:
             raise DataError(str(error)) from error
         others.append(str(path))
     known = f"{others[0]} has another content" if others else f"{VARIABLE} here allows no {file}"
-    raise DataError(f"analysis {ref.module}:{ref.name} of source {ref.source[:12]}: {known}")
+    raise DataError(f"analysis {ref} of source {ref.source[:12]}: {known}")
 
 
 def reads(spec: RunSpec, analysis: Analysis, *, simulation: bool) -> Reads:
@@ -102,9 +102,8 @@ def reads(spec: RunSpec, analysis: Analysis, *, simulation: bool) -> Reads:
     try:
         columns = needed(_columns(spec, analysis), variables)
     except ValueError as error:
-        raise UsageError(
-            f"selection {selection.name} asks for {error}, which release {spec.release.name} has no branch for"
-        ) from error
+        who = f"analysis {spec.analysis}" if spec.analysis.module else f"selection {selection.name}"
+        raise UsageError(f"{who} asks for {error}, which release {spec.release.name} has no branch for") from error
     if not simulation:
         return Reads(columns)
     return Reads(columns, schema.factors, schema.divisor or "")
@@ -140,7 +139,7 @@ def filler(spec: RunSpec, analysis: Analysis) -> Filler:
     try:
         made.warm_up(nothing(reads(spec, analysis, simulation=True)))
     except MeasureError as error:
-        raise UsageError(f"{error}") from error
+        raise UsageError(f"analysis {spec.analysis}: {error}") from error
     return made
 
 

@@ -116,7 +116,7 @@ class Worker:
             what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
             raise DataError(f"{redact(task.file)}: {error}: check {what} of sample {sample.name}") from error
         except MeasureError as error:
-            raise DataError(f"{redact(task.file)}: {error}") from error
+            raise DataError(f"{redact(task.file)}: analysis {spec.analysis}: {error}") from error
         except HzzrayError:
             self.close()  # the next try opens the file anew: it may have been put right, or replaced
             raise

@@ -78,15 +78,15 @@ class Filler:
             measured = self._measure(start, stop, columns, self._parameters, layout.slots, candidates)
         except Exception as error:  # somebody's own function may raise what it likes
             file = self._measure.__code__.co_filename
-            raise MeasureError(f"analysis {self._analysis.name}: measure: {told(error, file)}") from error
+            raise MeasureError(f"measure: {told(error, file)}") from error
         if type(measured) is not int or not min(1, stop - start) <= measured <= stop - start:
             raise MeasureError(
-                f"analysis {self._analysis.name}: measure returned {measured!r} for events {start} to "
+                f"measure returned {measured!r} for events {start} to "
                 f"{stop}: it must return how many it measured"
             )
         if not judge_and_fill(start, measured, candidates, weights, layout, self._scratch, sums):
             raise MeasureError(
-                f"analysis {self._analysis.name}: measure left an event without a candidate, or more "
+                f"measure left an event without a candidate, or more "
                 "candidates than there is room for: candidates.first must rise from 0"
             )
         return measured
