@@ -195,8 +195,8 @@ def save_root(result: Result, found: Tables, folder: Path) -> Path:
     """Write ``histograms.root``: a full TH1D for each observable, sample and group, all regions together and each.
 
     Names are ``samples/NAME/all``, ``samples/NAME/4e`` and so on; likewise under ``groups``. Those of the second
-    observable and of later ones, as far as they are among ``found``, are in a folder of its name. In a name, what is no letter, digit, dot, hyphen or
-    underscore becomes an underscore; titles have it as it was.
+    observable and of later ones, as far as they are among ``found``, are in a folder of its name. In a name, what is no
+    letter, digit, dot, hyphen or underscore becomes an underscore; titles have it as it was.
     """
     import uproot  # noqa: PLC0415 (a second to import)
 
