@@ -2,16 +2,22 @@
 
 import os
 import re
+import runpy
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import awkward as ak
 import numpy as np
 import pytest
+import uproot
 
 from hzzray import analyses
 from hzzray.data.catalogue import release
+from hzzray.data.plan import make_plan
 from hzzray.errors import DataError, UsageError
 from hzzray.output import load_json
 from hzzray.request import make_spec
+from tests.support.bridges import Bridging, Site
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TOY = release("toy")
@@ -191,7 +197,7 @@ def test_another_content_is_compiled_anew_even_where_date_and_size_are_the_same(
 
 
 def run(cli, tmp_path, source, *options, run_id="one", engine="serial"):
-    code, out, err = cli(
+    code, _, err = cli(
         *("run", "--source", source, "--runs", tmp_path / "runs", "--run-id", run_id, "--engine", engine), *options
     )
     return code, err, load_json(tmp_path / "runs" / run_id)
@@ -224,3 +230,126 @@ def test_an_event_of_no_region_has_no_place_and_nan_is_counted(cli, tmp_path, to
     assert (
         f"llll: {row.entries // 2} of {row.entries} events left out: nan or inf in what is measured" in result.warnings
     )
+
+
+class Example(NamedTuple):
+    """An example, the files that it reads here, and what the command line needs to do so."""
+
+    place: str
+    release: Any
+    source: Path
+    options: tuple[object, ...]
+
+    @property
+    def file(self):
+        """Its own file."""
+        return self.place.rpartition(":")[0]
+
+
+@pytest.fixture(scope="session")
+def photons(tmp_path_factory):
+    """Toys of the example with photons, written as a user would."""
+    folder = tmp_path_factory.mktemp("photons")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["diphoton.py", "--toy", str(folder), "--scale", "0.1"])
+        runpy.run_path(str(EXAMPLES / "diphoton.py"), run_name="__main__")
+    return folder
+
+
+@pytest.fixture(params=["zll", "zmumu", "diphoton"])
+def example(request, toys, photons):
+    if request.param != "diphoton":
+        place = f"{EXAMPLES}/dilepton.py:{request.param}"
+        return Example(place, TOY, toys, ("--analysis", place))
+    place, catalogue = f"{EXAMPLES}/diphoton.py:diphoton", EXAMPLES / "diphoton.yaml"
+    options = ("--analysis", place, "--release", "photons-toy", "--catalogue", catalogue)
+    return Example(place, release("photons-toy", catalogue), photons, options)
+
+
+def read(path, names):
+    with uproot.open(path) as file:
+        return file["mini"].arrays(names)
+
+
+def leading(events, names, by, good):
+    """Take the two leading ones of each event that has two, as numpy has them."""
+    kept = events[[*names]][good]
+    order = ak.argsort(kept[by], axis=1, ascending=False)
+    return [{name: ak.to_numpy(kept[name][order][:, i]).astype(float) for name in names} for i in (0, 1)]
+
+
+def mass_of(one, two, pt, eta, phi, energy):
+    def vector(p):
+        at = p[pt]
+        return np.array([p[energy], at * np.cos(p[phi]), at * np.sin(p[phi]), at * np.sinh(p[eta])]) / 1000
+
+    e, x, y, z = vector(one) + vector(two)
+    return np.sqrt(e**2 - x**2 - y**2 - z**2)
+
+
+def leptons_by_hand(path):
+    names = ("lep_pt", "lep_eta", "lep_phi", "lep_E", "lep_charge", "lep_type")
+    events = read(path, names)
+    one, two = leading(events, names, "lep_pt", events["lep_pt"] > 7000)
+    m = mass_of(one, two, *names[:4])
+    passed = (one["lep_pt"] > 25e3) & (two["lep_pt"] > 15e3) & (one["lep_charge"] == -two["lep_charge"])
+    return m[passed & (one["lep_type"] == two["lep_type"]) & (m > 66) & (m < 116)]
+
+
+def photons_by_hand(path):
+    names = [f"photon_{name}" for name in ("pt", "eta", "phi", "E", "isTightID", "ptcone30", "etcone20")]
+    events = read(path, [*names, "trigP"])
+    eta = abs(events["photon_eta"])
+    good = (events["photon_pt"] > 25e3) & (eta < 2.37) & ((eta < 1.37) | (eta > 1.52)) & events["photon_isTightID"]
+    chosen = events["trigP"] & (ak.sum(good, axis=1) == 2)
+    one, two = leading(events[chosen], names, "photon_pt", good[chosen])
+    m = mass_of(one, two, *names[:4])
+    isolated = [p[cone] / p["photon_pt"] < 0.065 for p in (one, two) for cone in ("photon_ptcone30", "photon_etcone20")]
+    return m[np.all(isolated, axis=0) & (one["photon_pt"] > 35e3) & (m > 105) & (m < 160)]
+
+
+def test_the_examples_select_what_uproot_and_numpy_do(cli, tmp_path, example):
+    if "zmumu" in example.place:
+        pytest.skip("a part of zll")
+    by_hand = photons_by_hand if "diphoton" in example.place else leptons_by_hand
+    code, _, result = run(cli, tmp_path, example.source, *example.options)
+    assert (code, result.status) == (0, "complete")
+    for sample in example.release.samples:
+        if sample.name in result.samples:
+            masses = by_hand(example.source / sample.path)
+            assert result.samples[sample.name].n_out == len(masses), sample.name
+            if example.release.role(sample) == "data":
+                assert result.samples[sample.name].sumw == tuple(np.histogram(masses, result.edges)[0])
+
+
+def test_each_example_has_one_digest_serial_with_ray_and_through_a_broker(
+    cli, tmp_path, example, ray_cluster, vhost, monkeypatch
+):
+    code, _, serial = run(cli, tmp_path, example.source, *example.options, "--chunk", 700)
+    assert (code, serial.status) == (0, "complete")
+    assert run(cli, tmp_path, example.source, *example.options, run_id="ray", engine="ray")[2].digest == serial.digest
+
+    site = Site(vhost, tmp_path / "bridged")
+    spec = make_spec(example.release, analysis=example.place)
+    plan = make_plan(spec, "r", (str(example.source),), chunk=5_000, places=(example.file,))
+    site.publish_plan(spec, "r", plan)
+    with Bridging(site, example.source, analyses=(str(EXAMPLES),)):
+        assert site.wait("r").digest == serial.digest
+    assert not site.reasons()
+
+
+def test_a_bridge_without_the_file_refuses_each_task_and_replay_brings_it_back(
+    tmp_path, toys, ray_cluster, vhost, mine
+):
+    site = Site(vhost, tmp_path / "runs")
+    place = mine()
+    spec = make_spec(TOY, analysis=place, samples=("data_A", "data_B"))
+    plan = make_plan(spec, "r", (str(toys),), places=(str(tmp_path),))
+    (tmp_path / "own.py").unlink()
+    site.publish_plan(spec, "r", plan)
+    with Bridging(site, toys, until="r"):
+        result = site.wait("r", "partial")
+    assert result.tasks.failed == result.tasks.planned == 2
+    (reason,) = site.reasons(2)
+    assert re.fullmatch(r"analysis own.py:mine of source \w{12}: HZZRAY_ANALYSES here allows no own.py", reason)
+    assert {failure.reason for failure in result.failures} == {reason}
