@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from hzzray.blame import told
+from hzzray.data.catalogue import release
 from hzzray.errors import DataError, UsageError
 from hzzray.messages import AnalysisRef, RunSpec
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Read, Reads, Unread, needed, nothing
-from hzzray.physics.selection import ANALYSES, parameters_of
+from hzzray.physics.selection import ANALYSES, parameters_of, select
 
 if TYPE_CHECKING:
     from hzzray.physics.filler import Filler
@@ -141,6 +142,20 @@ def filler(spec: RunSpec, analysis: Analysis) -> Filler:
     except MeasureError as error:
         raise UsageError(f"analysis {spec.analysis}: {error}") from error
     return made
+
+
+def warm_up() -> None:
+    """Compile what our own analyses and the reader run, or load it from the cache."""
+    from hzzray.data import unpacking  # noqa: PLC0415 (imports numba)
+    from hzzray.physics.filler import Filler  # noqa: PLC0415
+
+    schema = release("toy").schema_
+    for analysis in ANALYSES.values():
+        selection = select(analysis)
+        made = Filler(analysis, selection, analysis.templates, schema.gev)
+        columns = needed(analysis.columns(schema, parameters_of(analysis, selection, schema.gev)), set())
+        made.warm_up(nothing(Reads(columns, schema.factors)))
+    unpacking.warm_up()
 
 
 _LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()

@@ -256,7 +256,7 @@ def photons(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["zll", "zmumu", "diphoton"])
+@pytest.fixture(params=["zll", "diphoton"])
 def example(request, toys, photons):
     if request.param != "diphoton":
         place = f"{EXAMPLES}/dilepton.py:{request.param}"
@@ -309,8 +309,6 @@ def photons_by_hand(path):
 
 
 def test_the_examples_select_what_uproot_and_numpy_do(cli, tmp_path, example):
-    if "zmumu" in example.place:
-        pytest.skip("a part of zll")
     by_hand = photons_by_hand if "diphoton" in example.place else leptons_by_hand
     code, _, result = run(cli, tmp_path, example.source, *example.options)
     assert (code, result.status) == (0, "complete")
