@@ -42,8 +42,8 @@ app = typer.Typer(
 )
 app.add_typer(broker_commands)
 app.add_typer(kube_commands, name="kube")
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 PARTIAL = 3
 

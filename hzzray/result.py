@@ -534,7 +534,8 @@ def _warnings(
             )
         for where, n in row.invalid.items():
             if n:
-                yield f"{name}: {n} of {row.entries} events left out: nan or inf in a {where}"
+                held = "what is measured" if spec.analysis.module and where == "lepton" else f"a {where}"
+                yield f"{name}: {n} of {row.entries} events left out: nan or inf in {held}"
         for (before, cut), made in zip(pairwise(row.cutflow), spec.selection.cuts, strict=True):
             if made.basic and cut.n == 0 and before.n >= _MANY:
                 yield f"{name}: none of {before.n} events passes {cut.cut!r}: is the release's schema right?"

@@ -77,7 +77,7 @@ class Sample(Frozen):
 
 
 class Release(Frozen):
-    """A release: its schema, groups, samples and the defaults that its notebook uses.
+    """A release: its schema, groups, samples and the defaults that its notebook uses, which an analysis of ours takes.
 
     ``window`` (GeV) is where the significance is counted: from a bin's edge to another's. ``sources`` are the folders
     of the web that hold its files. Where ``entries_vary``, files may have any number of entries: those of the samples
@@ -88,9 +88,9 @@ class Release(Frozen):
     title: str
     sqrt_s: str
     luminosity: float = Field(gt=0, allow_inf_nan=False, description="fb⁻¹ of the whole data")
-    selection: str
-    axis: Axis
-    window: tuple[float, float]
+    selection: str = "h4l"
+    axis: Axis = Axis(80.0, 250.0, 34)
+    window: tuple[float, float] = (115.0, 130.0)
     schema_: Schema = Field(alias="schema")
     sources: tuple[str, ...] = ()
     groups: tuple[Group, ...]

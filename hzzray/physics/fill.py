@@ -184,8 +184,13 @@ def _is_finite(event: int, weights: Weights) -> bool:
 
 
 @entry
-def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> None:
-    """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up."""
+def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> bool:
+    """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up.
+
+    Returns False, and does nothing, where an event has no candidate, or more than there is room for.
+    """
+    if not _is_whole(events, c):
+        return False
     weigh(start, events, weights, c)
     count_passed(c.first[events], c, lay, s.passed, s.alive)
     choose(events, c, s.passed, s.chosen)
@@ -201,6 +206,16 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
                 x = s.x[:n]
             _bins(n, x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
             _add(n, t.cells, s.cell, s.split.parts[at:], s.split.at[at:])
+    return True
+
+
+@inlined
+def _is_whole(events: int, c: Candidates) -> bool:
+    """Tell whether each event has a candidate at least, and all have room: who measured may be anybody."""
+    whole = c.first[0] == 0 and c.first[events] <= c.region.size
+    for e in range(events):
+        whole &= c.first[e] < c.first[e + 1]
+    return bool(whole)
 
 
 @kernel
