@@ -25,10 +25,10 @@ from bridge.wire import (
     read_task,
     task_letter,
 )
-from hzzray.data.plan import Plan, make_plan
+from hzzray.data.plan import Plan, PlannedFile, make_plan
 from hzzray.errors import UsageError
-from hzzray.messages import Failure, RunSpec
-from tests.support.ledgers import SPEC, task
+from hzzray.messages import RunSpec
+from tests.support.ledgers import SPEC, task, unread
 
 TOPOLOGY = Topology()
 READERS = (read_task, read_announcement, read_order)
@@ -61,14 +61,9 @@ def test_the_broker_counts_returns(count):
 
 
 def test_an_announcement_is_the_whole_plan(plan):
-    unread = task(0, sample="llll", uuid="unread:llll", start=0, stop=0)
-    failed = Failure(task=unread, reason="llll.root: no such file", permanent=True)
-    without = Plan(
-        tasks=tuple(one for one in plan.tasks if one.sample != "llll"),
-        failures=(failed,),
-        missing=("llll",),
-        entries={name: pair for name, pair in plan.entries.items() if name != "llll"},
-    )
+    lacking = unread("llll", "llll.root: no such file", missing=True, path=SPEC.release.sample("llll").path)
+    without = Plan(tuple(one for one in plan.files if one.sample != "llll"), (lacking,))
+    assert without.missing == ("llll",)
     for one in (plan, without):
         letter = announcement_letter(TOPOLOGY, Announcement.of(SPEC, "run", one), "mark")
         assert letter.properties.correlation_id == "mark"
@@ -78,8 +73,7 @@ def test_an_announcement_is_the_whole_plan(plan):
 
 
 def test_a_file_without_entries_is_announced():
-    empty = task(0, start=0, stop=0)
-    one = Plan((empty,), (), (), {"Zee": (0, 0)})
+    one = Plan((PlannedFile(SPEC.release.sample("Zee").path, 0, (task(0, start=0, stop=0),)),), ())
     assert Announcement.of(SPEC, "run", one).plan() == one
 
 
@@ -91,17 +85,13 @@ def test_a_plan_too_big_for_a_message_is_refused(plan, monkeypatch):
 
 def test_later_announcements_add_only_what_could_not_be_planned_before(plan):
     def only(*names, chunked):
-        tasks = tuple(one for one in chunked.tasks if one.sample in names)
-        gone = tuple(
-            Failure(task=task(0, sample=sample.name, uuid=f"unread:{sample.name}", start=0, stop=0), reason="gone",
-                    permanent=True)
-            for sample in SPEC.release.samples if sample.name not in names
-        )  # fmt: skip
-        entries = {name: pair for name, pair in chunked.entries.items() if name in names}
-        missing = tuple(failure.task.sample for failure in gone)
-        return Announcement.of(SPEC, "run", Plan(tasks, gone, missing, entries))
+        files = tuple(one for one in chunked.files if one.sample in names)
+        others = [sample for sample in SPEC.release.samples if sample.name not in names]
+        gone = tuple(unread(sample.name, "gone", missing=True, path=sample.path) for sample in others)
+        return Announcement.of(SPEC, "run", Plan(files, gone))
 
-    finer = replace(plan, tasks=tuple(half for one in plan.tasks for half in one.halves()))
+    halved = (replace(one, tasks=tuple(half for task in one.tasks for half in task.halves())) for one in plan.files)
+    finer = Plan(tuple(halved), ())
     first, second = only("Zee", chunked=plan), only("Zee", "llll", chunked=finer)
     holds = first.with_later(second).with_later(only("Zee", "llll", "data_A", chunked=plan))
     tasks = holds.plan().tasks
@@ -111,7 +101,7 @@ def test_later_announcements_add_only_what_could_not_be_planned_before(plan):
     assert first.with_later(second).with_later(first) == first.with_later(second)
     other = RunSpec.model_validate(SPEC.model_dump() | {"fraction": 0.5})
     with pytest.raises(UsageError, match="another spec"):
-        first.with_later(Announcement.of(other, "run", replace(plan, tasks=(), entries={})))
+        first.with_later(Announcement.of(other, "run", Plan((), ())))
 
 
 @pytest.mark.parametrize(
