@@ -109,16 +109,19 @@ class Announcement(Message):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        rows = (*self.files, *self.unread)
-        strangers = {row.sample for row in rows} - {sample.name for sample in self.spec.release.samples}
+        strangers = {row.sample for row in self._rows} - {sample.name for sample in self.spec.release.samples}
         if strangers:
             raise ValueError(f"its spec has no sample {min(strangers)}")
-        places = [self._place(row) for row in rows]
+        places = [self._place(row) for row in self._rows]
         if len(set(places)) < len(places):
             raise ValueError("a file of a sample is in it twice")
         if len({row.uuid for row in self.files}) < len(self.files):
             raise ValueError("a file is in it twice")
         return self
+
+    @property
+    def _rows(self) -> tuple[PlannedRow | UnreadRow, ...]:
+        return (*self.files, *self.unread)
 
     def _place(self, row: PlannedRow | UnreadRow) -> tuple[str, str]:
         """Tell a file by its sample and its place in a source; raises ValueError where a row should say that."""
@@ -185,7 +188,7 @@ class Announcement(Message):
             raise UsageError(f"run {self.run_id} was announced with another spec")
         contents, places = {row.uuid for row in self.files}, set(map(self._place, self.files))
         theirs = {row.uuid for row in later.files}
-        listed = {later._place(row) for row in (*later.files, *later.unread)}
+        listed = set(map(later._place, later._rows))
         gone = {row.sample for row in self.files if row.uuid not in theirs and self._place(row) not in listed}
         files = self.files + tuple(
             row

@@ -316,11 +316,10 @@ def _replaced(ledger: Ledger, plan: Plan) -> Iterator[tuple[PlannedFile, KnownFi
     contents = {(file.sample, file.uuid) for file in known}
     fresh = [file for file in plan.files if (file.sample, file.uuid) not in contents]
     there = {(file.sample, file.uuid) for file in plan.files}
-    places = {(file.sample, file.path) for file in (*plan.files, *plan.unread)}
     for old in known:
         if (old.sample, old.uuid) in there:
             continue
-        is_gone = (old.sample, old.path) not in places
+        is_gone = (old.sample, old.path) not in plan.places
         for new in fresh:
             if new.uuid == old.uuid or (new.sample == old.sample and (is_gone or new.path == old.path)):
                 yield new, old

@@ -113,8 +113,13 @@ class Plan:
     @property
     def missing(self) -> tuple[str, ...]:
         """Samples of which no source has any file."""
-        found = {file.sample for file in (*self.files, *(one for one in self.unread if not one.missing))}
+        found = {file.sample for file in self.files} | {file.sample for file in self.unread if not file.missing}
         return tuple(dict.fromkeys(file.sample for file in self.unread if file.sample not in found))
+
+    @cached_property
+    def places(self) -> set[tuple[str, str]]:
+        """All of its files, by sample and path."""
+        return {(file.sample, file.path) for file in self.files} | {(file.sample, file.path) for file in self.unread}
 
     @cached_property
     def entries(self) -> dict[str, tuple[int, int]]:
