@@ -20,6 +20,7 @@ import report
 from rich.console import Console
 
 from hzzray.data.catalogue import release
+from hzzray.data.plan import PlannedFile
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.pool import BATCH, start_reducer
@@ -70,8 +71,9 @@ def planned(path: Path, number: int) -> list[Partial]:
         for name in names
         for i in range(each)
     ][:number]  # fmt: skip
+    files = [(name, tuple(task for task in tasks if task.sample == name)) for name in names]
     with Ledger.create(path, "bench", SPEC, "bench") as ledger:
-        ledger.plan(tasks, {})
+        ledger.plan(PlannedFile(f"{name}.root", each * EVENTS, of) for name, of in files if of)
     bodies = [packed(i) for i in range(KINDS)]
     cost = Cost(1.0, 1.0, 0.1, 1000, EVENTS)
     return [Partial(task, bodies[i % KINDS], cost, "worker-0") for i, task in enumerate(tasks)]

@@ -162,6 +162,8 @@ def showing(result: Result, found: Tables, observable: str) -> Result:
     for i, sample in enumerate(spec.release.samples):
         old = result.samples[sample.name]
         samples[sample.name] = old.model_copy(update=_shown(old, table.sumw[i], table.sumw2[i], spec.analysis.regions))
+        if old.luminosity is None and result.groups[sample.group].role != "data":
+            continue  # as in the result: it may stand beside nothing
         factor = result.side_by_side(old)
         members[sample.group].append((table.sumw[i] * factor, table.sumw2[i] * factor**2))
     groups: dict[str, GroupResult] = {}

@@ -50,6 +50,7 @@ def toys(tmp_path_factory) -> Path:
 def compiled(_own_places, tmp_path_factory):
     """Compiled kernels in the cache of all: processes that start together would each compile, side by side."""
     from hzzray import analyses
+
     with FileLock(_of_all_workers(tmp_path_factory) / "compiled.lock"):
         analyses.warm_up()
 

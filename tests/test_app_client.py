@@ -13,7 +13,7 @@ import pytest
 from app import charts, words
 from app.actors import actors
 from app.client import SILENCE_S, Client
-from app.launch import Choices, Launcher, places, toy_folder
+from app.launch import Choices, Launcher, lacking, places, toy_folder
 from app.settings import read_settings
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
@@ -368,6 +368,20 @@ def test_places_hold_files_of_the_release(tmp_path, toys):
     assert places(release("toy"), [home, "https://host/x"]) == [f"{home}/toy", "https://host/x"]
     assert places(release("2025"), [home, str(tmp_path / "none")]) == []
     assert toy_folder("data", 1000) == "data/toy-1000"
+
+
+def test_a_run_whose_samples_are_several_files_is_told_what_a_folder_lacks(tmp_path):
+    for path in ("MC/a.root", "MC/b.root", "Data/d.1.root"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"root")
+    paths = {"Zee": ("MC/a.root", "MC/b.root"), "Zmumu": ("MC/a.root", "MC/c.root"), "data_A": "Data/d.*.root",
+             "data_B": "Data/e.*.root"}  # fmt: skip
+    toy = release("toy").only(tuple(paths))
+    samples = tuple(one.model_copy(update={"path": paths[one.name]}) for one in toy.samples)
+    mine = toy.model_copy(update={"samples": samples})
+    assert lacking(make_spec(mine), str(tmp_path)) == ["data_B", "Zmumu"]
+    assert places(mine, [str(tmp_path)]) == [str(tmp_path)]
+    assert places(mine.only(("data_B",)), [str(tmp_path)]) == []
 
 
 def test_a_launched_run_is_done(tmp_path, toys):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import uproot
 
-from hzzray.data.catalogue import release
+from hzzray.data.catalogue import Sample, release
 from hzzray.data.plan import make_plan
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
@@ -29,7 +29,7 @@ from hzzray.request import make_spec
 from hzzray.run import Settings, _in_time, execute, retract
 from tests.support.chaos import plan_run
 from tests.support.http_server import serve
-from tests.support.root_files import columns, write
+from tests.support.root_files import columns, cut_up, write
 from tests.support.waiting import wait_for
 
 
@@ -652,6 +652,190 @@ def test_two_files_of_one_uuid_are_both_read(tmp_path):
     result = run(tmp_path, [tmp_path / "source"], make_spec(release("2020"), samples=names))
     assert result.status == "complete"
     assert [result.samples[name].entries for name in names] == [300, 500]
+
+
+# Samples of several files.
+
+
+@pytest.fixture
+def apart(toys, tmp_path):
+    """Toys whose Zee and data_D are three files each, in the order of their events."""
+    folder = tmp_path / "apart"
+    shutil.copytree(toys, folder)
+    for name in ("Zee", "data_D"):
+        path = folder / release("toy").sample(name).path
+        cut_up(path, *(folder / f"{name}/{i}.root" for i in range(3)))
+        path.unlink()
+    return folder
+
+
+def spec_of(path, data="data_D/*.root"):
+    """The toy release's spec where Zee, and data_D, lie elsewhere."""
+    toy = release("toy")
+    paths = {"Zee": path, "data_D": data}
+    samples = tuple(
+        Sample.model_validate(one.model_dump() | {"path": paths.get(one.name, one.path)}) for one in toy.samples
+    )
+    return make_spec(toy.model_copy(update={"samples": samples}))
+
+
+LISTED = ["Zee/2.root", "Zee/0.root", "Zee/1.root"]
+PATTERN = "Zee/*.root"
+
+
+@pytest.mark.parametrize("path", [LISTED, PATTERN])
+@pytest.mark.parametrize("chunk", [2_000_000, 517])
+def test_the_events_of_several_files_give_the_digest_of_one(apart, serial, tmp_path, path, chunk):
+    result = run(tmp_path, [apart], spec_of(path), chunk=chunk)
+    assert (result.status, result.digest) == ("complete", serial.digest)
+    for name in ("Zee", "data_D"):
+        assert result.samples[name] == serial.samples[name]
+    assert result.significance == serial.significance
+    if chunk > 1_000_000:
+        assert result.tasks.planned == serial.tasks.planned + 4
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_several_files_on_ray(apart, serial, tmp_path):
+    result = run(tmp_path, [apart], spec_of(LISTED), engine="ray", actors=2, chunk=1_000)
+    assert (result.status, result.digest) == ("complete", serial.digest)
+
+
+def test_a_run_of_several_files_that_was_stopped_goes_on(apart, serial, tmp_path):
+    """Elsewhere, and cut otherwise; files that were begun keep their tasks."""
+    spec = spec_of(PATTERN)
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(apart),), engine="serial", chunk=300)
+    with pytest.raises(Stop):
+        execute(spec, settings, planned=lambda _: None, progress=stop_after(7))
+    moved = apart.rename(tmp_path / "moved")
+    result = run(tmp_path, [moved], spec, chunk=90)
+    assert (result.status, result.digest) == ("complete", serial.digest)
+
+
+def test_a_file_of_several_that_is_missing_is_named_and_read_when_it_returns(apart, serial, tmp_path):
+    spec = spec_of(LISTED)
+    path = apart / "Zee/0.root"
+    path.rename(apart / "away")
+    lacking = run(tmp_path, [apart], spec)
+    assert (lacking.status, lacking.missing) == ("partial", ())
+    assert [(row.sample, row.file, row.reason) for row in lacking.failures] == [
+        ("Zee", str(path), f"{path}: no such file")
+    ]
+    assert lacking.tasks.failed == 1
+    zee = lacking.samples["Zee"]
+    assert (zee.unopened, zee.total, zee.luminosity) == (1, None, None)
+    assert 0 < zee.entries < serial.samples["Zee"].entries
+    assert lacking.significance.withheld["n_background"] == (
+        "what part of Zee was read is unknown: not all files were opened"
+    )
+    (apart / "away").rename(path)
+    again = run(tmp_path, [apart], spec)
+    assert (again.status, again.digest) == ("complete", serial.digest)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_file_that_a_pattern_finds_later_is_read_in_addition(apart, serial, tmp_path, first):
+    spec, away = spec_of(PATTERN), tmp_path / "away"
+    (apart / f"Zee/{first}.root").rename(away)
+    fewer = run(tmp_path, [apart], spec)
+    assert fewer.status == "complete", "a pattern stands for what is there"
+    away.rename(apart / f"Zee/{first}.root")
+    more = run(tmp_path, [apart], spec)
+    assert (more.status, more.digest) == ("complete", serial.digest)
+    assert more.tasks.planned == fewer.tasks.planned + 1
+    assert more.samples["Zee"].total == serial.samples["Zee"].total
+
+
+def test_a_file_that_a_pattern_finds_no_more_stays_in_what_was_read(apart, serial, tmp_path):
+    spec = spec_of(PATTERN)
+    run(tmp_path, [apart], spec)
+    (apart / "Zee/1.root").unlink()
+    (apart / "Zee/2.root").rename(apart / "Zee/renamed.root")  # known by its content
+    result = run(tmp_path, [apart], spec)
+    assert (result.status, result.digest) == ("complete", serial.digest)
+    with Ledger.open(tmp_path / "run" / "ledger.db") as ledger:
+        assert [file.path for file in ledger.planned_files() if file.sample == "Zee"] == [
+            "Zee/0.root", "Zee/1.root", "Zee/renamed.root",
+        ]  # fmt: skip
+
+
+def test_a_damaged_file_that_a_pattern_finds_no_more_is_forgotten(apart, tmp_path):
+    """A fresh run would not know of it."""
+    spec = spec_of(PATTERN)
+    (apart / "Zee/1.root").write_bytes(b"root, but for the rest")
+    assert run(tmp_path, [apart], spec).tasks.failed == 1
+    (apart / "Zee/1.root").unlink()
+    result = run(tmp_path, [apart], spec)
+    assert (result.status, result.tasks.failed, result.samples["Zee"].unopened) == ("complete", 0, 0)
+    assert result.digest == run(tmp_path, [apart], spec, run_id="fresh").digest
+
+
+@pytest.mark.parametrize(("path", "name"), [(LISTED, "1.root"), (PATTERN, "1.root"), (PATTERN, "1.v2.root")])
+def test_another_content_of_one_of_several_files_is_refused_until_that_file_is_retracted(
+    cli, apart, tmp_path, path, name
+):
+    """Also under another name, where the file that was read is there no more: perhaps it is that in another version."""
+    spec = spec_of(path)
+    before = run(tmp_path, [apart], spec)
+    (apart / "Zee/1.root").unlink()
+    write(apart / "Zee" / name, columns(700, seed=5, least=4))
+    with pytest.raises(UsageError, match="retract what was read of it: ") as refused:
+        run(tmp_path, [apart], spec)
+    assert str(refused.value).startswith(f"{apart / 'Zee' / name}: ")
+    hint = str(refused.value).partition("read of it: hzzray ")[2]
+    assert hint == "retract run Zee --file Zee/1.root"
+    with Ledger.open(tmp_path / "run" / "ledger.db") as ledger:
+        assert ledger.counts().merged == before.tasks.merged, "what was merged stays"
+    code, out, err = cli(*hint.split(), "--runs", tmp_path)
+    assert (code, err) == (0, "")
+    assert "1 merged tasks of Zee/1.root retracted; partial" in " ".join(out.split())
+    result = run(tmp_path, [apart], spec)
+    fresh = run(tmp_path, [apart], spec, run_id="fresh")
+    assert (result.status, result.digest, result.samples) == ("complete", fresh.digest, fresh.samples)
+    assert result.digest != before.digest
+    code, _, err = cli("retract", "run", "Zee", "--file", "Zee/9.root", "--runs", tmp_path)
+    assert code == 2
+    assert err.startswith("hzzray: run run has read no Zee/9.root of sample Zee; it has Zee/")
+
+
+def test_a_file_written_over_of_which_nothing_was_merged_is_read_anew_and_the_others_stay(apart, tmp_path):
+    spec = spec_of(LISTED)
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(apart),), engine="serial")
+    with pytest.raises(Stop):
+        execute(spec, settings, planned=lambda _: stop_after(0)(Counts(0, 0, 0)), progress=lambda _: None)
+    write(apart / "Zee/1.root", columns(700, seed=5, least=4))
+    result = run(tmp_path, [apart], spec)
+    fresh = run(tmp_path, [apart], spec, run_id="fresh")
+    assert (result.status, result.digest, result.samples) == ("complete", fresh.digest, fresh.samples)
+
+
+def test_a_copy_among_several_files_is_named_and_costs_no_figure(apart, serial, tmp_path):
+    shutil.copy(apart / "Zee/0.root", apart / "Zee/3.root")
+    result = run(tmp_path, [apart], spec_of(PATTERN))
+    assert (result.status, result.digest) == ("partial", serial.digest)
+    (row,) = result.failures
+    assert row.reason == f"{apart}/Zee/3.root: Zee/0.root of sample Zee again (same content), left out"
+    assert (result.significance, result.samples["Zee"]) == (serial.significance, serial.samples["Zee"])
+    (apart / "Zee/3.root").rename(apart / "Zee/00.root")
+    assert run(tmp_path, [apart], spec_of(PATTERN)).failures[0].file == f"{apart}/Zee/00.root"
+    (apart / "Zee/0.root").rename(apart / "Zee/4.root")  # the first by name is another now
+    assert run(tmp_path, [apart], spec_of(PATTERN)).failures[0].file == f"{apart}/Zee/4.root"
+    (apart / "Zee/00.root").unlink()
+    again = run(tmp_path, [apart], spec_of(PATTERN))
+    assert (again.status, again.digest) == ("complete", serial.digest)
+
+
+def test_a_paced_run_goes_through_a_sample_of_several_files_as_through_one(apart, tmp_path):
+    spec = spec_of(LISTED)
+    plan_run(path := tmp_path / "run" / "ledger.db", spec, apart, 100)
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(apart),), pace_s=60.0)
+    with Ledger.open(path) as ledger:
+        tasks, _ = _in_time(ledger, settings)
+    files = [task.file for task in tasks if task.sample == "Zee"]
+    assert [file.removeprefix(f"{apart}/") for file in dict.fromkeys(files)] == LISTED
+    assert files == sorted(files, key=[f"{apart}/{path}" for path in LISTED].index), "one after the other"
+    last = max(i for i, task in enumerate(tasks) if task.file == files[0])
+    assert last < 0.7 * len(tasks), "the second file's turn comes while others go on"
 
 
 # Retracted.

@@ -298,7 +298,8 @@ def _samples(view: View, result: Result) -> None:
         if name in result.missing:
             remaining = "missing"
         elif not left:
-            remaining = "done"
+            lacking = f"{sample.unopened} file{'s' if sample.unopened > 1 else ''} left out"
+            remaining = lacking if sample.unopened else "done"
         else:
             remaining = words.seconds(left / rate) if view.live and rate else words.NONE
         texts = words.short(name), words.short(sample.group)

@@ -81,12 +81,11 @@ class Filler:
             raise MeasureError(f"measure: {told(error, file)}") from error
         if type(measured) is not int or not min(1, stop - start) <= measured <= stop - start:
             raise MeasureError(
-                f"measure returned {measured!r} for events {start} to "
-                f"{stop}: it must return how many it measured"
+                f"measure returned {measured!r} for events {start} to {stop}: it must return how many it measured"
             )
         if not judge_and_fill(start, measured, candidates, weights, layout, self._scratch, sums):
             raise MeasureError(
-                f"measure left an event without a candidate, or more "
+                "measure left an event without a candidate, or more "
                 "candidates than there is room for: candidates.first must rise from 0"
             )
         return measured
