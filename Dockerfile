@@ -35,7 +35,7 @@ COPY --from=dependencies /opt/venv /opt/venv
 RUN ln -s /opt/venv/bin/hzzray /opt/venv/bin/ray /opt/venv/bin/streamlit /usr/local/bin/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    HZZRAY_CACHE=/var/cache/hzzray HZZRAY_RUNS=/runs MPLCONFIGDIR=/tmp/matplotlib \
+    HZZRAY_CACHE=/var/cache/hzzray HZZRAY_RUNS=/runs HZZRAY_ANALYSES=/analyses MPLCONFIGDIR=/tmp/matplotlib \
     RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_DEDUP_LOGS=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 \
     NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
     XRD_CONNECTIONWINDOW=10 XRD_CONNECTIONRETRY=3 XRD_STREAMERRORWINDOW=30 XRD_REQUESTTIMEOUT=60
@@ -50,9 +50,11 @@ COPY --chmod=755 deploy/worker /usr/local/bin/hzzray-worker
 WORKDIR /srv/hzzray
 COPY .streamli[t] .streamlit
 RUN ln -s "$(python -c 'import app; print(app.__path__[0])')" app
+# Analyses that workers may use beside ours: put yours there, in an image of your own or by a volume.
+COPY examples /analyses
 USER 1000:1000
 # Kernels are compiled here, for the machine's own CPU; another kind of CPU compiles them at its first task.
-RUN python -c 'from hzzray.physics import kernels; from hzzray.data import unpacking; kernels.warm_up(); unpacking.warm_up()'
+RUN python -c 'from hzzray import analyses; analyses.warm_up()'
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="hzzray" \

@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from app import words
 from hzzray.compare import Run, RunSummary
 from hzzray.engine.monitor import CpuUse, Rows, cpu_percent, is_actor
+from hzzray.physics.analysis import Template
 from hzzray.physics.significance import poisson_interval
 from hzzray.result import Result, moment
 from hzzray.stack import Contents, Layer, contents
@@ -76,7 +78,7 @@ def mass(
     """Draw the stack with its statistical uncertainty, the data, and below their ratio, where there can be one.
 
     ``hidden`` groups are left out, of the sum too; not ``scaled`` to the data that were read, simulation is that of the
-    luminosity asked for, and there is no ratio. ``span`` in GeV is what is shown of the axis. Hovering tells a bin's
+    luminosity asked for, and there is no ratio. ``span`` is what is shown of the axis. Hovering tells a bin's
     contents. Dragging moves the axis, the wheel with Ctrl (or two fingers) stretches it, a double click puts it back.
     """
     whole = contents(result, channel, scaled=scaled)
@@ -95,11 +97,11 @@ def mass(
         _points(shown, floor),
         _ratio_band(shown),
         _ratio(shown),
-        _hover(shown),
+        _hover(shown, result.observable.unit),
     ]
     rows = pd.concat([table for table in tables if len(table)], ignore_index=True)
     rows = rows[(rows["hi"] > low) & (rows["lo"] < high)]
-    return Chart(rows, _mass_spec(whole, (low, high), log=log, floor=floor))
+    return Chart(rows, _mass_spec(whole, result.observable, (low, high), log=log, floor=floor))
 
 
 def _floor(highest: NDArray[np.float64]) -> float:
@@ -114,6 +116,8 @@ def _table(kind: str, content: Contents, **columns: Any) -> pd.DataFrame:  # noq
 
 
 def _window(result: Result) -> pd.DataFrame:
+    if result.significance.window is None or not result.is_first:
+        return pd.DataFrame()
     low, high = result.significance.window
     return pd.DataFrame({"kind": ["window"], "lo": [low], "hi": [high]})
 
@@ -165,23 +169,25 @@ def _ratio(content: Contents) -> pd.DataFrame:
     return table[table["y0"] < _RATIO_MAX]
 
 
-def _hover(content: Contents) -> pd.DataFrame:
+def _hover(content: Contents, unit: str) -> pd.DataFrame:
     """Tell each bin's contents in words."""
-    words: dict[str, list[str]] = {
-        "range": [f"{low:g}–{high:g} GeV" for low, high in zip(content.edges, content.edges[1:], strict=False)]
+    told: dict[str, list[str]] = {
+        "range": [
+            f"{low:g}–{high:g} {unit}".rstrip() for low, high in zip(content.edges, content.edges[1:], strict=False)
+        ]
     }
     for layer in content.simulation:
-        words[layer.name] = _with_error(layer)
-    words["simulation"] = [
+        told[layer.name] = _with_error(layer)
+    told["simulation"] = [
         f"{total:.3g} ± {error:.2g}" for total, error in zip(content.total, content.error, strict=True)
     ]
     if content.data is not None:
         low, high = poisson_interval(content.data)
-        words["data"] = [
+        told["data"] = [
             f"{n:.0f} (+{up - n:.1f} −{n - down:.1f})"
             for n, down, up in zip(content.data, low, high, strict=True)
         ]  # fmt: skip
-    return _table("bin", content, **{f"w{i}": text for i, text in enumerate(words.values())})
+    return _table("bin", content, **{f"w{i}": text for i, text in enumerate(told.values())})
 
 
 def _with_error(layer: Layer) -> list[str]:
@@ -211,7 +217,7 @@ def _y(field: str = "y0", **more: Any) -> Spec:  # noqa: ANN401 (whatever Vega-L
 _Y2 = {"field": "y1"}
 
 
-def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor: float) -> Spec:
+def _mass_spec(content: Contents, template: Template, span: tuple[float, float], *, log: bool, floor: float) -> Spec:
     """Lay out both panels as one view, each with its own part of the height: so they share the axis and the zoom."""
     names = [layer.name for layer in reversed(content.simulation)]
     colours = [layer.colour for layer in reversed(content.simulation)]
@@ -224,7 +230,7 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
     }
     kind = {"type": "log", "domainMin": floor, "nice": False} if log else {"type": "linear", "domain": _FROM_0}
     events = _y(
-        title=f"Events / {content.width:g} GeV",
+        title=f"Events / {content.width:g} {words.short(template.unit, 20)}".rstrip(),
         scale={**kind, "range": [{"expr": f"{_UPPER} * height"}, 0], "clamp": True},
         axis={"orient": "left", "tickCount": 6, "titleY": {"expr": f"{_UPPER} * height / 2"}},
     )
@@ -234,7 +240,10 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
         axis={"orient": "left", "values": [0.5, 1, 1.5], "titleY": {"expr": f"{(1 + _LOWER) / 2} * height"}},
     )
     # A tooltip takes the titles "title" and "image" for more than names: so none is one.
-    tips = [("m₄ℓ", 0), *((f"{layer.name} ", i) for i, layer in enumerate(content.simulation, 1))]
+    tips = [
+        (words.label(template.label) or words.short(template.observable), 0),
+        *((f"{layer.name} ", i) for i, layer in enumerate(content.simulation, 1)),
+    ]
     tips += [("Simulation", len(tips)), (DATA, len(tips) + 1)]
     reach = {
         key: kind[key] for key in ("domain", "domainMin") if key in kind
@@ -272,7 +281,7 @@ def _mass_spec(content: Contents, span: tuple[float, float], *, log: bool, floor
         "views": ["hover"],
     }
     hover["encoding"]["x"] |= {
-        "title": "m₄ℓ [GeV]",
+        "title": words.axis(template.observable, template.label, template.unit),
         "scale": {"domain": list(span), "nice": False, "zero": False},
         "axis": {"tickCount": 9},
     }

@@ -32,6 +32,7 @@ from hzzray.errors import UsageError
 from hzzray.messages import RUN_ID
 from hzzray.output import OutputError, load_json, open_own, read_own
 from hzzray.result import Result
+from hzzray.templates import Tables, load_templates, showing
 
 _T = TypeVar("_T")
 
@@ -146,6 +147,10 @@ class View:
         made: _T = self._made[key]
         return made
 
+    def showing(self, observable: str) -> tuple[Result | None, str | None]:
+        """Return the result as it shows another observable; None, and why in one line, where it can't be shown yet."""
+        return self.once(("showing", observable), lambda: self._book.showing(self.result, observable))
+
     def run(self) -> Run:
         """Return what comparisons are made of; raises UsageError before the first result."""
         if self.result is None:
@@ -192,6 +197,7 @@ class Book:
             "queue.csv": follow_queue(folder, _ROWS),
             "events.csv": follow_events(folder, _ROWS),
         }
+        self._templates: tuple[Stamp | None, Tables] | None = None
         self._stamps: dict[str, Stamp] = {}
         self._looked = -_FRESH_S
         self._view: View | None = None
@@ -213,6 +219,19 @@ class Book:
         except (FileNotFoundError, OutputError, ValueError, LookupError, TypeError):
             return None
 
+    def showing(self, result: Result | None, observable: str) -> tuple[Result | None, str | None]:
+        """Put another observable in place of a result's first; see ``View.showing``."""
+        if result is None or observable == result.observable.observable:
+            return result, None
+        try:
+            with self._tables:
+                stamp = _stamp(self.folder / "templates.json")
+                if self._templates is None or self._templates[0] != stamp:
+                    self._templates = stamp, load_templates(result, self.folder)
+                return showing(result, self._templates[1], observable), None
+        except (UsageError, OutputError) as error:
+            return None, str(error)
+
     @property
     def has_ledger(self) -> bool:
         """Whether there is a ledger in the folder."""
@@ -230,7 +249,7 @@ class Book:
             self._row = stamp, _row(self.view(started))
         if self._row[1].phase not in LIVE and time.monotonic() - self._looked > _FORGET_S:
             with self._lock:
-                self._view = None
+                self._view = self._templates = None
         return self._row[1]
 
     def table(self, name: str) -> tuple[Rows, str | None]:

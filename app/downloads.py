@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hzzray.output import OutputError, read_own, save_root
+from hzzray.errors import UsageError
+from hzzray.output import OutputError, read_own
 from hzzray.result import Result
+from hzzray.templates import load_templates, save_root
 
 #: What is sent to a browser is in memory meanwhile: no file is larger [bytes]. A picture is shown, too.
 FILE_BYTES, PICTURE_BYTES = 256 * 1024**2, 16 * 1024**2
@@ -38,15 +40,20 @@ def content(path: Path, result: Result) -> Callable[[], bytes]:
         try:
             return read_own(path, FILE_BYTES)
         except FileNotFoundError:
-            return _made(path.name, result)
+            return _made(path, result)
 
     return read
 
 
-def _made(name: str, result: Result) -> bytes:
+def _made(path: Path, result: Result) -> bytes:
+    name = path.name
     with tempfile.TemporaryDirectory() as folder:
         if name.endswith(".root"):
-            save_root(result, Path(folder))
+            try:
+                found = load_templates(result, path.parent)
+            except UsageError:  # there are none yet
+                found = {}
+            save_root(result, found, Path(folder))
         elif name.endswith((".png", ".pdf")):
             from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: only where there is no picture yet)
 

@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 from hzzray.data.catalogue import Release
 from hzzray.data.plan import CHUNK, check_source
+from hzzray.data.storage import matching
 from hzzray.engine.limits import Limits
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
 from hzzray.output import OutputError
 from hzzray.request import make_spec
 from hzzray.run import make_settings
-from hzzray.urls import is_inside, is_remote
+from hzzray.urls import is_inside, is_pattern, is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Choices:
     samples: tuple[str, ...] | None = None
     selection: str = ""
     cuts: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    observables: tuple[str, ...] = ()
     luminosity: float | None = None
     fraction: float = 1.0
     axis: str = ""
@@ -59,6 +62,8 @@ class Choices:
             luminosity=self.luminosity,
             fraction=self.fraction,
             cuts=self.cuts,
+            parameters=self.parameters,
+            observables=self.observables,
             axis=self.axis,
             window=self.window,
         )
@@ -101,8 +106,8 @@ class Choices:
         ):
             if value not in (None, "", usual):
                 options += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-        for cut in self.cuts:
-            options += ["--cut", cut]
+        for name, changes in (("cut", self.cuts), ("parameter", self.parameters), ("observable", self.observables)):
+            options += [word for change in changes for word in (f"--{name}", change)]
         if self.published:
             return options
         if self.min_actors == self.max_actors:
@@ -124,14 +129,23 @@ def places(release: Release, sources: Sequence[str]) -> list[str]:
 
 
 def lacking(spec: RunSpec, source: str | None) -> list[str] | None:
-    """Names of a run's samples that a folder lacks; None of an address, which is asked only when the run begins."""
+    """Names of a run's samples of which a folder lacks something.
+
+    None of an address, which is asked only when the run begins.
+    """
     if source is None or is_remote(source):
         return None
-    return [sample.name for sample in spec.release.samples if not (Path(source) / sample.path).is_file()]
+    folder = Path(source)
+    return [sample.name for sample in spec.release.samples if not all(_is_there(folder, path) for path in sample.paths)]
 
 
 def _holds(folder: Path, release: Release) -> bool:
-    return any((folder / sample.path).is_file() for sample in release.samples)
+    return any(_is_there(folder, path) for sample in release.samples for path in sample.paths)
+
+
+def _is_there(folder: Path, path: str) -> bool:
+    """Tell whether a folder has a file, or one that a pattern matches."""
+    return bool(matching(str(folder), path)) if is_pattern(path) else (folder / path).is_file()
 
 
 def _children(folder: Path) -> list[Path]:

@@ -42,14 +42,14 @@ def _doubts(result: Result) -> Iterator[str]:
         if not all(_fits(bins, len(edges) - 1) for bins in (row, *row.channels.values())):
             yield f"the bins of {name[:60]!r} are not those of its axis, or hold what is no number"
     cost = result.cost
-    if not _finite((*result.significance.window, cost.wall_s, cost.cpu_s, cost.read_s, cost.events_per_s)):
+    if not _finite((*(result.significance.window or ()), cost.wall_s, cost.cpu_s, cost.read_s, cost.events_per_s)):
         yield "it holds what is no number"
     if max(cost.events, cost.bytes_read, result.tasks.planned, result.significance.n_data or 0) > _MOST:
         yield "it holds a number that is too large"
 
 
 def _doubts_of_samples(result: Result) -> Iterator[str]:
-    cuts = list(result.spec.selection.cuts)
+    cuts = list(result.spec.rows)
     for name, sample in result.samples.items():
         if sample.group not in result.groups:
             yield f"its sample {name[:60]!r} is of no group"

@@ -73,6 +73,24 @@ def plain(text: str, most: int = 400) -> str:
     return re.sub(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)", JOINER, escaped, flags=re.IGNORECASE)
 
 
+_LETTERS = {"ell": "ℓ", "eta": "η", "phi": "φ", "gamma": "γ", "mu": "µ", "tau": "τ", "Delta": "Δ", "rightarrow": "→"}
+_SUBSCRIPTS = str.maketrans("0123456789+-ℓT", "₀₁₂₃₄₅₆₇₈₉₊₋ℓT")
+
+
+def label(tex: str, most: int = 100) -> str:
+    """Write an axis' label, LaTeX for matplotlib, in plain letters: m₄ℓ, pT(ℓ₁), ΔR."""
+    text = re.sub(r"\\([A-Za-z]+) ?", lambda found: _LETTERS.get(found[1], found[1]), tex.replace("$", ""))
+    text = re.sub(r"_(?:\{([^{}]*)\}|(.))", lambda found: (found[1] or found[2]).translate(_SUBSCRIPTS), text)
+    text = re.sub(r"\^(?:\{([^{}]*)\}|(.))", lambda found: f"({found[1] or found[2]})".replace("(*)", "*"), text)
+    return short(text.replace("{", "").replace("}", ""), most)
+
+
+def axis(name: str, tex: str, unit: str) -> str:
+    """Write what an axis shows, with its unit."""
+    shown = label(tex) or short(name)
+    return f"{shown} [{short(unit, 20)}]" if unit else shown
+
+
 def _inert(start: str) -> str:
     """Keep a line from beginning a list or a heading."""
     return f"{start}{JOINER}" if start.isdecimal() else f"\\{start}"

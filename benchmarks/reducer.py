@@ -20,13 +20,13 @@ import report
 from rich.console import Console
 
 from hzzray.data.catalogue import release
+from hzzray.data.plan import PlannedFile
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.pool import BATCH, start_reducer
 from hzzray.engine.reducer import Reducer
 from hzzray.messages import Cost, Partial, Task
-from hzzray.physics.histogram import LIMB_BITS, Histogram
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.histogram import LIMB_BITS, Blocks
 from hzzray.request import make_spec
 
 FULL_TASKS = 100_000
@@ -48,13 +48,16 @@ SPEC = make_spec(release("toy"), selection="notebook-2020")
 
 
 def packed(seed: int) -> bytes:
-    """Pack a histogram of some thousand events, with products of float32 for weights."""
+    """Pack all templates of some thousand events, with products of float32 for weights."""
     rng = np.random.default_rng(seed)
-    made = Histogram.zeros(len(CHANNELS), SPEC.axis.bins, len(SPEC.selection.cuts))
-    at = rng.integers(len(CHANNELS), size=2000), rng.normal(18, 8, 2000).clip(0, SPEC.axis.bins + 1).astype(int)
-    np.add.at(made.counts, at, 1)
-    for sums, low, high in ((made.sumw, 2, 4), (made.sumw2, 1, 4)):
-        np.add.at(sums.limbs[..., low:high], at, rng.integers(0, 2**LIMB_BITS, (2000, high - low)))
+    made = Blocks.zeros(SPEC.shape)
+    for template, bins in enumerate(SPEC.shape.bins):
+        view = made.histogram(template)
+        where = rng.normal(0.5, 0.25, 2000).clip(0, 1) * (bins + 1)
+        at = rng.integers(SPEC.shape.regions, size=2000), where.astype(int)
+        np.add.at(view.counts, at, 1)
+        for sums, low, high in ((view.sumw, 2, 4), (view.sumw2, 1, 4)):
+            np.add.at(sums.limbs[..., low:high], at, rng.integers(0, 2**LIMB_BITS, (2000, high - low)))
     return made.pack()
 
 
@@ -70,8 +73,9 @@ def planned(path: Path, number: int) -> list[Partial]:
         for name in names
         for i in range(each)
     ][:number]  # fmt: skip
+    files = [(name, tuple(task for task in tasks if task.sample == name)) for name in names]
     with Ledger.create(path, "bench", SPEC, "bench") as ledger:
-        ledger.plan(tasks, {})
+        ledger.plan(PlannedFile(f"{name}.root", each * EVENTS, of) for name, of in files if of)
     bodies = [packed(i) for i in range(KINDS)]
     cost = Cost(1.0, 1.0, 0.1, 1000, EVENTS)
     return [Partial(task, bodies[i % KINDS], cost, "worker-0") for i, task in enumerate(tasks)]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import SEED, write_toys
-from hzzray.result import Result
 from hzzray.request import make_spec
+from hzzray.result import Result
 from hzzray.run import execute, make_settings
 
 

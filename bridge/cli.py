@@ -35,8 +35,8 @@ app.add_typer(topology_app, name="topology")
 #: How long a run's workers wait for its next task before they give their slots back.
 _IDLE_S = 5.0
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 Broker = Annotated[
     str | None,

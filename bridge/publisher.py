@@ -204,9 +204,9 @@ async def announce(
         ) from None
     finally:
         await reader.stop()
-    uuids = {row.sample: row.uuid for row in announced.files}
+    contents = {(row.sample, row.uuid) for row in announced.files}
     for row in mine.files:
-        if uuids.get(row.sample, row.uuid) != row.uuid:
+        if (row.sample, row.uuid) not in contents:
             raise UsageError(
                 f"{redact(row.file)}: another file than the one that run {mine.run_id} was announced with, or another "
                 "content; take another --run-id"

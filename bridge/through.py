@@ -54,7 +54,7 @@ def execute(
         check_same(path, spec)
     with Ledger.open(path) as ledger:
         record(ledger, announced.plan())
-        ledger.relocate({task.uuid: task.file for task in plan.tasks})
+        ledger.relocate(plan.files)
         bridged = settings.model_copy(update={"bridged": True})
         ledger.keep_settings(bridged.model_dump_json(exclude={"runs", "run_id"}))
     planned(plan)

@@ -8,18 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby, islice, pairwise
+from itertools import islice, pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeGuard, TypeVar
 
 import pika
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from bridge.topology import Queue, Topology
-from hzzray.data.plan import Plan
-from hzzray.engine.ledger import UNREAD, Wish
+from hzzray.data.plan import UNREAD, Plan, PlannedFile, UnreadFile, unread_uuid
+from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Usage, service, service_of
 from hzzray.errors import UsageError
 from hzzray.messages import WIRE_VERSION, Failure, Message, RunId, RunSpec, Task
+from hzzray.urls import is_pattern
 
 #: Bytes of a body at the most: of an announcement, which holds a whole plan, and of anything else.
 ANNOUNCEMENT_BYTES = 16_000_000
@@ -59,10 +60,11 @@ class Refusal(NamedTuple):
     reason: str
 
 
-class PlannedFile(Message):
+class PlannedRow(Message):
     """A sample's file, cut into tasks: their borders are ``cuts``, first to last; (0, 0) of a file without entries.
 
-    ``entries`` is how many the file holds, of which the last cut may be fewer.
+    ``entries`` is how many the file holds, of which the last cut may be fewer. ``path`` is its place in a source; it is
+    left out where the sample has one file by definition.
     """
 
     sample: Name
@@ -71,6 +73,7 @@ class PlannedFile(Message):
     tree: Name
     cuts: tuple[Entry, ...] = Field(min_length=2)
     entries: Entry
+    path: Name | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -82,8 +85,8 @@ class PlannedFile(Message):
         return self
 
 
-class UnreadFile(Message):
-    """A sample whose file could not be planned, and why."""
+class UnreadRow(Message):
+    """A sample's file that could not be planned, and why; ``path`` as in ``PlannedRow``, the rest as in the plan."""
 
     sample: Name
     file: Name
@@ -91,6 +94,8 @@ class UnreadFile(Message):
     reason: Annotated[str, Field(max_length=_REASON_CHARACTERS)]
     missing: bool
     permanent: bool
+    path: Name | None = Field(default=None, exclude_if=lambda value: value is None)
+    again: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
 class Announcement(Message):
@@ -99,75 +104,109 @@ class Announcement(Message):
     version: Literal[2] = WIRE_VERSION
     run_id: RunId
     spec: RunSpec
-    files: tuple[PlannedFile, ...]
-    unread: tuple[UnreadFile, ...]
+    files: tuple[PlannedRow, ...]
+    unread: tuple[UnreadRow, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        samples = [row.sample for row in self.files] + [row.sample for row in self.unread]
-        strangers = set(samples) - {sample.name for sample in self.spec.release.samples}
+        strangers = {row.sample for row in self._rows} - {sample.name for sample in self.spec.release.samples}
         if strangers:
             raise ValueError(f"its spec has no sample {min(strangers)}")
-        if len(set(samples)) < len(samples):
-            raise ValueError("a sample is in it twice")
+        places = [self._place(row) for row in self._rows]
+        if len(set(places)) < len(places):
+            raise ValueError("a file of a sample is in it twice")
         if len({row.uuid for row in self.files}) < len(self.files):
             raise ValueError("a file is in it twice")
         return self
 
+    @property
+    def _rows(self) -> tuple[PlannedRow | UnreadRow, ...]:
+        return (*self.files, *self.unread)
+
+    def _place(self, row: PlannedRow | UnreadRow) -> tuple[str, str]:
+        """Tell a file by its sample and its place in a source; raises ValueError where a row should say that."""
+        only = self.spec.release.sample(row.sample).only_path
+        if (row.path is None) != (only is not None):
+            raise ValueError(f"which file of sample {row.sample} is meant is for its spec to say, or for path")
+        return row.sample, only or row.path or ""
+
     @classmethod
     def of(cls, spec: RunSpec, run_id: str, plan: Plan) -> Announcement:
         """Announce a plan."""
+
+        def path(file: PlannedFile | UnreadFile) -> str | None:
+            return None if spec.release.sample(file.sample).only_path else file.path
+
         files = []
-        for sample, tasks in groupby(plan.tasks, key=lambda task: task.sample):
-            first, *others = tasks
+        for file in plan.files:
+            first, *others = file.tasks
             cuts = (first.start, first.stop, *(task.stop for task in others))
             files.append(
-                PlannedFile(
-                    sample=sample, file=first.file, uuid=first.uuid, tree=first.tree, cuts=cuts,
-                    entries=plan.entries[sample][1],
+                PlannedRow(
+                    sample=file.sample, file=file.file, uuid=file.uuid, tree=first.tree, cuts=cuts,
+                    entries=file.entries, path=path(file),
                 )
             )  # fmt: skip
         unread = [
-            UnreadFile(
-                sample=failure.task.sample, file=failure.task.file, tree=failure.task.tree,
-                reason=failure.reason[:_REASON_CHARACTERS], missing=failure.task.sample in plan.missing,
-                permanent=failure.permanent,
+            UnreadRow(
+                sample=file.sample, file=file.failure.task.file, tree=file.failure.task.tree,
+                reason=file.failure.reason[:_REASON_CHARACTERS], missing=file.missing,
+                permanent=file.failure.permanent, path=path(file), again=file.again,
             )
-            for failure in plan.failures
+            for file in plan.unread
         ]  # fmt: skip
         return cls(run_id=run_id, spec=spec, files=tuple(files), unread=tuple(unread))
 
     def plan(self) -> Plan:
         """Return the plan as the planner made it."""
-        tasks = [self._task(row, row.uuid, span) for row in self.files for span in pairwise(row.cuts)]
-        failures = [
-            Failure(task=self._task(row, UNREAD + row.sample, (0, 0)), reason=row.reason, permanent=row.permanent)
-            for row in self.unread
-        ]
-        missing = tuple(row.sample for row in self.unread if row.missing)
-        entries = {row.sample: (row.cuts[-1], row.entries) for row in self.files}
-        return Plan(tuple(tasks), tuple(failures), missing, entries)
+        files = []
+        for row in self.files:
+            tasks = tuple(self._task(row, row.uuid, span) for span in pairwise(row.cuts))
+            files.append(PlannedFile(self._place(row)[1], row.entries, tasks))
+        unread = []
+        for lacking in self.unread:
+            sample, path = self._place(lacking)
+            task = self._task(lacking, unread_uuid(sample, path), (0, 0))
+            failure = Failure(task=task, reason=lacking.reason, permanent=lacking.permanent)
+            unread.append(UnreadFile(path, failure, lacking.missing, lacking.again))
+        return Plan(tuple(files), tuple(unread))
 
-    def _task(self, row: PlannedFile | UnreadFile, uuid: str, span: tuple[int, int]) -> Task:
+    def _task(self, row: PlannedRow | UnreadRow, uuid: str, span: tuple[int, int]) -> Task:
         return Task(
             run_id=self.run_id, spec=self.spec.digest, sample=row.sample, file=row.file, uuid=uuid, tree=row.tree,
             start=span[0], stop=span[1],
         )  # fmt: skip
 
     def with_later(self, later: Announcement) -> Announcement:
-        """Add what a later announcement of the same run knows of samples that this one could not plan.
+        """Add what a later announcement of the same run knows of files that this one could not plan, or hadn't found.
 
+        Not those of a sample of which the later one lacks a file that this one has: they may be another version of it.
         All who read the announcements in their order come to the same plan, whoever made them. Raises UsageError when
         the later one is of another spec.
         """
         if later.spec.digest != self.spec.digest:
             raise UsageError(f"run {self.run_id} was announced with another spec")
-        known = {row.sample for row in self.files}
-        uuids = {row.uuid for row in self.files}
-        files = self.files + tuple(row for row in later.files if row.sample not in known and row.uuid not in uuids)
-        planned = {row.sample for row in files}
-        unread = tuple(row for row in self.unread if row.sample not in planned)
-        return Announcement(run_id=self.run_id, spec=self.spec, files=files, unread=unread)
+        contents, places = {row.uuid for row in self.files}, set(map(self._place, self.files))
+        theirs = {row.uuid for row in later.files}
+        listed = set(map(later._place, later._rows))
+        gone = {row.sample for row in self.files if row.uuid not in theirs and self._place(row) not in listed}
+        files = self.files + tuple(
+            row
+            for row in later.files
+            if row.uuid not in contents and self._place(row) not in places and row.sample not in gone
+        )
+        places |= set(map(self._place, files))
+        # What stands for a pattern goes once another look found no fault with it; what a later look finds, stays out.
+        unread = [
+            row
+            for row in self.unread
+            if self._place(row) not in places and (self._place(row) in listed or not is_pattern(self._place(row)[1]))
+        ]
+        places |= set(map(self._place, unread))
+        unread += [
+            row for row in later.unread if self._place(row) not in places and not is_pattern(self._place(row)[1])
+        ]
+        return Announcement(run_id=self.run_id, spec=self.spec, files=files, unread=tuple(unread))
 
 
 class Account(Message):

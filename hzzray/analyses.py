@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic import ValidationError
+
+from hzzray.blame import told
+from hzzray.data.catalogue import release
 from hzzray.errors import DataError, UsageError
 from hzzray.messages import AnalysisRef, RunSpec
 from hzzray.physics.analysis import Analysis
-from hzzray.physics.columns import Reads, needed, nothing
-from hzzray.physics.selection import ANALYSES, parameters_of
+from hzzray.physics.columns import Read, Reads, Unread, needed, nothing
+from hzzray.physics.selection import ANALYSES, parameters_of, select
 
 if TYPE_CHECKING:
     from hzzray.physics.filler import Filler
@@ -42,14 +48,25 @@ def load(place: str) -> tuple[Analysis, AnalysisRef, str]:
     path = Path(file)
     if path.suffix != ".py" or not name:
         raise UsageError(f"--analysis {place}: expected FILE.py:NAME, such as examples/dilepton.py:zmumu")
+    if not path.stem.isidentifier():
+        raise UsageError(f"analysis {path}: name the file as a Python module: letters, digits, underscores")
     source = _read(path)
     analysis = _named(path, source, name)
-    return analysis, reference(analysis, path.stem, hashlib.sha256(source).hexdigest()), str(path.resolve())
+    ref = _reference(analysis, name=name, module=path.stem, source=hashlib.sha256(source).hexdigest())
+    return analysis, ref, str(path.resolve())
 
 
-def reference(analysis: Analysis, module: str = "", source: str = "") -> AnalysisRef:
-    """Name an analysis for messages and results."""
-    return AnalysisRef(name=analysis.name, module=module, source=source, regions=analysis.regions, title=analysis.title)
+def reference(analysis: Analysis) -> AnalysisRef:
+    """Name one of our analyses for messages and results."""
+    return _reference(analysis, name=analysis.name)
+
+
+def _reference(analysis: Analysis, **which: str) -> AnalysisRef:
+    try:
+        return AnalysisRef(regions=analysis.regions, title=analysis.title, **which)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"analysis {which['name']}: {first['loc'][0]}: {first['msg']}") from error
 
 
 def resolve(ref: AnalysisRef, places: Sequence[str]) -> Analysis:
@@ -75,7 +92,7 @@ def resolve(ref: AnalysisRef, places: Sequence[str]) -> Analysis:
             raise DataError(str(error)) from error
         others.append(str(path))
     known = f"{others[0]} has another content" if others else f"{VARIABLE} here allows no {file}"
-    raise DataError(f"analysis {ref.module}:{ref.name} of source {ref.source[:12]}: {known}")
+    raise DataError(f"analysis {ref} of source {ref.source[:12]}: {known}")
 
 
 def reads(spec: RunSpec, analysis: Analysis, *, simulation: bool) -> Reads:
@@ -84,29 +101,64 @@ def reads(spec: RunSpec, analysis: Analysis, *, simulation: bool) -> Reads:
     variables = {bound.variable for cut in selection.cuts for bound in cut.bounds}
     variables |= {template.observable for template in spec.templates}
     try:
-        columns = needed(analysis.columns(schema, parameters_of(analysis, selection, schema.gev)), variables)
+        columns = needed(_columns(spec, analysis), variables)
     except ValueError as error:
-        raise UsageError(
-            f"selection {selection.name} asks for {error}, which release {spec.release.name} has no branch for"
-        ) from error
+        who = f"analysis {spec.analysis}" if spec.analysis.module else f"selection {selection.name}"
+        raise UsageError(f"{who} asks for {error}, which release {spec.release.name} has no branch for") from error
     if not simulation:
         return Reads(columns)
     return Reads(columns, schema.factors, schema.divisor or "")
 
 
+def _columns(spec: RunSpec, analysis: Analysis) -> Any:  # noqa: ANN401 (an analysis' own NamedTuple)
+    """Ask an analysis what it reads; raises UsageError with what is wrong there."""
+    schema = spec.release.schema_
+    try:
+        parameters = parameters_of(analysis, spec.selection, schema.gev)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    where = f"analysis {spec.analysis}: columns"
+    try:
+        columns = analysis.columns(schema, parameters)
+    except Exception as error:  # somebody's own function may raise what it likes
+        code = getattr(analysis.columns, "__code__", None)
+        raise UsageError(f"{where}: {told(error, code.co_filename if code else '')}") from error
+    if not isinstance(columns, tuple) or not hasattr(columns, "_asdict"):
+        raise UsageError(f"{where}: returned {type(columns).__name__}, not a NamedTuple")
+    for name, read in columns._asdict().items():
+        if not isinstance(read, Read | Unread):
+            kinds = ", ".join(kind.__name__ for kind in (*get_args(Read), Unread))
+            raise UsageError(f"{where}: {name} is {type(read).__name__}, not one of {kinds}")
+    return columns
+
+
 def filler(spec: RunSpec, analysis: Analysis) -> Filler:
     """Make what fills a run's templates, compiled; raises UsageError where an analysis' kernel can't be compiled."""
-    from numba.core.errors import NumbaError  # noqa: PLC0415 (takes a while; whoever doesn't fill does without)
-
-    from hzzray.physics.filler import Filler  # noqa: PLC0415 (imports numba)
+    from hzzray.physics.filler import Filler, MeasureError  # noqa: PLC0415 (imports numba)
 
     made = Filler(analysis, spec.selection, spec.templates, spec.release.schema_.gev)
     try:
         made.warm_up(nothing(reads(spec, analysis, simulation=True)))
-    except NumbaError as error:
-        raise UsageError(f"analysis {spec.analysis}: measure can't be compiled: {_said(error)}") from error
+    except MeasureError as error:
+        raise UsageError(f"analysis {spec.analysis}: {error}") from error
     return made
 
+
+def warm_up() -> None:
+    """Compile what our own analyses and the reader run, or load it from the cache."""
+    from hzzray.data import unpacking  # noqa: PLC0415 (imports numba)
+    from hzzray.physics.filler import Filler  # noqa: PLC0415
+
+    schema = release("toy").schema_
+    for analysis in ANALYSES.values():
+        selection = select(analysis)
+        made = Filler(analysis, selection, analysis.templates, schema.gev)
+        columns = needed(analysis.columns(schema, parameters_of(analysis, selection, schema.gev)), set())
+        made.warm_up(nothing(Reads(columns, schema.factors)))
+    unpacking.warm_up()
+
+
+_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 
 _LOADED: dict[str, dict[str, object]] = {}
 """What files define, by their content's digest."""
@@ -125,11 +177,15 @@ def _read(path: Path) -> bytes:
 
 def _named(path: Path, source: bytes, name: str) -> Analysis:
     """Take an analysis out of a file; raises UsageError naming file, line and cause."""
+    from numba.core.dispatcher import Dispatcher  # noqa: PLC0415 (takes a while)
+
     digest = hashlib.sha256(source).hexdigest()
     if digest not in _LOADED:
         _LOADED[digest] = _run(path, source, digest)
     found = _LOADED[digest].get(name)
     if isinstance(found, Analysis):
+        if not isinstance(found.measure, Dispatcher):
+            raise UsageError(f"analysis {path}: {name}: measure isn't compiled: write @entry above it")
         return found
     there = [key for key, value in _LOADED[digest].items() if isinstance(value, Analysis)]
     if found is not None:
@@ -149,26 +205,30 @@ def _run(path: Path, source: bytes, digest: str) -> dict[str, object]:
     try:
         with cached_for(digest):
             exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 (the user's own file, or an allowed one)
-    except Exception as error:
+        _stand_alone(source, path)
+    except UsageError:
         del sys.modules[module_name]
-        raise UsageError(f"analysis {path}{_line(error, str(path))}: {_said(error)}") from error
+        raise
+    except Exception as error:  # somebody's own file may raise what it likes
+        del sys.modules[module_name]
+        raise UsageError(f"analysis {path}: {told(error, str(path))}") from error
     return vars(module)
 
 
-def _line(error: BaseException, file: str) -> str:
-    """Find the line of a file that an error comes from."""
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f", line {error.lineno}"
-    last = ""
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == file:
-            last = f", line {trace.tb_lineno}"
-        trace = trace.tb_next
-    return last
+def _is_installed(file: Path) -> bool:
+    """Tell whether a module's file is of the standard library, or of a package that is installed."""
+    return bool({"site-packages", "dist-packages"} & set(file.parts)) or file.is_relative_to(_LIBRARY)
 
 
-def _said(error: BaseException) -> str:
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    first = text.strip().splitlines()[0] if text.strip() else ""
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+def _stand_alone(source: bytes, path: Path) -> None:
+    """Refuse what imports other files of the user's: the source that a message names must be all of it."""
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if file and name.partition(".")[0] != "hzzray" and not _is_installed(Path(file).resolve()):
+                raise UsageError(
+                    f"analysis {path}: line {node.lineno}: imports {name} from {file}: an analysis is one file, beside "
+                    "what is installed"
+                )

@@ -42,8 +42,8 @@ app = typer.Typer(
 )
 app.add_typer(broker_commands)
 app.add_typer(kube_commands, name="kube")
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 PARTIAL = 3
 
@@ -92,9 +92,7 @@ Observable = Annotated[
 Luminosity = Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")]
 AxisText = Annotated[
     str | None,
-    typer.Option(
-        "--axis", metavar="START:STOP:BINS", help="Bins of the first observable: 80:250:34."
-    ),
+    typer.Option("--axis", metavar="START:STOP:BINS", help="Bins of the first observable: 80:250:34."),
 ]
 WindowText = Annotated[
     str | None,
@@ -330,7 +328,8 @@ def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason:
     settings = broker_settings(broker, prefix)
     from bridge.dead import replay as bring_back  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
-    from hzzray.engine.ledger import UNREAD, Ledger  # noqa: PLC0415
+    from hzzray.data.plan import UNREAD  # noqa: PLC0415
+    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     path = folder / "ledger.db"
@@ -533,19 +532,22 @@ def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str
 
 @app.command()
 def retract(
-    run_name: Run, sample: Annotated[str, typer.Argument(help="Whose file turned out bad.")], runs: Runs = Path("runs")
+    run_name: Run,
+    sample: Annotated[str, typer.Argument(help="Of which a file turned out bad.")],
+    file: Annotated[str | None, typer.Option(help="Of its files this one alone, as its place in the source.")] = None,
+    runs: Runs = Path("runs"),
 ) -> None:
-    """Take a sample's results out of a run, exactly; the next start of the run reads its file anew."""
+    """Take a sample's results out of a run, or a file's, exactly; the next start of the run reads it anew."""
     from hzzray import run as runner  # noqa: PLC0415
     from hzzray.plotting import save  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
-    gone, left = runner.retract(folder, sample)
+    gone, left = runner.retract(folder, sample, file)
     save(left, folder)
     tasks = left.tasks
     console.print(
-        f"{left.run_id}: {gone} merged tasks of {sample} retracted; {left.status}: {tasks.planned} tasks planned, "
-        f"{tasks.merged} merged, {tasks.failed} failed",
+        f"{left.run_id}: {gone} merged tasks of {file or sample} retracted; {left.status}: "
+        f"{tasks.planned} tasks planned, {tasks.merged} merged, {tasks.failed} failed",
         highlight=False,
         soft_wrap=True,
     )
@@ -640,8 +642,9 @@ def fetch(
 
     chosen = _release(release_name, catalogue, openmagic=openmagic)
     wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)
-    with bar(len(wanted), console) as progress:
-        report = bring(chosen, chosen.only(wanted).samples, folder, sources=tuple(source or ()), progress=progress)
+    fetched = chosen.only(wanted).samples
+    with bar(sum(len(sample.paths) for sample in fetched), console) as progress:
+        report = bring(chosen, fetched, folder, sources=tuple(source or ()), progress=progress)
     for name, reason in report.failed.items():
         errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
     if report.failed:

@@ -92,8 +92,10 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     with style(_STYLE):
         fig = StyledFigure(_STYLE, figsize=(8.0, 7.2))
         main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1), gridspec_kw=_MARGINS)
-        for axes in (main, ratio) if result.is_first and result.significance.window else ():
-            axes.axvspan(*result.significance.window, color="0.94", linewidth=0, zorder=0)
+        window = result.significance.window if result.is_first else None
+        if window is not None:
+            for axes in (main, ratio):
+                axes.axvspan(*window, color="0.94", linewidth=0, zorder=0)
         template = result.observable
         handles = _draw_events(main, content, template.unit)
         _draw_ratio(ratio, content)

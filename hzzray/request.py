@@ -192,6 +192,8 @@ def _parameter(selection: Selection, text: str) -> tuple[str, bool | float]:
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"--parameter {text}: {name} must be a number")
+    if isinstance(selection.parameters.get(name), int) and number != int(number):
+        raise UsageError(f"--parameter {text}: {name} must be a whole number")
     return name, number
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
@@ -66,17 +66,18 @@ class Bins(Row):
 class SampleResult(Bins):
     """One sample: all channels together, and each of them. Errors are √Σw² of the simulation's statistics.
 
-    ``entries`` counts events read, ``planned`` those to read, ``total`` those of its file or, where that could not be
-    opened, those that the release states. ``invalid`` counts events with nan or inf (in a lepton, in a weight), which
-    no cut after the second row sees. Simulation is that of the run's luminosity: what was read times ``scale``,
-    total/entries. Data are what was read. ``luminosity`` [fb⁻¹] is what the numbers stand for; None where nothing was
-    read, or where the catalogue doesn't say.
+    ``entries`` counts events read, ``planned`` those to read, ``total`` those of its files or, where some of them
+    (``unopened``) could not be opened, those that the release states. ``invalid`` counts events with nan or inf (in a
+    lepton, in a weight), which no cut after the second row sees. Simulation is that of the run's luminosity: what was
+    read times ``scale``, total/entries. Data are what was read. ``luminosity`` [fb⁻¹] is what the numbers stand for;
+    None where nothing was read, where the catalogue doesn't say, or where it is unknown what part of all was read.
     """
 
     group: str
     entries: int
     planned: int
     total: int | None = None
+    unopened: int = 0
     scale: float = 1.0
     luminosity: float | None = None
     invalid: dict[str, int]
@@ -224,9 +225,17 @@ class Result(Row):
         return "n_background" not in withheld and not (signals and "n_signal" in withheld)
 
     def unread(self, group: str) -> list[str] | None:
-        """Name the samples of a group that nothing was read of; None where that is all of them."""
+        """Name the samples of a group that are not in its numbers; None where that is all of them.
+
+        Nothing was read of them, or of simulation an unknown part.
+        """
         members = {name: sample for name, sample in self.samples.items() if sample.group == group}
-        lacking = [name for name, sample in members.items() if not sample.entries and sample.total != 0]
+        simulated = self.groups[group].role != "data"
+        lacking = [
+            name
+            for name, sample in members.items()
+            if (not sample.entries and sample.total != 0) or (simulated and sample.unopened and sample.total is None)
+        ]
         return None if len(lacking) == len(members) else lacking
 
     def side_by_side(self, sample: SampleResult) -> float:
@@ -240,7 +249,8 @@ class RunState:
     """A run as its reducer knows it: yields by sample, what is planned, what failed, what it took.
 
     ``yields`` are those of the first template, ``digest`` names its exact contents. ``entries`` are, by sample, entries
-    planned and entries in the files.
+    planned and entries in the files, of those that could be opened; ``unopened`` counts the others, where there are
+    some.
     """
 
     version: int
@@ -254,6 +264,7 @@ class RunState:
     failures: tuple[Failure, ...]
     cost: TotalCost
     wall_s: float
+    unopened: Mapping[str, int] = field(default_factory=dict)
 
     def with_wall(self, seconds: float) -> RunState:
         """Return a copy that took this long."""
@@ -393,7 +404,11 @@ def expected_in_full(result: Result) -> Significance:
 
 def to_read(result: Result) -> int:
     """Count the entries that a run is to read, where files could not be opened those that the release states."""
-    return sum(sample.planned or result.spec.entries_to_read(sample.total or 0) for sample in result.samples.values())
+    due = 0
+    for sample in result.samples.values():
+        is_planned = sample.planned and (not sample.unopened or sample.total is None)
+        due += sample.planned if is_planned else result.spec.entries_to_read(sample.total or 0)
+    return due
 
 
 def share_read(result: Result) -> float:
@@ -444,7 +459,13 @@ def summarise(state: RunState) -> Result:
     release = spec.release
     status = state.counts.status
     readings = {
-        sample.name: reading(spec, sample, state.yields[sample.name].entries, state.entries.get(sample.name))
+        sample.name: reading(
+            spec,
+            sample,
+            state.yields[sample.name].entries,
+            state.entries.get(sample.name),
+            state.unopened.get(sample.name, 0),
+        )
         for sample in release.samples
     }
     standing = scaling(spec, readings, running=status == "running")
@@ -453,15 +474,18 @@ def summarise(state: RunState) -> Result:
     for sample in release.samples:
         yields, read = state.yields[sample.name], readings[sample.name]
         planned, _ = state.entries.get(sample.name, (0, 0))
+        luminosity = standing.samples.get(sample.name)
         simulated = release.role(sample) != "data"
         scale = read.scale if simulated else 1.0
         sums = _Sums(yields.n, yields.sumw, yields.sumw2).scaled(scale)
-        about = {"planned": planned, "total": read.total, "luminosity": standing.samples.get(sample.name)}
+        unopened = state.unopened.get(sample.name, 0)
+        about = {"planned": planned, "total": read.total, "unopened": unopened, "luminosity": luminosity}
         samples[sample.name] = _sample(spec, sample, yields, sums, scale, about)
-        parts[sample.name] = sums.scaled(standing.simulation / spec.luminosity if simulated else 1.0)
+        if luminosity is not None or not simulated:  # what is known to be of some luminosity may stand beside others
+            parts[sample.name] = sums.scaled(standing.simulation / spec.luminosity if simulated else 1.0)
     groups = {}
     for group in release.groups:
-        members = (parts[sample.name] for sample in release.samples if sample.group == group.name)
+        members = (parts[name] for name in parts if release.sample(name).group == group.name)
         regions = spec.analysis.regions
         total = _total(members, regions, spec.axis)
         groups[group.name] = GroupResult.model_validate(
@@ -474,7 +498,8 @@ def summarise(state: RunState) -> Result:
         )
     rows = [(group.role, group) for group in groups.values()]
     counts = state.counts
-    in_all = sum(read.total or 0 for read in readings.values())
+    totals = {name: total for name, (_, total) in state.entries.items()}
+    in_all = sum(totals.get(name, 0) if read.total is None else read.total for name, read in readings.items())
     cost = state.cost
     return Result(
         run_id=state.run_id,
@@ -529,20 +554,29 @@ def _warnings(
         stated = None if spec.release.entries_vary else sample.entries
         if read.opened and stated is not None and read.total != stated:
             yield (
-                f"{name}: its file has {read.total} entries, the release states {stated}; "
+                f"{name}: {_its_files(sample, 'has', 'have')} {read.total} entries, the release states {stated}; "
                 "taken as it is: right if it was skimmed, wrong if a part is lacking"
             )
         for where, n in row.invalid.items():
             if n:
-                yield f"{name}: {n} of {row.entries} events left out: nan or inf in a {where}"
+                held = "what is measured" if spec.analysis.module and where == "lepton" else f"a {where}"
+                yield f"{name}: {n} of {row.entries} events left out: nan or inf in {held}"
         for (before, cut), made in zip(pairwise(row.cutflow), spec.selection.cuts, strict=True):
             if made.basic and cut.n == 0 and before.n >= _MANY:
                 yield f"{name}: none of {before.n} events passes {cut.cut!r}: is the release's schema right?"
         if read.opened and not read.total:
-            yield f"{name}: its file has no entries"
+            yield f"{name}: {_its_files(sample, 'has', 'have')} no entries"
+        if row.unopened and row.entries:
+            known = f"a part of the {read.total} that the release states"
+            part = "an unknown part of the sample" if read.total is None else known
+            yield f"{name}: {row.unopened} of its files left out; the others are taken for {part}"
         if not running and 0 < row.entries < row.planned:
             done = "scaled up" if spec.release.role(sample) != "data" else "it stands for less luminosity"
             yield f"{name}: {row.entries} of {row.planned} entries were read: {done}"
+
+
+def _its_files(sample: Sample, one: str, several: str) -> str:
+    return f"its file {one}" if sample.only_path else f"its files {several}"
 
 
 def _sample(

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import shlex
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from itertools import accumulate, chain, repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hzzray.data.plan import CHUNK, Plan, check_source, make_plan, readable
+from hzzray.data.plan import CHUNK, Plan, PlannedFile, check_source, make_plan, readable
 from hzzray.engine.cluster import leave_word
-from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.ledger import KnownFile, Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Recorder, Scale
@@ -32,6 +34,7 @@ from hzzray.physics.histogram import digest
 from hzzray.places import cache_folder
 from hzzray.request import mistake
 from hzzray.result import Result, RunState, environment, moment, summarise
+from hzzray.scaling import names
 from hzzray.source import MemorySource
 from hzzray.templates import save_root, save_templates, tables
 from hzzray.urls import redact
@@ -159,31 +162,59 @@ def record(ledger: Ledger, plan: Plan) -> None:
 
     A file that was planned before keeps its tasks, however it would be cut today: ranges never overlap. One that is
     another by now, or was written over, is planned anew where nothing of the old one was merged. Raises UsageError
-    where something was.
+    where something was. A file that a pattern finds for the first time is planned in addition.
     """
-    known = ledger.planned_files()
-    others = {task.sample: task.file for task in plan.tasks if known.get(task.sample, task.uuid) != task.uuid}
-    for sample, file in others.items():
-        if ledger.has_merged(sample):
-            raise UsageError(
-                f"{redact(file)}: another file than the one that run {ledger.run_id} began with, or another content; "
-                f"take another --run-id, or retract what was read of it: hzzray retract {ledger.run_id} {sample}"
-            )
-    for sample in others:
-        ledger.forget_sample(sample)
+    stale: dict[str, set[str]] = {}
+    for new, old in _replaced(ledger, plan):
+        if ledger.has_merged(old.uuid):
+            raise UsageError(_mixed(ledger, new, old))
+        stale.setdefault(old.sample, set()).add(old.uuid)
+    for sample, uuids in stale.items():
+        ledger.forget_sample(sample, uuids)
     ledger.take_over()
     ledger.wish("run")
     ledger.forget_failures()
+    ledger.relocate(plan.files)
     add_plan(ledger, plan)
-    ledger.relocate({task.uuid: task.file for task in plan.tasks if task.sample in known})
 
 
 def add_plan(ledger: Ledger, plan: Plan) -> None:
-    """Write into the ledger what a plan has of samples that were not planned before."""
+    """Write into the ledger what a plan has of files that were not planned before, and what it could not plan."""
     known = ledger.planned_files()
-    fresh = [task for task in plan.tasks if task.sample not in known]
-    unread = [failure for failure in plan.failures if failure.task.sample not in known]
-    ledger.plan(fresh, plan.entries, unread)
+    contents = {(file.sample, file.uuid) for file in known}
+    places = {(file.sample, file.path) for file in known}
+    mixed = {new.uuid for new, old in _replaced(ledger, plan) if new.sample == old.sample}
+    fresh = [file for file in plan.files if (file.sample, file.uuid) not in contents and file.uuid not in mixed]
+    ledger.plan(fresh, [file for file in plan.unread if (file.sample, file.path) not in places])
+
+
+def _replaced(ledger: Ledger, plan: Plan) -> Iterator[tuple[PlannedFile, KnownFile]]:
+    """Find the files of a run that a plan has others for: to read both might count events twice.
+
+    A file that is new to a sample takes the place of the one that lay there or, as it may be another version under
+    another name, of one that lies nowhere any more; and of itself, where it was another sample's.
+    """
+    known = ledger.planned_files()
+    contents = {(file.sample, file.uuid) for file in known}
+    fresh = [file for file in plan.files if (file.sample, file.uuid) not in contents]
+    there = {(file.sample, file.uuid) for file in plan.files}
+    for old in known:
+        if (old.sample, old.uuid) in there:
+            continue
+        is_gone = (old.sample, old.path) not in plan.places
+        for new in fresh:
+            if new.uuid == old.uuid or (new.sample == old.sample and (is_gone or new.path == old.path)):
+                yield new, old
+
+
+def _mixed(ledger: Ledger, new: PlannedFile, old: KnownFile) -> str:
+    """Say why a run can't go on with a file instead of the one that it has read, and what can be done."""
+    run, sample = ledger.run_id, ledger.spec.release.sample(old.sample)
+    hint = f"hzzray retract {run} {sample.name}" + ("" if sample.only_path else f" --file {shlex.quote(old.path)}")
+    what = f"another file than the one that run {run} began with, or another content"
+    if new.sample == old.sample and new.path != old.path:
+        what = f"not one that run {run} began with, and {old.path} of the same sample, which it has read, is gone"
+    return f"{redact(new.file)}: {what}; take another --run-id, or retract what was read of it: {hint}"
 
 
 def _work(
@@ -227,14 +258,17 @@ def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]
         return ledger.due(), 0.0
     tasks = list(ledger.due())
     release = ledger.spec.release
-    data = [sample.name for sample in release.samples if release.role(sample) == "data"]
-    planned = {name: entries for name, (entries, _) in ledger.entries().items()}
-    before = dict(zip(data, accumulate((planned.get(name, 0) for name in data), initial=0), strict=False))
-    taken = sum(planned.get(name, 0) for name in data)
+    lines = {sample.name: "" if release.role(sample) == "data" else sample.name for sample in release.samples}
+    lengths: Counter[str] = Counter()
+    before: dict[str, int] = {}
+    known = ledger.planned_files()
+    for name, line in lines.items():
+        for file in (one for one in known if one.sample == name):
+            before[file.uuid] = lengths[line]
+            lengths[line] += file.planned
 
     def slice_of(task: Task) -> int:
-        whole = taken if task.sample in before else planned.get(task.sample, 0)
-        return _SLICES * (before.get(task.sample, 0) + task.start) // max(1, whole)
+        return _SLICES * (before.get(task.uuid, 0) + task.start) // max(1, lengths[lines[task.sample]])
 
     tasks.sort(key=slice_of)
     return tasks, settings.pace_s / max(1, len(tasks))
@@ -323,6 +357,7 @@ def state_of(ledger: Ledger) -> RunState:
         failures=tuple(ledger.failures()),
         cost=ledger.cost(),
         wall_s=ledger.wall_s(),
+        unopened=ledger.unopened(),
     )
 
 
@@ -336,15 +371,20 @@ def finish(state: RunState, ledger: Ledger) -> Result:
     return result
 
 
-def retract(folder: Path, sample: str) -> tuple[int, Result]:
-    """Take a sample's results out of a run, exactly, and write the run's files anew.
+def retract(folder: Path, sample: str, path: str | None = None) -> tuple[int, Result]:
+    """Take a sample's results out of a run, or those of its file at ``path`` alone, and write the run's files anew.
 
-    Returns how many merged tasks went, and the result without them. Raises UsageError where there is no such run or
-    sample.
+    That is exact. Returns how many merged tasks went, and the result without them. Raises UsageError where there is no
+    such run, sample or file.
     """
     with Ledger.open(folder / "ledger.db") as ledger:
         ledger.spec.release.sample(sample)
-        gone = ledger.forget_sample(sample)
+        places = {file.path: file.uuid for file in ledger.planned_files() if file.sample == sample}
+        if path is not None and path not in places:
+            raise UsageError(
+                f"run {ledger.run_id} has read no {path} of sample {sample}; it has {names(places) or 'read none'}"
+            )
+        gone = ledger.forget_sample(sample, None if path is None else {places[path]})
         return gone, finish(state_of(ledger), ledger)
 
 

@@ -2,7 +2,8 @@
 
 The one rule (docs/statistics.md): a data sample stands for its luminosity times the share of it that was read; each
 simulated sample is scaled by the inverse of its share, and all of them to the luminosity of the data that were read.
-What was not read at all can't be scaled: figures that need it are withheld, with the reason.
+What was not read at all, or nobody knows what part of, can't be scaled: figures that need it are withheld, with the
+reason.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _MOST_NAMES = 4  # that are listed one by one
 class Reading:
     """How far a sample was read.
 
-    ``entries`` were read; ``total`` are those of its file or, where that could not be opened, those that the release
-    states; None where it states none.
+    ``entries`` were read; ``total`` are those of its files or, where these were not all ``opened``, those that the
+    release states; None where it states none.
     """
 
     entries: int
@@ -35,12 +36,17 @@ class Reading:
 
     @property
     def any(self) -> bool:
-        """Whether there is something to scale: some entry was read, or the file has none."""
+        """Whether there is something to scale: some entry was read, or its files have none."""
         return self.entries > 0 or (self.opened and self.total == 0)
 
     @property
+    def known(self) -> bool:
+        """Whether there is something to scale, and something to scale it by."""
+        return self.any and self.total is not None
+
+    @property
     def share(self) -> float:
-        """Part of the sample that was read, in [0, 1]."""
+        """Part of the sample that was read, in [0, 1], where that is known."""
         if not self.any:
             return 0.0
         return self.entries / self.total if self.total else 1.0
@@ -65,15 +71,20 @@ class Scaling:
     lacking: dict[Need, str]
 
 
-def reading(spec: RunSpec, sample: Sample, entries: int, opened: tuple[int, int] | None) -> Reading:
-    """Tell how far a sample was read; ``opened`` are entries planned and in all of its file, if that was opened.
+def reading(spec: RunSpec, sample: Sample, entries: int, opened: tuple[int, int] | None, unopened: int = 0) -> Reading:
+    """Tell how far a sample was read.
 
-    The file's own entries are the whole, not those that the release states: a file of selected events has fewer, and
-    its weights still give the sample's yield. That the two differ is told (``hzzray.result.Result.warnings``).
+    ``opened`` are entries planned and in all of its files, if some were opened; ``unopened`` counts the others.
+    The files' own entries are the whole, not those that the release states: files of selected events have fewer, and
+    their weights still give the sample's yield. That the two differ is told (``hzzray.result.Result.warnings``). Where
+    not all were opened, those that the release states are the whole, unless the others have more than that.
     """
-    if opened is not None:
+    if opened is not None and not unopened:
         return Reading(entries, opened[1], opened=True)
-    return Reading(entries, None if spec.release.entries_vary else sample.entries, opened=False)
+    stated = None if spec.release.entries_vary else sample.entries
+    if stated is not None and opened is not None and stated < opened[1]:
+        stated = None
+    return Reading(entries, stated, opened=False)
 
 
 def scaling(spec: RunSpec, readings: Mapping[str, Reading], *, running: bool) -> Scaling:
@@ -83,11 +94,14 @@ def scaling(spec: RunSpec, readings: Mapping[str, Reading], *, running: bool) ->
     simulated = [sample for sample in release.samples if release.role(sample) != "data"]
     read = [sample for sample in data if readings[sample.name].any]
     unknown = [sample.name for sample in read if sample.luminosity is None]
+    unsure = [sample.name for sample in read if not readings[sample.name].known]
     standing = {
-        sample.name: None if sample.luminosity is None else sample.luminosity * readings[sample.name].share
+        sample.name: None
+        if sample.luminosity is None or sample.name in unsure
+        else sample.luminosity * readings[sample.name].share
         for sample in read
     }
-    luminosity = None if unknown or not read else fsum(one for one in standing.values() if one is not None)
+    luminosity = None if unknown or unsure or not read else fsum(one for one in standing.values() if one is not None)
     chosen = fsum(sample.luminosity or 0.0 for sample in data)
     asked = spec.luminosity
     if luminosity is not None and isclose(luminosity, asked, rel_tol=1e-9):
@@ -104,12 +118,14 @@ def scaling(spec: RunSpec, readings: Mapping[str, Reading], *, running: bool) ->
         lacking["data"] = f"no data sample was read{yet}" if data else "no data sample is in this run"
     elif unknown:
         lacking["comparison"] = f"the catalogue doesn't say what luminosity {names(unknown)} stands for"
+    elif unsure:
+        lacking["comparison"] = _unsure(unsure)
     elif not compared:
         lacking["comparison"] = (
             f"the data are {luminosity:.4g} fb⁻¹, simulation is scaled to the {asked:.4g} fb⁻¹ asked for"
         )
     shown = luminosity if compared and luminosity is not None else asked
-    whole = {sample.name: asked if readings[sample.name].any else None for sample in simulated}
+    whole = {sample.name: asked if readings[sample.name].known else None for sample in simulated}
     return Scaling(shown, luminosity, standing | whole, lacking)
 
 
@@ -120,12 +136,18 @@ def _lacking(spec: RunSpec, role: Role, readings: Mapping[str, Reading], yet: st
     if not samples:
         return f"no {role} sample is in this run"
     unread = [sample.name for sample in samples if not readings[sample.name].any]
-    if unread:
-        return f"not read{yet}: {names(unread)}"
+    unsure = [sample.name for sample in samples if readings[sample.name].any and not readings[sample.name].known]
+    if unread or unsure:
+        return "; ".join([f"not read{yet}: {names(unread)}"] * bool(unread) + [_unsure(unsure)] * bool(unsure))
     filled = {sample.group for sample in samples}
     empty = [group.name for group in release.groups if group.role == role and group.name not in filled]
     # Several groups of one role add up to a prediction: one without samples would count as nothing.
     return f"no sample of {names(empty)} is in this run" if empty else ""
+
+
+def _unsure(samples: list[str]) -> str:
+    """Say why samples that were read in part can't be scaled."""
+    return f"what part of {names(samples)} was read is unknown: not all files were opened"
 
 
 def names(found: Iterable[str]) -> str:

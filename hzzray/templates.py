@@ -162,6 +162,8 @@ def showing(result: Result, found: Tables, observable: str) -> Result:
     for i, sample in enumerate(spec.release.samples):
         old = result.samples[sample.name]
         samples[sample.name] = old.model_copy(update=_shown(old, table.sumw[i], table.sumw2[i], spec.analysis.regions))
+        if old.luminosity is None and result.groups[sample.group].role != "data":
+            continue  # as in the result: it may stand beside nothing
         factor = result.side_by_side(old)
         members[sample.group].append((table.sumw[i] * factor, table.sumw2[i] * factor**2))
     groups: dict[str, GroupResult] = {}
@@ -195,14 +197,15 @@ def save_root(result: Result, found: Tables, folder: Path) -> Path:
     """Write ``histograms.root``: a full TH1D for each observable, sample and group, all regions together and each.
 
     Names are ``samples/NAME/all``, ``samples/NAME/4e`` and so on; likewise under ``groups``. Those of the second
-    observable and of later ones are in a folder of its name. In a name, what is no letter, digit, dot, hyphen or
-    underscore becomes an underscore; titles have it as it was.
+    observable and of later ones, as far as they are among ``found``, are in a folder of its name. In a name, what is no
+    letter, digit, dot, hyphen or underscore becomes an underscore; titles have it as it was.
     """
     import uproot  # noqa: PLC0415 (a second to import)
 
     def write(path: Path) -> None:
         with uproot.recreate(path) as file:
-            for i, template in enumerate(result.spec.templates):
+            there = [template for template in result.spec.templates[1:] if template.observable in found]
+            for i, template in enumerate((result.spec.templates[0], *there)):
                 shown = showing(result, found, template.observable)
                 for name, bins, title in _histograms(shown):
                     file[f"{template.observable}/{name}" if i else name] = _filled(bins, template, title)

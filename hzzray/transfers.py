@@ -48,10 +48,12 @@ class _Transfers:
             self._end(step)
         else:
             self._move(step)
+        self._files = max(self._files, self._ended + len(self._moving))  # a pattern is more than one, as it turns out
         shares = (last.done / last.total for _, last in self._moving.values() if last.total)
         self._bars.update(
             self._all,
             description=f"{self._ended} of {self._files} files",
+            total=self._files,
             completed=self._ended + sum(shares),
             size=decimal(self._bytes),
             rate=f"{decimal(round(self._bytes / max(time.monotonic() - self._began, 1e-3)))}/s",

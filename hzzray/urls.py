@@ -18,6 +18,11 @@ def is_remote(location: str) -> bool:
     return "://" in location
 
 
+def is_pattern(path: str) -> bool:
+    """Tell a pattern of files, as ``glob`` has it, from the place of one, whose name may hold all but a ``*``."""
+    return "*" in path
+
+
 def is_inside(location: str, sources: Sequence[str]) -> bool:
     """Tell whether a path or URL lies inside one of some sources, whatever links and dots it holds.
 

@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     help="A deployment on Kubernetes: broker, Ray cluster, bridge, app.",
 )
-console = Console()
+console = Console(emoji=False)
 
 Overlay = Annotated[
     str | None, typer.Option(envvar="HZZRAY_KUBE_OVERLAY", help="minikube, production. Default: neither.")

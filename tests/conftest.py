@@ -50,15 +50,9 @@ def toys(tmp_path_factory) -> Path:
 def compiled(_own_places, tmp_path_factory):
     """Compiled kernels in the cache of all: processes that start together would each compile, side by side."""
     from hzzray import analyses
-    from hzzray.data import unpacking
-    from hzzray.data.catalogue import release
-    from hzzray.request import make_spec
 
     with FileLock(_of_all_workers(tmp_path_factory) / "compiled.lock"):
-        for selection in ("notebook-2020", "h4l"):
-            spec = make_spec(release("toy"), selection=selection)
-            analyses.filler(spec, analyses.resolve(spec.analysis, ()))
-        unpacking.warm_up()
+        analyses.warm_up()
 
 
 @pytest.fixture(scope="session")

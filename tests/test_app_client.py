@@ -13,7 +13,7 @@ import pytest
 from app import charts, words
 from app.actors import actors
 from app.client import SILENCE_S, Client
-from app.launch import Choices, Launcher, places, toy_folder
+from app.launch import Choices, Launcher, lacking, places, toy_folder
 from app.settings import read_settings
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
@@ -21,8 +21,8 @@ from hzzray.engine.monitor import Recorder, Usage, absent, cpu_percent, read_his
 from hzzray.errors import UsageError
 from hzzray.output import save_json
 from hzzray.physics.significance import poisson_interval
-from hzzray.result import SampleResult, moment
 from hzzray.request import make_spec
+from hzzray.result import SampleResult, moment
 from hzzray.stack import contents
 from tests.support_result import make_result, with_groups
 from tests.support_usage import MIB, make_run, record
@@ -316,9 +316,9 @@ def choices(**changes):
         ({"samples": ("Zebra",)}, "no sample 'Zebra'"),
         ({"samples": ()}, "no sample is chosen"),
         ({"fraction": 2.0}, "fraction: must be 1 or less, not 2.0"),
-        ({"selection": "h4l", "cuts": ("z1_window=50,x",)}, r"z1-window.1: must be a number, not 'x'"),
+        ({"selection": "h4l", "cuts": ("m12=50:x",)}, "--cut m12=50:x: expected VARIABLE=LOW:HIGH"),
         ({"selection": "notebook-2025"}, "asks for identification"),
-        ({"cuts": ("pt_min=10,20",)}, "pt_min must fall"),
+        ({"cuts": ("m12=106:50",)}, "--cut m12=106:50: nothing is above 106 and below 50"),
         ({"luminosity": 0.0}, "luminosity: must be greater than 0"),
         ({"min_actors": 3, "max_actors": 2}, "3 actors at least are more than 2"),
         ({"source": "/etc"}, "/etc is outside the sources"),
@@ -348,12 +348,12 @@ def test_choices_that_can(tmp_path, toys):
 def test_choices_are_options_of_the_command():
     assert choices().command() == ["run", "--release", "toy", "--run-id", "mine", "--actors", "1"]
     many = choices(
-        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt_min=20",),
+        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt1=20:",),
         luminosity=5.0, fraction=0.5, min_actors=1, max_actors=4, chunk=1000, pace_s=30.0,
     )  # fmt: skip
     assert " ".join(many.command()) == (
         "run --release toy --run-id mine --source data/toy-9 --events 9 --samples Zee,llll --selection notebook-2020 "
-        "--luminosity 5 --fraction 0.5 --chunk 1000 --pace 30 --cut pt_min=20 --min-actors 1 --max-actors 4"
+        "--luminosity 5 --fraction 0.5 --chunk 1000 --pace 30 --cut pt1=20: --min-actors 1 --max-actors 4"
     )
 
 
@@ -368,6 +368,20 @@ def test_places_hold_files_of_the_release(tmp_path, toys):
     assert places(release("toy"), [home, "https://host/x"]) == [f"{home}/toy", "https://host/x"]
     assert places(release("2025"), [home, str(tmp_path / "none")]) == []
     assert toy_folder("data", 1000) == "data/toy-1000"
+
+
+def test_a_run_whose_samples_are_several_files_is_told_what_a_folder_lacks(tmp_path):
+    for path in ("MC/a.root", "MC/b.root", "Data/d.1.root"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"root")
+    paths = {"Zee": ("MC/a.root", "MC/b.root"), "Zmumu": ("MC/a.root", "MC/c.root"), "data_A": "Data/d.*.root",
+             "data_B": "Data/e.*.root"}  # fmt: skip
+    toy = release("toy").only(tuple(paths))
+    samples = tuple(one.model_copy(update={"path": paths[one.name]}) for one in toy.samples)
+    mine = toy.model_copy(update={"samples": samples})
+    assert lacking(make_spec(mine), str(tmp_path)) == ["data_B", "Zmumu"]
+    assert places(mine, [str(tmp_path)]) == [str(tmp_path)]
+    assert places(mine.only(("data_B",)), [str(tmp_path)]) == []
 
 
 def test_a_launched_run_is_done(tmp_path, toys):

@@ -26,8 +26,8 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import Recorder, Scale, Usage, service
 from hzzray.output import load_json, save_json
-from hzzray.result import FailureRow, Luminosity, expected_in_full, moment
 from hzzray.request import make_spec
+from hzzray.result import FailureRow, Luminosity, expected_in_full, moment
 from hzzray.run import Settings, StoppedError, execute
 from hzzray.source import Congestion
 from tests.support_usage import record

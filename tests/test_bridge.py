@@ -26,7 +26,7 @@ from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
 from tests.support.chaos import check_ledger, oracle
 from tests.support.http_server import serve
 from tests.support.proxy import Proxy
-from tests.support.root_files import damage
+from tests.support.root_files import columns, cut_up, damage, write
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -253,6 +253,29 @@ def test_a_sample_that_was_missing_is_planned_by_a_later_publisher(site, spec, f
         site.publish(spec, "r", folder, 300)
         assert site.wait("r").digest == digest
         everything_is_settled(site)
+
+
+def test_a_file_that_a_pattern_finds_later_is_planned_by_a_later_publisher(site, folder, digest):
+    """A sample of three files; the first publisher sees one, the second all, a third another in the place of one."""
+    toy = release("toy")
+    zee = folder / toy.sample("Zee").path
+    cut_up(zee, *(folder / f"Zee/{i}.root" for i in range(3)))
+    zee.unlink()
+    samples = tuple(one.model_copy(update={"path": "Zee/*.root"}) if one.name == "Zee" else one for one in toy.samples)
+    spec = make_spec(toy.model_copy(update={"samples": samples}))
+    for i in (0, 2):
+        (folder / f"Zee/{i}.root").rename(folder / f"{i}.away")
+    site.publish(spec, "r", folder, 500)
+    with Bridging(site, folder):
+        first = site.wait("r")
+        for i in (0, 2):
+            (folder / f"{i}.away").rename(folder / f"Zee/{i}.root")
+        assert site.publish(spec, "r", folder, 300).tasks > first.tasks.planned
+        wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
+        everything_is_settled(site)
+    write(folder / "Zee/1.root", columns(100, seed=1))
+    with pytest.raises(UsageError, match="another file than the one that run r was announced with"):
+        site.publish(spec, "r", folder)
 
 
 def test_faults_that_pass_are_put_off_and_counted(site, spec, toys, digest, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from matplotlib.colors import is_color_like
 
-from hzzray.data.catalogue import mistakes, release, releases
+from hzzray.data.catalogue import Sample, mistakes, release, releases
 from hzzray.errors import UsageError
 from hzzray.physics.histogram import Axis
 
@@ -236,6 +236,13 @@ def sample(**changes):
         (sample(red_eff=0), "red_eff: Input should be greater than 0"),
         (sample(entries=-1), "entries: Input should be greater than or equal to 0"),
         (sample(path=None), "path: Field required"),
+        (sample(path=[]), "path: Value error, expected a path, or a list of paths"),
+        (sample(path=5), "path: Value error, expected a path, or a list of paths"),
+        (sample(path=["a.root", ["b.root"]]), "path: Value error, expected a path, or a list of paths"),
+        (sample(path=["a.root", ""]), "path: Value error, expected a path, or a list of paths"),
+        (sample(path=["a.root", "../b.root"]), "sample new: path must stay inside the source, not ../b.root"),
+        (sample(path=["a.root", "/data/*.root"]), "sample new: path must stay inside the source, not /data/*.root"),
+        (sample(path=["a.root", "b.root", "a.root"]), "sample new: path a.root is there twice"),
     ],
 )
 def test_mistakes_are_named_in_one_line(own, content, said):
@@ -246,6 +253,20 @@ def test_mistakes_are_named_in_one_line(own, content, said):
     assert text.startswith(str(path))
     assert said in text
     assert "\n" not in text
+
+
+def test_a_sample_is_one_file_or_several(own):
+    """One path, in a list or not, is what it was before there were lists: specs keep their digests."""
+    paths = {"one": "MC/a.root", "listed": ["MC/a.root"], "two": ["MC/a.root", "MC/b[1]?.root"], "any": "MC/a*.root"}
+    read = {name: release("mine", own(sample(path=path))).sample("new") for name, path in paths.items()}
+    assert {name: one.path for name, one in read.items()} == paths | {"listed": "MC/a.root", "two": tuple(paths["two"])}
+    assert {name: one.only_path for name, one in read.items()} == {
+        "one": "MC/a.root", "listed": "MC/a.root", "two": None, "any": None,
+    }  # fmt: skip
+    assert read["two"].paths == ("MC/a.root", "MC/b[1]?.root")
+    assert read["one"].model_dump_json() == read["listed"].model_dump_json()
+    assert '"path":"MC/a.root",' in read["one"].model_dump_json()
+    assert Sample.model_validate_json(read["two"].model_dump_json()) == read["two"]
 
 
 def test_one_bad_release_blocks_no_other(own, cli):

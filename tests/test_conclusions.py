@@ -18,7 +18,7 @@ from hzzray.output import load_json
 from hzzray.physics import significance as formulas
 from hzzray.request import make_spec
 from hzzray.run import Settings, StoppedError, execute
-from tests.support.root_files import damage
+from tests.support.root_files import cut_up, damage
 
 TOY = release("toy")
 ZZ, SIGNAL = "Background ZZ*", "Signal (mH = 125 GeV)"
@@ -65,6 +65,41 @@ def test_a_damaged_basket_costs_no_yield(cli, whole, tmp_path):
     assert found.asimov == pytest.approx(whole.significance.asimov, rel=0.15)
     assert found.observed == formulas.observed(found.n_data, found.n_background)
     assert f"llll: {llll.entries} of {llll.planned} entries were read: scaled up" in said_by(cli, tmp_path)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_sample_of_which_a_file_is_missing(cli, whole, toys, tmp_path, stated):
+    """llll is three files, and one isn't there: as many entries as the release states, or nobody knows."""
+    source = tmp_path / "files"
+    shutil.copytree(toys, source)
+    path = source / TOY.sample("llll").path
+    cut_up(path, *(source / f"llll/{i}.root" for i in range(3)))
+    path.unlink()
+    (source / "llll/1.root").unlink()
+    samples = [
+        one.model_copy(update={"entries": whole.samples[one.name].total} if one.default else {}) for one in TOY.samples
+    ]
+    places = {"path": tuple(f"llll/{i}.root" for i in range(3))}
+    samples = tuple(one.model_copy(update=places) if one.name == "llll" else one for one in samples)
+    spec = make_spec(TOY.model_copy(update={"samples": samples, "entries_vary": not stated}))
+    result = start(tmp_path, source, spec)
+    assert (result.status, result.missing, result.tasks.failed) == ("partial", (), 1)
+    llll, before = result.samples["llll"], whole.samples["llll"]
+    assert 0.6 < llll.entries / before.entries < 0.7
+    said, found = said_by(cli, tmp_path), result.significance
+    assert [row.reason for row in result.failures] == [f"{source}/llll/1.root: no such file"]
+    if stated:
+        assert llll.scale == before.entries / llll.entries
+        assert llll.yield_ == pytest.approx(before.yield_, abs=5 * llll.yield_error)
+        assert found.asimov == pytest.approx(whole.significance.asimov, rel=0.15)
+        assert "llll: 1 of its files left out; the others are taken for a part of the " in said
+    else:
+        assert (llll.scale, llll.luminosity) == (1.0, None)
+        assert (found.n_background, found.asimov, found.observed) == (None, None, None)
+        assert "no notebook, s/√b, Asimov, Asimov with σ_b = √0.3·b, observed: what part of llll was read" in said
+        assert "llll: 1 of its files left out; the others are taken for an unknown part of the sample" in said
+        assert result.groups[ZZ].n_out == 0, "it stands beside nothing"
+    assert result.groups[SIGNAL] == whole.groups[SIGNAL]
 
 
 def test_real_data_of_one_period_alone(cli, shared, tmp_path):

@@ -65,6 +65,24 @@ def test_files_of_this_machine_are_what_the_loader_reads(load):
     assert load().stdout.split()[:4] == ["publish", "--events", "200000", "--run-id=first"]
 
 
+def test_an_analysis_of_ones_own_is_what_the_loader_publishes_and_workers_may_use(load):
+    done = load(HZZRAY_RELEASE="2020", HZZRAY_ANALYSIS="/analyses/dilepton.py:zmumu")
+    assert done.stdout.split()[-1] == "--analysis=/analyses/dilepton.py:zmumu"
+    image = (ROOT / "Dockerfile").read_text()
+    assert "COPY examples /analyses" in image
+    assert "HZZRAY_ANALYSES=/analyses" in image
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    mounted = {
+        name
+        for name, service in services.items()
+        if "${HZZRAY_ANALYSES:-./examples}:/analyses:ro" in service.get("volumes", ())
+    }
+    assert mounted == {"ray-worker", "bridge", "loader", "app"}
+    for path in (COMPOSE, SWARM):
+        loader = yaml.safe_load(path.read_text())["services"]["loader"]["environment"]
+        assert {"HZZRAY_ANALYSIS", "HZZRAY_CATALOGUE"} <= set(loader)
+
+
 def test_a_folder_that_is_not_there_is_told(load):
     """Issue 11, item 39: the engine makes a folder of a path that isn't there, and the run would miss every sample."""
     done = load(HZZRAY_DATA="/home/me/tpyo")

@@ -22,6 +22,7 @@ from hzzray.physics.histogram import Blocks
 from hzzray.request import make_spec
 from hzzray.source import MemorySource
 from tests.support.chaos import oracle
+from tests.support.ledgers import files
 from tests.support.ray_nodes import node_counts, ray_head_of_nodes
 
 SPEC = make_spec(release("toy"), samples=("llll",))
@@ -86,7 +87,7 @@ def work(tmp_path, tasks, limits, *, task_s, num_cpus=1, worker=SlowWorker):
     path = tmp_path / "ledger.db"
     Ledger.create(path, "run", SPEC, "test").close()
     with Ledger.open(path) as ledger:
-        ledger.plan(tasks, {"llll": (tasks[-1].stop, tasks[-1].stop)})
+        ledger.plan(files(tasks))
     actor = ray.remote(concurrency_groups={"monitor": 1})(worker).options(num_cpus=num_cpus)
     seen: list[dict[str, str]] = []
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import threading
+import types
 from pathlib import Path
 
 import fsspec
@@ -17,6 +18,7 @@ from rich.console import Console
 from hzzray.data.catalogue import Sample, release
 from hzzray.data.fetch import Step, check_root, fetch
 from hzzray.data.header import read_header
+from hzzray.data.storage import matching
 from hzzray.errors import DataError, UsageError
 from hzzray.transfers import bar
 from hzzray.urls import join, redact
@@ -384,6 +386,13 @@ class XRootD(fsspec.AbstractFileSystem):
             raise OSError("File stat request failed: [ERROR] Server responded: [3011] No such file or directory")
         return {"name": path, "size": file.stat().st_size, "type": "file", "mtime": int(file.stat().st_mtime)}
 
+    def ls(self, path, detail=True, **kwargs):
+        if not (self.folder / path).is_dir():
+            raise FileNotFoundError(path)
+        there = sorted((self.folder / path).iterdir())
+        kinds = {str(one.relative_to(self.folder)): "directory" if one.is_dir() else "file" for one in there}
+        return [{"name": name, "size": 0, "type": kind} for name, kind in kinds.items()] if detail else list(kinds)
+
     def open(self, path, mode="rb", **kwargs):
         file = Torn((self.folder / path).read_bytes())
         file.limit = self.torn_at.pop() if self.torn_at else len(file.getvalue()) + 1
@@ -433,6 +442,57 @@ def test_root_protocol_without_the_file(xrootd, here):
     report = fetch(release_at("root://host//"), (sample("a.root"),), here, **QUICK)
     assert "[3011] No such file or directory" in report.failed["a"]
     assert xrootd.asked == ["a.root"]
+
+
+def several(*paths):
+    return Sample(name="many", group="Data", path=paths)
+
+
+def test_a_sample_of_several_files_is_fetched_whole(web, here):
+    for name in "ab":
+        put(web.folder, f"MC/{name}.root", root_file())
+    report = fetch(release_at(web.url), (several("MC/a.root", "MC/b.root", "MC/c.root"),), here, **QUICK)
+    assert report.fetched == ("many MC/a.root", "many MC/b.root")
+    assert report.failed == {"many MC/c.root": f"{web.url}: HTTP 404 Not Found"}
+    assert {file.name for file in (here / "MC").iterdir()} == {"a.root", "b.root"}
+
+
+def test_a_pattern_is_fetched_from_where_it_can_be_listed(web, here, tmp_path):
+    for name in ("a", "b", "c"):
+        put(tmp_path / "disk", f"MC/{name}.root", root_file())
+    put(here, "MC/b.root", root_file())
+    disk = (str(tmp_path / "disk"),)
+    report = fetch(release_at(), (several("MC/*.root", "MC/a.root"),), here, sources=disk, **QUICK)
+    assert report.fetched == ("many MC/a.root", "many MC/c.root")
+    assert report.skipped == ("many MC/b.root",)
+    assert not report.failed
+    report = fetch(release_at(), (several("MC/z*.root"),), here, sources=disk, **QUICK)
+    assert report.failed == {"many MC/z*.root": "no file matches"}
+    report = fetch(release_at(web.url), (several("MC/*.root"), several("a.root")), here, **QUICK)
+    assert report.failed["many MC/*.root"] == (
+        f"{web.url}: a server of the web can't list its files: instead of MC/*.root, write the list of them"
+    )
+
+
+def test_a_pattern_behind_root_protocol(xrootd, here, monkeypatch):
+    for name in ("a1", "a2", "b"):
+        put(xrootd.folder, f"MC/{name}.root", root_file())
+    (xrootd.folder / "MC" / "a3.root").mkdir()
+    monkeypatch.setitem(sys.modules, "fsspec_xrootd", types.ModuleType("fsspec_xrootd"))
+    report = fetch(release_at("root://host//"), (several("MC/a*.root"),), here, **QUICK)
+    assert report.fetched == ("many MC/a1.root", "many MC/a2.root")
+    assert (here / "MC/a2.root").read_bytes() == root_file()
+    assert matching("root://host//MC", "b*") == ["b.root"]
+
+
+def test_a_listing_that_leads_elsewhere_is_refused(xrootd, here, monkeypatch):
+    xrootd.folder.mkdir()
+    monkeypatch.setitem(sys.modules, "fsspec_xrootd", types.ModuleType("fsspec_xrootd"))
+    for place in ("MC/../../escaped.root", "elsewhere.root"):
+        monkeypatch.setattr(xrootd, "glob", lambda *_, listed=place, **__: {listed: {"type": "file"}})
+        report = fetch(release_at("root://host//MC"), (several("MC/*.root"),), here, **QUICK)
+        assert f"the server lists '{place}', which lies elsewhere" in report.failed["many MC/*.root"]
+    assert not here.exists()
 
 
 def test_two_processes_do_not_write_one_file(web, here):

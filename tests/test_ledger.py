@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from hzzray.engine.reducer import Reducer
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Failure
 from hzzray.request import make_spec
-from tests.support.ledgers import NAMES, SPEC, contents, entries, partial, start, sums, task, tasks
+from tests.support.ledgers import NAMES, SPEC, contents, entries, files, partial, start, sums, task, tasks, unread
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,7 +141,7 @@ def test_a_stranger_is_not_split(ledger):
 def test_ranges_that_overlap_are_refused(ledger, other):
     begin, end = other
     with pytest.raises(LedgerError, match=r"entries \d+ to \d+ of file uuid-Zee are planned twice"):
-        ledger.plan([task(7), task(0, start=begin, stop=end)], {"Zee": (1, 1)})
+        ledger.plan(files([task(7), task(0, start=begin, stop=end)]))
     assert ledger.counts().planned == 12
     assert ledger.entries() == entries(4)
 
@@ -148,9 +149,9 @@ def test_ranges_that_overlap_are_refused(ledger, other):
 def test_planning_again_changes_nothing(ledger):
     ledger.merge([partial(task(0))])
     ledger.fail(failure(task(1)))
-    ledger.plan(tasks(4), entries(4))
+    ledger.plan(files(tasks(4)))
     assert ledger.counts() == (12, 1, 1, 10, 0)
-    ledger.plan([task(4), task(0, start=50, stop=50)], {"Zee": (50, 50)})
+    ledger.plan(files([task(4), task(0, start=50, stop=50)]))
     assert ledger.counts().planned == 14
     assert ledger.entries()["Zee"] == (50, 50)
 
@@ -160,17 +161,19 @@ def test_one_file_for_two_samples_is_refused(ledger, number):
     """Their tasks would have the same names, and one sample's would count as planned and merged with the other's."""
     stolen = task(number, sample="llll", uuid="uuid-Zee")
     with pytest.raises(LedgerError, match="file uuid-Zee of sample llll is planned for Zee already"):
-        ledger.plan([stolen], {})
+        ledger.plan(files([stolen]))
     with pytest.raises(LedgerError, match=r"file new of sample .* is planned for"):
-        ledger.plan([task(number, uuid="new"), task(number, sample="llll", uuid="new")], {})
+        ledger.plan(files([task(number, uuid="new"), task(number, sample="llll", uuid="new")]))
     assert ledger.counts().planned == 12
 
 
 def test_relocated_files(ledger):
-    ledger.relocate({"uuid-Zee": "https://host/Zee.root", "uuid-other": "/no"})
-    assert {one.file for one in ledger.due() if one.sample == "Zee"} == {"https://host/Zee.root"}
+    elsewhere = [task(0, file="https://host/moved.root"), task(0, sample="llll", uuid="uuid-other", file="/no")]
+    ledger.relocate(files(elsewhere))
+    assert {one.file for one in ledger.due() if one.sample == "Zee"} == {"https://host/moved.root"}
     assert {one.task_id for one in ledger.due()} == {one.task_id for one in tasks(4)}
-    assert ledger.planned_files() == {name: f"uuid-{name}" for name in NAMES}
+    paths = {name: "moved.root" if name == "Zee" else f"{name}.root" for name in NAMES}
+    assert ledger.planned_files() == [(name, paths[name], f"uuid-{name}", 40) for name in NAMES]
 
 
 def test_due_leads_through_the_files_while_others_merge(path, monkeypatch):
@@ -268,7 +271,7 @@ def test_halves_are_halved_and_due(ledger):
     ledger.split(first, quarters)
     mine = [(one.start, one.stop) for one in ledger.due() if one.sample == "Zee"]
     assert mine == [(0, 2), (2, 5), (5, 10), (10, 20), (20, 30), (30, 40)]
-    ledger.plan([task(5)], {})  # tasks that were split don't count as overlaps
+    ledger.plan(files([task(5)]))  # tasks that were split don't count as overlaps
 
 
 # Failures.
@@ -295,10 +298,6 @@ def test_failures_are_listed_in_order_and_forgotten(ledger):
     assert ledger.failures() == []
     assert ledger.counts() == (12, 0, 0, 0, 0)
     assert len(list(ledger.due())) == 12
-
-
-def unread(sample):
-    return task(0, sample=sample, uuid=f"unread:{sample}", stop=0)
 
 
 def test_a_task_is_looked_up_with_what_became_of_it(ledger):
@@ -329,25 +328,26 @@ def test_one_failure_is_forgiven(ledger):
 
 def test_tasks_that_failed_in_planning_are_planned_and_failed_at_once(path):
     Ledger.create(path, "run", SPEC, "test").close()
-    unread = failure(task(0, sample="llll", uuid="unread:llll", start=0, stop=0))
+    lacking = unread("llll")
     with Ledger.open(path) as ledger:  # which no reducer has taken over
         for _ in range(2):
-            ledger.plan([task(0)], {"Zee": (10, 10)}, [unread])
+            ledger.plan(files([task(0)]), [lacking])
         assert ledger.counts()[:3] == (2, 0, 1)
-        assert ledger.failures() == [unread]
+        assert ledger.failures() == [lacking.failure]
+        assert (ledger.entries(), ledger.unopened()) == ({"Zee": (10, 10)}, {"llll": 1})
 
 
 def test_a_file_that_could_not_be_read_is_planned_when_it_can(path):
-    start(path, [*tasks(2)[:4], unread("llll")])
+    start(path, tasks(2)[:4])
     with Ledger.open(path) as ledger:
         ledger.take_over()
-        ledger.fail(failure(unread("llll")))
+        ledger.plan([], [unread("llll")])
         ledger.merge([partial(one) for one in tasks(2)[:4]])
         assert ledger.counts().status == "partial"
-        assert "llll" not in ledger.planned_files()
+        assert "llll" not in [file.sample for file in ledger.planned_files()]
         ledger.forget_failures()
         assert ledger.counts().status == "running", "a start that is killed here must not look complete"
-        ledger.plan(tasks(2), entries(2))
+        ledger.plan(files(tasks(2)))
         assert ledger.counts() == (6, 4, 0, 40, 0)
         assert [one.sample for one in ledger.due()] == ["llll"] * 2
 
@@ -365,7 +365,7 @@ def test_retracting_a_sample_is_exact(path):
         assert ledger.forget_sample("Zee") == 4
         assert contents(ledger.blocks()) == contents(sums(others))
         assert "Zee" not in ledger.entries()
-        assert "Zee" not in ledger.planned_files()
+        assert "Zee" not in [file.sample for file in ledger.planned_files()]
         assert [(row.task.sample, row.reason) for row in ledger.failures()] == [("Zee", "retracted")]
         assert ledger.counts() == (9, 8, 1, 80, 0)
         assert ledger.counts().status == "partial", "what was retracted is missing"
@@ -376,10 +376,55 @@ def test_retracting_a_sample_is_exact(path):
         ledger.take_over()
         ledger.forget_failures()
         again = [task(0, start=0, stop=33), task(0, start=33, stop=40)]
-        ledger.plan(again, {"Zee": (40, 40)})
+        ledger.plan(files(again))
         ledger.merge([partial(one) for one in again])
         assert ledger.counts().status == "complete"
         assert contents(ledger.blocks()) == contents(sums([*others, *again]))
+
+
+def several(number=3):
+    """Three files of one sample, with two tasks each."""
+    made = []
+    for i in range(number):
+        own = {"uuid": f"uuid-{i}", "file": f"/files/{i}.root"}
+        made += files([task(0, **own), task(1, **own)], {f"uuid-{i}": 50})
+    return made
+
+
+def test_the_files_of_a_sample_add_up_and_are_known_one_by_one(path):
+    start(path, [])
+    with Ledger.open(path) as ledger:
+        ledger.plan(several(), [unread("Zee", path="3.root"), unread("llll"), unread("llll", path="again.root")])
+        assert ledger.entries() == {"Zee": (60, 150)}
+        assert ledger.unopened() == {"Zee": 1, "llll": 2}
+        assert ledger.planned_files() == [("Zee", f"{i}.root", f"uuid-{i}", 20) for i in range(3)]
+        assert ledger.counts() == (9, 0, 3, 0, 0)
+        ledger.plan([], [replace(unread("llll", path="again.root"), again=True)])
+        assert ledger.unopened() == {}, "nothing is lacking of what is there again; what is not named any more is gone"
+        assert ledger.counts()[:3] == (7, 0, 1)
+
+
+def test_retracting_a_file_leaves_the_others(path):
+    start(path, [])
+    with Ledger.open(path) as ledger:
+        ledger.take_over()
+        ledger.plan(several())
+        ledger.merge([partial(one) for file in several() for one in file.tasks])
+        assert [ledger.has_merged(f"uuid-{i}") for i in range(4)] == [True, True, True, False]
+        assert ledger.forget_sample("Zee", {"uuid-1"}) == 2
+        assert [ledger.has_merged(f"uuid-{i}") for i in range(3)] == [True, False, True]
+        assert contents(ledger.blocks()) == contents(sums(one for file in several()[::2] for one in file.tasks))
+        assert (ledger.entries(), ledger.unopened()) == ({"Zee": (40, 100)}, {"Zee": 1})
+        assert [(row.task.file, row.reason) for row in ledger.failures()] == [("/files/1.root", "retracted")]
+        assert ledger.counts().status == "partial"
+        with pytest.raises(FencedError):
+            ledger.merge([partial(several()[1].tasks[0])])
+        ledger.take_over()
+        ledger.forget_failures()
+        ledger.plan([several()[1]])
+        assert ledger.counts() == (6, 4, 0, 40, 0)
+        assert (ledger.entries(), ledger.unopened()) == ({"Zee": (60, 150)}, {})
+        assert ledger.forget_sample("Zee") == 4
 
 
 # Who writes.
@@ -496,7 +541,7 @@ DAMAGE = {
     "empty": (lambda path: path.write_bytes(b""), "not a ledger of hzzray"),
     "foreign": (lambda path: (path.unlink(), foreign(path)), "not a ledger of hzzray"),
     "older": (
-        lambda path: of_version(path, 3, unsigned=True),
+        lambda path: of_version(path, 4, unsigned=True),
         f"a ledger of version 4, made by an earlier hzzray; hzzray {__version__} reads version 5: take another",
     ),
     "newer": (
@@ -679,7 +724,7 @@ def test_two_specs_have_two_ledgers(path):
     """A task of another spec is unknown, even of the same file and range."""
     other = make_spec(release("toy"), fraction=0.5)
     with Ledger.create(path, "run", other, "local") as ledger:
-        ledger.plan([task(0, spec=other.digest)], {})
+        ledger.plan(files([task(0, spec=other.digest)]))
         ledger.take_over()
         with pytest.raises(LedgerError, match="was never planned"):
             ledger.merge([partial(task(0))])

@@ -192,10 +192,24 @@ def test_unknown_skim(server):
         openmagic_release(release("2025"), skim="5lep")
 
 
-def test_dataset_of_several_files(server):
-    server.rows = [dataset(HIGGS, url("a.root"), url("b.root"))]
-    with pytest.raises(DataError, match="exactly4lep has 2 files"):
-        openmagic_release(release("2025"))
+def test_a_dataset_of_several_files_is_a_sample_of_as_many(server):
+    """As they come: of simulation by number, of data by period; one that is alone stays plain text."""
+    base = release("2025")
+    server.rows = [
+        dataset(
+            "data", url("v2/data15_periodD.2.root"), url("v2/data16_periodL.root"), url("v2/data15_periodD.1.root")
+        ),
+        dataset(HIGGS, url("mc/b.root"), url("mc/a.root")),
+        dataset(ZZ, url("mc/700600.root")),
+    ]
+    found = openmagic_release(base)
+    (higgs,) = names(base, HIGGS)
+    (zz,) = names(base, ZZ)
+    assert found.sample(higgs).path == ("mc/b.root", "mc/a.root")
+    assert found.sample("data15_periodD").path == ("v2/data15_periodD.2.root", "v2/data15_periodD.1.root")
+    assert found.sample("data16_periodL").path == "v2/data16_periodL.root"
+    assert found.sample(zz).path == "mc/700600.root"
+    assert found.sources[0].endswith("/rucio/moved/")
 
 
 def test_files_on_two_servers(server):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import struct
+import threading
 from uuid import UUID
 
 import numpy as np
@@ -13,8 +14,8 @@ import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hzzray import retry
-from hzzray.data.catalogue import release
+from hzzray import analyses, retry
+from hzzray.data.catalogue import Sample, release
 from hzzray.data.layout import read_layout
 from hzzray.data.plan import check_source, cuts, make_plan, readable
 from hzzray.data.storage import open_bytes
@@ -268,6 +269,143 @@ def test_an_rntuple_and_a_file_that_was_never_closed_are_named_as_such(source):
     assert f"never closed: {len(content)} bytes, 266 by its header" in open_.reason
 
 
+# Several files
+
+
+def cut_in_three(source, sample="Zee", events=1000):
+    """Put the events of a sample into three files, which a release has as a list."""
+    (source / PATHS[sample]).unlink(missing_ok=True)
+    paths = tuple(f"MC/{sample}.{i}.root" for i in range(3))
+    for i, path in enumerate(paths):
+        write(source / path, columns(events, seed=i), basket=90)
+    return paths
+
+
+def with_path(path, sample="Zee", samples=SAMPLES):
+    """A spec whose sample has another path."""
+    changed = [
+        one if one.name != sample else Sample.model_validate({**one.model_dump(), "path": path})
+        for one in RELEASE.samples
+    ]
+    return make_spec(RELEASE.model_copy(update={"samples": tuple(changed)}), samples=samples)
+
+
+def test_a_sample_of_several_files_is_planned_file_by_file(source):
+    paths = cut_in_three(source)
+    of = with_path(paths[::-1])
+    found = plan(source, of=of, chunk=600)
+    assert found.unread == ()
+    assert found.entries == {"data_A": (100, 100), "Zee": (3000, 3000), "Zmumu": (250, 250)}
+    mine = [file for file in found.files if file.sample == "Zee"]
+    assert [(file.path, file.file, file.entries) for file in mine] == [
+        (path, str(source / path), 1000) for path in paths[::-1]
+    ]
+    assert [[(task.start, task.stop) for task in file.tasks] for file in mine] == [[(0, 630), (630, 1000)]] * 3
+    assert len({file.uuid for file in mine}) == 3
+    assert [task.sample for task in found.tasks] == ["data_A", *["Zee"] * 6, "Zmumu"]
+    tenth = plan(source, of=of.model_copy(update={"fraction": 0.1}))
+    assert tenth.entries["Zee"] == (300, 3000)
+    assert [file.planned for file in tenth.files if file.sample == "Zee"] == [100] * 3
+
+
+def test_a_pattern_stands_for_the_files_that_sources_have(source, tmp_path):
+    paths = cut_in_three(source)
+    second = tmp_path / "second"
+    shutil.copytree(source, second)
+    write(second / "MC/deeper/Zee.9.root", columns(10, seed=9))
+    (second / "MC/Zee.dir.root").mkdir()
+    (second / "MC/.Zee.hidden.root").write_bytes(b"")
+    (source / paths[1]).unlink()
+    (second / paths[2]).unlink()
+
+    def found(pattern):
+        return [
+            (file.path, file.file) for file in plan((source, second), of=with_path(pattern, samples=("Zee",))).files
+        ]
+
+    three = [(paths[0], str(source / paths[0])), (paths[1], str(second / paths[1])), (paths[2], str(source / paths[2]))]
+    deep = ("MC/deeper/Zee.9.root", str(second / "MC/deeper/Zee.9.root"))
+    assert found("MC/Zee*.root") == three
+    assert found("MC/**/Zee*.root") == [*three, deep]
+    assert found("MC/Z*.[02].root") == [three[0], three[2]]
+    assert found(["MC/deeper/Zee.9.root", "MC/Zee*.root", paths[1]]) == [deep, *three], "each once"
+
+
+def test_a_pattern_that_nothing_matches_is_a_missing_sample(source):
+    found = plan(source, of=with_path("MC/none*.root"))
+    assert found.missing == ("Zee",)
+    (failure,) = found.failures
+    assert failure.reason == f"{source}/MC/none*.root: no file matches"
+    assert failure.permanent
+    with pytest.raises(UsageError, match=r"^no file of release 2020 in .*: no file matches$"):
+        plan(source, of=with_path("MC/none*.root", samples=("Zee",)))
+
+
+def test_a_pattern_needs_a_source_that_can_be_listed(source):
+    with serve(source) as web, pytest.raises(UsageError) as refused:
+        plan((source, web.url), of=with_path("MC/*.root"))
+    assert str(refused.value) == (
+        f"{web.url}: a server of the web can't list its files: instead of MC/*.root, write the list of them"
+    )
+
+
+def test_one_file_of_several_that_is_missing_or_damaged_is_named_and_the_others_are_planned(source):
+    paths = cut_in_three(source)
+    (source / paths[0]).unlink()
+    (source / paths[2]).write_bytes((source / paths[2]).read_bytes()[:-10])
+    found = plan(source, of=with_path(paths))
+    assert found.missing == ()
+    assert found.entries["Zee"] == (1000, 1000)
+    assert [(file.path, file.missing, file.again) for file in found.unread] == [
+        (paths[0], True, False), (paths[2], False, False),
+    ]  # fmt: skip
+    absent, damaged = found.failures
+    assert absent.reason == f"{source / paths[0]}: no such file"
+    assert damaged.reason.startswith(f"{source / paths[2]}: truncated")
+    assert absent.task.task_id != damaged.task.task_id
+    for path in paths:
+        (source / path).unlink(missing_ok=True)
+    assert plan(source, of=with_path(paths)).missing == ("Zee",)
+
+
+def test_a_file_that_is_there_again_is_left_out_and_named(source):
+    paths = cut_in_three(source)
+    shutil.copy(source / paths[0], source / paths[1])
+    shutil.copy(source / paths[2], source / PATHS["Zmumu"])
+    found = plan(source, of=with_path(paths))
+    assert found.entries == {"data_A": (100, 100), "Zee": (2000, 2000)}
+    same, others = found.unread
+    assert same.failure.reason == f"{source / paths[1]}: {paths[0]} of sample Zee again (same content), left out"
+    assert (same.sample, same.again) == ("Zee", True)
+    assert others.failure.reason.endswith(f"{paths[2]} of sample Zee again (same content), left out")
+    assert (others.sample, others.again) == ("Zmumu", False)
+
+
+def test_files_are_opened_side_by_side(source, monkeypatch):
+    """Each of the later ones waits for two others to be opened: one after the other, that would be for ever."""
+    paths = cut_in_three(source)
+    together = threading.Barrier(3, timeout=30)
+
+    def opened(location):
+        if location.endswith(paths):
+            together.wait()
+        return open_bytes(location)
+
+    monkeypatch.setattr("hzzray.data.plan.open_bytes", opened)
+    assert plan(source, of=with_path(paths)).entries["Zee"] == (3000, 3000)
+
+
+def test_a_server_that_is_down_is_asked_for_two_of_many_files(source, monkeypatch):
+    monkeypatch.setattr(retry, "_FIRST_S", 0.001)
+    paths = [f"MC/{i}.root" for i in range(20)]
+    with serve(source) as web:
+        for path in [*PATHS.values(), *paths]:
+            web.fail(path, status=503, times=99)
+        with pytest.raises(TransientError, match=r"no file of release 2020 can be read now: .*503"):
+            plan(web.url, of=with_path(paths))
+        assert len(web.requests) == 2
+
+
 # Links
 
 
@@ -468,8 +606,10 @@ def needed_bytes(whole, folder):
     them without all of it, so that it counts as a whole.
     """
     schema, total = whole.release.schema_, 0
+    analysis = analyses.resolve(whole.analysis, ())
     for sample in whole.release.samples:
-        names = schema.branches(whole.selection, simulation=whole.release.role(sample) != "data")
+        simulation = whole.release.role(sample) != "data"
+        names = analyses.reads(whole, analysis, simulation=simulation).branches
         source = open_bytes(str(folder / sample.path))
         branches = read_layout(source, schema.tree, names, None).branches
         source.close()

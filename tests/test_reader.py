@@ -2,10 +2,11 @@
 
 import random
 import struct
-from collections import namedtuple
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import awkward as ak
+import numba
 import numpy as np
 import pytest
 import uproot
@@ -21,6 +22,19 @@ from hzzray.data.schema import Bound
 from hzzray.data.storage import LocalBytes
 from hzzray.data.toy import write_toys
 from hzzray.errors import DataError, TransientError
+from hzzray.physics.columns import (
+    AllOf,
+    AnyOf,
+    Array,
+    Below,
+    Jagged,
+    Offsets,
+    Reads,
+    Scalar,
+    Unread,
+    needed,
+    nothing,
+)
 from hzzray.physics.leptons import Best, Leptons
 from tests.support.reading import EVERYTHING, PLAIN, Asked, asked, copied, joined
 from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, columns, write
@@ -38,7 +52,7 @@ RELAXED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], 
 
 
 #: All arrays of a step that our own analyses read.
-Columns = namedtuple("Columns", (*Leptons._fields, "factors", "divisor"))
+Columns = NamedTuple("Columns", [(name, Any) for name in (*Leptons._fields, "factors", "divisor")])
 
 
 def flat(step):
@@ -77,7 +91,7 @@ def attempted(path, **options):
 
 def assert_same(one, other):
     """Equal types, shapes and bits."""
-    for name, left, right in zip(Columns._fields, one, other, strict=True):
+    for name, left, right in zip(one._fields, one, other, strict=True):
         assert left.dtype == right.dtype, name
         assert left.shape == right.shape, name
         assert left.tobytes() == right.tobytes(), name
@@ -527,6 +541,431 @@ def test_unequal_numbers_of_leptons_name_branch_and_entry(tmp_path, name, slow):
         read(path, slow=slow, step=50)
     assert len(read(path, 0, 42, slow=slow).offsets) == 43
     assert len(read(path, 44, 100, slow=slow).offsets) == 57
+
+
+# Any analysis' columns
+
+
+class Mixed(NamedTuple):
+    """What a user might ask for: two collections, numbers of an event, arrays, flags, and what isn't needed."""
+
+    photons: Any
+    photon_pt: Any
+    photon_pt_wide: Any
+    photon_id: Any
+    photon_charge: Any
+    photon_far: Any
+    photon_tight: Any
+    photon_ok: Any
+    photon_small: Any
+    jet_pt: Any
+    jet_pt_narrow: Any
+    jet_offsets: Any
+    jet_index: Any
+    jet_is_b: Any
+    run: Any
+    met: Any
+    met_narrow: Any
+    vertices: Any
+    fired: Any
+    clean: Any
+    beam: Any
+    beam_wide: Any
+    cells: Any
+    bits: Any
+    spare: Any
+    spare_four: Any
+
+
+MIXED = Mixed(
+    photons=Offsets(collection="photons"),
+    photon_pt=Jagged("ph_pt", "f4", "photons"),
+    photon_pt_wide=Jagged("ph_pt", "f8", "photons"),
+    photon_id=Jagged("ph_id", "i8", "photons"),
+    photon_charge=Jagged("ph_q", "i4", "photons"),
+    photon_far=Jagged("ph_q", "i4", "photons", absolute=True),
+    photon_tight=Jagged("ph_tight", "u1", "photons"),
+    photon_ok=AllOf(("ph_tight", "ph_id"), (Below("ph_iso", 0.5, "ph_pt"), Below("ph_q", 2.0)), "photons"),
+    photon_small=Jagged("ph_q", "f8", "photons"),
+    jet_pt=Jagged("jet_pt", "f8", "jets"),
+    jet_pt_narrow=Jagged("jet_pt", "f4", "jets"),
+    jet_offsets=Offsets(collection="jets"),
+    jet_index=Jagged("jet_short", "i4", "jets", absolute=True),
+    jet_is_b=Jagged("jet_pt", "u1", "jets"),
+    run=Scalar("run", "i8"),
+    met=Scalar("met"),
+    met_narrow=Scalar("met", "f4"),
+    vertices=Scalar("n_vertices", "i4"),
+    fired=Scalar("trig_a", "u1"),
+    clean=AnyOf(("trig_a", "trig_b", "met")),
+    beam=Array("beam", 4),
+    beam_wide=Array("beam", 4, "f8"),
+    cells=Array("cells", 3, "i4"),
+    bits=Array("cells", 3, "u1"),
+    spare=Unread(Jagged("nowhere", "i8", "jets")),
+    spare_four=Unread(Array("nowhere", 2, "f8")),
+)
+MIXED_READS = Reads(MIXED, ("met", "n_vertices", "weight"), "norm")
+
+
+def mixed(events, seed=0):
+    rng = np.random.default_rng(seed)
+    photons, jets = rng.integers(0, 5, events), rng.integers(0, 9, events)
+    n, m = int(photons.sum()), int(jets.sum())
+    lists = {
+        "ph_pt": (rng.exponential(40, n).astype(np.float32), photons),
+        "ph_id": (rng.integers(-1, 2, n) * (1 << 40), photons),
+        "ph_q": (rng.integers(-3, 4, n).astype(np.int8), photons),
+        "ph_tight": (rng.random(n) < 0.7, photons),
+        "ph_iso": (rng.normal(10, 20, n), photons),
+        "jet_pt": (rng.exponential(50, m) * (rng.random(m) < 0.8), jets),
+        "jet_short": (rng.integers(-300, 300, m).astype(np.int16), jets),
+    }
+    return {name: ak.unflatten(array, counts) for name, (array, counts) in lists.items()} | {
+        "run": rng.integers(1, 1 << 50, events),
+        "met": np.where(rng.random(events) < 0.3, 0.0, rng.exponential(30, events)),
+        "n_vertices": rng.integers(0, 60, events).astype(np.uint8),
+        "trig_a": rng.integers(0, 3, events).astype(np.int32) << 8,
+        "trig_b": rng.random(events) < 0.2,
+        "beam": rng.normal(0, 1, (events, 4)).astype(np.float32),
+        "cells": rng.integers(-2, 3, (events, 3)),
+        "weight": rng.normal(1, 1, events).astype(np.float32),
+        "norm": rng.exponential(1, events),
+    }
+
+
+def mixed_by_uproot(path, start, stop):
+    with uproot.open(path) as file:
+        events = file["mini"].arrays(MIXED_READS.branches, entry_start=start, entry_stop=stop)
+
+    def offsets(name):
+        return np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(events[name])))]).astype(np.int64)
+
+    def one(name, dtype):
+        values = ak.to_numpy(ak.flatten(events[name]) if "_" in name and name[:2] in ("ph", "je") else events[name])
+        return (values != 0).astype(np.uint8) if dtype == "u1" else values.astype(dtype)
+
+    isolated = one("ph_iso", "f8") < 0.5 * one("ph_pt", "f8")
+    good = (one("ph_tight", "u1") != 0) & (one("ph_id", "u1") != 0) & isolated & (one("ph_q", "f8") < 2)
+    columns = Mixed(
+        offsets("ph_pt"), one("ph_pt", "f4"), one("ph_pt", "f8"), one("ph_id", "i8"), one("ph_q", "i4"),
+        abs(one("ph_q", "i4")), one("ph_tight", "u1"), good.astype(np.uint8), one("ph_q", "f8"), one("jet_pt", "f8"),
+        one("jet_pt", "f4"), offsets("jet_pt"), abs(one("jet_short", "i4")), one("jet_pt", "u1"), one("run", "i8"),
+        one("met", "f8"), one("met", "f4"), one("n_vertices", "i4"), one("trig_a", "u1"),
+        one("trig_a", "u1") | one("trig_b", "u1") | one("met", "u1"), one("beam", "f4"), one("beam", "f8"),
+        one("cells", "i4"), one("cells", "u1"), np.empty(0, np.int64), np.empty((0, 2)),
+    )  # fmt: skip
+    return columns, np.array([one(name, "f8") for name in MIXED_READS.factors]), one("norm", "f8")
+
+
+@pytest.fixture(scope="module")
+def mixtures(tmp_path_factory):
+    """Files of all kinds of branches by entries a basket; compressed or not."""
+    folder = tmp_path_factory.mktemp("mixed")
+    return {
+        basket: write(
+            folder / f"{basket}.root", mixed(700, basket), basket=basket, compression=COMPRESSIONS[compression]
+        )
+        for basket, compression in ((1000, "zlib"), (130, "none"), (61, "zlib"), (60, "lz4"))
+    }
+
+
+def check_mixed(path, start, stop, step, *, slow):
+    with open_reads(path, MIXED_READS, step=step, slow=slow) as reader:
+        if start == stop:
+            assert list(reader.steps(start, stop)) == []
+            return
+        steps = list(map(copied, reader.steps(start, stop)))
+        unfit = {name for name, cursor in reader._cursors.items() if not cursor.fast}
+        assert len(unfit) == len(reader._cursors) if slow else not unfit
+    got = joined(steps, MIXED_READS)
+    columns, factors, divisor = mixed_by_uproot(path, start, stop)
+    # What is unread has no entries, whichever step it is.
+    assert_same(got.columns, columns)
+    assert got.events == stop - start
+    assert np.array_equal(got.factors, factors)
+    assert np.array_equal(got.divisor, divisor)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("basket", [1000, 130, 61, 60])
+def test_any_kind_of_column(mixtures, basket, slow):
+    check_mixed(mixtures[basket], 0, 700, None, slow=slow)
+
+
+@settings(RELAXED, max_examples=25)
+@given(data=st.data())
+def test_any_range_of_any_kind_of_column(mixtures, data):
+    path = mixtures[data.draw(st.sampled_from(sorted(mixtures)))]
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, 700), st.integers(0, 700))))
+    check_mixed(path, start, stop, data.draw(st.integers(20, 900)), slow=data.draw(st.booleans()))
+
+
+def test_a_branch_that_several_columns_are_made_of_is_read_once(mixtures):
+    with open_reads(mixtures[60], MIXED_READS, step=50) as reader:
+        before = reader.bytes_read
+        for _ in reader.steps(0, 700):
+            pass
+        baskets = sum(int(reader.layout.branches[name].sizes.sum()) for name in reader.names)
+        assert reader.bytes_read - before == baskets
+
+
+def test_arrays_have_one_type_however_they_are_read_or_not(mixtures):
+    """Else compiled code would be compiled again, in the middle of a task."""
+
+    def types(step):
+        return [numba.typeof(array) for array in (*step.columns, step.factors, step.divisor)]
+
+    unread = MIXED._replace(
+        **{name: read if isinstance(read, Unread) else Unread(read) for name, read in MIXED._asdict().items()}
+    )
+    asked = types(nothing(MIXED_READS))
+    assert types(nothing(MIXED_READS._replace(columns=unread))) == asked
+    for reads in (MIXED_READS, MIXED_READS._replace(columns=unread)):
+        for slow in (False, True):
+            with open_reads(mixtures[61], reads, step=90, slow=slow) as reader:
+                assert all(types(step) == asked for step in reader.steps(10, 200))
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="../shared/data is absent")
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_real_file_of_five_collections(slow):
+    """CERN's HZZ: C arrays with counters, of muons, electrons, photons, jets."""
+    path = REAL / "uproot-HZZ.root"
+    fields = {
+        f"{kind}_{what}": Jagged(f"{kind}_{what}", dtype, kind)
+        for kind in ("Muon", "Electron", "Photon", "Jet")
+        for what, dtype in (("Px", "f4"), ("E", "f8"))
+    }
+    fields |= {f"{kind}_offsets": Offsets(collection=kind) for kind in ("Muon", "Electron", "Photon", "Jet")}
+    fields |= {"Muon_Charge": Jagged("Muon_Charge", "i4", "Muon"), "Jet_ID": Jagged("Jet_ID", "u1", "Jet")}
+    fields |= {"MET_px": Scalar("MET_px"), "triggerIsoMu24": AnyOf(("triggerIsoMu24",))}
+    own = NamedTuple("Own", [(name, Any) for name in fields])
+    reads = Reads(own(**fields), ("EventWeight",))
+    with open_reads(path, reads, tree="events", step=500, slow=slow) as reader:
+        got = joined(list(map(copied, reader.steps(0, reader.layout.entries))), reads)
+        assert all(cursor.fast != slow for cursor in reader._cursors.values())
+    with uproot.open(path) as file:
+        events = file["events"].arrays(reads.branches)
+    for name, read in fields.items():
+        column = getattr(got.columns, name)
+        if isinstance(read, Offsets):
+            assert np.array_equal(np.diff(column), ak.to_numpy(ak.num(events[f"{read.collection}_Px"]))), name
+        else:
+            flat = ak.to_numpy(ak.flatten(events[name], axis=None))
+            assert np.array_equal(column, flat.astype(column.dtype)), name
+    assert np.array_equal(got.factors[0], ak.to_numpy(events["EventWeight"]).astype(np.float64))
+
+
+def lists(values, length=1):
+    """Cut numbers into lists of one length, which are of any length by their type."""
+    return ak.unflatten(values, np.full(len(values) // length, length))
+
+
+class One(NamedTuple):
+    """One column of some kind."""
+
+    it: Any
+
+
+def one_read(path, read, **options):
+    with open_reads(path, Reads(One(read)), **options) as reader:
+        return joined(list(map(copied, reader.steps(0, reader.layout.entries))), reader._reads).columns.it
+
+
+SHAPES = {
+    "list": (lists, Jagged),
+    "number": (lambda values: values, Scalar),
+    "array": (lambda values: np.stack([values, values[::-1]], axis=1), lambda branch, dtype: Array(branch, 2, dtype)),
+}
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("value", "stored", "asked", "fits"),
+    [
+        (2**40, "i8", "i4", False),
+        (2**31, "u4", "i4", False),
+        (2**31 - 1, "u4", "i4", True),
+        (-(2**31), "i8", "i4", True),
+        (-(2**31) - 1, "i8", "i4", False),
+        (2**63, "u8", "i8", False),
+        (2**63 - 1, "u8", "i8", True),
+        (1.5, "f4", "i4", False),
+        (np.nan, "f4", "i8", False),
+        (np.inf, "f8", "i4", False),
+        (2.0**31, "f8", "i4", False),
+        (-(2.0**31), "f4", "i4", True),
+        (2.0**63, "f8", "i8", False),
+        (-(2.0**63), "f8", "i8", True),
+        (2.0**62, "f4", "i8", True),
+        (2**53 + 1, "i8", "i8", True),
+    ],
+)
+def test_an_integer_that_has_no_place_in_its_column_is_refused(tmp_path, shape, slow, value, stored, asked, fits):
+    make, read = SHAPES[shape]
+    values = np.zeros(20, stored)
+    values[13] = value
+    path = write(tmp_path / "a.root", {"x": make(values)}, basket=9)
+    if not fits:
+        with pytest.raises(
+            DataError, match=rf"a\.root: branch x holds numbers that are no {8 * int(asked[1])}-bit int"
+        ):
+            one_read(path, read("x", asked), slow=slow)
+        return
+    got = one_read(path, read("x", asked), slow=slow)
+    assert got.dtype == asked
+    assert int(got.reshape(20, -1)[13, 0]) == int(value)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize(("least", "fits"), [(-(2**31), False), (1 - 2**31, True)])
+def test_an_absolute_value_has_a_place_too(tmp_path, slow, least, fits):
+    values = np.array([least, 5, -5], np.int32)
+    path = write(tmp_path / "a.root", {"x": lists(values), "y": lists(values.astype(np.int8))})
+    if fits:
+        assert one_read(path, Jagged("x", "i4", absolute=True), slow=slow).tolist() == [-least, 5, 5]
+    else:
+        with pytest.raises(DataError, match=r"a\.root: branch x holds numbers that are no 32-bit integers"):
+            one_read(path, Jagged("x", "i4", absolute=True), slow=slow)
+
+
+def test_a_small_integer_s_absolute_value_is_taken_where_there_is_room(tmp_path):
+    path = write(tmp_path / "a.root", {"x": lists(np.array([-128, 127], np.int8))})
+    assert one_read(path, Jagged("x", "i4", absolute=True)).tolist() == [128, 127]
+    assert one_read(path, Jagged("x", "f4", absolute=True)).tolist() == [128, 127]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_is_too_large_for_a_float_is_infinite(tmp_path, slow):
+    values = np.array([1e300, -1e300, 0.1, np.nan])
+    for make, read in SHAPES.values():
+        path = write(tmp_path / "a.root", {"x": make(values)})
+        with np.errstate(over="ignore"):
+            expected = make(values) if isinstance(make(values), np.ndarray) else values
+            assert np.array_equal(one_read(path, read("x", "f4"), slow=slow), expected.astype("f4"), equal_nan=True)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize(
+    ("read", "held"),
+    [
+        (Array("four", 3), r"4 \* float32 an entry, not 3 numbers"),
+        (Array("number", 1), "float64 an entry, not 1 numbers"),
+        (Array("list", 2), r"var \* float32 an entry, not 2 numbers"),
+        (Array("matrix", 6), r"2 \* 3 \* float64 an entry, not 6 numbers"),
+        (Scalar("four"), r"4 \* float32 an entry, not one number"),
+        (Scalar("list"), r"var \* float32 an entry, not one number"),
+        (Jagged("number"), "float64 an entry, not a list of numbers"),
+        (Jagged("matrix"), r"2 \* 3 \* float64 an entry, not a list of numbers"),
+        (AnyOf(("number", "four")), r"4 \* float32 an entry, not one number"),
+        (AllOf((), (Below("list", 1.0, "number"),)), "float64 an entry, not a list of numbers"),
+    ],
+)
+def test_a_column_of_another_shape_than_its_branch_names_both(tmp_path, read, held, slow):
+    content = {
+        "four": np.ones((30, 4), np.float32),
+        "number": np.ones(30),
+        "list": lists(np.ones(60, np.float32), 2),
+        "matrix": np.ones((30, 2, 3)),
+    }
+    path = write(tmp_path / "a.root", content, basket=11)
+    with pytest.raises(DataError, match=rf"a\.root: branch \w+ holds {held}$"):
+        one_read(path, read, slow=slow)
+
+
+class Both(NamedTuple):
+    """Two collections, or one."""
+
+    a: Any
+    b: Any
+    ends: Any
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i1"])
+def test_lengths_must_agree_in_a_collection_alone(tmp_path, slow, dtype):
+    counts = np.arange(50) % 4
+    other = counts.copy()
+    other[[21, 22]] = other[[22, 21]]
+    total = int(counts.sum())
+    path = write(
+        tmp_path / "a.root",
+        {"x": ak.unflatten(np.arange(total, dtype="f8"), counts), "y": ak.unflatten(np.ones(total, dtype), other)},
+        basket=20,
+    )
+    apart = Reads(Both(Jagged("x", "f8", "a"), Jagged("y", "f4", "b"), Offsets(collection="b")))
+    with open_reads(path, apart, slow=slow, step=30) as reader:
+        got = joined(list(map(copied, reader.steps(0, 50))), apart).columns
+    assert got.a.tolist() == list(range(total))
+    assert np.diff(got.ends).tolist() == other.tolist()
+    together = Reads(Both(Jagged("x", "f8"), Jagged("y", "f4"), Offsets()))
+    with (
+        open_reads(path, together, slow=slow, step=30) as reader,
+        pytest.raises(DataError, match=r"a\.root: branch y: .*entry 21 has another number of values than branch x$"),
+    ):
+        list(reader.steps(0, 50))
+
+
+def test_offsets_alone_are_those_of_a_branch_that_nothing_else_needs(tmp_path):
+    own = Both(
+        Jagged("x", only_for=("mass",), collection="a"),
+        Jagged("y", only_for=("mass",), collection="b"),
+        Offsets(collection="b"),
+    )
+    asked = needed(own, {"number"})
+    assert asked == Both(Unread(own.a), own.b, own.ends)
+    counts = np.arange(9) % 3
+    content = {"x": lists(np.ones(9)), "y": ak.unflatten(np.ones(9), counts)}
+    path = write(tmp_path / "a.root", content)
+    with open_reads(path, Reads(asked)) as reader:
+        assert reader.names == ("y",)
+        (step,) = reader.steps(0, 9)
+        assert np.diff(step.columns.ends).tolist() == counts.tolist()
+    with pytest.raises(ValueError, match=r"^the offsets of collection 'c'$"):
+        needed(own._replace(ends=Offsets(collection="c")), {"mass"})
+
+
+def test_what_an_asked_for_variable_needs_and_has_no_branch():
+    own = Both(
+        Scalar("", only_for=("met",), what="missing energy"), AnyOf((), only_for=("fired",), what="trigger"), Offsets()
+    )
+    lists = Both(*own[:2], Jagged("x"))
+    assert needed(lists, {"mass"}) == Both(Unread(own.a), Unread(own.b), Jagged("x"))
+    with pytest.raises(ValueError, match=r"^missing energy and trigger$"):
+        needed(lists, {"met", "fired"})
+
+
+def test_columns_that_cannot_be():
+    for wrong in (lambda: Jagged("x", "f2"), lambda: Scalar("x", "float"), lambda: Array("x", 3, "i2")):
+        with pytest.raises(ValueError, match=r"^a column can't be '\w+': it is one of f4, f8, i4, i8, u1$"):
+            wrong()
+    with pytest.raises(ValueError, match=r"^an array of 0 numbers an event$"):
+        Array("x", 0)
+
+
+def test_roles_are_judged_in_anybody_s_columns_and_nothing_else_is(tmp_path):
+    content = {"x": lists(np.full(40, -5.0)), "y": lists(np.full(80, -5.0), 2)}
+    path = write(tmp_path / "a.root", content)
+    assert set(one_read(path, Jagged("x"))) == {-5}
+    assert set(one_read(path, Jagged("x", role="pt", absolute=True))) == {5}
+    both = Reads(Both(Jagged("x", role="eta"), Jagged("y", role="pt", collection="b"), Offsets()))
+    with (
+        open_reads(path, both) as reader,
+        pytest.raises(
+            DataError, match=r"a\.root: branch y can't be the pt: of its first 80 values 80 are below 0: -5$"
+        ),
+    ):
+        list(reader.steps(0, 40))
+
+
+def test_an_isolation_of_eight_bytes_is_compared_as_it_is(tmp_path):
+    """0.1 and its neighbour below are one number in four bytes."""
+    values = np.array([0.1, np.nextafter(0.1, 0), np.nan, -np.inf])
+    path = write(tmp_path / "a.root", {"x": lists(values)})
+    for slow in (False, True):
+        assert one_read(path, AllOf((), (Below("x", 0.1),)), slow=slow).tolist() == [0, 1, 0, 1]
 
 
 # Damage

@@ -15,7 +15,7 @@ from hzzray.messages import Cost, Counts, Failure, Partial
 from hzzray.physics.histogram import Blocks, Shape
 from hzzray.result import summarise
 from hzzray.source import Congestion
-from tests.support.ledgers import NAMES, digest_of, entries, partial, start, sums, task, tasks
+from tests.support.ledgers import NAMES, digest_of, entries, files, partial, start, sums, task, tasks
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_what_others_write_is_seen_when_it_is_reloaded(reducer, path):
     reducer.fail(failure(task(1)))
     more = [task(number) for number in (100, 101)]
     with Ledger.open(path) as ledger:
-        ledger.plan(more, {"Zee": (1020, 1020)})
+        ledger.plan(files(more))
         assert ledger.forgive(task(1))
     before = reducer.snapshot()
     reducer.reload()

@@ -80,6 +80,7 @@ RUNNING = Counts(10, 5, 0)
 DONE = Counts(10, 10, 0)
 PARTIAL = Counts(10, 9, 1)
 IN_ALL = len(CHANNELS) * (BINS + 2)
+SIGNAL = "Signal (mH = 125 GeV)"
 WEIGHTS = {"data_A": 1, "Zee": 2, "llll": 3, "ZH125_ZZ4lep": 5, "WH125_ZZ4lep": 7}
 
 
@@ -270,6 +271,61 @@ def test_what_was_read_in_part_is_told_when_the_run_has_ended():
     ended = summarise(state(PARTIAL, dict.fromkeys(WEIGHTS, 1000) | {"llll": 160}))
     assert "llll: 160 of 1000 entries were read: scaled up" in ended.warnings
     assert not any("entries were read" in line for line in summarise(state(RUNNING)).warnings)
+
+
+def stated(entries: int | None):
+    """A spec whose files have so many entries as its release states, which they do."""
+    toy = SPEC.release
+    samples = tuple(sample.model_copy(update={"entries": entries}) for sample in toy.samples)
+    return SPEC.model_copy(update={"release": toy.model_copy(update={"samples": samples, "entries_vary": False})})
+
+
+def test_a_file_of_several_that_was_not_opened_leaves_what_the_release_states():
+    """1000 entries of files that were opened, all read, of 4000: each event stands for four."""
+    result = summarise(state(PARTIAL, dict.fromkeys(WEIGHTS, 1000), spec=stated(4000), unopened={"Zee": 1}))
+    zee, llll = result.samples["Zee"], result.samples["llll"]
+    assert (zee.total, zee.scale, zee.unopened, zee.yield_) == (4000, 4.0, 1, 2.0 * IN_ALL * 4)
+    assert (llll.total, llll.scale, llll.unopened) == (1000, 1.0, 0), "its files' own entries are its whole"
+    assert not result.significance.withheld
+    assert to_read(result) == 4 * 1000 + 4000
+    assert result.fraction == 5000 / 8000
+    assert (
+        "Zee: 1 of its files left out; the others are taken for a part of the 4000 that the release states"
+        in result.warnings
+    )
+    data = summarise(state(PARTIAL, dict.fromkeys(WEIGHTS, 1000), spec=stated(4000), unopened={"data_A": 2}))
+    assert (data.luminosity.data, data.luminosity.simulation) == (2.5, 2.5)
+
+
+@pytest.mark.parametrize("entries", [None, 999])
+def test_what_is_read_of_an_unknown_whole_is_not_scaled_and_stands_beside_nothing(entries):
+    """The release states no entries, or fewer than the files that were opened have."""
+    read = dict.fromkeys(WEIGHTS, 1000)
+    result = summarise(state(PARTIAL, read, spec=stated(entries), unopened={"Zee": 1, "ZH125_ZZ4lep": 2}))
+    zee = result.samples["Zee"]
+    assert (zee.total, zee.scale, zee.luminosity, zee.yield_) == (None, 1.0, None, 2.0 * IN_ALL)
+    assert result.unread("Background Z,ttbar") is None, "it has no other sample"
+    assert result.unread(SIGNAL) == ["ZH125_ZZ4lep"]
+    assert result.groups["Background Z,ttbar"].yield_ == 0.0
+    assert result.groups[SIGNAL].yield_ == result.samples["WH125_ZZ4lep"].yield_
+    found = result.significance
+    assert (found.n_background, found.n_signal, found.asimov, found.observed) == (None, None, None, None)
+    assert found.withheld["n_background"] == "what part of Zee was read is unknown: not all files were opened"
+    assert found.n_data == 9
+    assert not result.is_whole
+    assert result.fraction == 1.0, "of what is known"
+    assert to_read(result) == 5000
+    assert "Zee: 1 of its files left out; the others are taken for an unknown part of the sample" in result.warnings
+
+
+def test_data_of_which_a_file_was_not_opened_are_counted_and_not_compared():
+    result = summarise(state(PARTIAL, dict.fromkeys(WEIGHTS, 1000), unopened={"data_A": 1}))
+    assert (result.luminosity.data, result.samples["data_A"].luminosity) == (None, None)
+    assert result.groups["Data"].n_out == result.samples["data_A"].n_out > 0
+    assert result.unread("Data") == []
+    found = result.significance
+    assert found.withheld["observed"] == "what part of data_A was read is unknown: not all files were opened"
+    assert (found.n_data, found.observed, found.asimov is None) == (9, None, False)
 
 
 def test_a_result_of_before_is_read():

@@ -25,10 +25,10 @@ from bridge.wire import (
     read_task,
     task_letter,
 )
-from hzzray.data.plan import Plan, make_plan
+from hzzray.data.plan import Plan, PlannedFile, UnreadFile, make_plan
 from hzzray.errors import UsageError
-from hzzray.messages import Failure, RunSpec
-from tests.support.ledgers import SPEC, task
+from hzzray.messages import RunSpec
+from tests.support.ledgers import SPEC, files, task, unread
 
 TOPOLOGY = Topology()
 READERS = (read_task, read_announcement, read_order)
@@ -61,14 +61,9 @@ def test_the_broker_counts_returns(count):
 
 
 def test_an_announcement_is_the_whole_plan(plan):
-    unread = task(0, sample="llll", uuid="unread:llll", start=0, stop=0)
-    failed = Failure(task=unread, reason="llll.root: no such file", permanent=True)
-    without = Plan(
-        tasks=tuple(one for one in plan.tasks if one.sample != "llll"),
-        failures=(failed,),
-        missing=("llll",),
-        entries={name: pair for name, pair in plan.entries.items() if name != "llll"},
-    )
+    lacking = unread("llll", "llll.root: no such file", missing=True, path=SPEC.release.sample("llll").path)
+    without = Plan(tuple(one for one in plan.files if one.sample != "llll"), (lacking,))
+    assert without.missing == ("llll",)
     for one in (plan, without):
         letter = announcement_letter(TOPOLOGY, Announcement.of(SPEC, "run", one), "mark")
         assert letter.properties.correlation_id == "mark"
@@ -78,9 +73,87 @@ def test_an_announcement_is_the_whole_plan(plan):
 
 
 def test_a_file_without_entries_is_announced():
-    empty = task(0, start=0, stop=0)
-    one = Plan((empty,), (), (), {"Zee": (0, 0)})
+    one = Plan((PlannedFile(SPEC.release.sample("Zee").path, 0, (task(0, start=0, stop=0),)),), ())
     assert Announcement.of(SPEC, "run", one).plan() == one
+
+
+def several(path=("a.root", "b.root", "c.root")):
+    """A spec whose Zee is several files."""
+    samples = tuple(one.model_copy(update={"path": path}) if one.name == "Zee" else one for one in SPEC.release.samples)
+    return SPEC.model_copy(update={"release": SPEC.release.model_copy(update={"samples": samples})})
+
+
+def announced(spec, contents, *lacking):
+    """Announce files of Zee by what their paths hold, and others that could not be read."""
+    own = {"spec": spec.digest}
+    made = [task(0, uuid=uuid, file=f"/files/{path}", **own) for path, uuid in contents.items()]
+    gone = [unread("Zee", "gone", missing=True, path=path) for path in lacking]
+    gone = [
+        replace(one, failure=one.failure.model_copy(update={"task": one.failure.task.model_copy(update=own)}))
+        for one in gone
+    ]
+    return Announcement.of(spec, "run", Plan(tuple(files(made)), tuple(gone)))
+
+
+def held(announcement):
+    """What an announcement has of Zee: its files' contents by path, and the others' paths."""
+    found = announcement.plan()
+    return {file.path: file.uuid for file in found.files}, [file.path for file in found.unread]
+
+
+def test_a_sample_of_several_files_is_announced_file_by_file(plan):
+    one = announced(several(), {"b.root": "B", "a.root": "A"}, "c.root")
+    letter = announcement_letter(TOPOLOGY, one, "mark")
+    read = read_announcement(letter.body, letter.properties)
+    assert read == one
+    assert held(read) == ({"b.root": "B", "a.root": "A"}, ["c.root"])
+    again = UnreadFile("c.root", one.plan().failures[0], again=True)
+    assert Announcement.of(several(), "run", Plan((), (again,))).plan().unread == (again,)
+    single = json.loads(announcement_letter(TOPOLOGY, Announcement.of(SPEC, "run", plan), "mark").body)
+    assert all("path" not in row for row in single["files"]), "as ever, where the spec says which file it is"
+
+
+def test_later_announcements_add_files_that_were_not_planned_before():
+    pattern = several("*.root")
+    first = announced(pattern, {"a.root": "A"}, "bad.root", "worse.root")
+    more = announced(pattern, {"a.root": "A", "b.root": "B", "bad.root": "C"}, "worst.root")
+    holds = first.with_later(more)
+    assert held(holds) == ({"a.root": "A", "b.root": "B", "bad.root": "C"}, ["worse.root", "worst.root"])
+    assert holds.with_later(first) == holds.with_later(more) == holds
+    # Under another name, or with another content: what was planned stays.
+    assert held(first.with_later(announced(pattern, {"z.root": "A"}))) == held(first)
+    assert held(first.with_later(announced(pattern, {"a.root": "X"}))) == held(first)
+    # One more and one less may be one file in two versions.
+    assert held(first.with_later(announced(pattern, {"a.v2.root": "X"}))) == held(first)
+    assert held(first.with_later(announced(pattern, {"b.root": "B"}, "a.root")))[0] == {"a.root": "A", "b.root": "B"}
+
+
+def test_a_pattern_that_nothing_matched_gives_way_to_what_matches_later():
+    pattern = several("*.root")
+    nothing, something = announced(pattern, {}, "*.root"), announced(pattern, {"a.root": "A"})
+    assert held(nothing) == ({}, ["*.root"])
+    holds = nothing.with_later(something)
+    assert held(holds) == ({"a.root": "A"}, [])
+    assert holds.with_later(nothing) == holds
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda a: a["files"][0].pop("path"), "which file of sample Zee is meant"),
+        (lambda a: a["files"][1].update(path="a.root"), "a file of a sample is in it twice"),
+        (lambda a: a["unread"][0].update(path="a.root"), "a file of a sample is in it twice"),
+        (lambda a: a["files"][0].update(path=""), "at least 1 character"),
+        (lambda a: a["files"][0].update(sample="llll"), "which file of sample llll is meant"),
+    ],
+)
+def test_an_announcement_of_several_files_that_makes_no_sense_is_refused(change, reason):
+    letter = announcement_letter(TOPOLOGY, announced(several(), {"a.root": "A", "b.root": "B"}, "c.root"), "mark")
+    body = json.loads(letter.body)
+    change(body)
+    refusal = read_announcement(json.dumps(body).encode(), letter.properties)
+    assert isinstance(refusal, Refusal)
+    assert reason in refusal.reason
 
 
 def test_a_plan_too_big_for_a_message_is_refused(plan, monkeypatch):
@@ -91,17 +164,13 @@ def test_a_plan_too_big_for_a_message_is_refused(plan, monkeypatch):
 
 def test_later_announcements_add_only_what_could_not_be_planned_before(plan):
     def only(*names, chunked):
-        tasks = tuple(one for one in chunked.tasks if one.sample in names)
-        gone = tuple(
-            Failure(task=task(0, sample=sample.name, uuid=f"unread:{sample.name}", start=0, stop=0), reason="gone",
-                    permanent=True)
-            for sample in SPEC.release.samples if sample.name not in names
-        )  # fmt: skip
-        entries = {name: pair for name, pair in chunked.entries.items() if name in names}
-        missing = tuple(failure.task.sample for failure in gone)
-        return Announcement.of(SPEC, "run", Plan(tasks, gone, missing, entries))
+        files = tuple(one for one in chunked.files if one.sample in names)
+        others = [sample for sample in SPEC.release.samples if sample.name not in names]
+        gone = tuple(unread(sample.name, "gone", missing=True, path=sample.path) for sample in others)
+        return Announcement.of(SPEC, "run", Plan(files, gone))
 
-    finer = replace(plan, tasks=tuple(half for one in plan.tasks for half in one.halves()))
+    halved = (replace(one, tasks=tuple(half for task in one.tasks for half in task.halves())) for one in plan.files)
+    finer = Plan(tuple(halved), ())
     first, second = only("Zee", chunked=plan), only("Zee", "llll", chunked=finer)
     holds = first.with_later(second).with_later(only("Zee", "llll", "data_A", chunked=plan))
     tasks = holds.plan().tasks
@@ -111,7 +180,7 @@ def test_later_announcements_add_only_what_could_not_be_planned_before(plan):
     assert first.with_later(second).with_later(first) == first.with_later(second)
     other = RunSpec.model_validate(SPEC.model_dump() | {"fraction": 0.5})
     with pytest.raises(UsageError, match="another spec"):
-        first.with_later(Announcement.of(other, "run", replace(plan, tasks=(), entries={})))
+        first.with_later(Announcement.of(other, "run", Plan((), ())))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from hzzray.data.plan import CHUNK
 from hzzray.engine.cluster import usable_cpus
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RunSpec
-from hzzray.physics.selection import PRESETS, Selection
+from hzzray.physics.analysis import Analysis, Bound
+from hzzray.physics.selection import PRESETS, Selection, preset
 from hzzray.run import new_run_id
 from hzzray.scaling import names
 from hzzray.urls import redact
@@ -25,23 +26,16 @@ _ADDRESS = ""  # the choice of the release's own addresses
 _MOST_ACTORS = 64
 _HERE, _BRIDGES = "actors of this machine", "bridges of the broker"
 
-# How a cut is called on the page, with its unit.
-_CUTS = {
-    "pt_min": "pT of the leading leptons above [GeV]",
+# How parameters are called on the page, with their units: those that aren't here by their names.
+_PARAMETERS = {
     "electron_pt_min": "electrons above [GeV]",
     "muon_pt_min": "muons above [GeV]",
-    "z1_window": "m₁₂ between [GeV]",
-    "z2_max": "m₃₄ below [GeV]",
-    "z2_min": "m₃₄ above, rising [GeV]",
-    "z2_min_from": "while m₄ℓ goes through [GeV]",
-    "dr_same": "ΔR, same flavour, above",
-    "dr_other": "ΔR, other flavour, above",
-    "sfos_mass_min": "any SFOS pair above [GeV]",
-    "trigger": "trigger",
-    "matched": "a lepton that fired the trigger",
-    "identified": "identified and isolated leptons",
-    "isolated": "isolated leptons",
-    "absolute_weights": "absolute values of the weights",
+    "identified": "identified leptons alone",
+    "isolated": "isolated leptons alone",
+    "m34_low": "least m₃₄ [GeV], rising from",
+    "m34_high": "least m₃₄ [GeV], rising to",
+    "m4l_low": "while m₄ℓ goes from [GeV]",
+    "m4l_high": "while m₄ℓ goes to [GeV]",
 }
 
 
@@ -93,11 +87,13 @@ def _choose() -> Choices:
             )  # fmt: skip
     with st.container(border=True):
         parts.heading(2, ":material/filter_alt: Selection")
-        preset = st.selectbox(
+        chosen = st.selectbox(
             "Preset", list(PRESETS), index=list(PRESETS).index(release.selection), key=f"selection-{name}",
             help="notebook-… are those of the published notebooks; h4l is that of the discovery paper.",
         )  # fmt: skip
-        cuts = _cuts(release.schema_.preset(preset))
+        analysis, selection = preset(chosen, release.schema_)
+        cuts, parameters = _changes(analysis, selection)
+        observables = _observables(analysis)
         axis, window = _binning(release)
     with st.container(border=True):
         parts.heading(2, ":material/memory: Work")
@@ -106,8 +102,10 @@ def _choose() -> Choices:
         release=release,
         source=source,
         samples=samples,
-        selection=preset,
+        selection=chosen,
         cuts=cuts,
+        parameters=parameters,
+        observables=observables,
         luminosity=luminosity,
         fraction=fraction / 100,
         axis=axis,
@@ -151,29 +149,64 @@ def _samples(release: Release) -> tuple[str, ...] | None:
     )
 
 
-def _cuts(preset: Selection) -> tuple[str, ...]:
-    """Show the preset's cuts, to be changed; returns the changes."""
-    st.caption(f"In this order: {' → '.join(preset.cuts)}")
+def _changes(analysis: Analysis, preset: Selection) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Show a preset's cuts and parameters, to be changed; returns the changes as the command line has them."""
+    st.caption(f"In this order: {' → '.join(map(words.plain, preset.rows))}")
     if not st.toggle("Change its cuts", key=f"change-{preset.name}"):
-        return ()
+        return (), ()
+    # h4l asks for what the release has: another release's answer is no change of this one's.
+    asked = "-".join(str(value) for value in preset.parameters.values() if isinstance(value, bool))
+    key = f"{preset.name}-{asked}-{len(preset.cuts)}"
+    cuts = []
+    columns = st.columns(2)
+    bounds = [(cut, bound) for cut in preset.cuts for bound in cut.bounds]
+    for i, (cut, bound) in enumerate(bounds):
+        variable = analysis.variable(bound.variable)
+        usual = _ends(bound)
+        title = f"{cut.name}: {words.axis(variable.name, variable.label, variable.unit)}"
+        with columns[i % 2]:
+            text = st.text_input(
+                words.plain(title), usual, key=f"cut-{key}-{bound.variable}", live=True, max_chars=40,
+                placeholder="no bound", help="Above and below: LOW:HIGH, either may be empty.",
+            )  # fmt: skip
+        text = text.replace(" ", "")
+        if text != usual:
+            cuts.append(f"{bound.variable}={text or ':'}")
+    with columns[len(bounds) % 2]:
+        more = st.text_input(
+            "More cuts", "", key=f"more-{key}", live=True, max_chars=200, placeholder="pt4l=20: dr_min=0.4:",
+            help=f"VARIABLE=LOW:HIGH, spaces between. There are {', '.join(v.name for v in analysis.variables)}.",
+        )  # fmt: skip
+    return (*cuts, *more.split()), _parameters(preset, key)
+
+
+def _ends(bound: Bound) -> str:
+    return ":".join("" if end is None else f"{end:g}" for end in (bound.low, bound.high))
+
+
+def _parameters(preset: Selection, key: str) -> tuple[str, ...]:
+    """Show what changes the measuring; returns the changes."""
     changes = []
     columns = st.columns(2)
-    for i, name in enumerate(preset.changeable):
-        value, key = getattr(preset, name), f"cut-{preset.name}-{name}"
+    for i, (name, value) in enumerate(preset.parameters.items()):
+        title = _PARAMETERS.get(name, name)
         with columns[i % 2]:
             if isinstance(value, bool):
-                # h4l asks for what the release has: another release's answer is no change of this one's.
-                chosen = str(st.toggle(_CUTS[name], value=value, key=f"{key}-{value}")).lower()
-                usual = str(value).lower()
-            elif isinstance(value, tuple):
-                usual = ",".join(f"{part:g}" for part in value)
-                chosen = st.text_input(_CUTS[name], usual, key=key, live=True, placeholder="none").replace(" ", "")
+                chosen: bool | float = st.toggle(title, value=value, key=f"parameter-{key}-{name}")
             else:
-                usual = f"{value:g}"
-                chosen = f"{st.number_input(_CUTS[name], value=value, key=key, min_value=0.0):g}"
-        if chosen != usual:
-            changes.append(f"{name}={chosen}")
+                chosen = st.number_input(title, value=float(value), key=f"parameter-{key}-{name}")
+        if chosen != value:
+            changes.append(f"{name}={str(chosen).lower() if isinstance(chosen, bool) else f'{chosen:g}'}")
     return tuple(changes)
+
+
+def _observables(analysis: Analysis) -> tuple[str, ...]:
+    """Let the viewer choose what is filled beside the first observable; nothing for the analysis' own set."""
+    first, *rest = [template.observable for template in analysis.templates]
+    chosen = st.multiselect(
+        f"Observables, beside {first}", rest, default=rest, key=f"observables-{analysis.name}", placeholder="none"
+    )
+    return () if chosen == rest else (first, *chosen)
 
 
 def _binning(release: Release) -> tuple[str, str]:

@@ -9,10 +9,7 @@ import streamlit as st
 from app import charts, parts, words
 from app.client import View
 from hzzray.engine.monitor import Rows
-from hzzray.physics.selection import CHANNELS
 from hzzray.result import Result, Significance, expected_in_full, moment, to_read
-
-_TITLES = dict(zip(CHANNELS, ("4e", "4µ", "2e2µ"), strict=True))
 
 # The significance in front, expected and observed.
 _FRONT = {"asimov": "expected (Asimov)", "observed": "observed"}
@@ -48,7 +45,7 @@ def show(view: View) -> None:
     with parts.part("What the run has found"):
         _figures(view, result)
     left, right = st.columns([1.9, 1], gap="medium")
-    with left, parts.part("The mass spectrum"):
+    with left, parts.part("The spectrum"):
         _spectrum(view, result)
     with right, parts.part("The significance"):
         _significance(view, result)
@@ -96,9 +93,8 @@ def _figures(view: View, result: Result) -> None:
             trend=_tail(rows, "asimov"),
             says="Asimov: the median significance expected of the Higgs boson, with as much luminosity as was read.",
         )
-        low, high = found.window
         parts.figure(
-            f"Data in {low:g}–{high:g} GeV",
+            f"Data in {_window(result)}",
             words.count(found.n_data),
             _predicted(result, found),
             trend=_tail(rows, "n_data"),
@@ -122,6 +118,14 @@ def _figures(view: View, result: Result) -> None:
             parts.figure("Time left", words.seconds(left_s), f"after {wall}")
         else:
             parts.figure("Wall clock", wall, f"{words.seconds(result.cost.cpu_s)} of CPU")
+
+
+def _window(result: Result) -> str:
+    """Name the window that is counted in."""
+    window = result.significance.window
+    if window is None:
+        return "the window"
+    return f"{window[0]:g}–{window[1]:g} {words.plain(result.spec.templates[0].unit)}".rstrip()
 
 
 def _expected(found: Significance, full: Significance) -> str:
@@ -173,14 +177,18 @@ def progress(view: View, result: Result) -> tuple[float, float | None]:
     return rate, left / rate if rate else None
 
 
-def _spectrum(view: View, result: Result) -> None:
-    """Show the mass spectrum with what the viewer chooses of it."""
-    groups = [charts.DATA, *(name for name, group in result.groups.items() if group.role != "data")]
-    low, high = result.edges[0], result.edges[-1]
+def _spectrum(view: View, first: Result) -> None:
+    """Show the spectrum of an observable with what the viewer chooses of it."""
+    templates = {template.observable: template for template in first.spec.templates}
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        name = st.selectbox(
+            "Observable", list(templates), key="observable", bind="query-params", label_visibility="collapsed",
+            format_func=lambda name: words.axis(name, templates[name].label, templates[name].unit), width=160,
+        )  # fmt: skip
         channel = st.segmented_control(
-            "Channel", ["all", *CHANNELS], default="all", required=True, key="channel", bind="query-params",
-            format_func=lambda name: _TITLES.get(name, "all"), label_visibility="collapsed",
+            "Channel", ["all", *first.spec.analysis.regions], default="all", required=True, key="channel",
+            format_func=lambda name: words.plain(name.replace("mu", "µ")), label_visibility="collapsed",
+            bind="query-params",
         )  # fmt: skip
         log = st.toggle("Log scale", key="log", bind="query-params")
         scaled = st.toggle(
@@ -188,25 +196,37 @@ def _spectrum(view: View, result: Result) -> None:
             help="Off: simulation is that of all the luminosity asked for.",
         )  # fmt: skip
         st.space("stretch")
-        with st.popover("View", icon=":material/tune:"):
-            shown = st.pills(
-                "Groups", groups, selection_mode="multi", default=groups, key=f"groups-{result.spec.release.name}",
-                format_func=words.plain, bind="query-params",
-            )  # fmt: skip
-            span = st.slider(
-                "Mass range [GeV]", low, high, (low, high), step=result.edges[1] - result.edges[0],
-                key=f"span-{low:g}-{high:g}", bind="query-params",
-            )  # fmt: skip
-            st.caption("In the plot: drag to move, Ctrl + wheel or pinch to zoom, double-click to reset.")
-    hidden = tuple(name for name in groups if name not in shown)
+        result, wrong = view.showing(name)
+        if result is None:
+            st.caption(words.plain(wrong or "not filled yet"))
+            result = first
+        hidden, span = _shown(result)
     chart = view.once(
-        ("mass", channel, hidden, log, span, scaled),
+        ("mass", name, channel, hidden, log, span, scaled),
         lambda: charts.mass(
             result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span, scaled=scaled
         ),
     )
     parts.draw_mass(chart)
     st.caption(_standing(result, scaled=scaled))
+
+
+def _shown(result: Result) -> tuple[tuple[str, ...], tuple[float, float]]:
+    """Let the viewer choose what is shown; returns the groups that are not, and the range of the axis."""
+    groups = [charts.DATA, *(name for name, group in result.groups.items() if group.role != "data")]
+    low, high = result.edges[0], result.edges[-1]
+    template = result.observable
+    with st.popover("View", icon=":material/tune:"):
+        shown = st.pills(
+            "Groups", groups, selection_mode="multi", default=groups, key=f"groups-{result.spec.release.name}",
+            format_func=words.plain, bind="query-params",
+        )  # fmt: skip
+        span = st.slider(
+            f"Range of {words.plain(words.axis(template.observable, template.label, template.unit))}", low, high,
+            (low, high), step=result.edges[1] - result.edges[0], key=f"span-{low:g}-{high:g}", bind="query-params",
+        )  # fmt: skip
+        st.caption("In the plot: drag to move, Ctrl + wheel or pinch to zoom, double-click to reset.")
+    return tuple(name for name in groups if name not in shown), span
 
 
 def _standing(result: Result, *, scaled: bool) -> str:
@@ -231,7 +251,7 @@ def _significance(view: View, result: Result) -> None:
     with st.container(horizontal=True, gap="small", key="significance"):
         parts.figure("Expected", words.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
         parts.figure("Observed", words.sigma(now.observed), "in the data so far" if view.live else "in data")
-    st.caption(_counts(now))
+    st.caption(_counts(result))
     for reason in dict.fromkeys(now.withheld.values()):
         st.caption(f"Withheld: {words.plain(reason)}.")
     chart = view.once("history", lambda: charts.history(view.history, result, _FRONT))
@@ -255,8 +275,8 @@ def _plain(value: float | None) -> str:
     return words.NONE if value is None else f"{value:.2f}"
 
 
-def _counts(found: Significance) -> str:
-    low, high = found.window
+def _counts(result: Result) -> str:
+    found = result.significance
     counts = [
         "s = –" if found.n_signal is None else f"s = {found.n_signal:.2f}",
         "b = –"
@@ -264,7 +284,7 @@ def _counts(found: Significance) -> str:
         else f"b = {found.n_background:.2f} ± {found.n_background_error:.2f} (statistics)",
         "n = –" if found.n_data is None else f"n = {found.n_data}",
     ]
-    return f"{low:g}–{high:g} GeV: {', '.join(counts)}"
+    return f"{_window(result)}: {', '.join(counts)}"
 
 
 def _samples(view: View, result: Result) -> None:
@@ -278,7 +298,8 @@ def _samples(view: View, result: Result) -> None:
         if name in result.missing:
             remaining = "missing"
         elif not left:
-            remaining = "done"
+            lacking = f"{sample.unopened} file{'s' if sample.unopened > 1 else ''} left out"
+            remaining = lacking if sample.unopened else "done"
         else:
             remaining = words.seconds(left / rate) if view.live and rate else words.NONE
         texts = words.short(name), words.short(sample.group)

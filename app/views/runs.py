@@ -11,7 +11,6 @@ from app.downloads import content, is_there, offers, picture
 from app.services import services
 from hzzray.compare import RunSummary, differences, lines, records, summarise
 from hzzray.errors import HzzrayError
-from hzzray.physics.selection import CHANNELS
 from hzzray.result import Result
 
 _MOST = 6  # runs side by side
@@ -222,7 +221,7 @@ def _cutflow(result: Result) -> None:
             bind="query-params",
             help=f"Weighted events of {result.luminosity}, or events as they were counted.",
         )  # fmt: skip
-    table = pd.DataFrame({"cut": [words.short(cut) for cut in result.spec.selection.cuts]})
+    table = pd.DataFrame({"cut": [words.short(cut) for cut in result.spec.rows]})
     for name, sample in result.samples.items():
         column = words.short(sample.group if by == "group" else name)
         factor = result.side_by_side(sample)
@@ -232,7 +231,8 @@ def _cutflow(result: Result) -> None:
     config = {name: number for name in table.columns if name != "cut"}
     st.dataframe(table, hide_index=True, height="content", key="cutflow", column_config=config)
     name = words.plain(result.spec.selection.name)
-    st.caption(f"Channels: {', '.join(CHANNELS)} together, of all masses. Selection {name}.")
+    regions = ", ".join(map(words.plain, result.spec.analysis.regions))
+    st.caption(f"Regions: {regions} together, in the plot's range and beyond. Selection {name}.")
 
 
 def _chosen() -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hzzray.data.schema import Schema
 from hzzray.errors import UsageError
 from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import PRESETS
+from hzzray.urls import is_pattern
 
 Role = Literal["data", "background", "signal"]
 
@@ -47,8 +48,10 @@ class Group(Frozen):
 
 
 class Sample(Frozen):
-    """One dataset: a file of collisions, or one of simulation with what it is normalised to.
+    """One dataset: files of collisions, or of simulation with what it is normalised to.
 
+    ``path`` is a file's place inside a source, or several; one with ``*`` is a pattern of such places (with ``?`` and
+    ``[…]`` too, ``**`` for folders of any depth). One path stays plain text: specs keep the digests that they had.
     ``xsec`` is in pb. Simulation without ``xsec`` carries its normalisation in the file (``Schema.divisor``).
     ``entries`` is what the release states. ``luminosity`` [fb⁻¹] is what a data sample stands for: where the catalogue
     states none, its part, by entries, of what the others leave of the release's. A sample with ``default: false`` is
@@ -57,7 +60,7 @@ class Sample(Frozen):
 
     name: str
     group: str
-    path: str
+    path: str | tuple[str, ...]
     dsid: int | None = None
     entries: int | None = Field(default=None, ge=0)
     xsec: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -67,17 +70,41 @@ class Sample(Frozen):
     # Left out where it is None: a spec of before has the digest that it had.
     luminosity: float | None = Field(default=None, gt=0, allow_inf_nan=False, exclude_if=lambda value: value is None)
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_or_several(cls, path: object) -> object:
+        """Take a list of one path for that path."""
+        several = path if isinstance(path, list | tuple) else (path,)
+        if not several or not all(isinstance(one, str) and one for one in several):
+            raise ValueError("expected a path, or a list of paths")
+        return several[0] if len(several) == 1 else tuple(several)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.xsec is None) != (self.sumw is None):
             raise ValueError(f"sample {self.name}: xsec and sumw go together")
-        if Path(self.path).is_absolute() or ".." in Path(self.path).parts:
-            raise ValueError(f"sample {self.name}: path must stay inside the source, not {self.path}")
+        for path in self.paths:
+            if Path(path).is_absolute() or ".." in Path(path).parts:
+                raise ValueError(f"sample {self.name}: path must stay inside the source, not {path}")
+        twice = _twice(self.paths)
+        if twice is not None:
+            raise ValueError(f"sample {self.name}: path {twice} is there twice")
         return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The places of its files inside a source, and patterns of such."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def only_path(self) -> str | None:
+        """The place of its file, where it is one by its very definition; None where it may be several."""
+        (first, *others) = self.paths
+        return None if others or is_pattern(first) else first
 
 
 class Release(Frozen):
-    """A release: its schema, groups, samples and the defaults that its notebook uses.
+    """A release: its schema, groups, samples and the defaults that its notebook uses, which an analysis of ours takes.
 
     ``window`` (GeV) is where the significance is counted: from a bin's edge to another's. ``sources`` are the folders
     of the web that hold its files. Where ``entries_vary``, files may have any number of entries: those of the samples
@@ -88,9 +115,9 @@ class Release(Frozen):
     title: str
     sqrt_s: str
     luminosity: float = Field(gt=0, allow_inf_nan=False, description="fb⁻¹ of the whole data")
-    selection: str
-    axis: Axis
-    window: tuple[float, float]
+    selection: str = "h4l"
+    axis: Axis = Axis(80.0, 250.0, 34)
+    window: tuple[float, float] = (115.0, 130.0)
     schema_: Schema = Field(alias="schema")
     sources: tuple[str, ...] = ()
     groups: tuple[Group, ...]

@@ -27,9 +27,9 @@ from yarl import URL
 
 from hzzray.data.catalogue import Release, Sample
 from hzzray.data.header import HEADER, read_header
-from hzzray.data.storage import REDIRECT_LOOP
+from hzzray.data.storage import REDIRECT_LOOP, matching
 from hzzray.errors import DataError, HzzrayError, TransientError, UsageError
-from hzzray.urls import is_remote, join, redact
+from hzzray.urls import is_pattern, is_remote, join, redact
 
 #: Bytes that are read at a time.
 CHUNK = 1 << 18
@@ -40,7 +40,10 @@ Outcome = Literal["fetched", "skipped", "failed"]
 
 
 class Step(NamedTuple):
-    """How far a sample's file is, in bytes. ``total`` is None where unknown, ``outcome`` while it moves."""
+    """How far a file is, in bytes. ``total`` is None where unknown, ``outcome`` while it moves.
+
+    ``name`` is the sample's; of a sample of several files, with the file's path behind it.
+    """
 
     name: str
     done: int
@@ -53,7 +56,7 @@ Progress = Callable[[Step], None]
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What became of each sample, by name, in the order asked; ``failed`` maps to the reason, in one line."""
+    """What became of each file, by its name (see ``Step``), in order; ``failed`` maps to the reason, in one line."""
 
     fetched: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -72,12 +75,12 @@ def fetch(
     timeout: float = 30.0,
     jobs: int = 4,
 ) -> FetchReport:
-    """Bring samples' files to ``folder / sample.path``; a file that is there and whole stays as it is.
+    """Bring samples' files to their paths in ``folder``; a file that is there and whole stays as it is.
 
     Parameters
     ----------
     release, samples
-        What to fetch; the release's sources are tried in turn for each file.
+        What to fetch; the release's sources are tried in turn for each file. Of a pattern, all that they list.
     folder
         Where to; made if it isn't there.
     sources
@@ -111,12 +114,42 @@ def fetch(
         reraise=True,
     )
     silence = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
-    outcomes = asyncio.run(_fetch_all(sources, samples, folder, progress, limits, silence, jobs))
+    files = [file for sample in samples for file in _files(sample, sources)]
+    outcomes = asyncio.run(_fetch_all(sources, files, folder, progress, limits, silence, jobs))
     return FetchReport(
         fetched=tuple(name for name, (was, _) in outcomes.items() if was == "fetched"),
         skipped=tuple(name for name, (was, _) in outcomes.items() if was == "skipped"),
         failed={name: reason for name, (was, reason) in outcomes.items() if was == "failed"},
     )
+
+
+class _File(NamedTuple):
+    """A file to bring; ``trouble`` is there of a pattern whose files can't be told."""
+
+    name: str
+    path: str
+    trouble: str = ""
+
+
+def _files(sample: Sample, sources: tuple[str, ...]) -> list[_File]:
+    """List a sample's files, each once, those of a pattern as the sources have them."""
+    if sample.only_path is not None:
+        return [_File(sample.name, sample.only_path)]
+    found: dict[str, str] = {}
+    for path in sample.paths:
+        troubles = []
+        places = [] if is_pattern(path) else [path]
+        for source in sources if is_pattern(path) else ():
+            try:
+                places += matching(source, path)
+            except HzzrayError as error:
+                troubles.append(redact(str(error)))
+        if not places and not troubles:
+            troubles.append("no file matches")
+        found |= dict.fromkeys(sorted(places), "")
+        if troubles:
+            found[path] = troubles[0]
+    return [_File(f"{sample.name} {path}", path, trouble) for path, trouble in found.items()]
 
 
 def check_root(path: Path) -> None:
@@ -234,29 +267,31 @@ class _Transfers:
     limits: AsyncRetrying
     dead: dict[str, str] = field(default_factory=dict)
 
-    async def fetch(self, sample: Sample) -> tuple[Outcome, str]:
-        """Bring one sample's file; returns what became of it and, if it failed, why."""
+    async def fetch(self, file: _File) -> tuple[Outcome, str]:
+        """Bring one file; returns what became of it and, if it failed, why."""
+        target = self.folder / file.path
         try:
-            target = self.folder / sample.path
-            outcome = "skipped" if _is_whole(target) else await self._from_any_source(sample, target)
+            if file.trouble:
+                raise DataError(file.trouble)
+            outcome = "skipped" if _is_whole(target) else await self._from_any_source(file, target)
             size = target.stat().st_size
         except HzzrayError as error:
-            self.progress(Step(sample.name, 0, None, "failed"))
+            self.progress(Step(file.name, 0, None, "failed"))
             return "failed", redact(str(error))
         except OSError as error:  # of our own disk: those of the source are HzzrayErrors
-            self.progress(Step(sample.name, 0, None, "failed"))
+            self.progress(Step(file.name, 0, None, "failed"))
             return "failed", f"{error.filename or target}: {error.strerror}"
-        self.progress(Step(sample.name, size, size, outcome))
+        self.progress(Step(file.name, size, size, outcome))
         return outcome, ""
 
-    async def _from_any_source(self, sample: Sample, target: Path) -> Outcome:
+    async def _from_any_source(self, file: _File, target: Path) -> Outcome:
         reasons = []
         with _Part(target) as part:
             for source in self.sources:
                 if source not in self.dead:
                     try:
                         attempt = self.limits.wraps(self._attempt)
-                        await attempt(join(source, sample.path), part, sample.name)
+                        await attempt(join(source, file.path), part, file.name)
                     except _UnreachableError as error:
                         self.dead[source] = str(error)
                     except HzzrayError as error:
@@ -397,7 +432,7 @@ def _line(error: Exception) -> str:
 
 async def _fetch_all(
     sources: tuple[str, ...],
-    samples: tuple[Sample, ...],
+    files: list[_File],
     folder: Path,
     progress: Progress,
     limits: AsyncRetrying,
@@ -410,9 +445,9 @@ async def _fetch_all(
     async with aiohttp.ClientSession(timeout=silence, headers=plain, auto_decompress=False, trust_env=True) as session:
         transfers = _Transfers(session, sources, folder, progress, limits)
 
-        async def one(sample: Sample) -> tuple[Outcome, str]:
+        async def one(file: _File) -> tuple[Outcome, str]:
             async with slots:
-                return await transfers.fetch(sample)
+                return await transfers.fetch(file)
 
-        outcomes = await asyncio.gather(*(one(sample) for sample in samples))
-    return {sample.name: outcome for sample, outcome in zip(samples, outcomes, strict=True)}
+        outcomes = await asyncio.gather(*(one(file) for file in files))
+    return {file.name: outcome for file, outcome in zip(files, outcomes, strict=True)}

@@ -23,7 +23,7 @@ def openmagic_release(
     *,
     metadata: Path | None = None,
 ) -> Release:
-    """Return a release whose samples lie where ``atlasopenmagic`` says.
+    """Return a release whose samples lie where ``atlasopenmagic`` says, of as many files as it says.
 
     Simulation is matched by its dsid, data by its period. The folder common to all files, over https and over
     root, becomes the first of the ``sources``, and paths are relative to it. Samples that the library doesn't
@@ -45,7 +45,7 @@ def openmagic_release(
     UsageError
         If the library isn't installed, doesn't know the release, or has none of the samples in this skim.
     DataError
-        If a dataset has several files, or the files have no folder in common.
+        If the files have no folder in common.
     TransientError
         If its server can't be reached.
     """
@@ -54,12 +54,12 @@ def openmagic_release(
     urls = _urls(library, known, base, skim)
     if not urls:
         raise UsageError(f"atlasopenmagic's {release_name} has none of release {base.name}'s samples as {skim}")
-    folders = [_folder([places[i] for places in urls.values()]) for i in range(2)]
+    folders = [_folder([place[i] for places in urls.values() for place in places]) for i in range(2)]
     samples = []
     for sample in base.samples:
         facts: dict[str, Any] = {}
         if sample.name in urls:
-            facts["path"] = urls[sample.name][0].removeprefix(folders[0])
+            facts["path"] = [web.removeprefix(folders[0]) for web, _ in urls[sample.name]]
             if base.role(sample) != "data" and base.schema_.divisor is None:
                 facts |= _normalisation(known[str(sample.dsid)])
         samples.append({**sample.model_dump(), **facts})
@@ -98,8 +98,8 @@ def _metadata(library: ModuleType, release_name: str, file: Path | None) -> dict
 
 def _urls(
     library: ModuleType, known: dict[str, dict[str, Any]], base: Release, skim: str
-) -> dict[str, tuple[str, str]]:
-    """Find each sample's URL over https and over root, by name; samples that the library lacks are absent."""
+) -> dict[str, list[tuple[str, str]]]:
+    """Find each sample's URLs over https and over root, by name; samples that the library lacks are absent."""
 
     def listed(key: str) -> list[tuple[str, str]]:
         if key not in known or skim not in _skims(known[key]):
@@ -107,17 +107,16 @@ def _urls(
         web, root = (library.get_urls(key, skim=skim, protocol=name, cache=False) for name in ("https", "root"))
         return [(one, other.replace(_PORT, "")) for one, other in zip(web, root, strict=True)]
 
-    periods = {match[0]: places for places in listed("data") if (match := _PERIOD.search(_file(places[0])))}
+    periods: dict[str, list[tuple[str, str]]] = {}
+    for places in listed("data"):
+        if match := _PERIOD.search(_file(places[0])):
+            periods.setdefault(match[0], []).append(places)
     found = {}
     for sample in base.samples:
-        if base.role(sample) == "data":
-            places = [periods[period]] if (period := _period(sample)) in periods else []
-        else:
-            places = listed(str(sample.dsid))
-        if len(places) > 1:
-            raise DataError(f"sample {sample.name}: {skim} has {len(places)} files, and a sample is one")
-        if places:
-            found[sample.name] = places[0]
+        is_data = base.role(sample) == "data"
+        theirs = periods.get(_period(sample), []) if is_data else listed(str(sample.dsid))
+        if theirs:
+            found[sample.name] = theirs
     return found
 
 
@@ -126,9 +125,9 @@ def _skims(dataset: dict[str, Any]) -> set[str]:
     return whole | {skim["skim_type"] for skim in dataset.get("skims") or []}
 
 
-def _period(sample: Sample) -> str | None:
-    match = _PERIOD.search(_file(sample.path))
-    return match[0] if match else None
+def _period(sample: Sample) -> str:
+    match = _PERIOD.search(_file(sample.paths[0]))
+    return match[0] if match else ""
 
 
 def _file(place: str) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hzzray import analyses
-from hzzray.data.layout import Layout, read_layout
-from hzzray.data.storage import open_bytes
+from hzzray.data.catalogue import Sample
+from hzzray.data.layout import read_layout
+from hzzray.data.storage import matching, open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
 from hzzray.messages import Failure, RunSpec, Task
 from hzzray.physics.columns import Reads
-from hzzray.urls import is_inside, is_remote, join, redact
+from hzzray.side_by_side import side_by_side
+from hzzray.urls import is_inside, is_pattern, is_remote, join, redact
 
 #: Entries of a task unless the user says otherwise: some tenths of a second on one core. That is much beside the few
 #: milliseconds that a task costs, and little beside a run of a few million entries, whose actors are to end together.
@@ -25,22 +30,112 @@ CHUNK = 500_000
 #: After so many files in a row that a server gave no answer for, it is asked for no more: each costs many seconds.
 PATIENCE = 2
 
+#: A task whose file could not be read when it was planned has this instead of a uuid, and which file of which sample.
+UNREAD = "unread:"
+
+# Files that are opened at a time: what that takes is mostly round trips to servers.
+_AT_ONCE = 8
+
 # How far from the wished place a cut may lie, as a part of the chunk, to hit a cluster's border.
 _SLACK = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All of a run's tasks, and what could not be planned. Planned tasks are both together.
+class PlannedFile:
+    """A file of a sample, cut into tasks, one at least.
 
-    ``missing`` names samples that the source lacks. ``entries`` is, for each sample, how many will be read and how many
-    its files hold; a sample that couldn't be opened has none.
+    ``path`` is its place inside a source, wherever that lies: by this one start of a run knows the next one's files.
+    ``entries`` is how many it holds; its tasks tile the first ones.
     """
 
+    path: str
+    entries: int
     tasks: tuple[Task, ...]
-    failures: tuple[Failure, ...]
-    missing: tuple[str, ...]
-    entries: dict[str, tuple[int, int]]
+
+    @property
+    def sample(self) -> str:
+        """Whose file it is."""
+        return self.tasks[0].sample
+
+    @property
+    def file(self) -> str:
+        """Where it lies: a path or URL."""
+        return self.tasks[0].file
+
+    @property
+    def uuid(self) -> str:
+        """The name of its content."""
+        return self.tasks[0].uuid
+
+    @property
+    def planned(self) -> int:
+        """How many entries are to be read."""
+        return self.tasks[-1].stop
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadFile:
+    """A file of a sample that can't be planned, or a pattern that stands for files which can't, and why.
+
+    No source has one that is ``missing``. One that is there ``again`` has the content of another file of its sample:
+    nothing is lacking without it.
+    """
+
+    path: str
+    failure: Failure
+    missing: bool = False
+    again: bool = False
+
+    @property
+    def sample(self) -> str:
+        """Whose file it is."""
+        return self.failure.task.sample
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All files of a run: those that are cut into tasks, and those that could not be planned.
+
+    Planned tasks are both together.
+    """
+
+    files: tuple[PlannedFile, ...]
+    unread: tuple[UnreadFile, ...]
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """What is to be read, file by file."""
+        return tuple(task for file in self.files for task in file.tasks)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """What could not be planned."""
+        return tuple(file.failure for file in self.unread)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Samples of which no source has any file."""
+        found = {file.sample for file in self.files} | {file.sample for file in self.unread if not file.missing}
+        return tuple(dict.fromkeys(file.sample for file in self.unread if file.sample not in found))
+
+    @cached_property
+    def places(self) -> set[tuple[str, str]]:
+        """All of its files, by sample and path."""
+        return {(file.sample, file.path) for file in self.files} | {(file.sample, file.path) for file in self.unread}
+
+    @cached_property
+    def entries(self) -> dict[str, tuple[int, int]]:
+        """For each sample, how many entries will be read and how many its files hold that could be opened."""
+        sums: dict[str, tuple[int, int]] = {}
+        for file in self.files:
+            planned, total = sums.get(file.sample, (0, 0))
+            sums[file.sample] = planned + file.planned, total + file.entries
+        return sums
+
+
+def unread_uuid(sample: str, path: str) -> str:
+    """Name the content of a file that could not be read, after its sample and its place instead."""
+    return f"{UNREAD}{quote(sample)}:{path}"
 
 
 def cuts(stop: int, chunk: int, clusters: NDArray[np.int64], baskets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -94,104 +189,188 @@ def make_plan(
     cache: Path | None = None,
     places: Sequence[str] = (),
 ) -> Plan:
-    """Open each sample's file once and cut it into tasks.
+    """Open each file of each sample once, some at a time, and cut it into tasks.
 
     A file that is missing everywhere, or that isn't what it should be, becomes a failure with its reason; the others
-    are planned. Of several sources the first that has the file, with the branches that are read, is taken. Raises
-    UsageError when there is no file at all, or for a chunk below 1; TransientError when no source gives an answer.
-    ``places`` are files and folders where the spec's analysis may be, beside those that the environment allows.
+    are planned. Of several sources the first that has the file, with the branches that are read, is taken. A pattern's
+    files are those that any source has. Raises UsageError when there is no file at all, for a chunk below 1, and for a
+    pattern at a source that can't be listed; TransientError when no source gives an answer. ``places`` are files and
+    folders where the spec's analysis may be, beside those that the environment allows.
     """
     if chunk < 1:
         raise UsageError(f"chunk must be at least 1, not {chunk}")
-    tasks: list[Task] = []
-    failures: list[Failure] = []
-    missing: list[str] = []
-    entries: dict[str, tuple[int, int]] = {}
-    owners: dict[str, str] = {}
-    silent: Counter[str] = Counter()
+    if not sources:
+        raise UsageError("no source to read from")
     analysis = analyses.resolve(spec.analysis, (*places, *analyses.allowed()))
     reads = {simulation: analyses.reads(spec, analysis, simulation=simulation) for simulation in (False, True)}
-    for sample in spec.release.samples:
-        read = reads[spec.release.role(sample) != "data"]
-        names = read.branches
-        location, layout, error = _first_found(sample.path, sources, silent, spec, read, reads[True].branches, cache)
-        if layout is not None and layout.uuid in owners:
-            other = owners[layout.uuid]
-            error = DataError(f"{redact(location)}: the file of sample {other} again (same content), left out")
-        if error is not None or layout is None:
-            if isinstance(error, MissingFileError):
-                missing.append(sample.name)
-            failures.append(
-                Failure(
-                    task=_task(spec, run_id, sample.name, location, None, (0, 0)),
-                    reason=str(error),
-                    permanent=not isinstance(error, TransientError),
-                )
-            )
+    search = _Search(spec, reads, sources, chunk, cache)
+    samples = spec.release.samples
+    wanted = [one for some in side_by_side(search.files, samples, _AT_ONCE) for one in some]
+    files: list[PlannedFile] = []
+    unread: list[UnreadFile] = []
+    owners: dict[str, PlannedFile] = {}
+    for one, found in zip(wanted, side_by_side(search.open, wanted, _AT_ONCE), strict=True):
+        name, path, again = one.sample.name, one.path, False
+        if isinstance(found, _Cut) and (owner := owners.get(found.uuid)):
+            again = owner.sample == name
+            found = _Absence(found.location, _twice(found.location, owner, spec))  # noqa: PLW2901
+        if isinstance(found, _Absence):
+            task = _task(spec, run_id, name, found.location, unread_uuid(name, path), spec.release.schema_.tree, (0, 0))
+            permanent = not isinstance(found.error, TransientError)
+            failure = Failure(task=task, reason=str(found.error), permanent=permanent)
+            unread.append(UnreadFile(path, failure, isinstance(found.error, MissingFileError), again))
             continue
-        owners[layout.uuid] = sample.name
-        wanted = spec.entries_to_read(layout.entries)
-        entries[sample.name] = (wanted, layout.entries)
-        clusters = layout.clusters(names)
-        baskets = layout.branches[names[0]].starts
-        ranges = list(cuts(wanted, chunk, clusters, baskets)) or [(0, 0)]
-        tasks += [_task(spec, run_id, sample.name, location, layout, span) for span in ranges]
-    if missing and len(missing) == len(spec.release.samples):
+        tasks = (
+            _task(spec, run_id, name, found.location, found.uuid, found.tree, span) for span in found.spans or [(0, 0)]
+        )
+        owners[found.uuid] = PlannedFile(path, found.entries, tuple(tasks))
+        files.append(owners[found.uuid])
+    plan = Plan(tuple(files), tuple(unread))
+    if plan.missing and len(plan.missing) == len(samples):
         looked = " or ".join(map(redact, sources))
-        raise UsageError(f"no file of release {spec.release.name} in {looked}: {failures[0].reason}")
-    if not tasks and not any(failure.permanent for failure in failures):
-        raise TransientError(f"no file of release {spec.release.name} can be read now: {failures[0].reason}")
-    return Plan(tuple(tasks), tuple(failures), tuple(missing), entries)
+        raise UsageError(f"no file of release {spec.release.name} in {looked}: {plan.failures[0].reason}")
+    if not files and not any(failure.permanent for failure in plan.failures):
+        raise TransientError(f"no file of release {spec.release.name} can be read now: {plan.failures[0].reason}")
+    return plan
 
 
-def _first_found(
-    path: str,
-    sources: Sequence[str],
-    silent: Counter[str],
-    spec: RunSpec,
-    read: Reads,
-    known: tuple[str, ...],
-    cache: Path | None,
-) -> tuple[str, Layout | None, DataError | TransientError | None]:
-    """Read the layout from the first source whose file has what is read of it; else say where none was, and why.
+class _Wanted(NamedTuple):
+    """A file to look for; ``absence`` is there of a pattern whose files can't be told."""
 
-    Of several faults the first counts that is more than a missing file. ``silent`` counts for each source the files in
-    a row that it gave no answer for.
+    sample: Sample
+    path: str
+    absence: _Absence | None = None
+
+
+class _Absence(NamedTuple):
+    """Why a file can't be planned, and which."""
+
+    location: str
+    error: DataError | TransientError
+
+
+class _Cut(NamedTuple):
+    """A file that was found, and the ranges of entries that it is cut into."""
+
+    location: str
+    uuid: str
+    tree: str
+    entries: int
+    spans: list[tuple[int, int]]
+
+
+_Answer = TypeVar("_Answer")
+
+
+class _Source:
+    """A place to read from that several threads ask.
+
+    One that gives no answer is asked for ``PATIENCE`` files. Until it has given one, it is asked for one at a time.
     """
-    first: tuple[str, DataError | TransientError] | None = None
-    for source in sources:
-        location = join(source, path)
-        if silent[source] >= PATIENCE:
-            down = TransientError(f"{redact(source)}: gave no answer for {PATIENCE} files in a row, not asked again")
-            first = first or (location, down)
-            continue
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self._lock = Lock()
+        self._has_answered = False
+        self._silent = 0
+
+    def ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """Ask something; raises as the question does, and TransientError where there is no use in asking."""
+        with self._lock:
+            if not self._has_answered:
+                return self._ask(question)
+        return self._ask(question)
+
+    def _ask(self, question: Callable[[], _Answer]) -> _Answer:
+        if self._silent >= PATIENCE:
+            place = redact(self.place)
+            raise TransientError(f"{place}: gave no answer for {PATIENCE} files in a row, not asked again")
         try:
-            file = open_bytes(location)
+            answer = question()
+        except TransientError:
+            self._silent += 1
+            raise
+        except DataError:
+            self._silent, self._has_answered = 0, True
+            raise
+        self._silent, self._has_answered = 0, True
+        return answer
+
+
+class _Search:
+    """Finds files at sources. Its methods may be called from several threads."""
+
+    def __init__(
+        self, spec: RunSpec, reads: Mapping[bool, Reads], sources: Sequence[str], chunk: int, cache: Path | None
+    ) -> None:
+        self._spec = spec
+        self._reads = reads  # of data, of simulation
+        self._sources = [_Source(place) for place in sources]
+        self._chunk = chunk
+        self._cache = cache
+
+    def files(self, sample: Sample) -> list[_Wanted]:
+        """List a sample's files, each once, those of a pattern by name."""
+        wanted: dict[str, _Wanted] = {}
+        for path in sample.paths:
+            for one in self._matching(sample, path) if is_pattern(path) else [_Wanted(sample, path)]:
+                wanted.setdefault(one.path, one)
+        return list(wanted.values())
+
+    def _matching(self, sample: Sample, pattern: str) -> list[_Wanted]:
+        """List the files that sources have of a pattern; what keeps one from telling stands for the pattern."""
+        found: set[str] = set()
+        absence: _Absence | None = None
+        for source in self._sources:
             try:
-                layout = read_layout(file, spec.release.schema_.tree, known, cache)
-                silent[source] = 0
-                layout.require(read.branches, file.name, read.avoidable)
-                return location, layout, None
-            finally:
-                file.close()
-        except (DataError, TransientError) as error:
-            silent[source] = silent[source] + 1 if isinstance(error, TransientError) else 0
-            if first is None or isinstance(first[1], MissingFileError):
-                first = location, error
-    if first is None:
-        raise UsageError("no source to read from")
-    return first[0], None, first[1]
+                found.update(source.ask(partial(matching, source.place, pattern)))
+            except (DataError, TransientError) as error:
+                absence = absence or _Absence(join(source.place, pattern), error)
+        if not found and absence is None:
+            location = join(self._sources[0].place, pattern)
+            absence = _Absence(location, MissingFileError(f"{redact(location)}: no file matches"))
+        listed = [_Wanted(sample, path) for path in sorted(found)]
+        return listed if absence is None else [_Wanted(sample, pattern, absence), *listed]
+
+    def open(self, wanted: _Wanted) -> _Cut | _Absence:
+        """Cut a file of the first source that has it, with the branches that are read; else say why not.
+
+        Of several faults the first counts that is more than a missing file.
+        """
+        if wanted.absence is not None:
+            return wanted.absence
+        absences = []
+        for source in self._sources:
+            location = join(source.place, wanted.path)
+            try:
+                return source.ask(partial(self._cut, wanted.sample, location))
+            except (DataError, TransientError) as error:
+                absences.append(_Absence(location, error))
+        return next((one for one in absences if not isinstance(one.error, MissingFileError)), absences[0])
+
+    def _cut(self, sample: Sample, location: str) -> _Cut:
+        spec = self._spec
+        read = self._reads[spec.release.role(sample) != "data"]
+        names = read.branches
+        file = open_bytes(location)
+        try:
+            layout = read_layout(file, spec.release.schema_.tree, self._reads[True].branches, self._cache)
+            layout.require(names, file.name, read.avoidable)
+        finally:
+            file.close()
+        baskets = layout.branches[names[0]].starts
+        spans = list(cuts(spec.entries_to_read(layout.entries), self._chunk, layout.clusters(names), baskets))
+        return _Cut(location, layout.uuid, layout.tree, layout.entries, spans)
 
 
-def _task(spec: RunSpec, run_id: str, sample: str, location: str, layout: Layout | None, span: tuple[int, int]) -> Task:
-    """Make a task; one whose file has no layout stands for the whole file, and is named after the sample instead."""
+def _twice(location: str, owner: PlannedFile, spec: RunSpec) -> DataError:
+    """Say that a file is there again, which another sample has, or another place."""
+    sample = spec.release.sample(owner.sample)
+    what = f"the file of sample {sample.name}" if sample.only_path else f"{owner.path} of sample {sample.name}"
+    return DataError(f"{redact(location)}: {what} again (same content), left out")
+
+
+def _task(spec: RunSpec, run_id: str, sample: str, location: str, uuid: str, tree: str, span: tuple[int, int]) -> Task:
     return Task(
-        run_id=run_id,
-        spec=spec.digest,
-        sample=sample,
-        file=location,
-        uuid=layout.uuid if layout else f"unread:{sample}",
-        tree=layout.tree if layout else spec.release.schema_.tree,
-        start=span[0],
-        stop=span[1],
-    )
+        run_id=run_id, spec=spec.digest, sample=sample, file=location, uuid=uuid, tree=tree, start=span[0], stop=span[1]
+    )  # fmt: skip

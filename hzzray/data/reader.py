@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -77,13 +77,16 @@ _Raw = dict[_Source, Baskets]
 class _Cursor:
     """A source being read: its branch's layout, and what unpacks its baskets, if they have a shape for that.
 
-    ``once``: one column alone is made of it.
+    ``dtype`` is the stored one in the machine's byte order. Only one column is made of what is read ``once``. Lists
+    must be as long as those of ``leader``; where that is empty, they settle the lengths.
     """
 
     branch: Branch
     fast: bool
     unpacker: Unpacker
+    dtype: np.dtype[Any]
     once: bool
+    leader: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,9 @@ class Buffers:
     arrays: dict[tuple[Any, ...], NDArray[Any]] = field(default_factory=dict)
     unpackers: defaultdict[_Source, Unpacker] = field(default_factory=lambda: defaultdict(Unpacker))
 
-    def room(self, size: int, dtype: DTypeLike, *owner: object) -> NDArray[Any]:
+    def room(self, dtype: str, size: int, *owner: object) -> NDArray[Any]:
         """Return an array that its owner alone has, the same from step to step while it is large enough."""
-        key = (np.dtype(dtype).str, *owner)
+        key = (dtype, *owner)
         array = self.arrays.get(key)
         if array is None or len(array) < size:
             array = self.arrays[key] = np.empty(size * 5 // 4, dtype)
@@ -158,20 +161,23 @@ class Reader:
             raise
         self.read_s += time.perf_counter() - begun
         self._buffers = buffers = buffers or Buffers()
+        # The first branch of a collection settles how many entries each event has; the others must agree with it.
+        leaders: dict[str | None, str] = {}
         self._cursors: dict[_Source, _Cursor] = {}
         for source, uses in Counter(_sources(reads)).items():
             branch = self.layout.branches[source.branch]
-            fast = not slow and _is_fast(source, branch)
-            self._cursors[source] = _Cursor(branch, fast, buffers.unpackers[source], uses == 1)
-        for cursor in self._cursors.values():
-            cursor.unpacker.number = -1  # what it holds is another file's
-        # The first branch of a collection settles how many entries each event has; the others must agree with it.
-        self._leaders: dict[str, str] = {}
-        for source in self._cursors:
-            if source.collection is not None:
-                self._leaders.setdefault(source.collection, source.branch)
-        for collection in self._leaders:
-            if len(buffers.offsets.get(collection, ())) <= self._step:
+            leader = leaders.setdefault(source.collection, source.branch)
+            self._cursors[source] = _Cursor(
+                branch,
+                not slow and _is_fast(source, branch),
+                buffers.unpackers[source],
+                _native(branch.dtype or "V"),
+                uses == 1,
+                leader if leader != source.branch else "",
+            )
+            self._cursors[source].unpacker.number = -1  # what it holds is another file's
+        for collection in leaders:
+            if collection is not None and len(buffers.offsets.get(collection, ())) <= self._step:
                 buffers.offsets[collection] = np.zeros(self._step + 1, np.int64)
 
     @property
@@ -232,12 +238,14 @@ class Reader:
 
     def _read(self, start: int, stop: int) -> Step:
         reads, entries = self._reads, _Range(start, stop, self._fetch(start, stop))
-        columns = type(reads.columns)(*(self._column(read, entries) for read in reads.columns))
-        factors = self._buffers.room(len(reads.factors) * entries.events, np.float64, "factors")
-        factors = factors.reshape(len(reads.factors), entries.events)
-        for row, name in zip(factors, reads.factors, strict=True):
-            self._write(_Source(name), entries, row)
-        divisor = self._numbers(_Source(reads.divisor), "f8", entries) if reads.divisor else np.empty(0)
+        # A signalling nan becomes a quiet one, what is too large for a float is infinite, and nan is below nothing.
+        with np.errstate(invalid="ignore", over="ignore"):
+            columns = type(reads.columns)(*(self._column(read, entries) for read in reads.columns))
+            factors = self._buffers.room("f8", len(reads.factors) * entries.events, "factors")
+            factors = factors.reshape(len(reads.factors), entries.events)
+            for row, name in zip(factors, reads.factors, strict=True):
+                self._write(_Source(name), entries, row)
+            divisor = self._numbers(_Source(reads.divisor), "f8", entries) if reads.divisor else np.empty(0)
         return Step(entries.events, columns, factors, divisor)
 
     def _column(self, read: Read | Unread, entries: _Range) -> NDArray[Any]:  # noqa: PLR0911 (one for each kind)
@@ -264,10 +272,9 @@ class Reader:
     def _is_below(self, bound: Below, collection: str, entries: _Range) -> NDArray[np.uint8]:
         values = self._stored(_Source(bound.branch, collection), entries)
         limit: Any = np.float64(bound.below)
-        with np.errstate(invalid="ignore"):  # nan is below nothing
-            if bound.over is not None:
-                limit = limit * self._numbers(_Source(bound.over, collection), "f8", entries)
-            return np.asarray(values < limit).view(np.uint8)
+        if bound.over is not None:
+            limit = limit * self._numbers(_Source(bound.over, collection), "f8", entries)
+        return np.asarray(values < limit).view(np.uint8)
 
     def _offsets(self, collection: str, entries: _Range) -> NDArray[np.int64]:
         return self._buffers.offsets[collection][: entries.events + 1]
@@ -282,7 +289,7 @@ class Reader:
                 if stored.dtype == (bool if dtype == "u1" else dtype) and not absolute:
                     return stored.view(dtype)
                 size = len(stored)
-            entries.made[key] = self._buffers.room(size, dtype, source, absolute)
+            entries.made[key] = self._buffers.room(dtype, size, source, absolute)
             self._write(source, entries, entries.made[key], absolute=absolute)
         return entries.made[key]
 
@@ -305,9 +312,7 @@ class Reader:
             if not cursor.fast:
                 stored = self._through_uproot(source, entries)
             elif source.collection is None:
-                stored = self._buffers.room(
-                    max(source.size, 1) * entries.events, _native(cursor.branch.dtype), source, "stored"
-                )
+                stored = self._buffers.room(cursor.dtype.str, max(source.size, 1) * entries.events, source)
                 self._unpack_flat(source, entries, stored)
             else:
                 stored = self._unpack_jagged(source, entries)
@@ -316,46 +321,43 @@ class Reader:
 
     def _unpack_flat(self, source: _Source, entries: _Range, out: NDArray[Any]) -> None:
         """Read as many values an entry as all others have."""
-        branch, unpacker, size = self._cursors[source].branch, self._cursors[source].unpacker, max(source.size, 1)
-        raw = entries.raw[source]
-        # A signalling nan becomes a quiet one, what is too large for a float is infinite.
-        with np.errstate(invalid="ignore", over="ignore"), self._blame(source.branch):
-            unpacker.scalars(raw, branch.embedded, branch.dtype, size, entries.start, entries.stop, out)
+        cursor, size = self._cursors[source], max(source.size, 1)
+        branch, raw = cursor.branch, entries.raw[source]
+        try:
+            cursor.unpacker.scalars(raw, branch.embedded, branch.dtype, size, entries.start, entries.stop, out)
+        except ValueError as error:
+            raise self._damage(source.branch, error) from error
 
     def _unpack_jagged(self, source: _Source, entries: _Range) -> NDArray[Any]:
         """Read lists of values, flat."""
         cursor = self._cursors[source]
-        branch, dtype, leader = cursor.branch, _native(cursor.branch.dtype), self._leader(source)
+        branch, dtype, leader = cursor.branch, cursor.dtype, cursor.leader
         offsets = self._offsets(source.collection or "", entries)
         words = dtype.itemsize == 4
-        key = ("lists", source, words)
-        out = self._buffers.arrays.get(key, np.empty(0, np.uint8))
+        key = (words, source)
+        out = self._buffers.arrays.get(key)
         items = 1 if words else dtype.itemsize
         room = items * (int(offsets[-1]) if leader else 4 * self._step)
-        if len(out) < room:
+        if out is None or len(out) < room:
             out = np.empty(max(room, items * 4 * self._step), np.uint32 if words else np.uint8)
-        with self._blame(source.branch):
-            try:
-                out = cursor.unpacker.copy(
-                    entries.raw[source], branch.embedded, branch.header, dtype.itemsize,
-                    entries.start, entries.stop, offsets, out, leader=leader,
-                )  # fmt: skip
-            except OffsetsError:  # and so it will be with the baskets that follow
-                self._cursors[source] = replace(cursor, fast=False)
-                return self._through_uproot(source, entries)
+        try:
+            out = cursor.unpacker.copy(
+                entries.raw[source], branch.embedded, branch.header, dtype.itemsize,
+                entries.start, entries.stop, offsets, out, leader=leader,
+            )  # fmt: skip
+        except OffsetsError:  # and so it will be with the baskets that follow
+            self._cursors[source] = replace(cursor, fast=False)
+            return self._through_uproot(source, entries)
+        except ValueError as error:
+            raise self._damage(source.branch, error) from error
         self._buffers.arrays[key] = out
         return out[: items * int(offsets[-1])].view(dtype if words else branch.dtype)
-
-    def _leader(self, source: _Source) -> str:
-        """Name the branch whose lengths a list must have; empty where it is the source's own."""
-        leader = self._leaders[source.collection or ""]
-        return "" if leader == source.branch else leader
 
     def _through_uproot(self, source: _Source, entries: _Range) -> NDArray[Any]:
         """Read a source in whatever shape it has, flat, and settle or check how long its lists are."""
         values, counts = self._parsed(source, entries.start, entries.stop)
         if source.collection is not None:
-            offsets, leader = self._offsets(source.collection, entries), self._leader(source)
+            offsets, leader = self._offsets(source.collection, entries), self._cursors[source].leader
             if not leader:
                 np.cumsum(counts, out=offsets[1:])
             elif not np.array_equal(counts, np.diff(offsets)):
@@ -411,14 +413,10 @@ class Reader:
             counts.append(lengths[low:high])
         return np.concatenate(values), np.concatenate(counts)
 
-    @contextmanager
-    def _blame(self, name: str) -> Iterator[None]:
-        """Name file, branch and basket in what a damaged one raises."""
-        try:
-            yield
-        except ValueError as error:
-            where = f"{name}, basket {error.number}" if isinstance(error, BasketError) else name
-            raise DataError(f"{self._source.name}: branch {where}: corrupt: {error}") from error
+    def _damage(self, name: str, error: ValueError) -> DataError:
+        """Name file, branch and basket of what a damaged one raises."""
+        where = f"{name}, basket {error.number}" if isinstance(error, BasketError) else name
+        return DataError(f"{self._source.name}: branch {where}: corrupt: {error}")
 
     def _fetch(self, start: int, stop: int) -> _Raw:
         """Read the baskets that a step needs, all branches at once; those that are unpacked are at hand."""

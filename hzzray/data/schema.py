@@ -32,7 +32,7 @@ class Schema(BaseModel):
         GeV a file unit: 0.001 for MeV, 1 for GeV. Applies to pt and energy.
     pt, eta, phi, energy, charge, type
         Jagged branches, one entry a lepton. ``type`` is 11 (e) or 13 (µ), of either sign: a pdgId will do. ``charge``
-        is ±1. No two of them are the same branch.
+        is ±1. No two of them are the same branch. Empty where the files have no leptons: then no analysis of ours does.
     triggers
         Flags of which one must be set, one entry an event.
     matched
@@ -51,12 +51,12 @@ class Schema(BaseModel):
 
     tree: str
     gev: float = Field(gt=0)
-    pt: str
-    eta: str
-    phi: str
-    energy: str
-    charge: str
-    type: str
+    pt: str = ""
+    eta: str = ""
+    phi: str = ""
+    energy: str = ""
+    charge: str = ""
+    type: str = ""
     triggers: tuple[str, ...] = ()
     matched: str | None = None
     electron_id: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Schema(BaseModel):
     def _different(self) -> Self:
         roles: dict[str, str] = {}
         for role, branch in zip(KINEMATICS, self.kinematics, strict=True):
-            if branch in roles:
+            if branch and branch in roles:
                 raise ValueError(f"{roles[branch]} and {role} are both {branch}")
             roles[branch] = role
         return self

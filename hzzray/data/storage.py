@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from glob import glob
 from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError, UsageError
 from hzzray.retry import retrying
-from hzzray.urls import is_remote, redact
+from hzzray.urls import is_remote, join, redact
 
 #: Seconds to connect and to wait for more bytes, before a remote read counts as failed.
 CONNECT_TIMEOUT = 10.0
@@ -179,25 +180,27 @@ class RemoteBytes:
         """Nothing is held open between reads."""
 
     def _try(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever the call returns)
-        return retrying(ATTEMPTS)(self._once, call)
+        return retrying(ATTEMPTS)(_answer, self.name, self._faults, call)
 
-    def _once(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
-        try:
-            return call()
-        except HzzrayError:
-            raise
-        except self._faults as error:
-            # fsspec calls whatever goes wrong as it asks for a file's size a missing file, and keeps the cause.
-            cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-            status = getattr(cause, "status", None)
-            if isinstance(cause, FileNotFoundError) or status in (404, 410):
-                raise MissingFileError(f"{self.name}: no such file") from error
-            if type(cause).__name__ == "TooManyRedirects":  # aiohttp is loaded for remote files alone
-                raise DataError(f"{self.name}: {REDIRECT_LOOP}") from error
-            reason = " ".join(redact(str(cause) or type(cause).__name__).split())
-            if status is not None and 400 <= status < 500 and status not in (408, 429):
-                raise DataError(f"{self.name}: {reason}") from error
-            raise TransientError(f"{self.name}: {reason}") from error
+
+def _answer(name: str, faults: tuple[type[Exception], ...], call: Callable[[], Any]) -> Any:  # noqa: ANN401
+    """Return what a storage answers to a call; its faults as errors of ours that name the file."""
+    try:
+        return call()
+    except HzzrayError:
+        raise
+    except faults as error:
+        # fsspec calls whatever goes wrong as it asks for a file's size a missing file, and keeps the cause.
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+        status = getattr(cause, "status", None)
+        if isinstance(cause, FileNotFoundError) or status in (404, 410):
+            raise MissingFileError(f"{name}: no such file") from error
+        if type(cause).__name__ == "TooManyRedirects":  # aiohttp is loaded for remote files alone
+            raise DataError(f"{name}: {REDIRECT_LOOP}") from error
+        reason = " ".join(redact(str(cause) or type(cause).__name__).split())
+        if status is not None and 400 <= status < 500 and status not in (408, 429):
+            raise DataError(f"{name}: {reason}") from error
+        raise TransientError(f"{name}: {reason}") from error
 
 
 def _check_within(source: ByteSource, ranges: Sequence[Range]) -> None:
@@ -251,6 +254,31 @@ def _filesystem(url: str) -> tuple[Any, tuple[type[Exception], ...]]:
 def open_bytes(location: str) -> ByteSource:
     """Open a path or URL; raises DataError where there is no such file, UsageError for an unknown protocol."""
     return RemoteBytes(location) if is_remote(location) else LocalBytes(location)
+
+
+def matching(source: str, pattern: str) -> list[str]:
+    """List the files of a source that match a pattern (see ``is_pattern``), by their places in it, sorted.
+
+    Raises UsageError for a source of the web, which can't be listed; as ``open_bytes`` otherwise.
+    """
+    if not is_remote(source):
+        folder = Path(source).expanduser()
+        found = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (it leaves hidden files out)
+        return sorted(place for place in found if not (folder / place).is_dir())
+    name = redact(join(source, pattern))
+    if source.lower().startswith(("http://", "https://")):
+        raise UsageError(
+            f"{redact(source)}: a server of the web can't list its files: instead of {pattern}, write the list of them"
+        )
+    filesystem, faults = _filesystem(source)
+    whole = filesystem._strip_protocol(join(source.partition("?")[0], pattern))  # noqa: SLF001 (as in RemoteBytes)
+    listed = retrying(ATTEMPTS)(_answer, name, faults, lambda: filesystem.glob(whole, detail=True))
+    start = whole.removesuffix(pattern)
+    found = sorted(place for place, about in listed.items() if about["type"] != "directory")
+    for place in found:
+        if not place.startswith(start) or ".." in place.split("/"):
+            raise DataError(f"{name}: the server lists {place!r}, which lies elsewhere")
+    return [place.removeprefix(start) for place in found]
 
 
 class SeekableBytes:

@@ -62,7 +62,7 @@ def write_toys(
     chunk: int = 100_000,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Write one file for each default sample of a release, ``folder / sample.path``.
+    """Write one file for each default sample of a release, at its path in ``folder``.
 
     Simulated samples get ``events`` entries together, and weights that give the same yields whatever
     ``events`` is. Data is drawn from the same processes, unweighted, with Poisson statistics at the release's
@@ -90,18 +90,22 @@ def write_toys(
     Raises
     ------
     UsageError
-        On numbers out of range, a sample that no process is known for, or a file that can't be written.
+        On numbers out of range, a sample of several files or that no process is known for, or a file that can't be
+        written.
     """
     for name, value, least in (("events", events, 1), ("chunk", chunk, 1), ("seed", seed, 0)):
         if value < least:
             raise UsageError(f"{name} must be at least {least}, not {value}")
     release = release.only(tuple(sample.name for sample in release.samples if sample.default))
+    for sample in release.samples:
+        if sample.only_path is None:
+            raise UsageError(f"sample {sample.name} is several files: toys are one a sample")
     simulated = [sample for sample in release.samples if release.role(sample) != "data"]
     processes = {sample.name: process_of(release, sample) for sample in simulated}
     entries = dict(zip(processes, allot(simulated, events), strict=True))
     paths = []
     for sample in release.samples:
-        path = folder / sample.path
+        path = folder / str(sample.only_path)
         if sample.name in processes:
             blocks = simulation(release, sample, processes[sample.name], entries[sample.name], seed)
         else:

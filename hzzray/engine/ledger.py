@@ -9,17 +9,18 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import fields
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import ValidationError
 
 from hzzray import __version__
+from hzzray.data.plan import UNREAD, PlannedFile, UnreadFile, unread_uuid
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, RunSpec, Task
 from hzzray.physics.histogram import Blocks
@@ -40,18 +41,18 @@ _PAGE = 1000  # tasks that are read at a time
 _DUE, _MERGED, _FAILED, _SPLIT = range(4)
 _STATES: tuple[TaskState, ...] = ("due", "merged", "failed", "split")
 
-#: A task whose file could not be read when it was planned has this instead of a uuid, and its sample's name.
-UNREAD = "unread:"
-
 # Partials are numbered as their tasks: in the order of files and entries, which is nearly that of their coming. So a
 # commit writes few pages, however many tasks there are; task ids, which are hashes, would each touch a page of its own.
+# A file that could not be read is there under what stands for its uuid; its entries in all (``total``) are unknown.
 _TABLES = """
 CREATE TABLE run (
     run_id TEXT NOT NULL, spec TEXT NOT NULL, environment TEXT NOT NULL, created REAL NOT NULL, made_by TEXT NOT NULL,
     wall_s REAL NOT NULL DEFAULT 0, epoch INTEGER NOT NULL DEFAULT 0, wish TEXT NOT NULL DEFAULT 'run',
     duplicates INTEGER NOT NULL DEFAULT 0, settings TEXT NOT NULL DEFAULT '{}'
 );
-CREATE TABLE entries (sample TEXT PRIMARY KEY, planned INTEGER NOT NULL, total INTEGER NOT NULL);
+CREATE TABLE files (
+    uuid TEXT PRIMARY KEY, sample TEXT NOT NULL, path TEXT NOT NULL, planned INTEGER NOT NULL, total INTEGER
+);
 CREATE TABLE tasks (
     number INTEGER PRIMARY KEY, task_id TEXT NOT NULL UNIQUE, sample TEXT NOT NULL, file TEXT NOT NULL,
     uuid TEXT NOT NULL, tree TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
@@ -68,6 +69,16 @@ CREATE TABLE failures (task INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCA
 
 
 _NEW_TASK = "INTO tasks (task_id, sample, file, uuid, tree, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_NEW_FILE = "INTO files (uuid, sample, path, planned, total) VALUES (?, ?, ?, ?, ?)"
+
+
+class KnownFile(NamedTuple):
+    """A file that a run has tasks of: its sample, its place inside a source, its content, the entries to be read."""
+
+    sample: str
+    path: str
+    uuid: str
+    planned: int
 
 
 class LedgerError(HzzrayError):
@@ -166,36 +177,47 @@ class Ledger:
 
     # What a run's start and its user write.
 
-    def plan(
-        self, tasks: Iterable[Task], entries: dict[str, tuple[int, int]], failures: Iterable[Failure] = ()
-    ) -> None:
-        """Add planned tasks, tasks that failed when they were planned, and each sample's (planned, total) entries.
+    def plan(self, files: Iterable[PlannedFile], unread: Collection[UnreadFile] = ()) -> None:
+        """Add files with their tasks, and what can't be read as failures; what could not be before is forgotten.
 
-        Tasks that are there already stay. Raises LedgerError when two tasks would read an entry twice, or one file
-        would be two samples'.
+        Files and tasks that are there already stay. Raises LedgerError when two tasks would read an entry twice, or one
+        file would be two samples'.
         """
-        planned = list(tasks)
-        failed = list(failures)
+        planned = list(files)
         with self._transaction() as database:
-            database.executemany(f"INSERT OR IGNORE {_NEW_TASK}", map(_row, planned))
-            database.executemany(
-                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", ((name, *pair) for name, pair in entries.items())
-            )
-            for uuid, sample in {(task.uuid, task.sample) for task in planned}:
-                if not uuid.startswith(UNREAD):  # it was read this time: nothing needs to stand for it any more
-                    database.execute("DELETE FROM tasks WHERE uuid = ?", (UNREAD + sample,))
+            for file in planned:
+                row = file.uuid, file.sample, file.path, file.planned, file.entries
+                database.execute(f"INSERT OR REPLACE {_NEW_FILE}", row)
+                database.executemany(f"INSERT OR IGNORE {_NEW_TASK}", map(_row, file.tasks))
+            for uuid, sample in {(file.uuid, file.sample) for file in planned}:
                 self._refuse_overlaps(uuid, sample)
-            database.executemany(f"INSERT OR IGNORE {_NEW_TASK}", (_row(failure.task) for failure in failed))
-            for failure in failed:
-                self._set_failed(failure, *self._find(failure.task))
+            still = {file.failure.task.uuid for file in unread}
+            for (uuid,) in self._all("SELECT uuid FROM files WHERE uuid LIKE ?", f"{UNREAD}%"):
+                if uuid not in still:
+                    self._drop(uuid)
+            for lacking in unread:
+                self._set_unread(lacking.failure, lacking.path, 0 if lacking.again else None)
 
-    def relocate(self, files: dict[str, str]) -> None:
-        """Take note where files lie now, by uuid: elsewhere, perhaps, than when the run began."""
+    def _drop(self, uuid: str) -> None:
+        """Forget a file with its tasks; their partials and failures go with them."""
+        self._db.execute("DELETE FROM tasks WHERE uuid = ?", (uuid,))
+        self._db.execute("DELETE FROM files WHERE uuid = ?", (uuid,))
+
+    def _set_unread(self, failure: Failure, path: str, total: int | None) -> None:
+        """Let a failed task stand for a file that can't be read."""
+        task = failure.task
+        self._db.execute(f"INSERT OR REPLACE {_NEW_FILE}", (task.uuid, task.sample, path, 0, total))
+        self._db.execute(f"INSERT OR IGNORE {_NEW_TASK}", _row(task))
+        self._set_failed(failure, *self._find(task))
+
+    def relocate(self, files: Iterable[PlannedFile]) -> None:
+        """Take note where files lie now that were planned before: elsewhere, perhaps, or under another name."""
         with self._transaction() as database:
-            database.executemany(
-                "UPDATE tasks SET file = ? WHERE uuid = ? AND file != ?",
-                ((file, uuid, file) for uuid, file in files.items()),
-            )
+            for file in files:
+                database.execute(
+                    "UPDATE tasks SET file = ? WHERE uuid = ? AND file != ?", (file.file, file.uuid, file.file)
+                )
+                database.execute("UPDATE files SET path = ? WHERE uuid = ?", (file.path, file.uuid))
 
     def _refuse_overlaps(self, uuid: str, sample: str) -> None:
         others = self._all("SELECT sample FROM tasks WHERE uuid = ? AND sample != ? LIMIT 1", uuid, sample)
@@ -221,33 +243,29 @@ class Ledger:
                 database.execute("UPDATE tasks SET state = ? WHERE number = ?", (_DUE, number))
             return state == _FAILED
 
-    def forget_sample(self, sample: str) -> int:
-        """Retract all of a sample, as if its file had never been read; returns how many partials went.
+    def forget_sample(self, sample: str, uuids: Collection[str] | None = None) -> int:
+        """Retract a sample, or of its files those named, as if it had never been read; returns how many partials went.
 
-        For a file that turned out bad. A failure stands for it until the next start of the run plans it anew. Whatever
+        For files that turned out bad. A failure stands for each until the next start of the run plans it anew. Whatever
         reducer is at work is fenced off.
         """
+        gone = 0
         with self._transaction() as database:
-            file, tree, gone = self._one(
-                "SELECT MAX(file), MAX(tree), SUM(state = ?) FROM tasks WHERE sample = ? AND uuid != ?",
-                _MERGED, sample, UNREAD + sample,
-            )  # fmt: skip
-            if file is None:
-                return 0
-            database.execute("DELETE FROM tasks WHERE sample = ?", (sample,))  # partials and failures with them
-            database.execute("DELETE FROM entries WHERE sample = ?", (sample,))
+            mine = [file for file in self.planned_files() if file.sample == sample]
+            for file in mine if uuids is None else (one for one in mine if one.uuid in uuids):
+                place, tree, merged = self._one(
+                    "SELECT MAX(file), MAX(tree), SUM(state = ?) FROM tasks WHERE uuid = ?", _MERGED, file.uuid
+                )
+                self._drop(file.uuid)
+                task = self._task(sample, place, unread_uuid(sample, file.path), tree, 0, 0)
+                self._set_unread(Failure(task=task, reason="retracted", permanent=False), file.path, None)
+                gone += int(merged)
             database.execute("UPDATE run SET epoch = epoch + 1")
-            unread = Task(
-                run_id=self.run_id, spec=self.spec.digest, sample=sample, file=file, uuid=UNREAD + sample, tree=tree,
-                start=0, stop=0,
-            )  # fmt: skip
-            database.execute(f"INSERT {_NEW_TASK}", _row(unread))
-            self._set_failed(Failure(task=unread, reason="retracted", permanent=False), *self._find(unread))
-        return int(gone)
+        return gone
 
-    def has_merged(self, sample: str) -> bool:
-        """Tell whether anything of a sample is in the sums."""
-        return bool(self._all("SELECT 1 FROM tasks WHERE sample = ? AND state = ? LIMIT 1", sample, _MERGED))
+    def has_merged(self, uuid: str) -> bool:
+        """Tell whether anything of a file is in the sums."""
+        return bool(self._all("SELECT 1 FROM tasks WHERE uuid = ? AND state = ? LIMIT 1", uuid, _MERGED))
 
     def abandon(self, failure: Failure) -> bool:
         """Store the failure of a task that never came to a worker; False when it was merged, split or failed before.
@@ -446,9 +464,10 @@ class Ledger:
         """Files that there are tasks to do of."""
         return [file for (file,) in self._all("SELECT DISTINCT file FROM tasks WHERE state = ?", _DUE)]
 
-    def planned_files(self) -> dict[str, str]:
-        """For each sample with planned entries, the uuid of its file."""
-        return dict(self._all("SELECT DISTINCT sample, uuid FROM tasks WHERE uuid NOT LIKE ?", f"{UNREAD}%"))
+    def planned_files(self) -> list[KnownFile]:
+        """List the files that could be read when they were planned, in the order in which they were."""
+        query = "SELECT sample, path, uuid, planned FROM files WHERE uuid NOT LIKE ? ORDER BY rowid"
+        return [KnownFile(*row) for row in self._all(query, f"{UNREAD}%")]
 
     def blocks(self) -> dict[str, Blocks]:
         """Sum up what was merged, of each of the spec's samples."""
@@ -484,8 +503,13 @@ class Ledger:
         return Counts(sum(by_state.values()), by_state.get(_MERGED, 0), by_state.get(_FAILED, 0))
 
     def entries(self) -> dict[str, tuple[int, int]]:
-        """Entries planned and in all, of each sample whose file was read."""
-        return {name: (planned, total) for name, planned, total in self._all("SELECT * FROM entries")}
+        """Entries planned and in all, of those files of each sample that could be read."""
+        query = "SELECT sample, SUM(planned), SUM(total) FROM files WHERE uuid NOT LIKE ? GROUP BY sample"
+        return {name: (planned, total) for name, planned, total in self._all(query, f"{UNREAD}%")}
+
+    def unopened(self) -> dict[str, int]:
+        """Count the files of each sample, where there are some, of which nobody knows how many entries they have."""
+        return dict(self._all("SELECT sample, COUNT(*) FROM files WHERE total IS NULL GROUP BY sample"))
 
     def wished(self) -> Wish:
         """Tell what the run's user wants of it."""

@@ -223,6 +223,7 @@ class Reducer:
             failures=tuple(sorted(sums.failures.values(), key=lambda failure: (failure.task.file, failure.task.start))),
             cost=sums.cost,
             wall_s=ledger.wall_s(),
+            unopened=ledger.unopened(),
         )
 
     def _yields(self, sample: str, blocks: Blocks) -> Yields:

@@ -15,7 +15,7 @@ from hzzray.engine.monitor import Meter, Usage, place
 from hzzray.errors import DataError, HzzrayError, MissingFileError, UsageError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics.columns import Reads
-from hzzray.physics.filler import Filler, WeightError
+from hzzray.physics.filler import Filler, MeasureError, WeightError
 from hzzray.urls import is_inside, led_by, redact
 
 
@@ -115,6 +115,8 @@ class Worker:
         except WeightError as error:
             what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
             raise DataError(f"{redact(task.file)}: {error}: check {what} of sample {sample.name}") from error
+        except MeasureError as error:
+            raise DataError(f"{redact(task.file)}: analysis {spec.analysis}: {error}") from error
         except HzzrayError:
             self.close()  # the next try opens the file anew: it may have been put right, or replaced
             raise

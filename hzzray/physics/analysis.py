@@ -50,6 +50,10 @@ class Cut:
     bounds: tuple[Bound, ...]
     basic: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what isn't bounds; raises ValueError."""
+        _several(f"cut {self.name}: bounds", self.bounds, Bound)
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -111,6 +115,34 @@ class Analysis:
     window: tuple[float, float] | None = None
     title: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what makes no analysis; raises ValueError."""
+        _several("variables", self.variables, Variable)
+        _several("regions", self.regions, str)
+        _several("templates", self.templates, Template)
+        _several("cuts", self.cuts, Cut, least=0)
+        _once("variable", [variable.name for variable in self.variables])
+        _once("region", self.regions)
+        _once("cut", [cut.name for cut in self.cuts])
+        _once("template", [template.observable for template in self.templates])
+        for variable in self.variables:
+            if not variable.name.isidentifier():
+                raise ValueError(f"variable {variable.name!r}: its name must be letters, digits and underscores")
+        for bound in (bound for cut in self.cuts for bound in cut.bounds):
+            self.index(bound.variable)
+            if bound.low is not None and bound.high is not None and not bound.low < bound.high:
+                raise ValueError(f"cut on {bound.variable}: nothing is above {bound.low:g} and below {bound.high:g}")
+        for template in self.templates:
+            self.index(template.observable)
+            _several(f"template {template.observable}: axis", (template.axis,), Axis)
+        if self.window is not None:
+            self.templates[0].axis.window(*self.window)
+        for name, function in (("columns", self.columns), ("measure", self.measure)):
+            if not callable(function) and (name, type(function)) != ("measure", str):
+                raise ValueError(f"{name} is no function")
+        if not all(isinstance(value, bool | int | float) for value in _fields("parameters", self.parameters).values()):
+            raise ValueError("parameters are numbers and flags: true or false")
+
     def variable(self, name: str) -> Variable:
         """Find a variable by name; raises ValueError with the names there are."""
         return self.variables[self.index(name)]
@@ -132,13 +164,39 @@ class Analysis:
         return found
 
 
+def _several(what: str, values: object, kind: type, least: int = 1) -> None:
+    """Refuse what isn't a tuple of a kind; raises ValueError."""
+    if not isinstance(values, tuple):
+        raise ValueError(f"{what}: expected a tuple of {kind.__name__}; one alone needs a comma: (x,)")  # noqa: TRY004
+    if len(values) < least:
+        raise ValueError(f"{what}: there must be one at least")
+    other = next((value for value in values if not isinstance(value, kind)), None)
+    if other is not None:
+        raise ValueError(f"{what}: expected {kind.__name__}, not {type(other).__name__}")
+
+
+def _once(what: str, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{what} {twice} is there twice")
+
+
+def _fields(what: str, values: object) -> dict[str, object]:
+    """Take a NamedTuple's values by name; raises ValueError where it is none."""
+    if not isinstance(values, tuple) or not hasattr(values, "_asdict"):
+        hint = ": write Parameters(), with the brackets" if isinstance(values, type) else ""
+        raise ValueError(f"{what}: expected a NamedTuple, not {type(values).__name__}{hint}")
+    found: dict[str, object] = values._asdict()
+    return found
+
+
 class Layout(NamedTuple):
     """Cuts and templates as numbers, for compiled code. ``rows`` is how many variables are wanted.
 
     Bound i belongs to cut ``bound_cut[i]`` (int64) and wants row ``bound_row[i]`` of the candidates' values between
-    ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]`` and has ``axis_bins[t]`` bins, whose
-    edges are ``edges[axis_edge[t] : axis_edge[t] + axis_bins[t] + 1]``; its cells, with flow bins, region after region,
-    are those from ``axis_cell[t]`` on. ``cells`` is how many there are in all, of so many ``regions``.
+    ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]``; ``axes[t]`` (float64) is where its
+    bins start and stop, how many there are and how wide they are; its cells, with flow bins, region after region, are
+    those from ``axis_cell[t]`` on. ``cells`` is how many there are in all, of so many ``regions``.
     """
 
     slots: NDArray[np.int64]
@@ -148,10 +206,8 @@ class Layout(NamedTuple):
     bound_low: NDArray[np.float64]
     bound_high: NDArray[np.float64]
     axis_row: NDArray[np.int64]
-    axis_bins: NDArray[np.int64]
-    axis_edge: NDArray[np.int64]
+    axes: NDArray[np.float64]
     axis_cell: NDArray[np.int64]
-    edges: NDArray[np.float64]
     cells: int
     regions: int
 
@@ -168,9 +224,8 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
 
     bounds = [(number, row(bound.variable), bound) for number, cut in enumerate(cuts) for bound in cut.bounds]
     observables = [row(template.observable) for template in templates]
-    bins = [template.axis.bins for template in templates]
-    edges = [template.axis.edges for template in templates]
-    cells = [len(analysis.regions) * (n + 2) for n in bins]
+    axes = [template.axis for template in templates]
+    cells = [len(analysis.regions) * (axis.bins + 2) for axis in axes]
     return Layout(
         slots=slots,
         rows=int(slots.max()) + 1,
@@ -179,14 +234,8 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
         bound_low=np.array([-math.inf if bound.low is None else bound.low for _, _, bound in bounds], np.float64),
         bound_high=np.array([math.inf if bound.high is None else bound.high for _, _, bound in bounds], np.float64),
         axis_row=np.array(observables, np.int64),
-        axis_bins=np.array(bins, np.int64),
-        axis_edge=_starts([len(row) for row in edges]),
-        axis_cell=_starts(cells),
-        edges=np.concatenate(edges),
+        axes=np.array([(axis.start, axis.stop, axis.bins, axis.width) for axis in axes], np.float64),
+        axis_cell=np.cumsum([0, *cells[:-1]], dtype=np.int64),
         cells=sum(cells),
         regions=len(analysis.regions),
     )
-
-
-def _starts(lengths: Sequence[int]) -> NDArray[Any]:
-    return np.cumsum([0, *lengths[:-1]], dtype=np.int64)

@@ -190,7 +190,11 @@ def needed(columns: Any, variables: AbstractSet[str]) -> Any:  # noqa: ANN401 (a
     settled = {read.collection for read in kept if isinstance(read, Jagged | AllOf)}
     for collection in {read.collection for read in kept if isinstance(read, Offsets)} - settled:
         kept = _with_a_branch_of(kept, collection)
-    lacking = dict.fromkeys(read.what for read in kept if not isinstance(read, Unread) and _is_lacking(read))
+    lacking = dict.fromkeys(
+        read.what or f"column {name}"
+        for name, read in zip(columns._fields, kept, strict=True)
+        if not isinstance(read, Unread) and _is_lacking(read)
+    )
     if lacking:
         raise ValueError(" and ".join(lacking))
     return type(columns)(*kept)

@@ -18,6 +18,9 @@ _FULL = np.int64(2**LIMB_BITS - 1)
 #: Numbers of a cell: its count, the limbs of Σw, those of Σw². One limb more than a sum has takes zeros from beyond.
 COUNT, SUMW, SUMW2, CELL = 0, 1, 2 + LIMBS, 16
 
+#: Events that all templates take before the next ones come: what they weigh stays in the first-level cache.
+LOT = 512
+
 
 class Sums(NamedTuple):
     """Accumulators (int64): ``cells``, shape (cells · CELL,), likewise ``stopped``, one for each row of the cutflow.
@@ -31,7 +34,7 @@ class Sums(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Weights and their squares, cut at limb borders: three ``parts`` of each (int64), ``at`` which limb they begin."""
+    """Weights and their squares, cut at limb borders: three ``parts`` of each (int64), ``at`` which limb."""
 
     parts: NDArray[np.int64]
     at: NDArray[np.uint64]
@@ -43,8 +46,9 @@ class Scratch(NamedTuple):
     passed: NDArray[np.int64]
     alive: NDArray[np.bool_]
     chosen: NDArray[np.int64]
-    region: NDArray[np.int64]
-    cell: NDArray[np.int64]
+    region: NDArray[np.int32]
+    cell: NDArray[np.int32]
+    x: NDArray[np.float64]
     split: Split
 
 
@@ -52,8 +56,8 @@ def make_scratch() -> Scratch:
     """Make room for what a block needs."""
     room = BLOCK + SPARE
     return Scratch(
-        np.zeros(room, np.int64), np.zeros(room, np.bool_), np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.int64),
-        np.zeros(BLOCK, np.int64), Split(np.zeros((BLOCK, 6), np.int64), np.zeros((BLOCK, 2), np.uint64)),
+        np.zeros(room, np.int64), np.zeros(room, np.bool_), np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.int32),
+        np.zeros(LOT, np.int32), np.zeros(LOT), Split(np.zeros((BLOCK, 6), np.int64), np.zeros((BLOCK, 2), np.uint64)),
     )  # fmt: skip
 
 
@@ -96,9 +100,10 @@ _ONE, _TWO = np.uint64(1), np.uint64(2)
 
 
 @kernel
-def _add(n: int, cells: NDArray[np.int64], cell: NDArray[np.int64], w: Split) -> None:
+def _add(
+    n: int, cells: NDArray[np.int64], cell: NDArray[np.int32], parts: NDArray[np.int64], at: NDArray[np.uint64]
+) -> None:
     """Add to each of n cells one event: its count, its weight, the weight's square."""
-    parts, at = w.parts, w.at
     for i in range(n):
         e = np.uint64(i)
         here = np.uint64(cell[e]) * np.uint64(CELL)
@@ -115,28 +120,25 @@ def _add(n: int, cells: NDArray[np.int64], cell: NDArray[np.int64], w: Split) ->
 
 @kernel
 def _bins(
-    n: int,
-    values: NDArray[np.float64],
-    chosen: NDArray[np.int64],
-    edges: NDArray[np.float64],
-    region: NDArray[np.int64],
-    first: int,
-    cell: NDArray[np.int64],
-) -> None:
-    """Find the cell of each chosen value: of its region's bins 0 below, bins + 1 from the last edge on, and for nan."""
-    bins = edges.size - 1
-    low, high, last = edges[0], edges[bins], bins - 1.0
-    scale = bins / (high - low)
+    n: int, x: NDArray[np.float64], axis: NDArray[np.float64], region: NDArray[np.int32], first: int,
+    cell: NDArray[np.int32],
+) -> None:  # fmt: skip
+    """Find the cells of n values: of a region's bins 0 below, bins + 1 from the last edge on, and for nan.
+
+    ``axis`` is start, stop, number of bins and step; edge k is k · step + start, as ``numpy.linspace`` has it.
+    """
+    start, stop, bins, step = axis[0], axis[1], axis[2], axis[3]
+    scale, width, at_first = bins / (stop - start), np.int32(bins) + np.int32(2), np.int32(first)
     for i in range(n):
-        guess = (values[chosen[i]] - low) * scale
-        guess = max(0.0, guess)  # nan too
-        cell[i] = np.int32(min(last, guess))
-    for i in range(n):
-        x = values[chosen[i]]
-        k = np.uint64(cell[i])
-        at = cell[i] + 1 + (x >= edges[k + _ONE]) - (x < edges[k])
-        at = at if x < high else bins + 1
-        cell[i] = first + region[i] * (bins + 2) + (0 if x < low else at)
+        # The guess may be off by one where rounding puts a value on the other side of an edge.
+        k = np.floor(min(max((x[i] - start) * scale, 0.0), bins - 1.0))
+        up = 1.0 if x[i] >= (k + 1.0) * step + start else 0.0
+        down = 1.0 if x[i] < k * step + start else 0.0
+        k += up - down
+        k = min(k, bins - 1.0) + 1.0
+        k = k if x[i] < stop else bins + 1.0  # nan too
+        k = 0.0 if x[i] < start else k
+        cell[i] = at_first + region[i] * width + np.int32(k)
 
 
 class Weights(NamedTuple):
@@ -182,17 +184,38 @@ def _is_finite(event: int, weights: Weights) -> bool:
 
 
 @entry
-def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> None:
-    """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up."""
+def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> bool:
+    """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up.
+
+    Returns False, and does nothing, where an event has no candidate, or more than there is room for.
+    """
+    if not _is_whole(events, c):
+        return False
     weigh(start, events, weights, c)
     count_passed(c.first[events], c, lay, s.passed, s.alive)
     choose(events, c, s.passed, s.chosen)
     m = _settle(events, c, lay, s, t)
-    for template in range(lay.axis_row.size):
-        first = lay.axis_edge[template]
-        edges = lay.edges[first : first + lay.axis_bins[template] + 1]
-        _bins(m, c.values[lay.axis_row[template]], s.chosen, edges, s.region, lay.axis_cell[template], s.cell)
-        _add(m, t.cells, s.cell, s.split)
+    for at in range(0, m, LOT):
+        n = min(LOT, m - at)
+        begin, end = s.chosen[at], s.chosen[at + n - 1] + 1  # they rise
+        for template in range(lay.axis_row.size):
+            x = c.values[lay.axis_row[template], begin:end]
+            if end - begin != n:
+                for i in range(n):
+                    s.x[i] = x[s.chosen[at + i] - begin]
+                x = s.x[:n]
+            _bins(n, x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
+            _add(n, t.cells, s.cell, s.split.parts[at:], s.split.at[at:])
+    return True
+
+
+@inlined
+def _is_whole(events: int, c: Candidates) -> bool:
+    """Tell whether each event has a candidate at least, and all have room: who measured may be anybody."""
+    whole = c.first[0] == 0 and c.first[events] <= c.region.size
+    for e in range(events):
+        whole &= c.first[e] < c.first[e + 1]
+    return bool(whole)
 
 
 @kernel

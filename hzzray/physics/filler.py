@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from hzzray.blame import told
 from hzzray.physics.analysis import Analysis, Template, lay_out
 from hzzray.physics.candidates import BLOCK, make_room
 from hzzray.physics.columns import Step
@@ -17,6 +18,10 @@ from hzzray.physics.selection import Selection, parameters_of
 
 class WeightError(ValueError):
     """Events that weigh more than exact sums can hold: they are normalised to something else than they should be."""
+
+
+class MeasureError(ValueError):
+    """An analysis' own function that doesn't do what it should."""
 
 
 class Filler:
@@ -42,7 +47,8 @@ class Filler:
     def fill(self, steps: Iterable[Step], norm: float) -> Blocks:
         """Fill blocks with a series of steps, whose events weigh ``norm`` times their factors.
 
-        Raises WeightError where weights of MAX_WEIGHT or more come out of finite factors.
+        Raises WeightError where weights of MAX_WEIGHT or more come out of finite factors, MeasureError where measuring
+        fails.
         """
         sums = self._nothing()
         entries = 0
@@ -68,8 +74,20 @@ class Filler:
     def _run(self, start: int, stop: int, columns: object, weights: Weights, sums: Sums) -> int:
         """Measure, judge and fill a block of events; returns how many there were."""
         layout, candidates = self._layout, self._candidates
-        measured = self._measure(start, stop, columns, self._parameters, layout.slots, candidates)
-        judge_and_fill(start, measured, candidates, weights, layout, self._scratch, sums)
+        try:
+            measured = self._measure(start, stop, columns, self._parameters, layout.slots, candidates)
+        except Exception as error:  # somebody's own function may raise what it likes
+            file = self._measure.__code__.co_filename
+            raise MeasureError(f"measure: {told(error, file)}") from error
+        if type(measured) is not int or not min(1, stop - start) <= measured <= stop - start:
+            raise MeasureError(
+                f"measure returned {measured!r} for events {start} to {stop}: it must return how many it measured"
+            )
+        if not judge_and_fill(start, measured, candidates, weights, layout, self._scratch, sums):
+            raise MeasureError(
+                "measure left an event without a candidate, or more "
+                "candidates than there is room for: candidates.first must rise from 0"
+            )
         return measured
 
     @without_extensions()

@@ -17,16 +17,23 @@ from numba.core import entrypoints
 from hzzray.places import cache_folder
 
 
+def sources(package: Path = Path(__file__).parents[1]) -> list[bytes]:
+    """Read all of a package that ends up in compiled code: this folder, and whoever imports from this module."""
+    found = {path: path.read_bytes() for path in sorted(package.rglob("*.py"))}
+    return [text for path, text in found.items() if path.parent.name == "physics" or b"physics.jit import" in text]
+
+
 def _cache() -> str:
     """Find a folder for compiled code that belongs to these very sources.
 
-    Numba alone looks at the file of a function, not at those that it calls into: after an update it could go on with
-    code that was compiled from the old ones.
+    Numba alone looks at the date and size of a function's own file, not at those that it calls into: after an update it
+    could go on with code that was compiled from the old ones.
     """
-    here = Path(__file__).parent
-    sources = [*sorted(here.glob("*.py")), here.parent / "data" / "unpacking.py"]
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    caches = cache_folder()
+    version = hashlib.sha256(b"".join(sources())).hexdigest()[:16]
+    if nb.config.BOUNDSCHECK:  # type: ignore[attr-defined]  # compiled otherwise, of which numba's own key says nothing
+        version += "-checked"
+    own = os.environ.get("NUMBA_CACHE_DIR")
+    caches = Path(own) if own else cache_folder()
     if caches is not None:
         folder = caches / "numba" / version
         with contextlib.suppress(OSError):
@@ -39,8 +46,7 @@ def _cache() -> str:
     return tempfile.mkdtemp(prefix="hzzray-")
 
 
-if "NUMBA_CACHE_DIR" not in os.environ:
-    nb.config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
+nb.config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -68,7 +74,8 @@ def inlined(function: _F) -> _F:
 def cached_for(source: str) -> Iterator[None]:
     """Keep what is compiled of functions that are defined in this block apart, by the digest of their source.
 
-    Numba goes by a file's date and size, which another content can have.
+    Numba goes by a file's date and size, which another content can have. What these functions call into is of this
+    package, whose own digest names the folder around.
     """
     before = nb.config.CACHE_DIR  # type: ignore[attr-defined]
     nb.config.CACHE_DIR = str(Path(before) / source[:16])  # type: ignore[attr-defined]

@@ -156,9 +156,10 @@ def columns(names: Names, parameters: Notebook | Best) -> Leptons:
     """Say what is read: an analysis' ``columns`` (see there)."""
     read: dict[str, Read | Unread] = {
         "offsets": Offsets(),
-        **{role: Jagged(getattr(names, role), role=role) for role in ("pt", "eta", "phi", "energy")},
-        "charge": Jagged(names.charge, "i4", role="charge"),
-        "type": Jagged(names.type, "i4", role="type", absolute=True),  # a pdgId is negative for one of the charges
+        **{role: Jagged(getattr(names, role), role=role, what="leptons") for role in ("pt", "eta", "phi", "energy")},
+        "charge": Jagged(names.charge, "i4", role="charge", what="leptons"),
+        # A pdgId is negative for one of the charges.
+        "type": Jagged(names.type, "i4", role="type", absolute=True, what="leptons"),
         "trigger": AnyOf(names.triggers, only_for=("triggered",), what="trigger", without="--cut triggered=:"),
         "matched": Jagged(
             names.matched or "", "u1", only_for=("n_matched",), what="trigger matching", without="--cut n_matched=:"

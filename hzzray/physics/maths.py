@@ -86,16 +86,19 @@ def sinh(x: float) -> float:
 
 _ATANH = tuple(2 / (2 * n + 1) for n in range(11))
 _LN2 = math.log(2.0)
+_MANTISSA, _TWO_52, _ONE = np.uint64(52), np.uint64(0x4330000000000000), np.uint64(1023 << 52)
+_TO_EXPONENT = np.uint64((1023 << 52) - 0x3FE6A09E667F3BCD)
 
 
 @inlined
 def log(x: float) -> float:
     """Natural logarithm of a normal positive double; its error is absolute (2e-16) near one. Else it means nothing."""
-    bits = np.float64(x).view(np.int64)
-    # The mantissa in [√½, √2), so that the series is short: as ln((1+s)/(1-s)) in s = (m-1)/(m+1).
-    shifted = bits - 0x3FE6A09E667F3BCD
-    exponent = shifted >> 52
-    m = np.int64(bits - (exponent << 52)).view(np.float64)
+    bits = np.float64(x).view(np.uint64)
+    # The mantissa in [√½, √2), so that the series is short: as ln((1+s)/(1-s)) in s = (m-1)/(m+1). The exponent becomes
+    # a double as the last bits of 2⁵²: neither a signed shift nor a conversion, which processors do one by one.
+    biased = (bits + _TO_EXPONENT) >> _MANTISSA
+    exponent = np.uint64(biased | _TWO_52).view(np.float64) - (2.0**52 + 1023.0)
+    m = np.uint64(bits - (biased << _MANTISSA) + _ONE).view(np.float64)
     s = (m - 1.0) / (m + 1.0)
     z = s * s
     p = _ATANH[10]

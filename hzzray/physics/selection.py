@@ -17,7 +17,7 @@ class Selection:
     """
 
     name: str
-    parameters: dict[str, bool | float]
+    parameters: dict[str, bool | int | float]
     cuts: tuple[Cut, ...]
     absolute_weights: bool = False
 

@@ -252,5 +252,5 @@ def plan_run(path: Path, spec: RunSpec, source: Path, chunk: int) -> list[Task]:
     plan = make_plan(spec, path.parent.name, (str(source),), chunk=chunk)
     Ledger.create(path, path.parent.name, spec, "test").close()
     with Ledger.open(path) as ledger:
-        ledger.plan(plan.tasks, plan.entries)
+        ledger.plan(plan.files)
     return list(plan.tasks)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from hzzray.data.catalogue import release
+from hzzray.data.plan import PlannedFile, UnreadFile, unread_uuid
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.reducer import Reducer
-from hzzray.messages import Cost, Partial, RunSpec, Task
+from hzzray.messages import Cost, Failure, Partial, RunSpec, Task
 from hzzray.physics.histogram import LIMB_BITS, Blocks, digest
 from hzzray.request import make_spec
 
@@ -32,6 +34,20 @@ def task(number: int, *, sample: str = "Zee", start: int | None = None, stop: in
 def tasks(number: int) -> list[Task]:
     """Make so many tasks for each sample."""
     return [task(i, sample=name) for name in NAMES for i in range(number)]
+
+
+def files(of: Iterable[Task], totals: Mapping[str, int] | None = None) -> list[PlannedFile]:
+    """Sort tasks into their files, each with as many entries as its uuid's total, or as its tasks reach."""
+    grouped = [tuple(group) for _, group in groupby(of, key=lambda task: (task.sample, task.uuid))]
+    known = totals or {}
+    return [PlannedFile(Path(group[0].file).name, known.get(group[0].uuid, group[-1].stop), group) for group in grouped]
+
+
+def unread(sample: str, reason: str = "broken", *, missing: bool = False, path: str = "") -> UnreadFile:
+    """Make a file of a sample that could not be read."""
+    path = path or f"{sample}.root"
+    lacking = task(0, sample=sample, uuid=unread_uuid(sample, path), stop=0, file=f"/files/{path}")
+    return UnreadFile(path, Failure(task=lacking, reason=reason, permanent=True), missing)
 
 
 def entries(number: int) -> dict[str, tuple[int, int]]:
@@ -79,7 +95,7 @@ def contents(of: Mapping[str, Blocks]) -> str:
 def start(path: Path, planned: Iterable[Task], number: int = 0) -> None:
     """Create a ledger with tasks."""
     with Ledger.create(path, "run", SPEC, "local") as ledger:
-        ledger.plan(planned, entries(number))
+        ledger.plan(files(planned, {f"uuid-{name}": number * EVENTS for name in NAMES} if number else None))
 
 
 def work(path: Path, batch: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hzzray.data.schema import Schema
-from hzzray.physics.columns import Reads, Step, needed
+from hzzray.physics.columns import Offsets, Reads, Step, empty, needed
 from hzzray.physics.leptons import Best, Notebook, columns
 from hzzray.physics.selection import parameters_of, preset
 
@@ -45,18 +45,17 @@ def joined(steps: list[Step], reads: Reads) -> Step:
     """Join steps; of one that is to outlive the reader's next, or the reader, each array must be a copy."""
     if len(steps) == 1:
         return steps[0]
-    parts: dict[str, list[Any]] = {name: [getattr(step.columns, name) for step in steps] for name in _fields(reads)}
-    columns: dict[str, Any] = {}
-    for name, arrays in parts.items():
-        if name.endswith("offsets"):
+    columns = []
+    for i, read in enumerate(reads.columns):
+        arrays = [step.columns[i] for step in steps] or [empty(read)]
+        if isinstance(read, Offsets):
             ends = np.cumsum([0, *(array[-1] for array in arrays)])
             starts = [array[1:] + end for array, end in zip(arrays, ends, strict=False)]
-            columns[name] = np.concatenate([np.zeros(1, np.int64), *starts])
-        else:
-            columns[name] = np.concatenate(arrays) if arrays else np.empty(0)
+            arrays = [np.zeros(1, np.int64), *starts]
+        columns.append(np.concatenate(arrays))
     return Step(
         sum(step.events for step in steps),
-        type(reads.columns)(**columns),
+        type(reads.columns)(*columns),
         np.concatenate([step.factors for step in steps], axis=-1) if steps else np.empty((len(reads.factors), 0)),
         np.concatenate([step.divisor for step in steps]) if steps else np.empty(0),
     )
@@ -66,8 +65,3 @@ def copied(step: Step) -> Step:
     """Copy a step's arrays, which the reader's next step writes over."""
     columns = type(step.columns)(*(array.copy() for array in step.columns))
     return Step(step.events, columns, step.factors.copy(), step.divisor.copy())
-
-
-def _fields(reads: Reads) -> tuple[str, ...]:
-    names: tuple[str, ...] = reads.columns._fields
-    return names
