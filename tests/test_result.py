@@ -514,6 +514,8 @@ def test_a_sample_without_four_electrons_and_muons_is_told(row, cut):
     histogram.stopped[row] = 10
     few = empty()
     few.stopped[row] = 9
-    found = summarise(state(DONE, **shown(histograms_of(dict.fromkeys(WEIGHTS, 1000)) | {"Zee": histogram, "llll": few})))
+    found = summarise(
+        state(DONE, **shown(histograms_of(dict.fromkeys(WEIGHTS, 1000)) | {"Zee": histogram, "llll": few}))
+    )
     said = [line for line in found.warnings if "schema" in line]
     assert said == [f"Zee: none of 10 events passes {cut!r}: is the release's schema right?"]
