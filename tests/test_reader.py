@@ -1339,6 +1339,40 @@ def test_a_reader_that_cannot_start_closes_its_file(tmp_path, monkeypatch):
     assert closed == [str(path)]
 
 
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        (["lep_etcone20"], "branch lep_etcone20, which the selection reads: --parameter isolated=false does without"),
+        (
+            ["trigM", "lep_ptcone30", "trigE"],
+            (
+                "branches trigE, trigM, lep_ptcone30, which the selection reads: "
+                "--cut triggered=: --parameter isolated=false does without"
+            ),
+        ),
+        (["lep_etcone20", "mcWeight"], "branches lep_etcone20, mcWeight (it has lep_pt, "),
+        (["lep_pt"], "branch lep_pt (it has lep_eta, "),
+    ],
+)
+def test_a_branch_that_is_missing_comes_with_what_does_without(tmp_path, lacking, said):
+    content = {name: array for name, array in columns(5).items() if name not in lacking}
+    path = write(tmp_path / "a.root", content)
+    with pytest.raises(DataError) as caught:
+        open_reader(path)
+    assert str(caught.value).startswith(f"{path}: tree mini has no {said}")
+
+
+def test_one_layout_in_the_cache_does_for_all_who_know_of_the_same_branches(packed, tmp_path):
+    path, _, _ = packed
+    everything = EVERYTHING.reads(SCHEMA, simulation=True).branches
+    uuids = set()
+    for simulation in (False, True):
+        with open_reader(path, simulation=simulation, known=everything, cache=tmp_path) as reader:
+            assert set(reader.names) == set(everything) - (set() if simulation else set(SCHEMA.factors))
+            uuids.add(reader.layout.uuid)
+    assert len(uuids) == len(list(tmp_path.iterdir())) == 1
+
+
 def test_only_what_the_selection_needs_is_read(packed):
     path, _, _ = packed
     with open_reader(path, selection=PLAIN, simulation=False) as reader:
