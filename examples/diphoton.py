@@ -1,13 +1,14 @@
-"""H → γγ as the release's own example selects it: two tight, isolated photons, and the mass of the two.
+r"""H → γγ as the release's own example selects it: two tight, isolated photons, and the mass of the two.
 
     python examples/diphoton.py --toy toy-photons
-    hzzray run --release photons-toy --catalogue examples/diphoton.yaml --source toy-photons \\
+    hzzray run --release photons-toy --catalogue examples/diphoton.yaml --source toy-photons \
         --analysis examples/diphoton.py:diphoton
 
 Files of ATLAS Open Data 2020's GamGam collection have the same branches. There are no leptons in it: the analysis names
 its branches itself. The toy writer is the second half of this file.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -219,8 +220,6 @@ def written(path, events, weight, random):
 
 def write_toys(folder, scale=1.0, seed=7):
     """Write toys of all samples; ``scale`` times as many events, of the same cross section."""
-    from pathlib import Path
-
     random = np.random.default_rng(seed)
     for kind, n in GENERATED.items():
         many = max(1, int(n * scale))

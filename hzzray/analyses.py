@@ -223,8 +223,9 @@ def _is_installed(file: Path) -> bool:
 def _stand_alone(source: bytes, path: Path) -> None:
     """Refuse what imports other files of the user's: the source that a message names must be all of it."""
     for node in ast.walk(ast.parse(source)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
         for name in names:
             file = getattr(sys.modules.get(name), "__file__", None)
             if file and name.partition(".")[0] != "hzzray" and not _is_installed(Path(file).resolve()):

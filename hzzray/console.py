@@ -117,7 +117,7 @@ def _count(number: float) -> str:
 def summary(result: Result, console: Console) -> None:
     """Print a run's numbers: yields of each group, in all and in the window, and what they signify.
 
-    Events and yields are of all masses; the plot has those on its axis.
+    Events and yields are of all that pass; the plot has those on its axis.
     """
     window, edges = result.significance.window, result.edges
     unit = f" {result.observable.unit}".rstrip()
@@ -127,7 +127,7 @@ def summary(result: Result, console: Console) -> None:
         shown[f"{window[0]:g} to {window[1]:g}{unit}"] = axis.window(*window)
     table = Table(
         title=escape(f"{result.spec.release.title}, {result.spec.selection.name}, run {result.run_id}"),
-        caption="events and yield: of all masses",
+        caption="events and yield: on the axis and beyond",
     )
     table.add_column("group")
     for title in ("events", "yield", *shown):
@@ -190,6 +190,8 @@ def _meaning(result: Result) -> list[str]:
     for title, name, value in values:
         if value is None:
             why.setdefault(found.withheld.get(name, "not defined"), []).append(title)
+    if found.window is None:
+        return [f"no significance: {reason}" for reason in why]
     return [f"significance: {said}", *(f"no {', '.join(titles)}: {reason}" for reason, titles in why.items())]
 
 

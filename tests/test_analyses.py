@@ -16,6 +16,7 @@ from hzzray.data.catalogue import release
 from hzzray.data.plan import make_plan
 from hzzray.errors import DataError, UsageError
 from hzzray.output import load_json
+from hzzray.physics import jit
 from hzzray.request import make_spec
 from tests.support.bridges import Bridging, Site
 
@@ -196,6 +197,20 @@ def test_another_content_is_compiled_anew_even_where_date_and_size_are_the_same(
     assert measured(place) == -2.0
 
 
+def test_compiled_code_is_kept_by_all_sources_of_ours_wherever_they_are():
+    package = Path(analyses.__file__).parent
+    kept = jit.sources()
+    compiled = [
+        path
+        for path in package.rglob("*.py")
+        if re.search(r"^@(entry|kernel|inlined)|njit\(", path.read_text(), re.MULTILINE)
+    ]
+    assert {path.parent.name for path in compiled} == {"physics", "data"}
+    assert all(path.read_bytes() in kept for path in compiled)
+    assert (package / "physics" / "columns.py").read_bytes() in kept  # whose numbers are compiled in
+    assert (package / "cli.py").read_bytes() not in kept
+
+
 def run(cli, tmp_path, source, *options, run_id="one", engine="serial"):
     code, _, err = cli(
         *("run", "--source", source, "--runs", tmp_path / "runs", "--run-id", run_id, "--engine", engine), *options
@@ -334,6 +349,22 @@ def test_each_example_has_one_digest_serial_with_ray_and_through_a_broker(
     with Bridging(site, example.source, analyses=(str(EXAMPLES),)):
         assert site.wait("r").digest == serial.digest
     assert not site.reasons()
+
+
+def test_the_documentations_example_does_what_it_says(cli, tmp_path, toys):
+    text = (EXAMPLES.parent / "docs" / "analysis.md").read_text()
+    path = tmp_path / "leading.py"
+    path.write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    code, _, result = run(cli, tmp_path, toys, "--analysis", f"{path}:leading")
+    assert (code, result.status) == (0, "complete")
+    pt = read(toys / TOY.sample("data_D").path, ["lep_pt"])["lep_pt"] / 1000
+    good = pt[pt > 7]
+    hardest = ak.max(good[ak.num(good) > 2], axis=1)
+    assert result.samples["data_D"].sumw == tuple(np.histogram(hardest, result.edges)[0])
+    for option in ("observables", "cuts", "parameters"):
+        told = re.findall(rf"--{option[:-1]} (\w+=[-.:\d]+)", text.partition("## What a wrong file")[0])
+        assert told, option
+        make_spec(TOY, analysis=f"{path}:leading", **{option: told})
 
 
 def test_a_bridge_without_the_file_refuses_each_task_and_replay_brings_it_back(

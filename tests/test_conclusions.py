@@ -231,7 +231,7 @@ def test_the_table_tells_all_masses_from_those_on_the_axis(cli, toys, tmp_path):
     result = load_json(tmp_path / "run")
     data = result.groups["Data"]
     flat = " ".join(re.sub(r"[┃│]", " ", text).split())
-    for title in ("events and yield: of all masses", "80 to 250 GeV", "116 to 131 GeV"):
+    for title in ("events and yield: on the axis and beyond", "80 to 250 GeV", "116 to 131 GeV"):
         assert title in flat
     assert data.n_out > sum(data.sumw) > result.significance.n_data
     assert f"Data {data.n_out} {data.yield_:.0f} {sum(data.sumw):.0f} {result.significance.n_data}" in flat

@@ -7,6 +7,7 @@ import threading
 import uuid
 from contextlib import closing
 
+import awkward as ak
 import numpy as np
 import pytest
 import uproot
@@ -258,6 +259,29 @@ def test_baskets_that_cannot_be(offsets, seeks, sizes, reason):
     layout._branch(Interpreted([0, 5, 10], [200, 300], [90, 90]), 10, 1000)
     with pytest.raises(ValueError, match=f"branch w.*{reason}"):
         layout._branch(Interpreted(offsets, seeks, sizes), 10, 1000)
+
+
+def test_shapes_are_told_apart_and_kept(tmp_path):
+    content = {
+        "number": np.ones(30, np.int16),
+        "four": np.ones((30, 4), np.float32),
+        "one": np.ones((30, 1)),
+        "matrix": np.ones((30, 2, 3)),
+        "list": ak.unflatten(np.ones(60), np.full(30, 2)),
+        "text": ak.Array(["a"] * 30),
+    }
+    path = write(tmp_path / "a.root", content)
+    for _ in range(2):  # the second time from the cache
+        found, _ = read(path, names=tuple(content), cache=tmp_path / "cache")
+        shapes = {name: (one.dtype, one.jagged, one.size) for name, one in found.branches.items()}
+        assert shapes == {
+            "number": (">i2", False, 0),
+            "four": (">f4", False, 4),
+            "one": (">f8", False, 1),
+            "matrix": ("", False, 0),
+            "list": (">f8", True, 0),
+            "text": ("", False, 0),
+        }
 
 
 def branch(*starts):

@@ -319,9 +319,9 @@ def test_a_pattern_stands_for_the_files_that_sources_have(source, tmp_path):
     (second / paths[2]).unlink()
 
     def found(pattern):
-        return [
-            (file.path, file.file) for file in plan((source, second), of=with_path(pattern, samples=("Zee",))).files
-        ]
+        made = plan((source, second), of=with_path(pattern, samples=("Zee",)))
+        assert made.unread == ()
+        return [(file.path, file.file) for file in made.files]
 
     three = [(paths[0], str(source / paths[0])), (paths[1], str(second / paths[1])), (paths[2], str(source / paths[2]))]
     deep = ("MC/deeper/Zee.9.root", str(second / "MC/deeper/Zee.9.root"))

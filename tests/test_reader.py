@@ -727,6 +727,31 @@ def test_arrays_have_one_type_however_they_are_read_or_not(mixtures):
                 assert all(types(step) == asked for step in reader.steps(10, 200))
 
 
+@pytest.mark.parametrize("dtype", [">f8", ">i8", ">i4", ">i2", "|u1"])
+@pytest.mark.parametrize("leader", ["", "x"])
+def test_vectors_of_any_width_are_copied_from_behind_their_headers(dtype, leader):
+    """ROOT's std::vector has 10 bytes before each entry's values, which uproot can't write."""
+    counts = np.array([2, 0, 3, 1, 4])
+    values = np.arange(counts.sum()).astype(dtype)
+    ends = np.cumsum([0, *counts])
+    entries = [bytes(10) + part.tobytes() for part in np.split(values, ends[1:-1])]
+    starts = np.cumsum([0, *map(len, entries)]).astype(">i4")
+    data = b"".join(entries)
+    table = np.concatenate([[len(entries)], starts[:-1]]).astype(">i4").tobytes()
+    baskets = unpacking.Baskets([0], np.array([0, 5]), np.empty(0, np.uint8), np.zeros((1, 2), np.int64))
+    itemsize = values.itemsize
+    offsets = ends[1:] - ends[1] if leader else np.zeros(5, np.int64)
+    out = (
+        np.empty(8 * itemsize if leader else 0, np.uint8) if itemsize != 4 else np.empty(8 if leader else 0, np.uint32)
+    )
+    got = unpacking.Unpacker().copy(
+        baskets, {0: (data + table, len(data))}, 10, itemsize, 1, 5, offsets, out, leader=leader
+    )  # fmt: skip
+    assert offsets.tolist() == [0, 0, 3, 4, 8]
+    shown = got.view("=i4" if itemsize == 4 else dtype)[:8]
+    assert shown.tolist() == values[2:].tolist()
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="../shared/data is absent")
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_real_file_of_five_collections(slow):
@@ -1337,6 +1362,40 @@ def test_a_reader_that_cannot_start_closes_its_file(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"a\.root: tree mini has no branches lep_eta, "):
         open_reader(path)
     assert closed == [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        (["lep_etcone20"], "branch lep_etcone20, which the selection reads: --parameter isolated=false does without"),
+        (
+            ["trigM", "lep_ptcone30", "trigE"],
+            (
+                "branches trigE, trigM, lep_ptcone30, which the selection reads: "
+                "--cut triggered=: --parameter isolated=false does without"
+            ),
+        ),
+        (["lep_etcone20", "mcWeight"], "branches lep_etcone20, mcWeight (it has lep_pt, "),
+        (["lep_pt"], "branch lep_pt (it has lep_eta, "),
+    ],
+)
+def test_a_branch_that_is_missing_comes_with_what_does_without(tmp_path, lacking, said):
+    content = {name: array for name, array in columns(5).items() if name not in lacking}
+    path = write(tmp_path / "a.root", content)
+    with pytest.raises(DataError) as caught:
+        open_reader(path)
+    assert str(caught.value).startswith(f"{path}: tree mini has no {said}")
+
+
+def test_one_layout_in_the_cache_does_for_all_who_know_of_the_same_branches(packed, tmp_path):
+    path, _, _ = packed
+    everything = EVERYTHING.reads(SCHEMA, simulation=True).branches
+    uuids = set()
+    for simulation in (False, True):
+        with open_reader(path, simulation=simulation, known=everything, cache=tmp_path) as reader:
+            assert set(reader.names) == set(everything) - (set() if simulation else set(SCHEMA.factors))
+            uuids.add(reader.layout.uuid)
+    assert len(uuids) == len(list(tmp_path.iterdir())) == 1
 
 
 def test_only_what_the_selection_needs_is_read(packed):

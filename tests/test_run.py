@@ -764,6 +764,13 @@ def test_a_file_that_a_pattern_finds_later_is_read_in_addition(apart, serial, tm
     assert more.samples["Zee"].total == serial.samples["Zee"].total
 
 
+def test_a_file_of_a_list_that_was_read_may_go(apart, serial, tmp_path):
+    run(tmp_path, [apart], spec_of(LISTED))
+    (apart / "Zee/1.root").unlink()
+    result = run(tmp_path, [apart], spec_of(LISTED))
+    assert (result.status, result.digest, result.failures) == ("complete", serial.digest, ())
+
+
 def test_a_file_that_a_pattern_finds_no_more_stays_in_what_was_read(apart, serial, tmp_path):
     spec = spec_of(PATTERN)
     run(tmp_path, [apart], spec)

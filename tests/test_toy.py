@@ -12,9 +12,11 @@ from hzzray.data.reader import Reader
 from hzzray.data.toy import allot, write_toys
 from hzzray.data.toy_physics import PROCESSES, Z_MASS, boost, higgs, momentum_in_decay, two_body
 from hzzray.errors import UsageError
+from hzzray.physics.analysis import Bound, Template
 from hzzray.physics.filler import Filler
 from hzzray.physics.histogram import Axis
-from hzzray.physics.selection import PRESETS
+from hzzray.physics.selection import H4L, changed, preset, select
+from tests.support.reading import asked, asked_by
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 EVENTS = {"toy": 20_000, "2025": 20_000}
@@ -75,20 +77,18 @@ def weights(events, release, sample):
 def test_every_default_sample_has_a_file_with_the_release_s_tree_and_branches(written, name):
     release, folder = written[name]
     schema = release.schema_
-    asked = {
+    branches = {
         *schema.kinematics,
         *schema.triggers,
         schema.matched,
         *schema.electron_id,
         *schema.muon_id,
-        *schema.cuts_of(schema.preset("h4l")),
-        *schema.factors,
-        *([schema.divisor] if schema.divisor else []),
+        *asked("h4l", schema).reads(schema, simulation=True).branches,
     }
     for sample in defaults(release):
         with uproot.open(folder / sample.path) as file:
             tree = file[schema.tree]
-            assert asked <= set(tree.keys())
+            assert branches <= set(tree.keys())
             assert file.file.compression == uproot.ZLIB(1)
             lepton_branches = [branch for branch in tree.branches if branch.name.startswith("lep_")]
             counters = {branch.count_branch.name for branch in lepton_branches if branch.name != "lep_n"}
@@ -319,25 +319,34 @@ def test_few_events_have_more_than_four_leptons(likeness):
         assert low - error < share < high + error, name
 
 
-def selected(toy, folder, selection, samples):
+#: h4l's kinematics alone.
+KINEMATICS = changed(
+    H4L, select(H4L), [Bound("triggered"), Bound("n_identified")], {"identified": False, "isolated": False}
+)
+
+
+def selected(toy, folder, analysis, selection, samples):
     """Raw counts of some samples, by the kernel, in all and in 115–130 GeV; and their weighted sum."""
-    filler = Filler(selection, toy.schema_.gev, Axis(115, 130, 1))
+    filler = Filler(analysis, selection, (Template("m4l", Axis(115, 130, 1)),), toy.schema_.gev)
+    what = asked_by(analysis, selection, toy.schema_)
     counts, yields = np.zeros(3), np.zeros(3)
     for sample in samples:
         simulation = toy.role(sample) != "data"
-        with Reader(str(folder / sample.path), toy.schema_, selection, simulation=simulation) as reader:
+        reads = what.reads(toy.schema_, simulation=simulation)
+        with Reader(str(folder / sample.path), toy.schema_.tree, reads) as reader:
             steps = reader.steps(0, reader.layout.entries)
-            filled = filler.fill(steps, toy.normalisation(sample, toy.luminosity))
+            filled = filler.fill(steps, toy.normalisation(sample, toy.luminosity)).histogram()
         counts += filled.counts.sum(axis=0)
         yields += filled.sumw.floats().sum(axis=0)
     return counts, yields
 
 
-@pytest.mark.parametrize(("preset", "release_s"), [("notebook-2020", 507), ("h4l", 268)])
-def test_data_have_as_many_events_as_the_release(likeness, preset, release_s):
+@pytest.mark.parametrize(("name", "release_s"), [("notebook-2020", 507), ("h4l", 268)])
+def test_data_have_as_many_events_as_the_release(likeness, name, release_s):
     """Issue 11, item 42: 507 with notebook-2020, 268 with h4l's kinematics alone; 358 and 186 before."""
     toy, folder, _ = likeness
-    counts, _ = selected(toy, folder, PRESETS[preset], defaults(toy, "data"))
+    chosen = (H4L, KINEMATICS) if name == "h4l" else preset(name, toy.schema_)
+    counts, _ = selected(toy, folder, *chosen, defaults(toy, "data"))
     assert abs(counts.sum() - release_s) < 2 * np.sqrt(2 * release_s)  # both are one draw
 
 
@@ -347,8 +356,8 @@ def test_isolation_removes_fakes_and_keeps_the_rest_as_on_real_files(likeness):
     kept = {}
     for name in ("Zee", "llll", "ggH125_ZZ4lep"):
         before, after = (
-            selected(toy, folder, selection, [toy.sample(name)])[0].sum()
-            for selection in (PRESETS["h4l"], toy.schema_.preset("h4l"))
+            selected(toy, folder, H4L, selection, [toy.sample(name)])[0].sum()
+            for selection in (KINEMATICS, preset("h4l", toy.schema_)[1])
         )
         kept[name] = after / before, np.sqrt(1 / before)
     assert abs(kept["Zee"][0] - 37 / 59) < 3 * np.hypot(kept["Zee"][1], 0.06)

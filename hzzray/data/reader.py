@@ -60,13 +60,9 @@ class _Source(NamedTuple):
     @property
     def shape(self) -> str:
         """What an entry must be, in words."""
-        return (
-            "a list of numbers"
-            if self.collection is not None
-            else f"{self.size} numbers"
-            if self.size
-            else "one number"
-        )
+        if self.collection is not None:
+            return "a list of numbers"
+        return f"{self.size} numbers" if self.size else "one number"
 
 
 _Raw = dict[_Source, Baskets]

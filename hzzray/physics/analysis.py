@@ -52,7 +52,7 @@ class Cut:
 
     def __post_init__(self) -> None:
         """Refuse what isn't bounds; raises ValueError."""
-        _several(f"cut {self.name}: bounds", self.bounds, Bound)
+        _several(f"cut {self.name}: bounds", self.bounds, Bound, least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,8 @@ class Analysis:
         for variable in self.variables:
             if not variable.name.isidentifier():
                 raise ValueError(f"variable {variable.name!r}: its name must be letters, digits and underscores")
+        for cut in self.cuts:
+            _several(f"cut {cut.name}: bounds", cut.bounds, Bound)
         for bound in (bound for cut in self.cuts for bound in cut.bounds):
             self.index(bound.variable)
             if bound.low is not None and bound.high is not None and not bound.low < bound.high:

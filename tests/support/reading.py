@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from hzzray.data.schema import Schema
+from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Offsets, Reads, Step, empty, needed
 from hzzray.physics.leptons import Best, Notebook, columns
-from hzzray.physics.selection import parameters_of, preset
+from hzzray.physics.selection import Selection, parameters_of, preset
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,11 @@ EVERYTHING = Asked(Best(identified=False, isolated=True), frozenset({"triggered"
 
 def asked(name: str, schema: Schema) -> Asked:
     """Say what a preset's cuts ask for."""
-    analysis, selection = preset(name, schema)
+    return asked_by(*preset(name, schema), schema)
+
+
+def asked_by(analysis: Analysis, selection: Selection, schema: Schema) -> Asked:
+    """Say what a selection's cuts ask for."""
     variables = frozenset(bound.variable for cut in selection.cuts for bound in cut.bounds)
     parameters: Any = parameters_of(analysis, selection, schema.gev)
     return Asked(parameters, variables)
