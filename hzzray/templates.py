@@ -69,7 +69,7 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
             "writer_info": {"hzzray": {"version": result.versions["hzzray"]}},
             "metadata": {"run": result.run_id, "spec": spec.digest, "digest": table.digest},
             "axes": [
-                _categories("sample", [sample.name for sample in spec.release.samples]),
+                _categories("dataset", [sample.name for sample in spec.release.samples]),
                 _categories("region", spec.analysis.regions),
                 {
                     "type": "regular",
