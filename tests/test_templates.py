@@ -23,7 +23,7 @@ from hzzray.physics.selection import CHANNELS
 from hzzray.request import make_spec
 from hzzray.result import Result
 from hzzray.run import Settings, execute
-from hzzray.templates import Tables, load_templates, save_templates, showing, tables
+from hzzray.templates import Tables, load_templates, save_templates, scaled, showing, tables
 from tests.support.ledgers import SPEC, partial, start, sums, task, tasks
 
 SAMPLES = ("data_A", "Zee", "llll", "ggH125_ZZ4lep", "ZH125_ZZ4lep")
@@ -86,7 +86,7 @@ def test_the_default_set_is_there(result, folder):
 def test_hist_reads_the_numbers_of_the_result(result, folder):
     """Issue 12, item 2: UHI JSON of the first observable, of every sample and region, simulation scaled."""
     first = histograms(folder)["m4l"]
-    assert [axis.name for axis in first.axes[:2]] == ["sample", "region"]
+    assert [axis.name for axis in first.axes[:2]] == ["dataset", "region"]
     assert list(first.axes[0]) == list(SAMPLES)
     assert list(first.axes[1]) == list(CHANNELS)
     assert first.axes[2].edges.tolist() == list(result.edges)
@@ -394,9 +394,9 @@ def test_a_snapshot_holds_the_first_template_alone(tmp_path):
         assert state.yields[name].sumw.tolist() == blocks.histogram().sumw.floats().tolist()
     assert {yields.n.shape for yields in state.yields.values()} == {(3, SPEC.axis.bins + 2)}
     # What has not changed is not rounded again.
-    reducer.merge([])
-    reducer.split(task(99), ())
+    assert reducer.merge([partial(task(0))]) == ["duplicate"]
     again = reducer.snapshot()
+    assert again.version > state.version
     assert all(again.yields[name] is state.yields[name] for name in state.yields)
     reducer.close()
 
@@ -405,8 +405,9 @@ def test_templates_of_a_run_that_goes_on_are_those_of_its_result(tmp_path, resul
     """Whoever writes them while the run goes on scales them as that result is."""
     with Ledger.open(folder / "ledger.db") as ledger:
         of_all = tables(ledger.spec, ledger.blocks())
-    scaled = result.samples | {"Zee": result.samples["Zee"].model_copy(update={"scale": 7.0})}
-    save_templates(result.model_copy(update={"samples": scaled}), of_all, tmp_path)
+    samples = result.samples | {"Zee": result.samples["Zee"].model_copy(update={"scale": 7.0})}
+    later = result.model_copy(update={"samples": samples})
+    save_templates(later, scaled(later, of_all), tmp_path)
     read = histograms(tmp_path)["m34"]
     i = list(SAMPLES).index("Zee")
     assert (read.values(flow=True)[i] == of_all["m34"].sumw[i] * 7.0).all()
