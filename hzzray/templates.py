@@ -57,9 +57,7 @@ def tables(spec: RunSpec, blocks: Mapping[str, Blocks]) -> Tables:
 def scaled(result: Result, found: Tables) -> Tables:
     """Scale simulation as the result does: numbers as in the result, which all else here takes and gives."""
     scales = np.array([result.samples[sample.name].scale for sample in result.spec.release.samples])[:, None, None]
-    return {
-        name: Table(table.sumw * scales, table.sumw2 * scales**2, table.digest) for name, table in found.items()
-    }
+    return {name: Table(table.sumw * scales, table.sumw2 * scales**2, table.digest) for name, table in found.items()}
 
 
 def save_templates(result: Result, found: Tables, folder: Path) -> Path:
