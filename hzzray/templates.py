@@ -29,7 +29,7 @@ _MOST_BYTES = 128 * 1024**2
 class Table:
     """One observable of all samples: ``sumw`` and ``sumw2``, float64, shape (samples, regions, bins + 2).
 
-    Simulation is that of the events that were read. ``digest`` names the exact contents.
+    ``digest`` names the exact contents.
     """
 
     sumw: NDArray[np.float64]
@@ -42,7 +42,7 @@ Tables = dict[str, Table]
 
 
 def tables(spec: RunSpec, blocks: Mapping[str, Blocks]) -> Tables:
-    """Round all templates to doubles."""
+    """Round all templates to doubles; simulation is that of the events that were read (see ``scaled``)."""
     found = {}
     for i, template in enumerate(spec.templates):
         histograms = {sample.name: blocks[sample.name].histogram(i) for sample in spec.release.samples}
@@ -54,13 +54,20 @@ def tables(spec: RunSpec, blocks: Mapping[str, Blocks]) -> Tables:
     return found
 
 
+def scaled(result: Result, found: Tables) -> Tables:
+    """Scale simulation as the result does: numbers as in the result, which all else here takes and gives."""
+    scales = np.array([result.samples[sample.name].scale for sample in result.spec.release.samples])[:, None, None]
+    return {
+        name: Table(table.sumw * scales, table.sumw2 * scales**2, table.digest) for name, table in found.items()
+    }
+
+
 def save_templates(result: Result, found: Tables, folder: Path) -> Path:
     """Write ``templates.json``: of each observable a histogram of samples, regions and bins, numbers as in the result.
 
     ``hist.Hist(json.load(file, object_hook=uhi.io.json.object_hook)["m12"])`` reads one.
     """
     spec = result.spec
-    scales = np.array([result.samples[sample.name].scale for sample in spec.release.samples])[:, None, None]
     histograms = {}
     for template in spec.templates:
         table, axis = found[template.observable], template.axis
@@ -69,7 +76,7 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
             "writer_info": {"hzzray": {"version": result.versions["hzzray"]}},
             "metadata": {"run": result.run_id, "spec": spec.digest, "digest": table.digest},
             "axes": [
-                _categories("sample", [sample.name for sample in spec.release.samples]),
+                _categories("dataset", [sample.name for sample in spec.release.samples]),
                 _categories("region", spec.analysis.regions),
                 {
                     "type": "regular",
@@ -84,8 +91,8 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
             ],
             "storage": {
                 "type": "weighted",
-                "values": (table.sumw * scales).tolist(),
-                "variances": (table.sumw2 * scales**2).tolist(),
+                "values": table.sumw.tolist(),
+                "variances": table.sumw2.tolist(),
             },
         }
     text = json.dumps(histograms, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
