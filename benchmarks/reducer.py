@@ -26,8 +26,7 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.pool import BATCH, start_reducer
 from hzzray.engine.reducer import Reducer
 from hzzray.messages import Cost, Partial, Task
-from hzzray.physics.histogram import LIMB_BITS, Histogram
-from hzzray.physics.selection import CHANNELS
+from hzzray.physics.histogram import LIMB_BITS, Blocks
 from hzzray.request import make_spec
 
 FULL_TASKS = 100_000
@@ -49,13 +48,16 @@ SPEC = make_spec(release("toy"), selection="notebook-2020")
 
 
 def packed(seed: int) -> bytes:
-    """Pack a histogram of some thousand events, with products of float32 for weights."""
+    """Pack all templates of some thousand events, with products of float32 for weights."""
     rng = np.random.default_rng(seed)
-    made = Histogram.zeros(len(CHANNELS), SPEC.axis.bins, len(SPEC.selection.cuts))
-    at = rng.integers(len(CHANNELS), size=2000), rng.normal(18, 8, 2000).clip(0, SPEC.axis.bins + 1).astype(int)
-    np.add.at(made.counts, at, 1)
-    for sums, low, high in ((made.sumw, 2, 4), (made.sumw2, 1, 4)):
-        np.add.at(sums.limbs[..., low:high], at, rng.integers(0, 2**LIMB_BITS, (2000, high - low)))
+    made = Blocks.zeros(SPEC.shape)
+    for template, bins in enumerate(SPEC.shape.bins):
+        view = made.histogram(template)
+        where = rng.normal(0.5, 0.25, 2000).clip(0, 1) * (bins + 1)
+        at = rng.integers(SPEC.shape.regions, size=2000), where.astype(int)
+        np.add.at(view.counts, at, 1)
+        for sums, low, high in ((view.sumw, 2, 4), (view.sumw2, 1, 4)):
+            np.add.at(sums.limbs[..., low:high], at, rng.integers(0, 2**LIMB_BITS, (2000, high - low)))
     return made.pack()
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from hzzray.data.catalogue import release
-from hzzray.messages import RunSpec
 from hzzray.physics import significance
 from hzzray.physics.selection import CHANNELS
+from hzzray.request import make_spec
 from hzzray.result import Bins, Result
 
 SHARES = dict(zip(CHANNELS, (0.2, 0.35, 0.45), strict=True))
@@ -43,9 +43,7 @@ def shape(role: str, zz: bool, edges) -> tuple[np.ndarray, float]:
 def make_result(name: str = "2020", *, seed: int = 11, **changes: Any) -> Result:
     """Build the result of a complete run of a release; ``changes`` are laid over it."""
     rel = release(name)
-    spec = RunSpec(
-        release=rel, selection=rel.schema_.preset(rel.selection), luminosity=rel.luminosity, fraction=1.0, axis=rel.axis
-    )
+    spec = make_spec(rel, samples=tuple(sample.name for sample in rel.samples))
     edges = rel.axis.edges
     random = np.random.default_rng(seed)
     expected = {c: np.zeros(rel.axis.bins) for c in CHANNELS}

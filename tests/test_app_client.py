@@ -316,9 +316,9 @@ def choices(**changes):
         ({"samples": ("Zebra",)}, "no sample 'Zebra'"),
         ({"samples": ()}, "no sample is chosen"),
         ({"fraction": 2.0}, "fraction: must be 1 or less, not 2.0"),
-        ({"selection": "h4l", "cuts": ("z1_window=50,x",)}, r"z1-window.1: must be a number, not 'x'"),
+        ({"selection": "h4l", "cuts": ("m12=50:x",)}, "--cut m12=50:x: expected VARIABLE=LOW:HIGH"),
         ({"selection": "notebook-2025"}, "asks for identification"),
-        ({"cuts": ("pt_min=10,20",)}, "pt_min must fall"),
+        ({"cuts": ("m12=106:50",)}, "--cut m12=106:50: nothing is above 106 and below 50"),
         ({"luminosity": 0.0}, "luminosity: must be greater than 0"),
         ({"min_actors": 3, "max_actors": 2}, "3 actors at least are more than 2"),
         ({"source": "/etc"}, "/etc is outside the sources"),
@@ -348,12 +348,12 @@ def test_choices_that_can(tmp_path, toys):
 def test_choices_are_options_of_the_command():
     assert choices().command() == ["run", "--release", "toy", "--run-id", "mine", "--actors", "1"]
     many = choices(
-        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt_min=20",),
+        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt1=20:",),
         luminosity=5.0, fraction=0.5, min_actors=1, max_actors=4, chunk=1000, pace_s=30.0,
     )  # fmt: skip
     assert " ".join(many.command()) == (
         "run --release toy --run-id mine --source data/toy-9 --events 9 --samples Zee,llll --selection notebook-2020 "
-        "--luminosity 5 --fraction 0.5 --chunk 1000 --pace 30 --cut pt_min=20 --min-actors 1 --max-actors 4"
+        "--luminosity 5 --fraction 0.5 --chunk 1000 --pace 30 --cut pt1=20: --min-actors 1 --max-actors 4"
     )
 
 

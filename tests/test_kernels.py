@@ -21,11 +21,11 @@ from hzzray.physics.fill import judge_and_fill
 from hzzray.physics.filler import WeightError
 from hzzray.physics.four_leptons import M_Z
 from hzzray.physics.histogram import MAX_WEIGHT, Axis, Blocks, Shape
-from hzzray.physics.leptons import Leptons
+from hzzray.physics.leptons import TEMPLATES, Leptons
 from hzzray.physics.selection import parameters_of
 from tests.support import oracle
 from tests.support.exact import exact_sum, value
-from tests.support.filling import cuts, fill, fill_blocks
+from tests.support.filling import cuts, fill, fill_blocks, filler
 from tests.support.form import FORMS, Form
 from tests.support.reading import Asked
 
@@ -413,6 +413,87 @@ def test_any_selection_makes_of_any_event_what_the_oracle_says(leptons, choices,
     factors = data.draw(st.lists(st.floats(-1e6, 1e6) | st.sampled_from([np.nan, 1e40]), min_size=n, max_size=n))
     trigger = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
     check(make_events(leptons, trigger=trigger, factors=factors), Form("any", **choices), norm=0.5)
+
+
+# --- every observable ---
+
+OBSERVABLES = tuple(template.observable for template in TEMPLATES)
+
+
+def check_observables(events, form, gev):
+    """Fill all templates at once and compare them with the oracle's; returns how many events passed.
+
+    Left out are events that may fare in several ways, and those with a value at a bin's edge, to rounding.
+    """
+    judged = ak.with_field(events, np.ones(len(events)), "weight")
+    outcomes = oracle.judge(judged, form, gev, measured=True).outcomes
+    first = outcomes[:, 0]
+    measured = {"m4l": (first.low + first.high) / 2} | {name: first[name] for name in oracle.MEASURED}
+    assert set(measured) == set(OBSERVABLES)
+    passed = ak.to_numpy(first.row) == len(form.cuts)
+    clear = ak.to_numpy(ak.num(outcomes)) == 1
+    found = {name: ak.to_numpy(values).astype(float) for name, values in measured.items()}
+    for template in TEMPLATES:
+        x, edges = found[template.observable], template.axis.edges
+        near = abs(x[:, np.newaxis] - edges) <= 1e-9 * np.maximum(abs(edges), 1.0)
+        clear &= ~passed | ~(near.any(axis=1) | np.isnan(x))
+    w = np.random.default_rng(3).uniform(0.5, 1.5, len(events))
+    kept = columns(events[clear])._replace(factors=w[clear][np.newaxis], divisor=np.empty(0))
+    blocks = filler(form, gev, TEMPLATES).fill([kept], 1.0)
+    mine = clear & passed
+    region = ak.to_numpy(first.channel)[mine]
+    total = blocks.histogram().sumw.sum(axis=1)
+    for i, template in enumerate(TEMPLATES):
+        h = blocks.histogram(i)
+        counts, sumw = np.zeros(h.counts.shape, int), np.zeros(h.counts.shape)
+        cell = region, np.searchsorted(template.axis.edges, found[template.observable][mine], "right")
+        np.add.at(counts, cell, 1)
+        np.add.at(sumw, cell, w[mine])
+        assert h.counts.tolist() == counts.tolist(), template.observable
+        assert h.sumw.floats() == pytest.approx(sumw, abs=1e-9)
+        assert h.sumw.sum(axis=1).equal(total), "each template has all events, in its bins or beside them"
+    return mine.sum(), (passed & ~clear).sum()
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("style", ["realistic", "forward"])
+def test_every_observable_of_generated_events_is_the_oracle_s(name, style):
+    gev = 0.001 if style == "forward" else 1.0
+    passed, left_out = check_observables(generated(17, 1500, style, gev), FORMS[name], gev)
+    assert passed > 30
+    assert left_out < 0.05 * passed
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("sample", ["ggH125_ZZ4lep", "llll", "data_A"])
+def test_every_observable_of_toys_is_the_oracle_s(toys, name, sample):
+    toy = release("toy")
+    schema, simulation = toy.schema_, sample != "data_A"
+    form = FORMS["h4l"].here(schema) if name == "h4l" else FORMS[name].with_changes(identified=False)
+    events = real_events(toys / toy.sample(sample).path, schema, form, simulation)[:4000]
+    passed, left_out = check_observables(events, form, schema.gev)
+    assert passed > (5 if sample == "data_A" else 300)
+    assert left_out <= 0.01 * passed
+
+
+TAME = st.fixed_dictionaries(
+    {
+        "pt": st.floats(8.0, 200.0, width=32),
+        "eta": st.floats(-2.5, 2.5, width=32),
+        "phi": st.floats(-3.140625, 3.140625, width=32),
+        "charge": st.sampled_from([1, -1]),
+        "type": st.sampled_from([11, 13]),
+        **dict.fromkeys(("matched", "electron_ok", "muon_ok"), st.sampled_from([1, 1, 1, 0])),
+    }
+)
+
+
+@PROFILE
+@given(st.lists(st.lists(TAME, min_size=4, max_size=6), min_size=1, max_size=20), CHOICES)
+def test_every_observable_of_any_event_is_the_oracle_s(leptons, choices):
+    for each in (each for event in leptons for each in event):
+        each["energy"] = each["pt"] * np.cosh(each["eta"])
+    check_observables(make_events(leptons), Form("any", **choices | {"pt_min": ()}), 1.0)
 
 
 # --- rules that are easy to miss ---

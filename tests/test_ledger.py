@@ -681,7 +681,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     if not shutil.which("mount") or not sys.platform.startswith("linux"):
         pytest.skip("no mount here")
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"a small disk can't be mounted: {done.stderr.strip()}")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hzzray.data.catalogue import release
+from hzzray.errors import UsageError
 from hzzray.messages import Cost, Counts, Failure, RunSpec, Task
-from hzzray.physics.selection import PRESETS
 from hzzray.request import make_spec
 
 SPEC = "a" * 64
@@ -132,7 +132,11 @@ def test_equal_specs_have_equal_digests_whatever_the_order_of_their_making():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"luminosity": 9.0}, {"fraction": 0.5}, {"selection": "notebook-2020"}, {"samples": ("Zee",)}],
+    [
+        *({"luminosity": 9.0}, {"fraction": 0.5}, {"selection": "notebook-2020"}, {"samples": ("Zee",)}),
+        *({"cuts": ["m12=60:"]}, {"parameters": ["electron_pt_min=8"]}, {"window": "120:130"}),
+        *({"observables": ["m4l"]}, {"observables": ["m12", "m4l"]}, {"axis": "80:250:68"}),
+    ],
 )
 def test_another_computation_has_another_digest(changes):
     assert make_spec(release("toy"), **changes).digest != make_spec(release("toy")).digest
@@ -146,15 +150,31 @@ def test_another_computation_has_another_digest(changes):
         (("fraction",), 0.0),
         (("fraction",), 1.01),
         (("fraction",), "NaN"),
-        (("axis", "bins"), 0),
-        (("axis", "stop"), -1.0),
-        (("version",), 2),
+        (("templates", 0, "axis", "bins"), 0),
+        (("templates", 0, "axis", "bins"), 10**6),
+        (("templates", 0, "axis", "stop"), -1.0),
+        (("templates", 1, "axis", "start"), "NaN"),
+        (("templates", 1, "observable"), "m4l"),
+        (("templates",), []),
+        (("version",), 1),
+        (("version",), 3),
+        (("window",), [116.0, 131.0]),
+        (("window",), [100.0, 300.0]),
+        (("window",), ["NaN", 130.0]),
+        (("analysis", "name"), ""),
+        (("analysis", "module"), "../../secret"),
+        (("analysis", "source"), "no digest"),
+        (("analysis", "regions"), []),
+        (("analysis", "colour"), "red"),
         (("colour",), "red"),
         (("selection", "colour"), "red"),
         (("release", "schema", "gev"), 0),
         (("release", "samples", 0, "group"), "none"),
         (("release", "samples", 0, "path"), "../../secret.root"),
-        (("selection", "pt_min"), [1.0, 2.0]),
+        (("selection", "cuts"), []),
+        (("selection", "cuts", 0, "name"), None),
+        (("selection", "cuts", 0, "bounds", 0, "low"), "soft"),
+        (("selection", "parameters", "identified"), "soon"),
     ],
 )
 def test_specs_that_are_refused(path, value):
@@ -168,9 +188,17 @@ def test_specs_that_are_refused(path, value):
 
 
 def test_a_selection_that_the_release_has_no_branches_for_is_refused():
-    toy = release("toy")
-    with pytest.raises(ValidationError, match="asks for identification, which release toy has no branch for"):
-        RunSpec(release=toy, selection=PRESETS["notebook-2025"], luminosity=1.0, fraction=1.0, axis=toy.axis)
+    said = "^selection notebook-2025 asks for identification, which release toy has no branch for$"
+    with pytest.raises(UsageError, match=said):
+        make_spec(release("toy"), selection="notebook-2025")
+
+
+def test_the_templates_of_a_spec_have_room():
+    """Issue 12: a spec from the wire can't ask for more memory than a worker has."""
+    many = [f"{name}=0:1:90000" for name in ("m4l", "m12", "m34", "pt4l")]
+    with pytest.raises(UsageError, match="the observables have 1080024 bins in all regions, 1048576 at most"):
+        make_spec(release("toy"), observables=many)
+    assert make_spec(release("toy"), observables=many[:3]).shape.cells == 3 * 3 * 90002
 
 
 @given(st.integers(0, 10**9), st.floats(0, 1, exclude_min=True))

@@ -10,50 +10,47 @@ import numpy as np
 import pytest
 import uproot
 
-from hzzray.output import load_json, save_json, save_root
-from hzzray.physics.histogram import ExactSums, Histogram
-from hzzray.physics.selection import CHANNELS
+from hzzray.output import load_json, save_json
+from hzzray.physics.histogram import LIMBS, Blocks
 from hzzray.result import summarise
+from hzzray.templates import save_root, tables
 from tests.support.exact import add_exact
 from tests.support_result import make_result
-from tests.test_result import DONE, SPEC, state
+from tests.test_result import DONE, SPEC, shown, state
 
 BINS = SPEC.axis.bins
-SHAPE = len(CHANNELS), BINS + 2
 EVENTS = 3000
 
 
 def weighed(seed):
-    """Fill a histogram with weighted events, many of them in the flow bins; returns it, and the cells and weights."""
+    """Fill blocks with weighted events, many of them in the flow bins; returns them, and m4l's bins and weights."""
     random = np.random.default_rng(seed)
-    cells = random.integers(0, SHAPE[0] * SHAPE[1], EVENTS)
-    cells[: EVENTS // 3] = (cells[: EVENTS // 3] % SHAPE[0]) * SHAPE[1] + random.choice([0, BINS + 1], EVENTS // 3)
     weights = random.normal(1e-3, 2e-3, EVENTS)
-    sumw, sumw2 = ExactSums.zeros((SHAPE[0] * SHAPE[1],)), ExactSums.zeros((SHAPE[0] * SHAPE[1],))
-    for cell, weight in zip(cells.tolist(), weights.tolist(), strict=True):
-        add_exact(sumw.limbs, cell, weight)
-        add_exact(sumw2.limbs, cell, weight * weight)
-    empty = Histogram.zeros(*SHAPE, len(SPEC.selection.cuts))
-    filled = Histogram(
-        np.bincount(cells, minlength=SHAPE[0] * SHAPE[1]).reshape(SHAPE),
-        ExactSums(sumw.settled().limbs.reshape(*SHAPE, -1)),
-        ExactSums(sumw2.settled().limbs.reshape(*SHAPE, -1)),
-        empty.stopped,
-        empty.stopped_sumw,
-        empty.invalid,
-        EVENTS,
-    )
-    return filled, cells % SHAPE[1], weights
+    blocks = Blocks.zeros(SPEC.shape)
+    found = []
+    for template, bins in enumerate(SPEC.shape.bins):
+        width = bins + 2
+        cells = random.integers(0, SPEC.shape.regions * width, EVENTS)
+        flow = random.choice([0, bins + 1], EVENTS // 3)
+        cells[: EVENTS // 3] = (cells[: EVENTS // 3] % SPEC.shape.regions) * width + flow
+        rows = blocks.cells[SPEC.shape.slice(template)]
+        np.add.at(rows[:, 0], cells, 1)
+        for cell, weight in zip(cells.tolist(), weights.tolist(), strict=True):
+            add_exact(rows[:, 1 : 1 + LIMBS], cell, weight)
+            add_exact(rows[:, 1 + LIMBS :], cell, weight * weight)
+        found.append(cells % width)
+    return replace(blocks, entries=EVENTS) + Blocks.zeros(SPEC.shape), found, weights
 
 
-@pytest.fixture
-def written(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """A run's ``histograms.root``, and of its sample Zee each event's bin (with flow bins) and weight."""
     filled, bins, weights = weighed(1)
-    whole = state(DONE)
+    blocks = {sample.name: Blocks.zeros(SPEC.shape) for sample in SPEC.release.samples} | {"Zee": filled}
+    whole = state(DONE, **shown({name: one.histogram() for name, one in blocks.items()}))
     entries = whole.entries | {"Zee": (EVENTS, EVENTS)}
-    result = summarise(replace(whole, histograms=whole.histograms | {"Zee": filled}, entries=entries))
-    return save_root(result, tmp_path), bins, weights
+    result = summarise(replace(whole, entries=entries))
+    return save_root(result, tables(SPEC, blocks), tmp_path_factory.mktemp("root")), bins, weights
 
 
 def moments(bins, weights):
@@ -66,7 +63,7 @@ def moments(bins, weights):
 
 def test_a_histogram_is_what_filling_it_in_root_would_have_made(written):
     """Issue 11, item 8: entries were Σw, effective ones the integral, flow bins' errors invented, titles empty."""
-    path, bins, weights = written
+    path, (bins, *_), weights = written
     with uproot.open(path) as file:
         assert not [key for key in file.keys() if "*" in key]  # noqa: SIM118 (with folders' contents)
         made = file["samples/Zee/all"]
@@ -87,12 +84,36 @@ def test_a_histogram_is_what_filling_it_in_root_would_have_made(written):
     assert filled.axes[0].edges.tolist() == SPEC.axis.edges.tolist()
 
 
+def test_each_observable_has_a_folder_but_the_first(written):
+    """Issue 12, item 2: all templates, each with its own axis, label and unit."""
+    path, found, weights = written
+    labels = {"m12": "m_{12} [GeV]", "eta1": "#eta^{#it{l}_1}", "dr_min": "smallest #Delta R", "n_leptons": "leptons"}
+    with uproot.open(path) as file:
+        first, *rest = SPEC.templates
+        assert set(file.keys(recursive=False, cycle=False)) == {"samples", "groups", *(t.observable for t in rest)}
+        for template, bins in zip(rest, found[1:], strict=True):
+            made = file[f"{template.observable}/samples/Zee/all"]
+            assert made.axis().edges().tolist() == pytest.approx(template.axis.edges.tolist(), abs=1e-12)
+            assert made.values(flow=True) == pytest.approx(
+                np.bincount(bins, weights, template.axis.bins + 2), rel=1e-9, abs=1e-15
+            )
+            assert made.variances(flow=True) == pytest.approx(
+                np.bincount(bins, weights**2, template.axis.bins + 2), rel=1e-12
+            )
+            assert made.member("fEntries") == EVENTS
+            assert file[f"{template.observable}/groups/Background_ZZ/4mu"].title == "Background ZZ*, 4#mu"
+            if template.observable in labels:
+                assert made.member("fXaxis").member("fTitle") == labels[template.observable]
+        y = file["y4l/samples/Zee/all"].member("fYaxis").member("fTitle")
+        assert y == "Events / 0.2"
+
+
 def test_root_itself_reads_it(written):
     """Issue 11, item 8, with the package ``root``, where it is installed: as ``GetEntries`` and its like see it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that it is an alpha version
         root = pytest.importorskip("ROOT")
-    path, bins, weights = written
+    path, (bins, *_), weights = written
     sumw, sumw2, sumwx, sumwx2 = moments(bins, weights)
     file = root.TFile.Open(str(path))
     made = file.Get("samples/Zee/all")
@@ -112,11 +133,17 @@ def test_root_itself_reads_it(written):
     file.Close()
 
 
-def test_names_that_differ_only_in_what_a_key_cannot_hold(tmp_path):
+def of_one_template():
+    """A made-up result of m4l alone: all that is in its file is in the result itself."""
     result = make_result()
+    return result.model_copy(update={"spec": result.spec.model_copy(update={"templates": result.spec.templates[:1]})})
+
+
+def test_names_that_differ_only_in_what_a_key_cannot_hold(tmp_path):
+    result = of_one_template()
     row = result.groups["Data"]
     names = ("ZZ*", "ZZ", "ZZ+", "ZZ_2", "µ", "*")
-    save_root(result.model_copy(update={"groups": dict.fromkeys(names, row)}), tmp_path)
+    save_root(result.model_copy(update={"groups": dict.fromkeys(names, row)}), {}, tmp_path)
     with uproot.open(tmp_path / "histograms.root") as file:
         keys = ["ZZ", "ZZ_2", "ZZ_3", "ZZ_2_2", "unnamed", "unnamed_2"]
         assert file["groups"].keys(recursive=False, cycle=False) == keys
@@ -124,10 +151,10 @@ def test_names_that_differ_only_in_what_a_key_cannot_hold(tmp_path):
 
 
 def test_a_result_of_an_earlier_version_has_no_errors_of_flow_bins(tmp_path):
-    save_json(make_result(), tmp_path)
+    save_json(of_one_template(), tmp_path)
     text = (tmp_path / "result.json").read_text()
     (tmp_path / "result.json").write_text("\n".join(line for line in text.split("\n") if "flow_sumw2" not in line))
-    save_root(load_json(tmp_path), tmp_path)
+    save_root(load_json(tmp_path), {}, tmp_path)
     with uproot.open(tmp_path / "histograms.root") as file:
         variances = np.array(file["groups/Data/all"].member("fSumw2"))
     assert np.isnan(variances[[0, -1]]).all()

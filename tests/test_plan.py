@@ -14,7 +14,7 @@ import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hzzray import retry
+from hzzray import analyses, retry
 from hzzray.data.catalogue import Sample, release
 from hzzray.data.layout import read_layout
 from hzzray.data.plan import check_source, cuts, make_plan, readable
@@ -319,9 +319,9 @@ def test_a_pattern_stands_for_the_files_that_sources_have(source, tmp_path):
     (second / paths[2]).unlink()
 
     def found(pattern):
-        return [
-            (file.path, file.file) for file in plan((source, second), of=with_path(pattern, samples=("Zee",))).files
-        ]
+        made = plan((source, second), of=with_path(pattern, samples=("Zee",)))
+        assert made.unread == ()
+        return [(file.path, file.file) for file in made.files]
 
     three = [(paths[0], str(source / paths[0])), (paths[1], str(second / paths[1])), (paths[2], str(source / paths[2]))]
     deep = ("MC/deeper/Zee.9.root", str(second / "MC/deeper/Zee.9.root"))
@@ -606,8 +606,10 @@ def needed_bytes(whole, folder):
     them without all of it, so that it counts as a whole.
     """
     schema, total = whole.release.schema_, 0
+    analysis = analyses.resolve(whole.analysis, ())
     for sample in whole.release.samples:
-        names = schema.branches(whole.selection, simulation=whole.release.role(sample) != "data")
+        simulation = whole.release.role(sample) != "data"
+        names = analyses.reads(whole, analysis, simulation=simulation).branches
         source = open_bytes(str(folder / sample.path))
         branches = read_layout(source, schema.tree, names, None).branches
         source.close()

@@ -118,7 +118,7 @@ def test_versions_rise_over_a_restart(reducer, path):
 
 def test_who_watches_sees_what_the_pools_told_last(reducer, monkeypatch):
     state, *told = reducer.live(-1)
-    assert told == [(), None, None, ()]
+    assert told == [(), None, None, (), None]
     node, one, two = (absent(name, "pending") for name in ("node:here", "worker-0", "b-worker-0"))
     busy = Congestion(70, 1, 2, 8, 3.0, 5.0, 4.0, 20.0)
     first = reducer.report("a", [one, node], Scale(1, 1, 2, 176, 4), None, state.version)

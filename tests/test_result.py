@@ -14,7 +14,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.messages import Cost, Counts, Failure, RunSpec
 from hzzray.physics import significance as formulas
-from hzzray.physics.histogram import ExactSums, Histogram, digest
+from hzzray.physics.histogram import Blocks, ExactSums, Histogram, Shape, digest
 from hzzray.physics.selection import CHANNELS
 from hzzray.request import make_spec
 from hzzray.result import (
@@ -46,22 +46,34 @@ def with_luminosity(of_data: float | None, **options) -> RunSpec:
 
 SPEC = with_luminosity(10.0)
 BINS = SPEC.axis.bins
-SHAPE = len(CHANNELS), BINS, len(SPEC.selection.cuts)
+SHAPE = Shape(len(CHANNELS), (BINS,), len(SPEC.rows))
 UNIT = np.array([0, 0, 0, 0, 1, 0])  # 1.0 in limbs
+
+
+def empty() -> Histogram:
+    return Blocks.zeros(SHAPE).histogram()
+
+
+def shown(histograms: dict[str, Histogram]) -> dict[str, object]:
+    """What a state says of histograms."""
+    return {"yields": {name: one.yields() for name, one in histograms.items()}, "digest": digest(histograms)}
+
+
+def histograms_of(read: dict[str, int | None]) -> dict[str, Histogram]:
+    """Histograms of all samples."""
+    return {name: filled(weight, read[name]) if read[name] else empty() for name, weight in WEIGHTS.items()}
 
 
 def filled(weight: int, entries: int, stopped: int = 3) -> Histogram:
     """Put one event of a whole-number weight into each bin of each channel; three stopped at the second cut."""
-    made = Histogram.zeros(*SHAPE)
+    made = empty()
     made.counts[:] = 1
     made.sumw.limbs[:] = weight * UNIT
     made.sumw2.limbs[:] = weight**2 * UNIT
     made.stopped[1] = stopped
     made.stopped_sumw.limbs[1] = stopped * weight * UNIT
     made.invalid[:] = 2, 1
-    return Histogram(
-        made.counts, made.sumw, made.sumw2, made.stopped, made.stopped_sumw, made.invalid, entries
-    )  # fmt: skip
+    return dataclasses.replace(made, entries=entries)
 
 
 RUNNING = Counts(10, 5, 0)
@@ -77,13 +89,9 @@ def state(counts: Counts = RUNNING, read: dict[str, int] | None = None, **change
     each = 1000 if counts == DONE else 200
     entries = dict.fromkeys(WEIGHTS, each) | (read or {})
     opened = {name for name, n in entries.items() if n is not None}
-    histograms = {
-        name: filled(weight, entries[name]) if entries[name] else Histogram.zeros(*SHAPE)
-        for name, weight in WEIGHTS.items()
-    }
     fields = {
         "version": 3, "run_id": "run", "spec": SPEC, "environment": "local", "counts": counts,
-        "histograms": histograms, "entries": {name: (1000, 1000) for name in WEIGHTS if name in opened},
+        **shown(histograms_of(entries)), "entries": {name: (1000, 1000) for name in WEIGHTS if name in opened},
         "failures": (), "cost": Cost(1.0, 2.0, 3.0, 4, 1000), "wall_s": 4.0,
     }  # fmt: skip
     return RunState(**{**fields, **changes})
@@ -147,7 +155,7 @@ def test_a_run_reads_the_same_however_far_it_is():
 def test_the_cutflow():
     result = summarise(state(DONE))
     zee = result.samples["Zee"]
-    assert [row.cut for row in zee.cutflow] == list(SPEC.selection.cuts)
+    assert [row.cut for row in zee.cutflow] == list(SPEC.rows)
     assert [row.n for row in zee.cutflow] == [IN_ALL + 3, IN_ALL, IN_ALL, IN_ALL]
     assert [row.yield_ for row in zee.cutflow] == [2.0 * (IN_ALL + 3), 2.0 * IN_ALL, 2.0 * IN_ALL, 2.0 * IN_ALL]
     assert zee.invalid == {"lepton": 2, "weight": 1}
@@ -252,7 +260,7 @@ def test_files_of_other_lengths_than_stated_are_told():
     """Issue 11, item 22: fewer or more entries than the catalogue states; the toy release states none."""
     spec = make_spec(release("2020"), samples=("data_A", "Zee"))
     histograms = {"data_A": filled(1, 39), "Zee": filled(2, 89)}
-    result = summarise(state(DONE, spec=spec, histograms=histograms, entries={"data_A": (39, 39), "Zee": (89, 89)}))
+    result = summarise(state(DONE, spec=spec, **shown(histograms), entries={"data_A": (39, 39), "Zee": (89, 89)}))
     (said,) = [line for line in result.warnings if "states" in line]
     assert said.startswith("Zee: its file has 89 entries, the release states 898; taken as it is")
     assert not any("states" in line for line in summarise(state(DONE)).warnings)
@@ -403,7 +411,7 @@ def test_the_rest_of_a_result():
     result = summarise(given)
     assert (result.run_id, result.environment) == ("run", "compose")
     assert result.tasks.model_dump() == {"planned": 10, "merged": 9, "failed": 1}
-    assert result.digest == digest(given.histograms)
+    assert result.digest == given.digest
     assert result.fraction == 0.2
     assert result.edges == tuple(SPEC.axis.edges)
     (listed,) = result.failures
@@ -418,17 +426,19 @@ def test_the_rest_of_a_result():
 
 
 def test_a_run_of_which_nothing_is_known_yet():
-    nothing = {sample.name: Histogram.zeros(*SHAPE) for sample in SPEC.release.samples}
-    result = summarise(state(Counts(0, 0, 0), histograms=nothing, entries={}, cost=Cost(), wall_s=0.0))
+    nothing = {sample.name: empty() for sample in SPEC.release.samples}
+    result = summarise(state(Counts(0, 0, 0), **shown(nothing), entries={}, cost=Cost(), wall_s=0.0))
     assert result.status == "running"
     assert result.fraction == 0.0
     assert len(result.missing) == 5
 
 
 def test_scaling_does_not_touch_what_is_exact():
-    given = state()
+    histograms = histograms_of(dict.fromkeys(WEIGHTS, 200))
+    given = state(**shown(histograms))
     summarise(given)
-    assert given.histograms["Zee"].sumw.equal(ExactSums(np.broadcast_to(2 * UNIT, (3, BINS + 2, 6))))
+    assert histograms["Zee"].sumw.equal(ExactSums(np.broadcast_to(2 * UNIT, (3, BINS + 2, 6))))
+    assert given.yields["Zee"].sumw.tolist() == [[2.0] * (BINS + 2)] * 3
     assert summarise(given).digest == summarise(dataclasses.replace(given, counts=DONE)).digest
 
 
@@ -483,8 +493,8 @@ def test_all_that_was_asked_for():
 def test_an_absent_file_counts_in_the_share_that_was_read():
     """Issue 11, item 2: an absent file was planned 0, so that its share was 1."""
     spec = make_spec(release("2020"), samples=("data_A", "data_C"))
-    histograms = {"data_A": filled(1, 39), "data_C": Histogram.zeros(*SHAPE)}
-    result = summarise(state(PARTIAL, spec=spec, histograms=histograms, entries={"data_A": (39, 39)}))
+    histograms = {"data_A": filled(1, 39), "data_C": empty()}
+    result = summarise(state(PARTIAL, spec=spec, **shown(histograms), entries={"data_A": (39, 39)}))
     assert (to_read(result), share_read(result)) == (39 + 237, 39 / (39 + 237))
     assert result.fraction == 39 / (39 + 237)
     assert (result.luminosity.data, result.samples["data_C"].total) == (0.5, 237)
@@ -500,10 +510,12 @@ def test_nothing_read_yet_signifies_nothing():
 @pytest.mark.parametrize(("row", "cut"), [(1, "four leptons"), (2, "flavour")])
 def test_a_sample_without_four_electrons_and_muons_is_told(row, cut):
     """Issue 11, item 9: where all events stop for want of an electron or a muon, the schema is wrong."""
-    histogram = Histogram.zeros(*SHAPE)
+    histogram = empty()
     histogram.stopped[row] = 10
-    few = Histogram.zeros(*SHAPE)
+    few = empty()
     few.stopped[row] = 9
-    found = summarise(state(DONE, histograms=state(DONE).histograms | {"Zee": histogram, "llll": few}))
+    found = summarise(
+        state(DONE, **shown(histograms_of(dict.fromkeys(WEIGHTS, 1000)) | {"Zee": histogram, "llll": few}))
+    )
     said = [line for line in found.warnings if "schema" in line]
     assert said == [f"Zee: none of 10 events passes {cut!r}: is the release's schema right?"]

@@ -22,7 +22,7 @@ def measure(start: int, stop: int, c: Leptons, parameters: Notebook, slots: NDAr
         n = min(VECTOR, events - at)
         _pick(start + at, n, c, leptons, v, out.invalid, at)
         fl.measure_leptons(n, v, slots, parameters.gev, False)  # noqa: FBT003
-        _measure_events(start + at, n, c, slots, v.found)
+        _measure_events(start + at, n, c, parameters, slots, v.found)
         fl.store(n, v.found, slots, out.values, at)
         for i in range(n):
             out.region[at + i] = v.region[i]
@@ -51,7 +51,9 @@ def _pick(
 
 
 @kernel
-def _measure_events(start: int, n: int, c: Leptons, slots: NDArray[np.int64], found: NDArray[np.float64]) -> None:
+def _measure_events(
+    start: int, n: int, c: Leptons, parameters: Notebook, slots: NDArray[np.int64], found: NDArray[np.float64]
+) -> None:
     """Measure what an event has beside its four leptons."""
     for i in range(n):
         found[N_LEPTONS, i] = c.offsets[start + i + 1] - c.offsets[start + i]
@@ -61,9 +63,10 @@ def _measure_events(start: int, n: int, c: Leptons, slots: NDArray[np.int64], fo
     if slots[N_MATCHED] >= 0:
         for i in range(n):
             found[N_MATCHED, i] = fl.count(c.matched, c.offsets[start + i], c.offsets[start + i + 1])
+    selective = parameters.identified or parameters.isolated
     if slots[N_IDENTIFIED] >= 0:
         for i in range(n):
             first = c.offsets[start + i]
             found[N_IDENTIFIED, i] = 0.0
             for lepton in range(first, min(first + 4, c.offsets[start + i + 1])):
-                found[N_IDENTIFIED, i] += fl.is_identified(c, lepton)
+                found[N_IDENTIFIED, i] += fl.is_identified(c, lepton) if selective else 1.0

@@ -36,7 +36,8 @@ class Verdict:
     """What may become of events.
 
     ``outcomes`` is jagged, at least one record an event: the cutflow's ``row`` where it stops (the number of
-    rows for one that passes), ``channel`` (-1 where stopped), bounds ``low`` and ``high`` on m4l in GeV.
+    rows for one that passes), ``channel`` (-1 where stopped), bounds ``low`` and ``high`` on m4l in GeV. And, where
+    asked for, ``MEASURED`` to the nearest double or so: nan where that could be one of several values.
     ``finite`` and ``enough``, one an event: no nan or inf in a lepton that matters; four leptons.
     """
 
@@ -45,7 +46,13 @@ class Verdict:
     enough: np.ndarray
 
 
-def judge(events, selection, gev):
+#: What four leptons measure beside m4l; ``n_leptons`` is the event's.
+MEASURED = (
+    *("m12", "m34", "pt4l", "y4l", "pt1", "pt2", "pt3", "pt4", "eta1", "eta2", "eta3", "eta4", "dr_min", "n_leptons"),
+)
+
+
+def judge(events, selection, gev, *, measured=False):
     """Judge events by a selection; ``gev`` is GeV a unit of pt and energy."""
     with np.errstate(all="ignore"):
         leptons = ak.zip({KIND.get(name, name): events[name] for name in LEPTON})
@@ -75,15 +82,16 @@ def judge(events, selection, gev):
             )
             masks.append(ak.to_numpy(ak.sum(good, axis=1) >= 4))
             accepted = accepted[good] if best else accepted
+        number = ak.num(leptons[_accepted(leptons, selection)] if best else leptons)
         if best:
-            late = _best(accepted[:, :LEPTONS_LOOKED_AT], selection, len(masks))
+            late = _best(accepted[:, :LEPTONS_LOOKED_AT], selection, len(masks), number if measured else None)
         else:
             masks.append(np.isin(_columns(accepted.kind).sum(axis=1), [44, 48, 52]))
             masks.append(_columns(accepted.charge).sum(axis=1) == 0)
-            late = _first(accepted, len(masks))
+            late = _first(accepted, len(masks), number if measured else None)
         early = np.array([*masks, np.zeros(len(events), bool)]).argmin(axis=0)
         outcomes = ak.concatenate(
-            [_where(early < len(masks), _stopped(early)), _where(early == len(masks), late)], axis=1
+            [_where(early < len(masks), _stopped(early, measured)), _where(early == len(masks), late)], axis=1
         )
     return Verdict(outcomes, sound, enough)
 
@@ -98,10 +106,11 @@ def _columns(jagged):
     return ak.to_numpy(ak.fill_none(ak.pad_none(jagged, 4, clip=True), 0))
 
 
-def _stopped(rows):
+def _stopped(rows, measured):
     """One outcome for each event: it stops."""
     nothing = np.full(len(rows), np.nan)
-    flat = ak.zip({"row": rows, "channel": np.full(len(rows), -1), "low": nothing, "high": nothing})
+    fields = ("low", "high", *(MEASURED if measured else ()))
+    flat = ak.zip({"row": rows, "channel": np.full(len(rows), -1), **dict.fromkeys(fields, nothing)})
     return _lists_of_one(flat)
 
 
@@ -139,15 +148,63 @@ def _channel(types):
     return ak.where(types == 44, 0, ak.where(types == 52, 1, 2))
 
 
-def _first(four, rows):
+def _kinematics(leptons, *, by_pt):
+    """What four leptons measure that doesn't depend on how they are paired; hardest first, or in their order."""
+    total = reduce(operator.add, map(_momentum, leptons))
+    pt, eta = (
+        ak.concatenate([getattr(lepton, name)[..., np.newaxis] for lepton in leptons], axis=leptons[0].pt.ndim)
+        for name in ("pt", "eta")
+    )
+    if by_pt:
+        order = ak.argsort(pt, axis=-1, ascending=False)
+        pt, eta = pt[order], eta[order]
+    apart = [_momentum(x).deltaR(_momentum(y)) for i, x in enumerate(leptons) for y in leptons[i + 1 :]]
+    return {
+        "pt4l": total.pt,
+        "y4l": total.rapidity,
+        **{f"pt{i + 1}": pt[..., i] for i in range(4)},
+        **{f"eta{i + 1}": eta[..., i] for i in range(4)},
+        "dr_min": reduce(lambda x, y: ak.where(y < x, y, x), apart),
+    }
+
+
+def _paired(leptons):
+    """The masses m12 and m34 of four leptons in a given order: -1 where they are no two SFOS pairs."""
+    lepton = dict(zip("abcd", leptons, strict=True))
+    found = []
+    for z1 in PAIRS:
+        pairs = [[lepton[x] for x in pair] for pair in (z1, _rest(z1))]
+        sfos = _all([(x.kind == y.kind) & (x.charge == -y.charge) & (x.charge != 0) for x, y in pairs])
+        low, high = zip(*(_mass(pair) for pair in pairs), strict=True)
+        m12, m34 = (np.asarray((a + b) / 2) for a, b in zip(low, high, strict=True))
+        found.append((np.where(sfos, abs(m12 - Z_MASS), np.inf), m12, m34))
+    far, m12, m34 = (np.array(part) for part in zip(*found, strict=True))
+    nearest = far.argmin(axis=0)
+    events = np.arange(far.shape[1])
+    best = far[nearest, events]
+    rival = (
+        np.isfinite(best)
+        & (far - best < 1e-6)
+        & (np.maximum(abs(m12 - m12[nearest, events]), abs(m34 - m34[nearest, events])) > 1e-9)
+    )
+    return {
+        name: np.where(np.isinf(best), -1.0, np.where(rival.any(axis=0), np.nan, mass[nearest, events]))
+        for name, mass in (("m12", m12), ("m34", m34))
+    }
+
+
+def _first(four, rows, number):
     """Outcomes of events that are judged by their first four leptons, and passed all cuts."""
     full = ak.num(four) == 4
     leptons = [four[full][:, i] for i in range(4)]
     low, high = _mass(leptons)
     types = sum(lepton.kind for lepton in leptons)
     infinite = ~np.isfinite(sum(abs(lepton.pt * np.sinh(lepton.eta)) for lepton in leptons))
-    passed = ak.zip({"row": rows, "channel": _channel(types), "low": low, "high": high})
-    nonsense = ak.zip({"row": 1, "channel": -1, "low": low, "high": high})
+    more = {}
+    if number is not None:
+        more = {**_paired(leptons), **_kinematics(leptons, by_pt=False), "n_leptons": number[full]}
+    passed = ak.zip({"row": rows, "channel": _channel(types), "low": low, "high": high, **more})
+    nonsense = ak.zip({"row": 1, "channel": -1, "low": low, "high": high, **more})
     possible = [_lists_of_one(passed), _lists_of_one(nonsense)]
     outcomes = ak.concatenate([_where(~infinite, possible[0]), _where(~np.isfinite(high - low), possible[1])], axis=1)
     counts = np.zeros(len(four), int)
@@ -158,7 +215,7 @@ def _first(four, rows):
 PAIRS = (("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d"))
 
 
-def _best(leptons, selection, pairs_row):
+def _best(leptons, selection, pairs_row, number):
     """Outcomes of events that are judged by their best quadruplet; row ``pairs_row`` asks for two pairs."""
     leptons = ak.with_field(leptons, ak.local_index(leptons), "number")
     quads = ak.combinations(leptons, 4, fields=list("abcd"))
@@ -202,6 +259,11 @@ def _best(leptons, selection, pairs_row):
     sure = ak.concatenate([c[0][..., np.newaxis] for c in cuts], axis=3)
     surely_passed = _leading(sure)
     guaranteed = ak.min(ak.where(candidate, surely_passed, len(cuts)), axis=2)
+    more = {}
+    if number is not None:
+        more = {name: each(of) for name, of in _kinematics([quads[x] for x in "abcd"], by_pt=True).items()}
+        more |= {"m12": (m12[0] + m12[1]) / 2, "m34": (m34[0] + m34[1]) / 2}
+        more |= {"n_leptons": each(ak.broadcast_arrays(number, m4l[0])[0])}
     table = ak.zip(
         {
             "quad": each(ak.local_index(guaranteed)),
@@ -215,6 +277,7 @@ def _best(leptons, selection, pairs_row):
             "channel": each(_channel(sum(quads[x].kind for x in "abcd"))),
             "low": each(m4l[0]),
             "high": each(m4l[1]),
+            **more,
         }
     )
     everything = []
@@ -242,10 +305,11 @@ def _best(leptons, selection, pairs_row):
             "channel": ak.where(passes, outcomes.channel, -1),
             "low": outcomes.low,
             "high": outcomes.high,
+            **{name: outcomes[name] for name in more},
         }
     )
     nonsense = ak.with_field(final[passes & ~np.isfinite(outcomes.high - outcomes.low)], 1, "row")
-    pairless = _where(ak.num(final) == 0, _stopped(np.full(len(leptons), pairs_row)))
+    pairless = _where(ak.num(final) == 0, _stopped(np.full(len(leptons), pairs_row), number is not None))
     return ak.concatenate([final, nonsense, pairless], axis=1)
 
 
