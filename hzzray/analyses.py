@@ -21,7 +21,7 @@ from hzzray.errors import DataError, UsageError
 from hzzray.messages import AnalysisRef, RunSpec
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Read, Reads, Unread, needed, nothing
-from hzzray.physics.selection import ANALYSES, parameters_of, select
+from hzzray.physics.selection import ANALYSES, parameters_of, preset
 
 if TYPE_CHECKING:
     from hzzray.physics.filler import Filler
@@ -74,6 +74,13 @@ def resolve(ref: AnalysisRef, places: Sequence[str]) -> Analysis:
 
     Raises DataError where there is none: a message can name an analysis, never bring one.
     """
+    found = _found(ref, places)
+    if found.regions != ref.regions:
+        raise DataError(f"analysis {ref} has regions {', '.join(found.regions)}, not {', '.join(ref.regions)}")
+    return found
+
+
+def _found(ref: AnalysisRef, places: Sequence[str]) -> Analysis:
     if not ref.module:
         if ref.name not in ANALYSES:
             raise DataError(f"no analysis {ref.name!r}; there are {', '.join(ANALYSES)}")
@@ -133,10 +140,16 @@ def _columns(spec: RunSpec, analysis: Analysis) -> Any:  # noqa: ANN401 (an anal
 
 
 def filler(spec: RunSpec, analysis: Analysis) -> Filler:
-    """Make what fills a run's templates, compiled; raises UsageError where an analysis' kernel can't be compiled."""
+    """Make what fills a run's templates, compiled.
+
+    Raises UsageError where an analysis' kernel can't be compiled, or a spec asks for what the analysis doesn't know.
+    """
     from hzzray.physics.filler import Filler, MeasureError  # noqa: PLC0415 (imports numba)
 
-    made = Filler(analysis, spec.selection, spec.templates, spec.release.schema_.gev)
+    try:
+        made = Filler(analysis, spec.selection, spec.templates, spec.release.schema_.gev)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     try:
         made.warm_up(nothing(reads(spec, analysis, simulation=True)))
     except MeasureError as error:
@@ -150,8 +163,8 @@ def warm_up() -> None:
     from hzzray.physics.filler import Filler  # noqa: PLC0415
 
     schema = release("toy").schema_
-    for analysis in ANALYSES.values():
-        selection = select(analysis)
+    for name in ("notebook-2020", "h4l"):
+        analysis, selection = preset(name, schema)
         made = Filler(analysis, selection, analysis.templates, schema.gev)
         columns = needed(analysis.columns(schema, parameters_of(analysis, selection, schema.gev)), set())
         made.warm_up(nothing(Reads(columns, schema.factors)))

@@ -1,8 +1,10 @@
 """Analyses of a user's own: one file, found by its source, refused in one line; the examples run everywhere alike."""
 
+import math
 import os
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import uproot
 from hzzray import analyses
 from hzzray.data.catalogue import release
 from hzzray.data.plan import make_plan
+from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, UsageError
 from hzzray.output import load_json
 from hzzray.physics import jit
@@ -216,6 +219,29 @@ def run(cli, tmp_path, source, *options, run_id="one", engine="serial"):
         *("run", "--source", source, "--runs", tmp_path / "runs", "--run-id", run_id, "--engine", engine), *options
     )
     return code, err, load_json(tmp_path / "runs" / run_id)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda spec: {"templates": (replace(spec.templates[0], observable="mass"),)}, "has no variable 'mass'"),
+        (lambda spec: {"selection": replace(spec.selection, parameters={"p": 1})}, "has no parameter p"),
+        (lambda spec: {"selection": replace(spec.selection, parameters={"how": math.inf})}, "are finite numbers"),
+        (
+            lambda spec: {"analysis": spec.analysis.model_copy(update={"regions": ("a", "b")})},
+            "has regions all, not a, b",
+        ),
+    ],
+)
+def test_a_worker_refuses_a_spec_that_its_analysis_doesnt_fit(mine, toys, change, said):
+    """A message may say anything: the worker lives on, and its tasks are refused."""
+    place = mine()
+    spec = make_spec(TOY, analysis=place, samples=("data_A",))
+    (task,) = make_plan(spec, "r", (str(toys),), places=(place[:-5],)).tasks
+    spec = spec.model_copy(update=change(spec))
+    worker = Worker(spec, (str(toys),), places=(place[:-5],))
+    with pytest.raises(DataError, match=said):
+        worker.process(task.model_copy(update={"spec": spec.digest}))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from hzzray.data.catalogue import release
+from hzzray.data.toy import SEED, write_toys
+from hzzray.output import load_json
 from tests.support import compose
 from tests.support.compose import SERVICES, Project, Stack, docker, swarm
 from tests.support.rabbit import free_ports
@@ -43,8 +47,6 @@ def image() -> str:
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     """A function of a number of events: the digest that one process here makes of the toys that the loader writes."""
-    from hzzray.data.catalogue import release
-    from hzzray.data.toy import SEED, write_toys
     from hzzray.request import make_spec
     from tests.support.chaos import oracle
 
@@ -135,6 +137,31 @@ def test_files_of_this_machine_are_bound_read_only(tmp_path):
 def test_the_first_run_completes_with_the_serial_digest(project, digest):
     result = project.wait_until_over("first")
     assert (result["status"], result["digest"], result["environment"]) == ("complete", digest, "compose")
+
+
+def test_analyses_of_ones_own_have_the_serial_digest(project, tmp_path, cli):
+    """Both examples, from the folder that all containers have as /analyses; the photons' toys are written in one."""
+    source = f"/data/toy-{EVENTS}"
+    project.publish("zmumu", HZZRAY_ANALYSIS="/analyses/dilepton.py:zmumu", HZZRAY_SOURCE=source)
+    own = {"HZZRAY_RELEASE": "photons-toy", "HZZRAY_CATALOGUE": "/analyses/diphoton.yaml"}
+    project.compose(
+        "run", "--rm", "--no-deps", "-T", "loader", "python", "/analyses/diphoton.py", "--toy", "/data/photons"
+    )
+    project.publish("photons", HZZRAY_ANALYSIS="/analyses/diphoton.py:diphoton", HZZRAY_SOURCE="/data/photons", **own)
+    examples = compose.ROOT / "examples"
+    write_toys(tmp_path / "toy", release("toy"), events=EVENTS, seed=SEED)
+    subprocess.run([sys.executable, examples / "diphoton.py", "--toy", tmp_path / "photons"], check=True, timeout=120)
+    serial = ("run", "--engine", "serial", "--runs", tmp_path / "runs")
+    cli(*serial, "--run-id", "zmumu", "--source", tmp_path / "toy", "--analysis", f"{examples}/dilepton.py:zmumu")
+    release_options = ("--release", "photons-toy", "--catalogue", examples / "diphoton.yaml")
+    cli(
+        *(*serial, "--run-id", "photons", "--source", tmp_path / "photons"),
+        *("--analysis", f"{examples}/diphoton.py:diphoton", *release_options),
+    )
+    for run_id in ("zmumu", "photons"):
+        result = project.wait_until_over(run_id)
+        assert (result["status"], result["failures"]) == ("complete", [])
+        assert result["digest"] == load_json(tmp_path / "runs" / run_id).digest
 
 
 def test_what_each_service_uses_is_in_the_runs_folder(project):

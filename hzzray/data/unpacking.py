@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from hzzray.data.baskets import Body, unpack
-from hzzray.physics.jit import entry, kernel, without_extensions
+from hzzray.physics.jit import entry, kernel, one_at_a_time, without_extensions
 
 UNEQUAL = "has another number of values than branch"
 
@@ -476,6 +476,7 @@ def warm_up() -> None:
     none = Baskets([], np.zeros(1, np.int64), np.empty(0, np.uint8), np.empty((0, 2), np.int64))
     arrays = none.raw, none.borders, none.places
     own = unpacker._library, unpacker._data, unpacker._shape  # noqa: SLF001 (a kernel's arguments)
-    for out in (np.empty(0, np.uint32), np.empty(0, np.uint8)):
-        _copy(arrays, 0, -1, *own, 0, 0, False, 0, 0, none.borders, out)  # noqa: FBT003
-    _one((none.raw, np.zeros(2, np.int64), np.zeros((1, 2), np.int64)), 0, *own)
+    with one_at_a_time("unpacking"):
+        for out in (np.empty(0, np.uint32), np.empty(0, np.uint8)):
+            _copy(arrays, 0, -1, *own, 0, 0, False, 0, 0, none.borders, out)  # noqa: FBT003
+        _one((none.raw, np.zeros(2, np.int64), np.zeros((1, 2), np.int64)), 0, *own)

@@ -12,7 +12,7 @@ from hzzray.physics.candidates import BLOCK, make_room
 from hzzray.physics.columns import Step
 from hzzray.physics.fill import CELL, COUNT, SUMW, SUMW2, Sums, Weights, judge_and_fill, make_scratch
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape
-from hzzray.physics.jit import without_extensions
+from hzzray.physics.jit import one_at_a_time, without_extensions
 from hzzray.physics.selection import Selection, parameters_of
 
 
@@ -94,4 +94,5 @@ class Filler:
     def warm_up(self, nothing: Step) -> None:
         """Compile what runs, or load it from numba's cache, by running it over a step of no events."""
         weights = Weights(nothing.factors, nothing.divisor, 1.0, self._absolute)
-        self._run(0, 0, nothing.columns, weights, self._nothing())
+        with one_at_a_time(f"{self._analysis.name} {self._analysis.measure}"):
+            self._run(0, 0, nothing.columns, weights, self._nothing())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +23,10 @@ def sources(package: Path = Path(__file__).parents[1]) -> list[bytes]:
     """Read all of a package that ends up in compiled code: this folder, and whoever imports from this module."""
     found = {path: path.read_bytes() for path in sorted(package.rglob("*.py"))}
     return [text for path, text in found.items() if path.parent.name == "physics" or b"physics.jit import" in text]
+
+
+# Compiling all kernels takes some tens of seconds.
+_PATIENCE_S, _POLL_S = 120.0, 0.05
 
 
 def _cache() -> str:
@@ -83,6 +89,37 @@ def cached_for(source: str) -> Iterator[None]:
         yield
     finally:
         nb.config.CACHE_DIR = before  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Let no other process compile the same meanwhile: workers that start together would all do so.
+
+    Whoever has waited finds the work done, in the cache; once it is, nobody waits. One that takes too long is waited
+    for no longer.
+    """
+    folder = Path(nb.config.CACHE_DIR)  # type: ignore[attr-defined]
+    mark = folder / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.compiled"
+    if mark.exists():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "compiling.lock").open("ab") as lock:
+        patience = time.monotonic() + _PATIENCE_S
+        while not _is_locked(lock.fileno()) and time.monotonic() < patience:
+            time.sleep(_POLL_S)
+        yield
+        mark.touch()
+
+
+def _is_locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # somebody else's
+        return False
+    except OSError:  # a file system that has no locks
+        return True
+    return True
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -44,6 +45,8 @@ def parameters_of(analysis: Analysis, selection: Selection, gev: float) -> objec
     unknown = selection.parameters.keys() - set(own._fields)
     if unknown:
         raise ValueError(f"analysis {analysis.name} has no parameter {', '.join(sorted(unknown))}")
+    if not all(math.isfinite(value) for value in selection.parameters.values()):
+        raise ValueError(f"analysis {analysis.name}: parameters are finite numbers")
     given = {name: type(getattr(own, name))(value) for name, value in selection.parameters.items()}
     return own._replace(**given, **({"gev": gev} if "gev" in own._fields else {}))
 
