@@ -28,7 +28,7 @@ from hzzray.errors import HzzrayError
 from hzzray.messages import RUN_ID, Counts
 from hzzray.output import save_json, write_whole
 from hzzray.result import moment, summarise
-from hzzray.templates import Tables, save_root, save_templates
+from hzzray.templates import Tables, save_root, save_templates, scaled
 
 _EVERY_S = 1.0
 _PATIENCE_S = 5.0  # for an answer of a reducer
@@ -68,6 +68,7 @@ class Copy:
             self._recorder.add_history(now, moment(result))
             if tables is not None:
                 self._told_tables = time.monotonic()
+                tables = scaled(result, tables)
                 save_templates(result, tables, self._folder)
             if tables is not None and result.status != "running":
                 save_root(result, tables, self._folder)

@@ -36,7 +36,7 @@ from hzzray.request import mistake
 from hzzray.result import Result, RunState, environment, moment, summarise
 from hzzray.scaling import names
 from hzzray.source import MemorySource
-from hzzray.templates import save_root, save_templates, tables
+from hzzray.templates import save_root, save_templates, scaled, tables
 from hzzray.urls import redact
 
 Engine = Literal["ray", "serial"]
@@ -326,7 +326,7 @@ class Journal:
             result = _show(self._ledger.path.parent, live.state.with_wall(self._ledger.wall_s()))
             self._recorder.add_history(now, moment(result))
             if live.tables is not None:
-                save_templates(result, live.tables, self._ledger.path.parent)
+                save_templates(result, scaled(result, live.tables), self._ledger.path.parent)
 
     def end(self, state: RunState) -> None:
         """Write down how the run stands now that its workers have gone: the last rows are those of its end."""
@@ -365,7 +365,7 @@ def finish(state: RunState, ledger: Ledger) -> Result:
     """Write the files that a run leaves, finished or not."""
     folder = ledger.path.parent
     result = _show(folder, state.with_wall(ledger.wall_s()))
-    found = tables(ledger.spec, ledger.blocks())
+    found = scaled(result, tables(ledger.spec, ledger.blocks()))
     save_templates(result, found, folder)
     save_root(result, found, folder)
     return result

@@ -29,7 +29,7 @@ _MOST_BYTES = 128 * 1024**2
 class Table:
     """One observable of all samples: ``sumw`` and ``sumw2``, float64, shape (samples, regions, bins + 2).
 
-    Simulation is that of the events that were read. ``digest`` names the exact contents.
+    ``digest`` names the exact contents.
     """
 
     sumw: NDArray[np.float64]
@@ -41,17 +41,35 @@ Tables = dict[str, Table]
 """By observable; samples in the order of the spec's release."""
 
 
-def tables(spec: RunSpec, blocks: Mapping[str, Blocks]) -> Tables:
-    """Round all templates to doubles."""
+Rounded = tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]
+"""Of one sample, for each template: sums of weights and of their squares, shape (regions, bins + 2)."""
+
+
+def rounded(blocks: Blocks) -> Rounded:
+    """Round a sample's templates to doubles."""
+    histograms = [blocks.histogram(i) for i in range(len(blocks.shape.bins))]
+    return tuple((histogram.sumw.floats(), histogram.sumw2.floats()) for histogram in histograms)
+
+
+def tables(spec: RunSpec, blocks: Mapping[str, Blocks], known: Mapping[str, Rounded] | None = None) -> Tables:
+    """Round all templates to doubles; simulation is that of the events that were read (see ``scaled``).
+
+    ``known`` are samples that are rounded already.
+    """
+    names = [sample.name for sample in spec.release.samples]
+    samples = [(known or {}).get(name) or rounded(blocks[name]) for name in names]
     found = {}
     for i, template in enumerate(spec.templates):
-        histograms = {sample.name: blocks[sample.name].histogram(i) for sample in spec.release.samples}
-        found[template.observable] = Table(
-            np.array([histogram.sumw.floats() for histogram in histograms.values()]),
-            np.array([histogram.sumw2.floats() for histogram in histograms.values()]),
-            digest(histograms),
-        )
+        sumw, sumw2 = (np.array([sample[i][which] for sample in samples]) for which in (0, 1))
+        exact = digest({name: blocks[name].histogram(i) for name in names})
+        found[template.observable] = Table(sumw, sumw2, exact)
     return found
+
+
+def scaled(result: Result, found: Tables) -> Tables:
+    """Scale simulation as the result does: numbers as in the result, which all else here takes and gives."""
+    scales = np.array([result.samples[sample.name].scale for sample in result.spec.release.samples])[:, None, None]
+    return {name: Table(table.sumw * scales, table.sumw2 * scales**2, table.digest) for name, table in found.items()}
 
 
 def save_templates(result: Result, found: Tables, folder: Path) -> Path:
@@ -60,7 +78,6 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
     ``hist.Hist(json.load(file, object_hook=uhi.io.json.object_hook)["m12"])`` reads one.
     """
     spec = result.spec
-    scales = np.array([result.samples[sample.name].scale for sample in spec.release.samples])[:, None, None]
     histograms = {}
     for template in spec.templates:
         table, axis = found[template.observable], template.axis
@@ -69,7 +86,7 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
             "writer_info": {"hzzray": {"version": result.versions["hzzray"]}},
             "metadata": {"run": result.run_id, "spec": spec.digest, "digest": table.digest},
             "axes": [
-                _categories("sample", [sample.name for sample in spec.release.samples]),
+                _categories("dataset", [sample.name for sample in spec.release.samples]),
                 _categories("region", spec.analysis.regions),
                 {
                     "type": "regular",
@@ -84,8 +101,8 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
             ],
             "storage": {
                 "type": "weighted",
-                "values": (table.sumw * scales).tolist(),
-                "variances": (table.sumw2 * scales**2).tolist(),
+                "values": table.sumw.tolist(),
+                "variances": table.sumw2.tolist(),
             },
         }
     text = json.dumps(histograms, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

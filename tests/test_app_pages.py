@@ -512,7 +512,7 @@ def test_services(run):
         [50, 2.0, 0.25, 4.0, 256, 1024, 0.25]
     )
     assert table.loc["broker", "cpu"] == pytest.approx(40)  # over the last 5 s, in which it told once
-    assert table.loc["loader", ["state", "used"]].tolist() == ["ended", 30.0]
+    assert table.loc["loader", ["state", "used"]].tolist() == ["ended", pytest.approx(30.0)]
     assert pd.isna(table.loc["loader", "cpu"])
     assert pd.isna(table.loc["head", "cpus"])
     assert "what RabbitMQ tells of itself" in words(test)

@@ -89,7 +89,7 @@ def test_each_observable_has_a_folder_but_the_first(written):
     path, found, weights = written
     labels = {"m12": "m_{12} [GeV]", "eta1": "#eta^{#it{l}_1}", "dr_min": "smallest #Delta R", "n_leptons": "leptons"}
     with uproot.open(path) as file:
-        first, *rest = SPEC.templates
+        _, *rest = SPEC.templates
         assert set(file.keys(recursive=False, cycle=False)) == {"samples", "groups", *(t.observable for t in rest)}
         for template, bins in zip(rest, found[1:], strict=True):
             made = file[f"{template.observable}/samples/Zee/all"]

@@ -151,22 +151,22 @@ def test_a_bound_without_ends_takes_a_cut_away_and_the_last_one_of_a_row_the_row
 
 def test_what_an_analysis_does_not_know_is_refused_and_a_selection_does_not_change():
     analysis, h4l = preset("h4l", BARE)
-    with pytest.raises(ValueError, match="^analysis h4l has no variable 'm56'; it has m4l, m12, "):
+    with pytest.raises(ValueError, match=r"^analysis h4l has no variable 'm56'; it has m4l, m12, "):
         changed(analysis, h4l, [Bound("m56", 0.0)], {})
-    with pytest.raises(ValueError, match="^analysis h4l has no parameter 'pt_min'; it has electron_pt_min, "):
+    with pytest.raises(ValueError, match=r"^analysis h4l has no parameter 'pt_min'; it has electron_pt_min, "):
         changed(analysis, h4l, [], {"pt_min": 3.0})
-    with pytest.raises(ValueError, match="^analysis h4l has no parameter gev'?s?"):
+    with pytest.raises(ValueError, match=r"^analysis h4l has no parameter gev'?s?"):
         parameters_of(analysis, dataclasses.replace(h4l, parameters={"gevs": 1.0}), 1.0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         h4l.cuts = ()
 
 
 def test_a_selection_of_everything_is_refused():
-    with pytest.raises(ValueError, match="^a selection needs at least one cut$"):
+    with pytest.raises(ValueError, match=r"^a selection needs at least one cut$"):
         Selection("all", {}, ())
     own = select(NOTEBOOK)
     everything = [Bound(bound.variable) for cut in own.cuts for bound in cut.bounds]
-    with pytest.raises(ValueError, match="^a selection needs at least one cut$"):
+    with pytest.raises(ValueError, match=r"^a selection needs at least one cut$"):
         changed(NOTEBOOK, own, everything, {})
 
 

@@ -16,7 +16,7 @@ from hzzray.messages import Cost, Counts, Failure, Partial, Task
 from hzzray.physics.histogram import Blocks, Yields, digest
 from hzzray.result import RunState
 from hzzray.source import Congestion
-from hzzray.templates import Tables, tables
+from hzzray.templates import Rounded, Tables, rounded, tables
 
 # A pool that has not reported for so long is gone.
 _FORGET_S = 10.0
@@ -86,6 +86,7 @@ class Reducer:
         self._shown: dict[str, tuple[Blocks, Yields]] = {}
         self._digest = -1, ""
         self._told_tables = -TABLES_S, -1
+        self._rounded: dict[str, tuple[Blocks, Rounded]] = {}
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -236,7 +237,14 @@ class Reducer:
 
     def tables(self) -> Tables:
         """Return all templates as of the last commit: whoever wants them asks, as they are many."""
-        return tables(self._reading.spec, self._sums.blocks)
+        blocks = self._sums.blocks
+        last = self._rounded
+        # Only what has changed since the last time is rounded.
+        self._rounded = {
+            name: (one, last[name][1] if name in last and last[name][0] is one else rounded(one))
+            for name, one in blocks.items()
+        }
+        return tables(self._reading.spec, blocks, {name: made for name, (_, made) in self._rounded.items()})
 
     def news(self) -> Tables | None:
         """Return all templates to who keeps the run's files, if some have changed, and not too often."""

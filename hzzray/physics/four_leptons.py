@@ -117,7 +117,7 @@ def gather(n: int, c: Leptons, leptons: NDArray[np.int64], v: Vectors) -> None:
             v.charge[j, i] = c.charge[at] if there else 0
 
 
-@kernel
+@inlined
 def measure_leptons(
     n: int,
     v: Vectors,

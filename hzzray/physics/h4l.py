@@ -44,9 +44,7 @@ def measure(start: int, stop: int, c: Leptons, parameters: Best, slots: NDArray[
     where = np.empty(room, np.int64)  # the candidate that a quadruplet is
     chosen = np.empty(MAX_LEPTONS, np.int64)
     v = make_vectors()
-    n = 0
-    m = 0
-    e = 0
+    n = m = e = start - start  # for a plain 0, what is called would be compiled for constants first
     while start + e < stop and e < out.invalid.size and n + _MOST <= room:
         out.first[e] = n
         sound = fl.finite(c, c.offsets[start + e], c.offsets[start + e + 1])
