@@ -157,7 +157,7 @@ def test_a_release_from_nothing(own):
     found = release("bare", own({"bare": body}))
     assert (found.selection, found.axis, found.window) == ("h4l", Axis(80.0, 250.0, 34), (115.0, 130.0))
     body["schema"] = {"tree": "t", "gev": 1, "factors": ["w"]}
-    with pytest.raises(UsageError, match="selection h4l asks for .*leptons.*, which release bare has no branch for"):
+    with pytest.raises(UsageError, match=r"selection h4l asks for .*leptons.*, which release bare has no branch for"):
         make_spec(release("bare", own({"bare": body})))
     del body["title"]
     with pytest.raises(UsageError, match=r"own\.yaml: release bare: title: Field required"):
