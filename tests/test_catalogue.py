@@ -11,6 +11,7 @@ from matplotlib.colors import is_color_like
 from hzzray.data.catalogue import Sample, mistakes, release, releases
 from hzzray.errors import UsageError
 from hzzray.physics.histogram import Axis
+from hzzray.request import make_spec
 
 
 @pytest.fixture
@@ -151,8 +152,15 @@ def test_a_release_from_nothing(own):
         """
     )
     assert release("bare", own({"bare": body})).sample("d").path == "d.root"
-    del body["axis"]
-    with pytest.raises(UsageError, match=r"own\.yaml: release bare: axis: Field required"):
+    for key in ("selection", "axis", "window"):
+        del body[key]
+    found = release("bare", own({"bare": body}))
+    assert (found.selection, found.axis, found.window) == ("h4l", Axis(80.0, 250.0, 34), (115.0, 130.0))
+    body["schema"] = {"tree": "t", "gev": 1, "factors": ["w"]}
+    with pytest.raises(UsageError, match=r"selection h4l asks for .*leptons.*, which release bare has no branch for"):
+        make_spec(release("bare", own({"bare": body})))
+    del body["title"]
+    with pytest.raises(UsageError, match=r"own\.yaml: release bare: title: Field required"):
         release("bare", own({"bare": body}))
 
 
