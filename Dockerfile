@@ -55,7 +55,7 @@ COPY examples /analyses
 USER 1000:1000
 # Kernels are compiled here, for the machine's own CPU; another kind of CPU compiles them at its first task.
 RUN python -c 'from hzzray import analyses; analyses.warm_up()'
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="hzzray" \
       org.opencontainers.image.description="The ATLAS Open Data H→ZZ*→4ℓ analysis as a live, exact, distributed pipeline on Ray" \

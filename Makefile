@@ -72,7 +72,7 @@ COMPOSE ?= docker compose
 .PHONY: compose-test compose-test-all
 
 compose-build:
-	docker build --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) --tag $${HZZRAY_IMAGE:-hzzray:0.1.0} .
+	docker build --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) --tag $${HZZRAY_IMAGE:-hzzray:0.2.0} .
 
 compose-up: compose-build
 	$(COMPOSE) up --detach

@@ -1,3 +1,3 @@
 """The ATLAS Open Data H→ZZ*→4ℓ analysis as an exact, distributed pipeline."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -90,4 +90,4 @@ def load_json(folder: Path) -> Result:
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no such run, or one that has no result yet") from error
     except ValidationError as error:
-        raise OutputError(f"{path}: {error.errors()[0]['msg']}") from error
+        raise OutputError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray import __version__
 from hzzray.data.catalogue import Role, Sample
+from hzzray.messages import SPEC_VERSION, Counts, Failure, RunSpec, Status
 from hzzray.messages import Cost as TotalCost
-from hzzray.messages import Counts, Failure, RunSpec, Status
 from hzzray.physics import significance as z
 from hzzray.physics.analysis import Template
 from hzzray.physics.histogram import Axis, Yields
@@ -198,12 +198,17 @@ class Result(Row):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_before(cls, values: object) -> object:
-        """Read a result of before, which said nothing of luminosities: all was that of the run."""
-        spec = values.get("spec") if isinstance(values, dict) else None
-        asked = spec.get("luminosity") if isinstance(spec, dict) else getattr(spec, "luminosity", None)
-        if isinstance(values, dict) and asked is not None:
-            return {"luminosity": {"asked": asked, "simulation": asked, "data": asked}, **values}
+    def _of_this_version(cls, values: object) -> object:
+        """Refuse a result of another version, by the version that made it."""
+        found = values if isinstance(values, dict) else {}
+        spec, made_by = found.get("spec"), found.get("versions")
+        of = spec.get("version") if isinstance(spec, dict) else SPEC_VERSION
+        if of != SPEC_VERSION:
+            maker = made_by.get("hzzray") if isinstance(made_by, dict) else None
+            raise ValueError(
+                f"a result of version {str(of)[:9]}, made by hzzray {str(maker)[:20]}; "
+                f"hzzray {__version__} reads version {SPEC_VERSION}"
+            )
         return values
 
     @property

@@ -38,7 +38,7 @@ def waiting(reason: str, message: str = "", last: dict[str, object] | None = Non
             "Unschedulable: 0/1 nodes: 1 Insufficient cpu.",
         ),
         (
-            waiting("ImagePullBackOff", "Back-off pulling hzzray:0.1.0"),
+            waiting("ImagePullBackOff", "Back-off pulling hzzray:0.2.0"),
             "app: ImagePullBackOff: Back-off pulling hzzray",
         ),
         (waiting("ErrImageNeverPull"), "app: ErrImageNeverPull"),

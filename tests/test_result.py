@@ -328,15 +328,15 @@ def test_data_of_which_a_file_was_not_opened_are_counted_and_not_compared():
     assert (found.n_data, found.observed, found.asimov is None) == (9, None, False)
 
 
-def test_a_result_of_before_is_read():
-    """What an older hzzray wrote says nothing of luminosities."""
+def test_a_result_of_another_version_is_refused_by_what_made_it():
     body = summarise(state(DONE)).model_dump(mode="json", by_alias=True)
-    del body["luminosity"], body["warnings"], body["significance"]["withheld"]
-    for sample in body["samples"].values():
-        del sample["total"], sample["scale"], sample["luminosity"]
-    with pytest.raises(ValidationError):  # and nothing else, whatever a file holds
-        Result.model_validate(body | {"spec": 5})
-    assert Result.model_validate(body).luminosity.model_dump() == {"asked": 10.0, "simulation": 10.0, "data": 10.0}
+    assert Result.model_validate(body).digest == body["digest"]
+    body["spec"]["version"], body["versions"]["hzzray"] = 1, "0.1.0"
+    with pytest.raises(ValidationError, match="a result of version 1, made by hzzray 0.1.0; hzzray .* reads version 2"):
+        Result.model_validate(body)
+    for spec in (5, None, {}):  # and nothing else, whatever a file holds
+        with pytest.raises(ValidationError):
+            Result.model_validate(body | {"spec": spec, "versions": spec})
 
 
 def test_the_window_counts_whole_bins_inside():
