@@ -32,8 +32,8 @@ app: $(VENV)/.run
 screenshots: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
-# Three at a time on two cores: much of what they do is to wait. Each file's tests stay together. SPREAD= runs them one by one.
-SPREAD ?= --numprocesses 3 --dist loadfile
+# Two at a time: much of what they do is to wait. Each file's tests stay together. SPREAD= runs them one by one.
+SPREAD ?= --numprocesses 2 --dist loadfile
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 

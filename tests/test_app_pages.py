@@ -671,12 +671,19 @@ def test_mistakes_are_said_at_once(run, runs, started):
     assert "asks for identification" in words(test)
     test.selectbox(key="selection-toy").set_value("h4l").run()
     test.toggle(key="change-h4l").set_value(True).run()
-    test.text_input(key="cut-h4l-pt_min").set_value("10,20").run()
-    assert "pt_min must fall from the hardest lepton on" in words(test)
-    test.text_input(key="cut-h4l-pt_min").set_value("25, 15").run()
-    test.number_input(key="cut-h4l-z2_max").set_value(110.0).run()
+    cut = "cut-h4l-False-True-{}".format  # h4l of a release that has no flags of identification, but isolation
+    test.text_input(key=cut("m12")).set_value("106 : 50").run()
+    assert "nothing is above 106 and below 50" in words(test)
+    test.text_input(key=cut("m12")).set_value("60:106").run()
+    test.text_input(key=cut("dr_same")).set_value("").run()
+    test.text_input(key="more-h4l-False-True").set_value("m56=1:").run()
+    assert "has no variable 'm56'" in words(test)
+    test.text_input(key="more-h4l-False-True").set_value("pt4l=20: eta1=-2:2").run()
+    test.number_input(key="parameter-h4l-False-True-electron_pt_min").set_value(10.0).run()
+    test.multiselect(key="observables-h4l").set_value(["m12"]).run()
     assert "--selection" not in words(test)  # it is the release's own
-    assert "--cut pt_min=25,15 --cut z2_max=110" in words(test)
+    said = "--cut dr_same=: --cut m12=60:106 --cut pt4l=20: --cut eta1=-2:2 --parameter electron_pt_min=10"
+    assert f"{said} --observable m4l --observable m12" in words(test)
     assert "h4l*" in words(test)
     assert started == []
 

@@ -16,7 +16,7 @@ from hzzray.request import make_spec
 from hzzray.run import Settings
 
 
-def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path):
+def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path, compiled):
     """The real thing, in a process of its own: the serial engine prints a table, and writes the plot."""
     command = ["run", "--source", str(toys), "--engine", "serial", "--runs", str(tmp_path), "--run-id", "first"]
     done = subprocess.run(

@@ -242,7 +242,7 @@ def test_a_window_is_counted_by_its_own_edges(toys, tmp_path):
     fine = start(tmp_path, toys, make_spec(TOY, axis="116:131:1", window="116:131"))
     spec = make_spec(TOY, axis="80:250:170", window="116:131")
     result = start(tmp_path / "other", toys, spec)
-    assert spec.release.window == result.significance.window == (116.0, 131.0)
+    assert spec.window == result.significance.window == (116.0, 131.0)
     assert result.significance == fine.significance
     assert result.significance.n_data == sum(result.groups["Data"].sumw[36:51])
 

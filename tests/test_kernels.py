@@ -459,7 +459,11 @@ def check_observables(events, form, gev):
 @pytest.mark.parametrize("style", ["realistic", "forward"])
 def test_every_observable_of_generated_events_is_the_oracle_s(name, style):
     gev = 0.001 if style == "forward" else 1.0
-    passed, left_out = check_observables(generated(17, 1500, style, gev), FORMS[name], gev)
+    rng = np.random.default_rng(17)
+    leptons = realistic(rng, 1500, gev, 1.0 if style == "realistic" else 20.0)
+    for event in leptons[::2]:
+        rng.shuffle(event)  # files have them hardest first, mostly: nobody may count on it
+    passed, left_out = check_observables(make_events(leptons), FORMS[name], gev)
     assert passed > 30
     assert left_out < 0.05 * passed
 
@@ -488,8 +492,8 @@ TAME = st.fixed_dictionaries(
 )
 
 
-@PROFILE
-@given(st.lists(st.lists(TAME, min_size=4, max_size=6), min_size=1, max_size=20), CHOICES)
+@settings(PROFILE, max_examples=5)  # the oracle takes as long for one event as for many
+@given(st.lists(st.lists(TAME, min_size=4, max_size=6), min_size=5, max_size=25), CHOICES)
 def test_every_observable_of_any_event_is_the_oracle_s(leptons, choices):
     for each in (each for event in leptons for each in event):
         each["energy"] = each["pt"] * np.cosh(each["eta"])

@@ -156,7 +156,7 @@ def _changes(analysis: Analysis, preset: Selection) -> tuple[tuple[str, ...], tu
         return (), ()
     # h4l asks for what the release has: another release's answer is no change of this one's.
     asked = "-".join(str(value) for value in preset.parameters.values() if isinstance(value, bool))
-    key = f"{preset.name}-{asked}-{len(preset.cuts)}"
+    key = f"{preset.name}-{asked}"
     cuts = []
     columns = st.columns(2)
     bounds = [(cut, bound) for cut in preset.cuts for bound in cut.bounds]
