@@ -4,6 +4,8 @@ import math
 import os
 import re
 import runpy
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import uproot
 
-from hzzray import analyses
+from hzzray import analyses, physics
 from hzzray.data.catalogue import release
 from hzzray.data.plan import make_plan
 from hzzray.engine.worker import Worker
@@ -233,6 +235,15 @@ def test_another_content_is_compiled_anew_even_where_date_and_size_are_the_same(
     assert measured(SHARING.replace("1.0", "2.0")) == 2.0
     assert measured(SHARING.replace("1.0", "3.0")) == 3.0
     assert [found.name for found in tmp_path.iterdir()] == ["own.py"]
+
+
+def test_what_a_file_imports_is_there_and_numba_only_for_those_who_compile():
+    assert all(getattr(physics, name) is not None for name in physics.__all__)
+    assert sorted(physics._HOME) == sorted(physics.__all__)
+    with pytest.raises(ImportError, match="cannot import name 'nothing_of_the_kind'"):
+        exec("from hzzray.physics import nothing_of_the_kind")
+    code = "import sys; from hzzray.physics import Analysis, Axis, Jagged; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_compiled_code_is_kept_by_all_sources_of_ours_wherever_they_are():
