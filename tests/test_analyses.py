@@ -4,6 +4,8 @@ import math
 import os
 import re
 import runpy
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +15,14 @@ import numpy as np
 import pytest
 import uproot
 
-from hzzray import analyses
+from hzzray import analyses, physics
 from hzzray.data.catalogue import release
 from hzzray.data.plan import make_plan
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, UsageError
 from hzzray.output import load_json
 from hzzray.physics import jit
+from hzzray.physics.columns import nothing
 from hzzray.request import make_spec
 from tests.support.bridges import Bridging, Site
 
@@ -29,7 +32,7 @@ TOY = release("toy")
 MINIMAL = """
 from typing import NamedTuple
 import numpy as np
-from hzzray.physics import Analysis, Axis, Bound, Cut, Jagged, Offsets, Template, Variable, entry, one_each, put
+from hzzray.physics import Analysis, Axis, Bound, Cut, Jagged, Offsets, Template, Variable, entry, kernel, one_each, put
 
 class Columns(NamedTuple):
     offsets: np.ndarray
@@ -48,6 +51,8 @@ def measure(start, stop, c, p, slots, out):
     events = one_each(start, stop, out)
     for k in range(events):
         first, last = c.offsets[start + k], c.offsets[start + k + 1]
+        if p.how == 7 and (last - first) % 2:
+            continue
         put(out, slots, 0, k, last - first)
         put(out, slots, 1, k, c.pt[first] * p.gev)
         if p.how == 1 and start + k == 60:
@@ -72,6 +77,8 @@ mine = Analysis(
 )
 """
 
+HELPER = "@kernel\ndef helper(x):\n    return x.gone\n\n"
+
 
 @pytest.fixture
 def mine(tmp_path):
@@ -94,9 +101,14 @@ def mine(tmp_path):
         ("mine = Analysis", "yours = Analysis", r"no 'mine' in it; it has yours"),
         ("mine = Analysis", "mine = 1\nyours = Analysis", r"mine is int, not an Analysis"),
         ("@entry\n", "", r"mine: measure isn't compiled: write @entry above it"),
-        ("c.pt[first]", "c.pT[first]", r"measure: line 24: TypingError: Unknown attribute 'pT'"),
-        ("* p.gev", '* "GeV"', r"measure: line 24: TypingError: No implementation of function .*mul"),
-        ("* p.gev", "* gev", r"measure: line 24: TypingError: NameError: name 'gev' is not defined"),
+        ("c.pt[first]", "c.pT[first]", r"measure: line 26: TypingError: Unknown attribute 'pT'"),
+        ("* p.gev", '* "GeV"', r"measure: line 26: TypingError: No implementation of function .*mul"),
+        ("* p.gev", "* gev", r"measure: line 26: TypingError: NameError: name 'gev' is not defined"),
+        (
+            "@entry\ndef measure(start, stop, c, p, slots, out):\n",
+            f"{HELPER}@entry\ndef measure(start, stop, c, p, slots, out):\n    helper(p)\n",
+            r"measure: line 20: TypingError: Unknown attribute 'gone'",
+        ),
         ("    return Columns(", "    return (", r"columns: returned tuple, not a NamedTuple"),
         ("Jagged(schema.pt)", "schema.pt", r"columns: pt is str, not one of Offsets, Jagged, Scalar"),
         ("schema.pt", "schema.momentum", r"columns: line 16: AttributeError: .*'momentum'"),
@@ -104,19 +116,19 @@ def mine(tmp_path):
         (
             '(Bound("n", 0.5),)',
             '(Bound("n", 0.5))',
-            r"line 42: ValueError: cut leptons: bounds: expected a tuple of Bou",
+            r"line 44: ValueError: cut leptons: bounds: expected a tuple of Bou",
         ),
         (
             'Bound("n", 0.5)',
             'Bound("N", 0.5)',
-            r"line 35: ValueError: analysis mine has no variable 'N'; it has n, pt1",
+            r"line 37: ValueError: analysis mine has no variable 'N'; it has n, pt1",
         ),
-        ('Bound("n", 0.5)', 'Bound("n", 2.0, 1.0)', r"line 35: ValueError: cut on n: nothing is above 2 and below 1"),
-        ("Axis(0.0, 100.0, 20)", "Axis(100.0, 0.0, 20)", r"line 43: ValueError: an axis needs start < stop"),
-        ('("all",)', '("all")', r"line 35: ValueError: regions: expected a tuple of str"),
+        ('Bound("n", 0.5)', 'Bound("n", 2.0, 1.0)', r"line 37: ValueError: cut on n: nothing is above 2 and below 1"),
+        ("Axis(0.0, 100.0, 20)", "Axis(100.0, 0.0, 20)", r"line 45: ValueError: an axis needs start < stop"),
+        ('("all",)', '("all")', r"line 37: ValueError: regions: expected a tuple of str"),
         ("Parameters(),", "Parameters,", r"parameters: expected a NamedTuple, not type: write Parameters\(\)"),
-        ('Template("n"', 'Template("pt1"', r"line 35: ValueError: template pt1 is there twice"),
-        ("pt_min: float = 7.0", 'pt_min: str = "7"', r"line 35: ValueError: parameters are numbers and flags"),
+        ('Template("n"', 'Template("pt1"', r"line 37: ValueError: template pt1 is there twice"),
+        ("pt_min: float = 7.0", 'pt_min: str = "7"', r"line 37: ValueError: parameters are numbers and flags"),
     ],
 )
 def test_a_wrong_file_is_told_where_and_why(mine, old, new, said):
@@ -150,7 +162,7 @@ def test_the_command_line_says_it_in_one_line_and_ends_with_2(cli, mine):
     code, out, err = cli("run", "--analysis", place, "--source", "nowhere", "--engine", "serial")
     assert (code, out) == (2, "")
     assert re.fullmatch(
-        r"hzzray: analysis xyz.py:mine: measure: line 24: TypingError: Unknown attribute 'pT' of type .*\n", err
+        r"hzzray: analysis xyz.py:mine: measure: line 26: TypingError: Unknown attribute 'pT' of type .*\n", err
     )
     code, _, err = cli("run", "--analysis", place.removesuffix(":mine") + ":x:")
     assert code == 2
@@ -181,23 +193,57 @@ def test_a_message_can_name_an_analysis_but_never_bring_one(mine, tmp_path):
         analyses.resolve(ref, [file])
 
 
-def test_another_content_is_compiled_anew_even_where_date_and_size_are_the_same(mine, tmp_path):
-    def measured(place):
-        spec = make_spec(TOY, analysis=place)
-        analysis = analyses.resolve(spec.analysis, [str(tmp_path)])
-        filler = analyses.filler(spec, analysis)
-        columns = analysis.columns(TOY.schema_, None)._replace(offsets=np.array([0, 2]), pt=np.array([3e4, 2e4], "f4"))
-        filler._measure(0, 1, columns, filler._parameters, filler._layout.slots, filler._candidates)
+SHARING = """
+from dataclasses import replace
+from hzzray.physics import entry, one_each, put
+from hzzray.physics.leptons import M4L
+from hzzray.physics.selection import NOTEBOOK
+
+@entry
+def measure(start, stop, c, p, slots, out):
+    events = one_each(start, stop, out)
+    for k in range(events):
+        put(out, slots, M4L, k, 1.0)
+    return events
+
+mine = replace(NOTEBOOK, measure=measure)
+"""
+
+
+def test_another_content_is_compiled_anew_even_where_date_and_size_are_the_same(tmp_path, monkeypatch):
+    """With types that both contents share, numba would take one for the other; and forget where its cache is."""
+    path = tmp_path / "own.py"
+
+    def measured(content):
+        path.write_text(content)
+        os.utime(path, (1e9, 1e9))
+        spec = make_spec(TOY, analysis=f"{path}:mine", observables=["m4l=0:10:10"], window="0:10")
+        filler = analyses.filler(spec, analyses.resolve(spec.analysis, [str(path)]))
+        filler._measure(
+            0,
+            1,
+            nothing(analyses.reads(spec, filler._analysis, simulation=True)).columns,
+            filler._parameters,
+            filler._layout.slots,
+            filler._candidates,
+        )
         return filler._candidates.values[filler._layout.slots[0], 0]
 
-    place = mine()
-    stat = (tmp_path / "own.py").stat()
-    assert measured(place) == 2.0
-    mine("last - first)", "last + first)")
-    mine("k, last - first", "k, first - last")
-    os.utime(tmp_path / "own.py", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert (tmp_path / "own.py").stat().st_size == stat.st_size
-    assert measured(place) == -2.0
+    monkeypatch.chdir(tmp_path)
+    assert measured(SHARING) == 1.0
+    monkeypatch.setenv("NUMBA_LOOP_VECTORIZE", "1")
+    assert measured(SHARING.replace("1.0", "2.0")) == 2.0
+    assert measured(SHARING.replace("1.0", "3.0")) == 3.0
+    assert [found.name for found in tmp_path.iterdir()] == ["own.py"]
+
+
+def test_what_a_file_imports_is_there_and_numba_only_for_those_who_compile():
+    assert all(getattr(physics, name) is not None for name in physics.__all__)
+    assert sorted(physics._HOME) == sorted(physics.__all__)
+    with pytest.raises(ImportError, match="cannot import name 'nothing_of_the_kind'"):
+        exec("from hzzray.physics import nothing_of_the_kind")
+    code = "import sys; from hzzray.physics import Analysis, Axis, Jagged; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_compiled_code_is_kept_by_all_sources_of_ours_wherever_they_are():
@@ -247,7 +293,7 @@ def test_a_worker_refuses_a_spec_that_its_analysis_doesnt_fit(mine, toys, change
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (1, r"data_D.*: analysis own.py:mine: measure: line 26: ValueError: no such luck"),
+        (1, r"data_D.*: analysis own.py:mine: measure: line 28: ValueError: no such luck"),
         (2, r": analysis own.py:mine: measure returned 0 for events 0 to \d+: it must return how many it measured"),
         (3, r": analysis own.py:mine: measure returned \d+ for events 0 to \d+: it must return how many it measured"),
         (5, r": analysis own.py:mine: measure left an event without a candidate"),
@@ -271,6 +317,12 @@ def test_an_event_of_no_region_has_no_place_and_nan_is_counted(cli, tmp_path, to
     assert (
         f"llll: {row.entries // 2} of {row.entries} events left out: nan or inf in what is measured" in result.warnings
     )
+
+
+def test_what_is_not_put_is_not_there_whatever_an_earlier_event_had(cli, tmp_path, toys, mine):
+    _, _, result = run(cli, tmp_path, toys, "--analysis", mine(), "--parameter", "how=7", "--chunk", 300)
+    numbers = ak.num(read(toys / TOY.sample("data_D").path, ["lep_pt"])["lep_pt"])
+    assert 0 < result.samples["data_D"].n_out == ak.sum(numbers % 2 == 0) < len(numbers)
 
 
 class Example(NamedTuple):

@@ -120,7 +120,7 @@ class Analysis:
         _several("variables", self.variables, Variable)
         _several("regions", self.regions, str)
         _several("templates", self.templates, Template)
-        _several("cuts", self.cuts, Cut, least=0)
+        _several("cuts", self.cuts, Cut)
         _once("variable", [variable.name for variable in self.variables])
         _once("region", self.regions)
         _once("cut", [cut.name for cut in self.cuts])

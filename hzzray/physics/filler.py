@@ -94,5 +94,5 @@ class Filler:
     def warm_up(self, nothing: Step) -> None:
         """Compile what runs, or load it from numba's cache, by running it over a step of no events."""
         weights = Weights(nothing.factors, nothing.divisor, 1.0, self._absolute)
-        with one_at_a_time(f"{self._analysis.name} {self._analysis.measure}"):
+        with one_at_a_time(f"{self._measure.__module__} {self._measure.__name__}"):
             self._run(0, 0, nothing.columns, weights, self._nothing())

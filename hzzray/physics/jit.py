@@ -52,7 +52,10 @@ def _cache() -> str:
     return tempfile.mkdtemp(prefix="hzzray-")
 
 
-nb.config.CACHE_DIR = _cache()  # type: ignore[attr-defined]
+# Numba's own setting is read when a function is defined. It is lost as soon as the environment has other settings of
+# numba's than before, and so it is kept here.
+_FOLDER = _cache()
+nb.config.CACHE_DIR = _FOLDER  # type: ignore[attr-defined]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -83,12 +86,11 @@ def cached_for(source: str) -> Iterator[None]:
     Numba goes by a file's date and size, which another content can have. What these functions call into is of this
     package, whose own digest names the folder around.
     """
-    before = nb.config.CACHE_DIR  # type: ignore[attr-defined]
-    nb.config.CACHE_DIR = str(Path(before) / source[:16])  # type: ignore[attr-defined]
+    nb.config.CACHE_DIR = str(Path(_FOLDER) / source[:16])  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        nb.config.CACHE_DIR = before  # type: ignore[attr-defined]
+        nb.config.CACHE_DIR = _FOLDER  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -98,7 +100,7 @@ def one_at_a_time(what: str) -> Iterator[None]:
     Whoever has waited finds the work done, in the cache; once it is, nobody waits. One that takes too long is waited
     for no longer.
     """
-    folder = Path(nb.config.CACHE_DIR)  # type: ignore[attr-defined]
+    folder = Path(_FOLDER)
     mark = folder / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.compiled"
     if mark.exists():
         yield
