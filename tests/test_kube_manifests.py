@@ -211,7 +211,7 @@ def test_the_operators_own_rules_hold(shared):
         [sys.executable, script, shared.parent / "crds", *files],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout
