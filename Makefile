@@ -33,7 +33,7 @@ screenshots: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
 # Two at a time: much of what they do is to wait. Each file's tests stay together. SPREAD= runs them one by one.
-SPREAD ?= --numprocesses 2 --dist loadfile
+SPREAD ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 

@@ -543,7 +543,7 @@ def test_the_list_of_runs_and_one_of_them(run, finished):
     ]
     result = load_json(finished)
     cuts = test.dataframe[1].value
-    assert cuts["cut"].tolist() == list(result.spec.selection.cuts)
+    assert cuts["cut"].tolist() == list(result.spec.rows)
     assert cuts["Signal (mH = 125 GeV)"].tolist()[-1] == pytest.approx(result.groups["Signal (mH = 125 GeV)"].yield_)
     test.segmented_control(key="by").set_value("sample").run()
     test.segmented_control(key="of").set_value("raw").run()

@@ -517,7 +517,7 @@ def with_a_broken_spec(path):
 
 def with_a_broken_partial(path):
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE partials SET histogram = x'00' WHERE task = 3")
+        database.execute("UPDATE partials SET blocks = x'00' WHERE task = 3")
 
 
 def with_a_broken_page(path):

@@ -60,7 +60,7 @@ CREATE TABLE tasks (
 );
 CREATE INDEX ranges ON tasks (uuid, start, stop);
 CREATE TABLE partials (
-    task INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCADE, histogram BLOB NOT NULL, worker TEXT NOT NULL,
+    task INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCADE, blocks BLOB NOT NULL, worker TEXT NOT NULL,
     wall_s REAL NOT NULL, cpu_s REAL NOT NULL, read_s REAL NOT NULL, bytes_read INTEGER NOT NULL,
     events INTEGER NOT NULL, merged REAL NOT NULL
 );
@@ -473,7 +473,7 @@ class Ledger:
         """Sum up what was merged, of each of the spec's samples."""
         sums = {sample.name: Blocks.zeros(self._shape) for sample in self.spec.release.samples}
         with _explained(self.path):
-            rows = self._db.execute("SELECT sample, histogram FROM partials JOIN tasks ON number = task ORDER BY task")
+            rows = self._db.execute("SELECT sample, blocks FROM partials JOIN tasks ON number = task ORDER BY task")
             for sample, group in groupby(rows, key=itemgetter(0)):  # few groups: tasks were planned by sample
                 try:
                     sums[sample] += Blocks.total(map(itemgetter(1), group), self._shape)

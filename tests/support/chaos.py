@@ -120,18 +120,17 @@ def check_ledger(path: Path, *, split: bool = False) -> int:
         ).fetchall()
         (partials,) = database.execute("SELECT COUNT(*) FROM partials").fetchone()
         states = dict(database.execute("SELECT state, COUNT(*) FROM tasks GROUP BY state").fetchall())
-        samples = dict(database.execute("SELECT DISTINCT uuid, sample FROM tasks").fetchall())
-        planned = dict(database.execute("SELECT sample, planned FROM entries").fetchall())
+        planned = dict(database.execute("SELECT uuid, planned FROM files").fetchall())
     finally:
         database.close()
     assert set(states) == ({1, 3} if split else {1}), states
     assert len(merged) == partials == states[1]
     assert sum(row[3] for row in merged) == sum(planned.values())
-    for uuid, sample in samples.items():
+    for uuid, entries in planned.items():
         ranges = [(start, stop) for of, start, stop, _ in merged if of == uuid]
-        assert ranges[0][0] == 0, sample
-        assert ranges[-1][1] == planned[sample], sample
-        assert all(left[1] == right[0] for left, right in pairwise(ranges)), sample
+        assert ranges[0][0] == 0, uuid
+        assert ranges[-1][1] == entries, uuid
+        assert all(left[1] == right[0] for left, right in pairwise(ranges)), uuid
     return partials
 
 

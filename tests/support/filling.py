@@ -1,6 +1,6 @@
 """One call from columns to a histogram, as tests of single events like it."""
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from hzzray.physics.analysis import Template
@@ -21,7 +21,7 @@ def cuts(form, gev, norm):
     return Cuts(form, gev, norm)
 
 
-@cache
+@lru_cache(16)
 def filler(form, gev, templates):
     """What fills some templates by a form."""
     analysis, selection = form.produced()
