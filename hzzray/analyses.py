@@ -199,11 +199,25 @@ def _named(path: Path, source: bytes, name: str) -> Analysis:
     if isinstance(found, Analysis):
         if not isinstance(found.measure, Dispatcher):
             raise UsageError(f"analysis {path}: {name}: measure isn't compiled: write @entry above it")
+        _check_labels(path, found)
         return found
     there = [key for key, value in _LOADED[digest].items() if isinstance(value, Analysis)]
     if found is not None:
         raise UsageError(f"analysis {path}: {name} is {type(found).__name__}, not an Analysis")
     raise UsageError(f"analysis {path}: no {name!r} in it; it has {', '.join(there) or 'no Analysis at all'}")
+
+
+def _check_labels(path: Path, analysis: Analysis) -> None:
+    """Refuse a label that no plot could show; raises UsageError."""
+    from matplotlib.mathtext import MathTextParser  # noqa: PLC0415 (takes a while)
+
+    labels = {variable.name: variable.label for variable in analysis.variables}
+    for name, label in {**labels, "title": analysis.title}.items():
+        try:
+            MathTextParser("path").parse(label)
+        except ValueError as error:
+            said = str(error).strip().splitlines()[-1]
+            raise UsageError(f"analysis {path}: {analysis.name}: the label of {name}, {label!r}: {said}") from error
 
 
 def _run(path: Path, source: bytes, digest: str) -> dict[str, object]:
@@ -222,7 +236,7 @@ def _run(path: Path, source: bytes, digest: str) -> dict[str, object]:
     except UsageError:
         del sys.modules[module_name]
         raise
-    except Exception as error:  # somebody's own file may raise what it likes
+    except (Exception, SystemExit) as error:  # somebody's own file may raise what it likes
         del sys.modules[module_name]
         raise UsageError(f"analysis {path}: {told(error, str(path))}") from error
     return vars(module)

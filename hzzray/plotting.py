@@ -37,8 +37,9 @@ from hzzray.style import StyledFigure, plain, save_figure, style
 RATIO_MAX = 2.0
 
 _TEXT_SIZE = 13
-_MARGINS = {"left": 0.12, "right": 0.965, "bottom": 0.105, "top": 0.975, "hspace": 0.05}
+_MARGINS = {"left": 0.12, "right": 0.965, "bottom": 0.115, "top": 0.975, "hspace": 0.05}
 _GAP = 0.03  # of the panel's height, kept free below text and legend
+_REGION_TEX = {"mumu": r"$\mu\mu$", "emu": r"$e\mu$", "tautau": r"$\tau\tau$", "ee": "$ee$"}
 _NAME_TEX = {
     "ZZ*": r"$ZZ^{*}$",
     "ttbar": r"$t\bar{t}$",
@@ -215,8 +216,9 @@ def _title(analysis: AnalysisRef, region: str | None) -> str:
     title = analysis.title or plain(analysis.name)
     if region is None:
         return title
-    tex = plain(region).replace("mu", r"\mu ")
-    return title.replace(r"4\ell", tex) if r"4\ell" in title else f"{title}, ${tex}$"
+    if r"4\ell" in title:
+        return title.replace(r"4\ell", plain(region).replace("mu", r"\mu "))
+    return f"{title}, {_REGION_TEX.get(region, plain(region))}"
 
 
 def _state(result: Result) -> list[str]:
@@ -236,6 +238,9 @@ def _state(result: Result) -> list[str]:
     unread = [
         name for name in ("n_background", "n_signal") if not result.is_whole and name in result.significance.withheld
     ]
+    if result.significance.window is None:
+        unread = []
+        lines += [] if result.is_whole else ["not all of the simulation was read"]
     lines += dict.fromkeys(plain(shorten(result.significance.withheld[name], 50, placeholder="…")) for name in unread)
     lacking = [
         f"{number} {what}{'' if number == 1 else 's'} {verb}"

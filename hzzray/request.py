@@ -166,16 +166,16 @@ def _bound(text: str) -> Bound:
     variable, _, ends = text.partition("=")
     low, colon, high = ends.partition(":")
     try:
-        bound = Bound(variable, float(low) if low else None, float(high) if high else None)
+        least, most = float(low or "-inf"), float(high or "inf")
     except ValueError:
         colon = ""
     if not variable or not colon:
         raise UsageError(f"--cut {text}: expected VARIABLE=LOW:HIGH, such as m12=60:106, pt1=25: or m12=: for no cut")
-    if any(end is not None and math.isnan(end) for end in (bound.low, bound.high)):
+    if math.isnan(least) or math.isnan(most):
         raise UsageError(f"--cut {text}: nan is no number to compare with")
-    if bound.low is not None and bound.high is not None and not bound.low < bound.high:
-        raise UsageError(f"--cut {text}: nothing is above {bound.low:g} and below {bound.high:g}")
-    return bound
+    if not least < most:
+        raise UsageError(f"--cut {text}: nothing is above {least:g} and below {most:g}")
+    return Bound(variable, least if math.isfinite(least) else None, most if math.isfinite(most) else None)
 
 
 def _parameter(selection: Selection, text: str) -> tuple[str, bool | float]:

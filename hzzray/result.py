@@ -225,6 +225,11 @@ class Result(Row):
     @property
     def is_whole(self) -> bool:
         """Whether the stack lacks nothing of what the run is to predict: so that data may be divided by it."""
+        simulated = [sample for sample in self.samples.values() if self.groups[sample.group].role != "data"]
+        if self.significance.window is None:  # nothing is counted, so nothing says what is lacking
+            filled = {sample.group for sample in simulated}
+            empty = [name for name, group in self.groups.items() if group.role != "data" and name not in filled]
+            return not empty and all(sample.luminosity is not None for sample in simulated)
         withheld = self.significance.withheld
         signals = any(self.groups[sample.group].role == "signal" for sample in self.samples.values())
         return "n_background" not in withheld and not (signals and "n_signal" in withheld)

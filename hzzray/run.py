@@ -151,6 +151,8 @@ def check_same(path: Path, spec: RunSpec) -> None:
         names = {"templates": "observables or axis"}
         fields = ("release", "analysis", "selection", "templates", "window", "luminosity", "fraction")
         differing = [names.get(field, field) for field in fields if getattr(began, field) != getattr(spec, field)]
+        if "analysis" in differing and str(began.analysis) == str(spec.analysis):
+            differing[differing.index("analysis")] = f"content of {spec.analysis.module}.py"
         raise UsageError(
             f"run {path.parent.name} in {path.parent.parent} exists with another {' and '.join(differing)}; "
             "take another --run-id, or the same choices to resume it"

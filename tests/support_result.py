@@ -73,6 +73,7 @@ def make_result(name: str = "2020", *, seed: int = 11, **changes: Any) -> Result
     body = {
         "run_id": "20261121-120000-abcdef",
         "spec": spec,
+        "luminosity": dict.fromkeys(("asked", "simulation", "data"), spec.luminosity),
         "environment": "local",
         "status": "complete",
         "tasks": {"planned": 24, "merged": 24, "failed": 0},

@@ -57,8 +57,8 @@ def measure(start, stop, c, p, slots, out):
         put(out, slots, 1, k, c.pt[first] * p.gev)
         if p.how == 1 and start + k == 60:
             raise ValueError("no such luck")
-        if p.how == 4:
-            out.region[k] = 10**6
+        if p.how == 4 or p.how == 8:
+            out.region[k] = -1 if p.how == 4 else 10**6
         if p.how == 5:
             out.first[k] = 7
         if p.how == 6 and (start + k) % 2:
@@ -98,6 +98,8 @@ def mine(tmp_path):
     [
         ("first, last =", "first last =", r"line 22: SyntaxError: invalid syntax"),
         ("import numpy as np", "import numpy as np\nimport nowhere", r"line 4: ModuleNotFoundError: No module named"),
+        ("import numpy as np", "import sys\nsys.exit(0)", r"line 4: SystemExit: 0"),
+        ('"leading pt"', '"$p_T^{oops$"', r"mine: the label of pt1, '\$p_T\^{oops\$': "),
         ("mine = Analysis", "yours = Analysis", r"no 'mine' in it; it has yours"),
         ("mine = Analysis", "mine = 1\nyours = Analysis", r"mine is int, not an Analysis"),
         ("@entry\n", "", r"mine: measure isn't compiled: write @entry above it"),
@@ -297,6 +299,7 @@ def test_a_worker_refuses_a_spec_that_its_analysis_doesnt_fit(mine, toys, change
         (2, r": analysis own.py:mine: measure returned 0 for events 0 to \d+: it must return how many it measured"),
         (3, r": analysis own.py:mine: measure returned \d+ for events 0 to \d+: it must return how many it measured"),
         (5, r": analysis own.py:mine: measure left an event without a candidate"),
+        (8, r": analysis own.py:mine: measure gave a candidate region 1000000: there are 0 to \d, and -1 for none"),
     ],
 )
 def test_a_kernel_that_fails_at_work_fails_its_tasks_and_the_run_goes_on(cli, tmp_path, toys, mine, how, said):

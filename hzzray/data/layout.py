@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,9 @@ class Layout:
             without = " ".join(dict.fromkeys(avoidable[name] for name in lacking))
             raise DataError(f"{known}, which the selection reads: {without} does without")
         found = ", ".join([*self.branches, *self.others][:6])
-        raise DataError(f"{known} (it has {found}…): is this file of another release?")
+        near = [close for name in lacking for close in get_close_matches(name, [*self.branches, *self.others], n=1)]
+        hint = f"did you mean {', '.join(near)}, or" if near else f"(it has {found}…):"
+        raise DataError(f"{known} {hint} is this file of another release?")
 
     def clusters(self, names: Iterable[str]) -> NDArray[np.int64]:
         """Entries at which no basket of these branches is split, from 0 to the number of entries."""

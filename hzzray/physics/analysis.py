@@ -38,6 +38,12 @@ class Bound:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse an end that is no number to compare with; raises ValueError."""
+        for end in (self.low, self.high):
+            if end is not None and not math.isfinite(end):
+                raise ValueError(f"cut on {self.variable}: {end:g} is no bound; None is none")
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:

@@ -18,6 +18,9 @@ _FULL = np.int64(2**LIMB_BITS - 1)
 #: Numbers of a cell: its count, the limbs of Σw, those of Σw². One limb more than a sum has takes zeros from beyond.
 COUNT, SUMW, SUMW2, CELL = 0, 1, 2 + LIMBS, 16
 
+#: What became of a block.
+FINE, UNEVEN, NOWHERE = 0, 1, 2
+
 #: Events that all templates take before the next ones come: what they weigh stays in the first-level cache.
 LOT = 512
 
@@ -184,13 +187,16 @@ def _is_finite(event: int, weights: Weights) -> bool:
 
 
 @entry
-def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> bool:
+def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> int:
     """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up.
 
-    Returns False, and does nothing, where an event has no candidate, or more than there is room for.
+    Returns ``FINE``. ``UNEVEN``, with nothing done, where an event has no candidate, or more than there is room for;
+    ``NOWHERE`` where a candidate is of a region that there isn't.
     """
     if not _is_whole(events, c):
-        return False
+        return UNEVEN
+    if not _has_place(c.first[events], c.region, lay.regions):
+        return NOWHERE
     weigh(start, events, weights, c)
     count_passed(c.first[events], c, lay, s.passed, s.alive)
     choose(events, c, s.passed, s.chosen)
@@ -206,7 +212,7 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
                 x = s.x[:n]
             _bins(n, x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
             _add(n, t.cells, s.cell, s.split.parts[at:], s.split.at[at:])
-    return True
+    return FINE
 
 
 @inlined
@@ -216,6 +222,16 @@ def _is_whole(events: int, c: Candidates) -> bool:
     for e in range(events):
         whole &= c.first[e] < c.first[e + 1]
     return bool(whole)
+
+
+@inlined
+def _has_place(n: int, region: NDArray[np.int64], regions: int) -> bool:
+    """Tell whether the regions of n candidates are those that there are, or -1 for none."""
+    least, most = -1, -1
+    for k in range(n):
+        least = min(least, region[k])
+        most = max(most, region[k])
+    return bool((least == -1) & (most < regions))
 
 
 @kernel
@@ -231,7 +247,7 @@ def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int
             t.invalid[1] += (c.invalid[e] & BAD_WEIGHT) != 0
             t.invalid[2] += (c.invalid[e] & TOO_LARGE) != 0
             row = 1
-        elif row > last and not 0 <= c.region[k] < lay.regions:
+        elif row > last and c.region[k] < 0:
             row = last  # there is no place for it
         elif row > last and not np.isfinite(c.values[lay.axis_row[0], k]):
             t.invalid[0] += 1

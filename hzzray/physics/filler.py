@@ -10,7 +10,7 @@ from hzzray.blame import told
 from hzzray.physics.analysis import Analysis, Template, lay_out
 from hzzray.physics.candidates import BLOCK, make_room
 from hzzray.physics.columns import Step
-from hzzray.physics.fill import CELL, COUNT, SUMW, SUMW2, Sums, Weights, judge_and_fill, make_scratch
+from hzzray.physics.fill import CELL, COUNT, NOWHERE, SUMW, SUMW2, UNEVEN, Sums, Weights, judge_and_fill, make_scratch
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape
 from hzzray.physics.jit import one_at_a_time, without_extensions
 from hzzray.physics.selection import Selection, parameters_of
@@ -83,7 +83,14 @@ class Filler:
             raise MeasureError(
                 f"measure returned {measured!r} for events {start} to {stop}: it must return how many it measured"
             )
-        if not judge_and_fill(start, measured, candidates, weights, layout, self._scratch, sums):
+        became = judge_and_fill(start, measured, candidates, weights, layout, self._scratch, sums)
+        if became == NOWHERE:
+            found = candidates.region[: candidates.first[measured]]
+            other = next(region for region in found.tolist() if not -1 <= region < layout.regions)
+            raise MeasureError(
+                f"measure gave a candidate region {other}: there are 0 to {layout.regions - 1}, and -1 for none"
+            )
+        if became == UNEVEN:
             raise MeasureError(
                 "measure left an event without a candidate, or more "
                 "candidates than there is room for: candidates.first must rise from 0"

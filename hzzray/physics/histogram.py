@@ -27,7 +27,10 @@ LIMB_BITS = 32
 MAX_WEIGHT = 2.0**30
 
 #: Bins that an axis may have: a spec from the wire can't ask for more memory than a worker has.
-MAX_BINS = 100_000
+MAX_BINS = 10_000
+
+# Beyond, the edges of an axis are no numbers that a plot or a page could show.
+_FAR = 1e30
 
 _MASK = np.int64(2**LIMB_BITS - 1)
 
@@ -41,11 +44,15 @@ class Axis:
     bins: int
 
     def __post_init__(self) -> None:
-        """Refuse an empty axis, or one of more than ``MAX_BINS``; raises ValueError."""
+        """Refuse an empty axis, one of more than ``MAX_BINS``, or of bins without width; raises ValueError."""
+        if self.bins != int(self.bins):
+            raise ValueError(f"an axis has a whole number of bins, not {self.bins:g}")
         if not (self.bins > 0 and self.start < self.stop and np.isfinite([self.start, self.stop]).all()):
             raise ValueError(f"an axis needs start < stop and at least one bin, not {self}")
         if self.bins > MAX_BINS:
             raise ValueError(f"an axis has {MAX_BINS} bins at most, not {self.bins}")
+        if max(abs(self.start), abs(self.stop)) > _FAR or self.width < 1e-12 * max(abs(self.start), abs(self.stop)):
+            raise ValueError(f"an axis from {self.start:g} to {self.stop:g} has bins that can't be told apart")
 
     @property
     def edges(self) -> NDArray[np.float64]:

@@ -34,7 +34,12 @@ def one_each(start: int, stop: int, out: Candidates) -> int:
 
 @inlined
 def put(out: Candidates, slots: NDArray[np.int64], variable: int, k: int, value: float) -> None:
-    """Put down a variable, by its number, of candidate k; where nobody asks for the variable nothing happens."""
+    """Put down a variable, by its number, of candidate k; where nobody asks for the variable nothing happens.
+
+    Raises IndexError for a variable or a candidate that there isn't.
+    """
+    if not (0 <= variable < slots.size and 0 <= k < out.values.shape[1]):
+        raise IndexError("put: no such variable, or no such candidate")
     if slots[variable] >= 0:
         out.values[slots[variable], k] = value
 
