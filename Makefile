@@ -32,8 +32,8 @@ app: $(VENV)/.run
 screenshots: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
-# Two at a time: much of what they do is to wait. Each file's tests stay together. SPREAD= runs them one by one.
-SPREAD ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Two at a time, in the groups that tests/conftest.py makes. SPREAD= runs them one by one.
+SPREAD ?= --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,20 @@ from filelock import FileLock
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest, by their slow tests: pytest-xdist's workers then end together."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])  # a stable sort: within a file, the order is the file's
+    """Let one of pytest-xdist's workers do all that needs a cluster or a broker, one after the other, beside the rest.
+
+    What kills and waits for processes would fall over others that do so at the same time, and one worker's cluster and
+    broker serve all. These files come first, as they take longest; each of the others stays together.
+    """
+    heavy = {item.path for item in items if item.get_closest_marker("slow") or _SHARED & set(item.fixturenames)}
+    items.sort(key=lambda item: item.path not in heavy)  # a stable sort: within a file, the order is the file's
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("cluster" if item.path in heavy else item.path.stem))
+
+
+_SHARED = {"ray_cluster", "broker", "vhost"}
 
 
 @pytest.fixture(scope="session", autouse=True)
