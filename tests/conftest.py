@@ -11,7 +11,7 @@ from filelock import FileLock
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items):
     """Let one of pytest-xdist's workers do all that needs a cluster or a broker, one after the other, beside the rest.
 
@@ -22,6 +22,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in heavy)  # a stable sort: within a file, the order is the file's
     for item in items:
         item.add_marker(pytest.mark.xdist_group("cluster" if item.path in heavy else item.path.stem))
+    return (yield)
 
 
 _SHARED = {"ray_cluster", "broker", "vhost"}
