@@ -33,7 +33,7 @@ screenshots: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
 # Two at a time, in the groups that tests/conftest.py makes. SPREAD= runs them one by one.
-SPREAD ?= --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+SPREAD ?= --numprocesses 2 --dist loadscope --no-loadscope-reorder
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 

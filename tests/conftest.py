@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,32 @@ from filelock import FileLock
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
-@pytest.hookimpl(wrapper=True)  # before pytest-xdist looks for groups
+@cache
+def _is_heavy(path: str) -> bool:
+    """Tell whether tests of a file need a cluster, a broker, or long."""
+    text = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
+    return any(word in text for word in ("mark.slow", "ray_cluster", "vhost", "Broker("))
+
+
 def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest; a stable sort: within a file, the order is the file's."""
+    items.sort(key=lambda item: not _is_heavy(item.nodeid.split("::")[0]))
+
+
+def pytest_xdist_make_scheduler(config, log):
     """Let one of pytest-xdist's workers do all that needs a cluster or a broker, one after the other, beside the rest.
 
     What kills and waits for processes would fall over others that do so at the same time, and one worker's cluster and
-    broker serve all. These files come first, as they take longest; each of the others stays together.
+    broker serve all. Each of the other files stays together. (Marks of groups get lost with pytest 9.)
     """
-    heavy = {item.path for item in items if item.get_closest_marker("slow") or _SHARED & set(item.fixturenames)}
-    items.sort(key=lambda item: item.path not in heavy)  # a stable sort: within a file, the order is the file's
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("cluster" if item.path in heavy else item.path.stem))
-    return (yield)
+    from xdist.scheduler import LoadScopeScheduling
 
+    class InGroups(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "cluster" if _is_heavy(file) else file
 
-_SHARED = {"ray_cluster", "broker", "vhost"}
+    return InGroups(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
