@@ -214,7 +214,7 @@ def sample(**changes):
         (mine(window=[116, 131]), "(34 bins from 80 to 250 GeV); 115 to 130 GeV does"),
         (mine(window=[100, 300]), "window 100 to 300 GeV leaves the axis"),
         (mine(window=[130, 115]), "release mine: Value error, window 130 to 115 GeV: a window needs low < high"),
-        (mine(axis={"start": 0, "stop": 5, "bins": 10**9}), "an axis has 100000 bins at most"),
+        (mine(axis={"start": 0, "stop": 5, "bins": 10**9}), "an axis has 10000 bins at most"),
         (sample(luminosity=1.0), "sample new is simulation: it has no luminosity of its own"),
         (mine(schema={"gev": 0}), "release mine: schema.gev: Input should be greater than 0"),
         (mine(schema={"type": "lep_pt"}), "release mine: schema: Value error, pt and type are both lep_pt"),

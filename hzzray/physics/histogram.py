@@ -51,7 +51,7 @@ class Axis:
             raise ValueError(f"an axis needs start < stop and at least one bin, not {self}")
         if self.bins > MAX_BINS:
             raise ValueError(f"an axis has {MAX_BINS} bins at most, not {self.bins}")
-        if max(abs(self.start), abs(self.stop)) > _FAR or self.width < 1e-12 * max(abs(self.start), abs(self.stop)):
+        if max(abs(self.start), abs(self.stop)) > _FAR or not (np.diff(self.edges) > 0).all():
             raise ValueError(f"an axis from {self.start:g} to {self.stop:g} has bins that can't be told apart")
 
     @property
