@@ -22,7 +22,7 @@ WIRE_VERSION: Literal[2] = 2
 SPEC_VERSION: Literal[2] = 2
 
 #: Cells that all templates of a sample may have: a spec from the wire can't ask for more memory than a worker has.
-MAX_CELLS = 2**20
+MAX_CELLS = 2**19
 
 Status = Literal["running", "partial", "complete"]
 
