@@ -105,9 +105,10 @@ class Layout:
             without = " ".join(dict.fromkeys(avoidable[name] for name in lacking))
             raise DataError(f"{known}, which the selection reads: {without} does without")
         found = ", ".join([*self.branches, *self.others][:6])
-        near = [close for name in lacking for close in get_close_matches(name, [*self.branches, *self.others], n=1)]
-        hint = f"did you mean {', '.join(near)}, or" if near else f"(it has {found}…):"
-        raise DataError(f"{known} {hint} is this file of another release?")
+        known_names = [*self.branches, *self.others]
+        near = [close for name in lacking for close in get_close_matches(name, known_names, n=1, cutoff=0.9)]
+        hint = f"did you mean {', '.join(near)}, or " if near else ""
+        raise DataError(f"{known} (it has {found}…): {hint}is this file of another release?")
 
     def clusters(self, names: Iterable[str]) -> NDArray[np.int64]:
         """Entries at which no basket of these branches is split, from 0 to the number of entries."""
