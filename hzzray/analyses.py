@@ -33,14 +33,13 @@ VARIABLE = "HZZRAY_ANALYSES"
 _MOST_BYTES = 2**20
 
 
-def allowed(environ: str | None = None) -> tuple[str, ...]:
+def allowed() -> tuple[str, ...]:
     """List the files and folders that this process' own configuration allows."""
-    text = os.environ.get(VARIABLE, "") if environ is None else environ
-    return tuple(part for part in text.split(os.pathsep) if part)
+    return tuple(part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part)
 
 
-def load(place: str) -> tuple[Analysis, AnalysisRef, str]:
-    """Load ``FILE.py:NAME``, which the user asked for; returns the analysis, what names it, and its file.
+def load(place: str) -> tuple[Analysis, AnalysisRef]:
+    """Load ``FILE.py:NAME``, which the user asked for; returns the analysis, and what names it.
 
     Raises UsageError with file, line and cause.
     """
@@ -52,8 +51,8 @@ def load(place: str) -> tuple[Analysis, AnalysisRef, str]:
         raise UsageError(f"analysis {path}: name the file as a Python module: letters, digits, underscores")
     source = _read(path)
     analysis = _named(path, source, name)
-    ref = _reference(analysis, name=name, module=path.stem, source=hashlib.sha256(source).hexdigest())
-    return analysis, ref, str(path.resolve())
+    _check_labels(path, analysis)
+    return analysis, _reference(analysis, name=name, module=path.stem, source=hashlib.sha256(source).hexdigest())
 
 
 def reference(analysis: Analysis) -> AnalysisRef:
@@ -199,7 +198,6 @@ def _named(path: Path, source: bytes, name: str) -> Analysis:
     if isinstance(found, Analysis):
         if not isinstance(found.measure, Dispatcher):
             raise UsageError(f"analysis {path}: {name}: measure isn't compiled: write @entry above it")
-        _check_labels(path, found)
         return found
     there = [key for key, value in _LOADED[digest].items() if isinstance(value, Analysis)]
     if found is not None:
@@ -208,7 +206,7 @@ def _named(path: Path, source: bytes, name: str) -> Analysis:
 
 
 def _check_labels(path: Path, analysis: Analysis) -> None:
-    """Refuse a label that no plot could show; raises UsageError."""
+    """Refuse a label that no plot could show, for who draws: workers do without. Raises UsageError."""
     from matplotlib.mathtext import MathTextParser  # noqa: PLC0415 (takes a while)
 
     labels = {variable.name: variable.label for variable in analysis.variables}

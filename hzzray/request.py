@@ -66,7 +66,7 @@ def make_spec(
         raise UsageError("--selection is of our analyses: it doesn't go with --analysis")
     chosen = samples or tuple(sample.name for sample in release.samples if sample.default)
     if analysis:
-        made, ref, _ = analyses.load(analysis)
+        made, ref = analyses.load(analysis)
         selected, own, its_window = select(made), made.templates, made.window
     else:
         name = selection or release.selection

@@ -204,10 +204,8 @@ def _shown(
         region: Bins.model_validate(binned(old.channels[region].n_out, sumw[i], sumw2[i]))
         for i, region in enumerate(regions)
     }
-    return {
-        **Bins.model_validate(binned(old.n_out, sumw.sum(axis=0), sumw2.sum(axis=0))).model_dump(),
-        "channels": channels,
-    }
+    together = Bins.model_validate(binned(old.n_out, sumw.sum(axis=0), sumw2.sum(axis=0)))
+    return {**dict(together), "channels": channels}  # by the fields' own names, not those that they are written by
 
 
 def save_root(result: Result, found: Tables, folder: Path) -> Path:
