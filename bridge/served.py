@@ -29,8 +29,8 @@ from hzzray.errors import HzzrayError
 from hzzray.messages import Counts, Failure, Status, Task
 from hzzray.output import load_json
 from hzzray.places import cache_folder
-from hzzray.result import RunState, environment
-from hzzray.run import Clock, Journal, Settings, add_plan, finish, state_of
+from hzzray.result import environment
+from hzzray.run import Clock, Journal, Settings, add_plan, finish
 from hzzray.urls import is_inside, redact
 
 log = logging.getLogger(__name__)
@@ -276,7 +276,7 @@ class Served:
             )
             ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         if ledger.tally().status not in {"running", shown_status(path.parent)}:
-            self._finish(state_of(ledger))  # a bridge ended before it could
+            self._finish()  # a bridge ended before it could
         return ledger
 
     async def _has_work(self, ledger: Ledger) -> bool:
@@ -327,7 +327,7 @@ class Served:
         if not self._leaving:  # else it stays unacknowledged, and is delivered to another bridge, or later
             self._source.clear(self._post.park if pool.wish == "run" else self._drop)
             self._source = self._new_source()
-        await asyncio.to_thread(self._finish, state)
+        await asyncio.to_thread(self._finish)
         self._progress(state.counts)
         self.is_over = not state.counts.due or pool.wish in {"drain", "cancel"}
 
@@ -356,18 +356,18 @@ class Served:
             if 0 < self._source.idle_s < _LOOK_S and not (await pool.look())[0].due:
                 pool.end()
 
-    def _finish(self, state: RunState) -> None:
+    def _finish(self) -> None:
         """Write the run's files, in whatever thread."""
         with Ledger.open(self._path) as ledger:
-            result = finish(state, ledger)
+            result = finish(ledger)
         if self._terms.draws:
             from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
 
             save(result, self._path.parent)
-        counts = state.counts
+        tasks = result.tasks
         log.info(
             "run %s: %s: %d of %d tasks merged, %d failed: %s",
-            self.run_id, result.status, counts.merged, counts.planned, counts.failed, self._path.parent,
+            self.run_id, result.status, tasks.merged, tasks.planned, tasks.failed, self._path.parent,
         )  # fmt: skip
 
     # What mends.

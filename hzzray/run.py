@@ -120,13 +120,12 @@ def execute(
         ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
         planned(plan)
         mine = settings.model_copy(update={"sources": readable(settings.sources, plan)})
-        state, wish = _work(ledger, mine, cache, progress, clock)
+        wish = _work(ledger, mine, cache, progress, clock)
         clock.tell(ledger)
-        result = finish(state, ledger)
+        result = finish(ledger)
     if result.status == "running":
-        raise StoppedError(
-            f"run {settings.run_id}: {wish}, {state.counts.due} tasks left; the same --run-id goes on with them"
-        )
+        left = result.tasks.planned - result.tasks.merged - result.tasks.failed
+        raise StoppedError(f"run {settings.run_id}: {wish}, {left} tasks left; the same --run-id goes on with them")
     return result
 
 
@@ -221,10 +220,10 @@ def _mixed(ledger: Ledger, new: PlannedFile, old: KnownFile) -> str:
 
 def _work(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
-) -> tuple[RunState, Wish]:
-    """Do what is due; returns the run as it stands then, and what its user wished last."""
+) -> Wish:
+    """Do what is due; returns what the run's user wished last."""
     if not ledger.counts().due:
-        return state_of(ledger), "run"
+        return "run"
     if settings.engine == "serial":
         from hzzray.engine.serial import run_serial  # noqa: PLC0415 (compiled kernels are loaded here, or by the actors)
 
@@ -278,7 +277,7 @@ def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]
 
 async def _with_ray(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
-) -> tuple[RunState, Wish]:
+) -> Wish:
     from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
     from hzzray.engine.services import Services  # noqa: PLC0415
 
@@ -292,7 +291,7 @@ async def _with_ray(
         with signals(pool.obey):
             state = await pool.run(source, progress)
         journal.end(state)
-    return state, pool.wish
+    return pool.wish
 
 
 class Journal:
@@ -344,10 +343,11 @@ def _show(folder: Path, state: RunState) -> Result:
     return result
 
 
-def state_of(ledger: Ledger) -> RunState:
-    """Tell how a run stands that nobody works on."""
-    first = {name: blocks.histogram() for name, blocks in ledger.blocks().items()}
-    return RunState(
+def finish(ledger: Ledger) -> Result:
+    """Write the files that a run leaves, finished or not: all of them of what its ledger holds now."""
+    blocks = ledger.blocks()
+    first = {name: one.histogram() for name, one in blocks.items()}
+    state = RunState(
         version=0,
         run_id=ledger.run_id,
         spec=ledger.spec,
@@ -361,13 +361,9 @@ def state_of(ledger: Ledger) -> RunState:
         wall_s=ledger.wall_s(),
         unopened=ledger.unopened(),
     )
-
-
-def finish(state: RunState, ledger: Ledger) -> Result:
-    """Write the files that a run leaves, finished or not."""
     folder = ledger.path.parent
-    result = _show(folder, state.with_wall(ledger.wall_s()))
-    found = scaled(result, tables(ledger.spec, ledger.blocks()))
+    result = _show(folder, state)
+    found = scaled(result, tables(ledger.spec, blocks))
     save_templates(result, found, folder)
     save_root(result, found, folder)
     return result
@@ -387,7 +383,7 @@ def retract(folder: Path, sample: str, path: str | None = None) -> tuple[int, Re
                 f"run {ledger.run_id} has read no {path} of sample {sample}; it has {names(places) or 'read none'}"
             )
         gone = ledger.forget_sample(sample, None if path is None else {places[path]})
-        return gone, finish(state_of(ledger), ledger)
+        return gone, finish(ledger)
 
 
 @contextmanager

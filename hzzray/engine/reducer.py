@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from hzzray.engine.events import Event, kept
 from hzzray.engine.ledger import Ledger, Outcome, Wish
@@ -212,13 +212,14 @@ class Reducer:
         if self._digest[0] != sums.version:
             first = {name: blocks.histogram() for name, blocks in sums.blocks.items()}
             self._digest = sums.version, digest(first)
+            self._shown = _made_anew(self._shown, sums.blocks, lambda one: one.histogram().yields())
         return RunState(
             version=sums.version,
             run_id=ledger.run_id,
             spec=ledger.spec,
             environment=ledger.environment,
             counts=sums.counts,
-            yields={name: self._yields(name, blocks) for name, blocks in sums.blocks.items()},
+            yields={name: yields for name, (_, yields) in self._shown.items()},
             digest=self._digest[1],
             entries=ledger.entries(),
             failures=tuple(sorted(sums.failures.values(), key=lambda failure: (failure.task.file, failure.task.start))),
@@ -227,23 +228,10 @@ class Reducer:
             unopened=ledger.unopened(),
         )
 
-    def _yields(self, sample: str, blocks: Blocks) -> Yields:
-        """Round a sample's first template; only what has changed since the last time."""
-        of, yields = self._shown.get(sample, (None, None))
-        if yields is None or of is not blocks:
-            yields = blocks.histogram().yields()
-            self._shown[sample] = blocks, yields
-        return yields
-
     def tables(self) -> Tables:
         """Return all templates as of the last commit: whoever wants them asks, as they are many."""
         blocks = self._sums.blocks
-        last = self._rounded
-        # Only what has changed since the last time is rounded.
-        self._rounded = {
-            name: (one, last[name][1] if name in last and last[name][0] is one else rounded(one))
-            for name, one in blocks.items()
-        }
+        self._rounded = _made_anew(self._rounded, blocks, rounded)
         return tables(self._reading.spec, blocks, {name: made for name, (_, made) in self._rounded.items()})
 
     def news(self) -> Tables | None:
@@ -254,6 +242,18 @@ class Reducer:
             return None
         self._told_tables = now, version
         return self.tables()
+
+
+_Made = TypeVar("_Made")
+
+
+def _made_anew(
+    last: Mapping[str, tuple[Blocks, _Made]], blocks: Mapping[str, Blocks], make: Callable[[Blocks], _Made]
+) -> dict[str, tuple[Blocks, _Made]]:
+    """Make something of each sample's blocks, anew only of those that have changed since the last time."""
+    return {
+        name: last[name] if name in last and last[name][0] is one else (one, make(one)) for name, one in blocks.items()
+    }
 
 
 def _together(reports: Sequence[_Report]) -> tuple[tuple[Usage, ...], Scale | None, Congestion | None]:

@@ -16,7 +16,6 @@ from hzzray.engine.reducer import Live, Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError
 from hzzray.messages import Counts, Failure, Task
-from hzzray.result import RunState
 from hzzray.retry import retrying
 
 #: How often a task is tried when what fails may pass.
@@ -36,8 +35,8 @@ def run_serial(
     progress: Callable[[Counts], None],
     watcher: Callable[[Live], object],
     interval_s: float = 0.0,
-) -> tuple[RunState, Wish]:
-    """Work through tasks of a run in this process; returns the run as it stands then, and what its user wished last.
+) -> Wish:
+    """Work through tasks of a run in this process; returns what its user wished last.
 
     ``watcher`` is told about every second, and in the end, what there is to see. ``interval_s`` is the least time
     between two tasks. SIGTERM and the first Ctrl-C drain: the task in hand is finished.
@@ -84,7 +83,7 @@ def run_serial(
             if wish != "run":
                 break
         tell()
-        return reducer.snapshot(), wish
+        return wish
 
 
 @contextmanager
