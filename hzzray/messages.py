@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray.data.catalogue import Release
-from hzzray.physics.analysis import Template
+from hzzray.physics.analysis import Template, shape_of
 from hzzray.physics.histogram import Axis, Shape
 from hzzray.physics.selection import Selection
 
@@ -103,8 +103,7 @@ class RunSpec(Message):
     @property
     def shape(self) -> Shape:
         """The form of what is filled of each sample."""
-        bins = tuple(template.axis.bins for template in self.templates)
-        return Shape(len(self.analysis.regions), bins, len(self.rows))
+        return shape_of(self.analysis.regions, self.selection.cuts, self.templates)
 
     @cached_property
     def digest(self) -> str:

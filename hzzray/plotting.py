@@ -236,11 +236,8 @@ def _state(result: Result) -> list[str]:
         percent = math.floor(100 * result.fraction + 1e-9)
         lines.append(f"{percent or '<1'}% of the events read")
     unread = [
-        name for name in ("n_background", "n_signal") if not result.is_whole and name in result.significance.withheld
+        name for name in ("n_background", "n_signal") if not result.is_whole and name in result.significance.unread
     ]
-    if result.significance.window is None:
-        unread = []
-        lines += [] if result.is_whole else ["not all of the simulation was read"]
     lines += dict.fromkeys(plain(shorten(result.significance.withheld[name], 50, placeholder="…")) for name in unread)
     lacking = [
         f"{number} {what}{'' if number == 1 else 's'} {verb}"

@@ -117,6 +117,11 @@ class Significance(Row):
     observed_sigma: float | None
     withheld: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Those of ``withheld`` that lack something of the run, rather than a window."""
+        return {name: why for name, why in self.withheld.items() if why != NO_WINDOW}
+
 
 class Luminosity(Row):
     """What the numbers that stand side by side stand for, in fb⁻¹.
@@ -225,14 +230,9 @@ class Result(Row):
     @property
     def is_whole(self) -> bool:
         """Whether the stack lacks nothing of what the run is to predict: so that data may be divided by it."""
-        simulated = [sample for sample in self.samples.values() if self.groups[sample.group].role != "data"]
-        if self.significance.window is None:  # nothing is counted, so nothing says what is lacking
-            filled = {sample.group for sample in simulated}
-            empty = [name for name, group in self.groups.items() if group.role != "data" and name not in filled]
-            return not empty and all(sample.luminosity is not None for sample in simulated)
-        withheld = self.significance.withheld
+        unread = self.significance.unread
         signals = any(self.groups[sample.group].role == "signal" for sample in self.samples.values())
-        return "n_background" not in withheld and not (signals and "n_signal" in withheld)
+        return "n_background" not in unread and not (signals and "n_signal" in unread)
 
     def unread(self, group: str) -> list[str] | None:
         """Name the samples of a group that are not in its numbers; None where that is all of them.
@@ -330,6 +330,9 @@ def _total(parts: Iterable[_Sums], regions: Sequence[str], axis: Axis) -> _Sums:
     return total
 
 
+#: Why there are no figures where all that they need was read.
+NO_WINDOW = "no window is chosen to count in (--window LOW:HIGH)"
+
 #: What each figure is made of.
 _NEEDS: dict[str, tuple[Need, ...]] = {
     "n_signal": ("signal",),
@@ -356,8 +359,8 @@ def significance(
     window doesn't lie on bin edges.
     """
     if window is None:
-        why = "no window is chosen to count in (--window LOW:HIGH)"
-        return _meaning(None, 0.0, 0.0, 0.0, 0, dict.fromkeys(("signal", "background", "data"), why))
+        needs: tuple[Need, ...] = ("signal", "background", "data")
+        return _meaning(None, 0.0, 0.0, 0.0, 0, dict.fromkeys(needs, NO_WINDOW) | dict(lacking or {}))
     inside = axis.window(*window)
 
     def count(role: Role, field: Literal["sumw", "sumw2"]) -> float:

@@ -116,7 +116,8 @@ def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(pods, toys, tmp
             first = wait_for("the run's end", lambda: result_of(runs / "first"))
             assert first.digest == serial
             assert first.environment == "kuberay"
-            seen = nodes.wait_for(0, after=nodes.wait_for(1))
+            nodes.wait_for(1)
+            seen = nodes.wait_for_last(0)
 
             # The app, and a run as a job, by kubectl's port and the Secret's token.
             app_pod = templates["Deployment"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.physics.histogram import Axis
+from hzzray.physics.histogram import Axis, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ class Layout(NamedTuple):
     Bound i belongs to cut ``bound_cut[i]`` (int64) and wants row ``bound_row[i]`` of the candidates' values between
     ``bound_low[i]`` and ``bound_high[i]``. Template t takes row ``axis_row[t]``; ``axes[t]`` (float64) is where its
     bins start and stop, how many there are and how wide they are; its cells, with flow bins, region after region, are
-    those from ``axis_cell[t]`` on. ``cells`` is how many there are in all, of so many ``regions``.
+    those from ``axis_cell[t]`` on, for so many ``regions``.
     """
 
     slots: NDArray[np.int64]
@@ -216,12 +216,17 @@ class Layout(NamedTuple):
     axis_row: NDArray[np.int64]
     axes: NDArray[np.float64]
     axis_cell: NDArray[np.int64]
-    cells: int
     regions: int
+
+
+def shape_of(regions: Sequence[str], cuts: Sequence[Cut], templates: Sequence[Template]) -> Shape:
+    """Tell the form of all that is filled of a sample; the cutflow's first row is that of all events."""
+    return Shape(len(regions), tuple(template.axis.bins for template in templates), 1 + len(cuts))
 
 
 def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template]) -> Layout:
     """Lay out what is wanted of an analysis: only variables that a cut or a template uses have a row."""
+    shape = shape_of(analysis.regions, cuts, templates)
     slots = np.full(len(analysis.variables), -1, np.int64)
 
     def row(variable: str) -> int:
@@ -233,7 +238,6 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
     bounds = [(number, row(bound.variable), bound) for number, cut in enumerate(cuts) for bound in cut.bounds]
     observables = [row(template.observable) for template in templates]
     axes = [template.axis for template in templates]
-    cells = [len(analysis.regions) * (axis.bins + 2) for axis in axes]
     return Layout(
         slots=slots,
         rows=int(slots.max()) + 1,
@@ -243,7 +247,6 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
         bound_high=np.array([math.inf if bound.high is None else bound.high for _, _, bound in bounds], np.float64),
         axis_row=np.array(observables, np.int64),
         axes=np.array([(axis.start, axis.stop, axis.bins, axis.width) for axis in axes], np.float64),
-        axis_cell=np.cumsum([0, *cells[:-1]], dtype=np.int64),
-        cells=sum(cells),
-        regions=len(analysis.regions),
+        axis_cell=np.array([shape.slice(i).start for i in range(len(axes))], np.int64),
+        regions=shape.regions,
     )

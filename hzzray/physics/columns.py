@@ -54,50 +54,44 @@ class Offsets(_Read):
 
 
 @dataclass(frozen=True, slots=True)
-class Jagged(_Read):
+class _OfOne(_Read):
+    """What is read of one branch."""
+
+    branch: str
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that are read for it."""
+        return (self.branch,)
+
+
+@dataclass(frozen=True, slots=True)
+class Jagged(_OfOne):
     """One number for each entry of a collection, flat, shape (entries,), as ``dtype``.
 
     All branches of a collection must have as many entries in each event; the first one settles it. ``absolute`` takes
     the absolute value. ``role`` says what it should look like: see ``data.roles``.
     """
 
-    branch: str
     dtype: Dtype = "f4"
     collection: str = ""
     absolute: bool = False
     role: Role = ""
 
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """The branches that are read for it."""
-        return (self.branch,)
-
 
 @dataclass(frozen=True, slots=True)
-class Scalar(_Read):
+class Scalar(_OfOne):
     """One number an event, shape (events,), as ``dtype``."""
 
-    branch: str
     dtype: Dtype = "f8"
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """The branches that are read for it."""
-        return (self.branch,)
 
 
 @dataclass(frozen=True, slots=True)
-class Array(_Read):
+class Array(_OfOne):
     """``size`` numbers an event, a C array of a fixed length: shape (events, size), as ``dtype``."""
 
-    branch: str
     size: int
     dtype: Dtype = "f4"
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """The branches that are read for it."""
-        return (self.branch,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from hzzray.blame import told
-from hzzray.physics.analysis import Analysis, Template, lay_out
+from hzzray.physics.analysis import Analysis, Template, lay_out, shape_of
 from hzzray.physics.candidates import BLOCK, make_room
 from hzzray.physics.columns import Step
 from hzzray.physics.fill import CELL, COUNT, NOWHERE, SUMW, SUMW2, UNEVEN, Sums, Weights, judge_and_fill, make_scratch
-from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape
+from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks
 from hzzray.physics.jit import one_at_a_time, without_extensions
 from hzzray.physics.selection import Selection, parameters_of
 
@@ -37,9 +37,7 @@ class Filler:
         self._parameters = parameters_of(analysis, selection, gev)
         self._absolute = selection.absolute_weights
         #: The form of what is filled.
-        self.shape = Shape(
-            len(analysis.regions), tuple(template.axis.bins for template in templates), len(selection.rows)
-        )
+        self.shape = shape_of(analysis.regions, selection.cuts, templates)
         self._layout = lay_out(analysis, selection.cuts, templates)
         self._candidates = make_room(self._layout.rows)
         self._scratch = make_scratch()

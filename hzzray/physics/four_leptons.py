@@ -181,14 +181,21 @@ def _mass(m2: float) -> float:
     return math.copysign(math.sqrt(abs(m2)), m2)
 
 
+@inlined
+def _sum_of_four(p: NDArray[np.float64], i: int) -> tuple[float, float, float, float]:
+    """Add up the four-momenta of candidate i: px, py, pz, E in GeV."""
+    x = (p[0, 0, i] + p[0, 1, i]) + (p[0, 2, i] + p[0, 3, i])
+    y = (p[1, 0, i] + p[1, 1, i]) + (p[1, 2, i] + p[1, 3, i])
+    z = (p[2, 0, i] + p[2, 1, i]) + (p[2, 2, i] + p[2, 3, i])
+    e = (p[3, 0, i] + p[3, 1, i]) + (p[3, 2, i] + p[3, 3, i])
+    return x, y, z, e
+
+
 @kernel
 def _of_four(n: int, p: NDArray[np.float64], m4l: NDArray[np.float64]) -> None:
     """Mass of all four leptons in GeV."""
     for i in range(n):
-        x = (p[0, 0, i] + p[0, 1, i]) + (p[0, 2, i] + p[0, 3, i])
-        y = (p[1, 0, i] + p[1, 1, i]) + (p[1, 2, i] + p[1, 3, i])
-        z = (p[2, 0, i] + p[2, 1, i]) + (p[2, 2, i] + p[2, 3, i])
-        e = (p[3, 0, i] + p[3, 1, i]) + (p[3, 2, i] + p[3, 3, i])
+        x, y, z, e = _sum_of_four(p, i)
         m4l[i] = _mass((e * e - x * x) - (y * y + z * z))
 
 
@@ -196,10 +203,7 @@ def _of_four(n: int, p: NDArray[np.float64], m4l: NDArray[np.float64]) -> None:
 def _motion(n: int, p: NDArray[np.float64], found: NDArray[np.float64]) -> None:
     """Transverse momentum of all four leptons in GeV, and their rapidity ½ ln((E + pz)/(E - pz))."""
     for i in range(n):
-        x = (p[0, 0, i] + p[0, 1, i]) + (p[0, 2, i] + p[0, 3, i])
-        y = (p[1, 0, i] + p[1, 1, i]) + (p[1, 2, i] + p[1, 3, i])
-        z = (p[2, 0, i] + p[2, 1, i]) + (p[2, 2, i] + p[2, 3, i])
-        e = (p[3, 0, i] + p[3, 1, i]) + (p[3, 2, i] + p[3, 3, i])
+        x, y, z, e = _sum_of_four(p, i)
         found[PT4L, i] = math.sqrt(x * x + y * y)
         found[Y4L, i] = 0.5 * log((e + z) / (e - z)) if e > abs(z) else math.copysign(np.inf, z)
 

@@ -97,6 +97,12 @@ class NodeCounts:
             assert self._changed.wait_for(lambda: number in self.seen[after:], within), self.seen
             return self.seen.index(number, after) + 1
 
+    def wait_for_last(self, number: int, within: float = 90.0) -> int:
+        """Wait until that is how many there are; returns how many numbers had been seen by then."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.seen[-1:] == [number], within), self.seen
+            return len(self.seen)
+
 
 @contextmanager
 def node_counts(head: Head) -> Iterator[NodeCounts]:
