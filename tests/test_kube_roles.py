@@ -135,7 +135,8 @@ def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(pods, toys, tmp
             assert load_json(runs / "job").digest == serial
             assert "tasks merged" in done.stdout
             assert token not in done.stdout + done.stderr + json.dumps(stand_in.calls())
-            nodes.wait_for(0, after=nodes.wait_for(1, after=seen))
+            nodes.wait_for(1, after=seen)
+            nodes.wait_for_last(0)
 
             health = f"http://127.0.0.1:{page}/_stcore/health"
             with urllib.request.urlopen(health, timeout=30) as answer:
