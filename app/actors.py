@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.charts import binned, in_order
-from hzzray.engine.monitor import CpuUse, Rows, is_actor, service_of
+from hzzray.engine.monitor import is_actor, service_of
+from hzzray.runs.tables import CpuUse, Rows
 
 #: What a rate is taken over: tasks count when they end, and take about so long [s].
 RATE_S = 5.0

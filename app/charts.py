@@ -19,16 +19,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from app import words
-from hzzray.compare import Run, RunSummary
-from hzzray.engine.monitor import CpuUse, Rows, cpu_percent, is_actor
+from hzzray.engine.monitor import is_actor
 from hzzray.physics.analysis import Template
-from hzzray.physics.significance import poisson_interval
-from hzzray.result import Result, moment
-from hzzray.stack import Contents, Layer, contents
+from hzzray.report.stack import Contents, Layer, contents
+from hzzray.runs.compare import Run, RunSummary
+from hzzray.runs.result import Result, moment
+from hzzray.runs.tables import CpuUse, Rows, cpu_percent
+from hzzray.statistics.significance import poisson_interval
 
 Spec = dict[str, Any]
 
-#: Colours that all eyes tell apart (M. A. Petroff, arXiv:2107.02270), those of ``hzzray.timelines``.
+#: Colours that all eyes tell apart (M. A. Petroff, arXiv:2107.02270), those of ``hzzray.report.timelines``.
 COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip

@@ -17,22 +17,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from app.trust import doubt
-from hzzray.compare import Run
 from hzzray.engine.ledger import Ledger, LedgerError, Wish
-from hzzray.engine.monitor import (
-    Follower,
-    Rows,
-    follow_events,
-    follow_history,
-    follow_queue,
-    follow_scale,
-    follow_usage,
-)
+from hzzray.engine.rounded import Tables
 from hzzray.errors import UsageError
+from hzzray.files import OutputError, open_own, read_own
 from hzzray.messages import RUN_ID
-from hzzray.output import OutputError, load_json, open_own, read_own
-from hzzray.result import Result
-from hzzray.templates import Tables, load_templates, showing
+from hzzray.runs.compare import Run
+from hzzray.runs.folder import load_json
+from hzzray.runs.result import Result
+from hzzray.runs.tables import Follower, Rows, follow_events, follow_history, follow_queue, follow_scale, follow_usage
+from hzzray.runs.templates import load_templates, showing
 
 _T = TypeVar("_T")
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hzzray.errors import UsageError
-from hzzray.output import OutputError, read_own
-from hzzray.result import Result
-from hzzray.templates import load_templates, save_root
+from hzzray.files import OutputError, read_own
+from hzzray.runs.result import Result
+from hzzray.runs.templates import load_templates, save_root
 
 #: What is sent to a browser is in memory meanwhile: no file is larger [bytes]. A picture is shown, too.
 FILE_BYTES, PICTURE_BYTES = 256 * 1024**2, 16 * 1024**2
@@ -55,7 +55,7 @@ def _made(path: Path, result: Result) -> bytes:
                 found = {}
             save_root(result, found, Path(folder))
         elif name.endswith((".png", ".pdf")):
-            from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: only where there is no picture yet)
+            from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: only where there is no picture yet)
 
             save(result, Path(folder))
         else:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hzzray.data.catalogue import Release
-from hzzray.data.plan import CHUNK, check_source
 from hzzray.data.storage import matching
 from hzzray.engine.limits import Limits
 from hzzray.errors import UsageError
+from hzzray.files import OutputError
 from hzzray.messages import RunSpec
-from hzzray.output import OutputError
-from hzzray.request import make_spec
-from hzzray.run import make_settings
+from hzzray.runs.plan import CHUNK, check_source
+from hzzray.runs.request import make_spec
+from hzzray.runs.run import make_settings
 from hzzray.urls import is_inside, is_pattern, is_remote
 
 

@@ -22,13 +22,15 @@ from typing import Any, TextIO, get_args
 from app.client import WISH
 from hzzray.engine.cluster import NAMESPACE, ClusterError, visit
 from hzzray.engine.ledger import Wish
-from hzzray.engine.monitor import Recorder
 from hzzray.engine.reducer import TABLES_S, Live
+from hzzray.engine.rounded import Tables
 from hzzray.errors import HzzrayError
+from hzzray.files import write_whole
 from hzzray.messages import RUN_ID, Counts
-from hzzray.output import save_json, write_whole
-from hzzray.result import moment, summarise
-from hzzray.templates import Tables, save_root, save_templates, scaled
+from hzzray.runs.folder import save_json
+from hzzray.runs.result import moment, summarise
+from hzzray.runs.tables import Recorder
+from hzzray.runs.templates import save_root, save_templates, scaled
 
 _EVERY_S = 1.0
 _PATIENCE_S = 5.0  # for an answer of a reducer

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from pydantic import BaseModel
 
-from hzzray.result import Bins, GroupResult, Result, SampleResult
+from hzzray.runs.result import Bins, GroupResult, Result, SampleResult
 
 #: What no name, and no reason why a task failed, is longer than [characters].
 TEXT = 4000

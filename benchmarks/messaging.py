@@ -23,17 +23,17 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bridge.loader import publish
 from bridge.provision import apply
-from bridge.publisher import publish
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from hzzray.data.catalogue import release
-from hzzray.data.plan import make_plan
 from hzzray.data.toy import write_toys
 from hzzray.engine.ledger import Ledger
 from hzzray.messages import Counts
-from hzzray.output import load_json
-from hzzray.request import make_spec
+from hzzray.runs.folder import load_json
+from hzzray.runs.plan import make_plan
+from hzzray.runs.request import make_spec
 from tests.support.rabbit import Broker
 
 FULL_TASKS = 100_000

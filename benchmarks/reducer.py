@@ -20,14 +20,13 @@ import report
 from rich.console import Console
 
 from hzzray.data.catalogue import release
-from hzzray.data.plan import PlannedFile
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.pool import BATCH, start_reducer
 from hzzray.engine.reducer import Reducer
-from hzzray.messages import Cost, Partial, Task
+from hzzray.messages import Cost, Partial, PlannedFile, Task
 from hzzray.physics.histogram import LIMB_BITS, Blocks
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 
 FULL_TASKS = 100_000
 WORKERS = 1_000

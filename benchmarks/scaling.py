@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hzzray.data.catalogue import release
-from hzzray.data.plan import CHUNK
 from hzzray.data.toy import write_toys
 from hzzray.engine.cluster import cluster
-from hzzray.request import make_spec
-from hzzray.run import execute, make_settings
+from hzzray.runs.plan import CHUNK
+from hzzray.runs.request import make_spec
+from hzzray.runs.run import execute, make_settings
 
 
 def rate(ledger: Path) -> float:

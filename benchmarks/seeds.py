@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import SEED, write_toys
-from hzzray.request import make_spec
-from hzzray.result import Result
-from hzzray.run import execute, make_settings
+from hzzray.runs.request import make_spec
+from hzzray.runs.result import Result
+from hzzray.runs.run import execute, make_settings
 
 
 def result_of(seed: int, events: int, folder: Path) -> Result:

@@ -14,7 +14,7 @@ from hzzray.data.reader import Reader
 from hzzray.physics.columns import Step
 from hzzray.physics.filler import Filler
 from hzzray.physics.histogram import Blocks
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 
 SPEC = make_spec(
     release("2020"), selection="notebook-2020", observables=[f"m4l={START}:{STOP}:{BINS}"], window=f"{START}:{STOP}"

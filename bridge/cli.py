@@ -150,8 +150,8 @@ def serve(
     _log_to_console()
     require(settings, topology)
     with cluster(limits.max_actors):
-        from bridge.served import Terms  # noqa: PLC0415 (imports Ray)
-        from bridge.service import Bridge, BridgeSettings, serve_until  # noqa: PLC0415
+        from bridge.bridge import Bridge, BridgeSettings, serve_until  # noqa: PLC0415
+        from bridge.session import Terms  # noqa: PLC0415 (imports Ray)
 
         terms = Terms(f"{secrets.token_hex(2)}-", runs, _sources(source, catalogue), limits)
         bridge = Bridge(settings, topology, terms, BridgeSettings(prefetch=prefetch, until=until_complete))
@@ -174,7 +174,7 @@ def _sources(given: list[str] | None, catalogue: Path | None) -> tuple[str, ...]
 
 def _exit_as(folder: Path) -> None:
     """Exit as a run's status says: 0 complete, 3 partial, 1 anything else."""
-    from hzzray.output import load_json  # noqa: PLC0415
+    from hzzray.runs.folder import load_json  # noqa: PLC0415
 
     status = load_json(folder).status
     if status != "complete":
@@ -197,7 +197,7 @@ def prefetch(
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """Change how many tasks each live bridge holds."""
-    from bridge.publisher import order  # noqa: PLC0415
+    from bridge.loader import order  # noqa: PLC0415
     from bridge.wire import Order  # noqa: PLC0415
 
     asyncio.run(order(broker_settings(broker, prefix), Topology(prefix), Order(prefetch=number)))

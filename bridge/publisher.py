@@ -1,260 +1,201 @@
-"""The data loader: plans a run, announces it, publishes its tasks. Killed half way and started again, it does no harm.
-
-An announcement goes to a stream, which keeps an order: of several for one run the first decides, and all who read the
-stream come to the same plan. So a publisher appends its own, reads up to it, and publishes what then holds.
-"""
+"""Publishing so that nothing is lost: confirmed, many at a time, and again what was not confirmed."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
 
-from bridge.connection import BrokerError, Link
-from bridge.consumer import Consumer, Delivery
-from bridge.outbox import WINDOW, Outbox
-from bridge.settings import BrokerSettings
-from bridge.topology import Topology
-from bridge.wire import (
-    Account,
-    Announcement,
-    Letter,
-    Order,
-    Refusal,
-    TaskMessage,
-    account_letter,
-    announcement_letter,
-    order_letter,
-    read_account,
-    read_announcement,
-    task_letter,
-)
-from hzzray.data.plan import Plan
-from hzzray.engine.monitor import place
-from hzzray.errors import UsageError
-from hzzray.messages import RunSpec
-from hzzray.urls import redact
+import pika
+from pika.channel import Channel
+
+from bridge.connection import Link, Mailbox
+from bridge.wire import Letter
+from hzzray.retry import waits
 
 log = logging.getLogger(__name__)
 
-#: How long the broker may take nothing at all before a publisher gives up, in seconds.
-PATIENCE_S = 120.0
+#: Letters that may wait for the broker's word at once.
+WINDOW = 512
 
-# Announcements that are read at a time: each may be big.
-_STREAM_PREFETCH = 8
-_TELL_S = 1.0
-_ANSWER_S = 3.0
-_CALM_S = 0.3
+# Waits before what the broker refused is sent again, in seconds.
+_REFUSED_S = 0.1, 5.0
 
 
-class PublishError(BrokerError):
-    """Something was not published. What was, need not be taken back: publishing again is harmless."""
+@dataclass(eq=False, slots=True)
+class _Sending:
+    """A letter on its way; ``returned`` says why the broker could not route it, if so."""
+
+    letter: Letter
+    confirmed: asyncio.Future[None]
+    returned: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What came of publishing a run: how many tasks, and what of its plan no task stands for."""
+class Outbox:
+    """Publishes letters over a link, each until the broker has it for good. Used in the event loop that made it.
 
-    run_id: str
-    tasks: int
-    plan: Plan
+    A letter may arrive twice when the connection is lost at the wrong moment, never not at all: its future is done when
+    the broker has confirmed it. What the broker refuses (a full queue, one that isn't there) is sent again with
+    growing waits, for as long as the caller has patience: ``trouble`` says why nothing moves.
+    """
 
+    def __init__(self, link: Link, window: int = WINDOW) -> None:
+        self._link = link
+        self._window = window
+        self._waiting: deque[_Sending] = deque()
+        self._pumping = False
+        self._done = Mailbox(_confirm)
+        self._progress = time.monotonic()
+        self._closed = "no connection yet"
+        self._blocked = ""
+        self._refused = ""
+        # On the link's thread:
+        self._channel: Channel | None = None
+        self._number = 0
+        self._flying: dict[int, _Sending] = {}
+        self._waits = waits(*_REFUSED_S)
+        self._held = False
+        link.add(self)
 
-Progress = Callable[[int, int, str], None]
-"""Is told how many tasks the broker has, of how many, and why it takes none, if so."""
+    def publish(self, letter: Letter) -> asyncio.Future[None]:
+        """Publish a letter; what is returned is done when the broker has it.
 
+        Cancel it to withdraw a letter that has not been sent yet.
+        """
+        if not self.unconfirmed:
+            self._progress = time.monotonic()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Sending(letter, confirmed))
+        if not self._pumping:
+            self._pumping = True
+            self._link.call(self._pump)
+        return confirmed
 
-class RunLog:
-    """Reads the stream of announcements, from its beginning on, in order and each of them once."""
+    @property
+    def unconfirmed(self) -> int:
+        """How many letters the broker has not confirmed."""
+        return len(self._waiting) + len(self._flying)
 
-    def __init__(
-        self,
-        link: Link,
-        queue: str,
-        announced: Callable[[Announcement, str], None],
-        accounted: Callable[[Account], None] = lambda _: None,
-    ) -> None:
-        """Read over ``link`` from when that starts; ``announced`` gets each announcement, and its mark."""
-        self._announced = announced
-        self._accounted = accounted
-        self._next: int | None = None
-        self._consumer = Consumer(
-            link, queue, self._take, self._pass_over, prefetch=_STREAM_PREFETCH, arguments=self._where
-        )
+    async def settled(self) -> None:
+        """Wait until the broker has confirmed all that was published before."""
+        waiting = [sending.confirmed for sending in (*self._waiting, *self._flying.values())]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the broker confirmed something."""
+        return time.monotonic() - self._progress
 
     @property
     def trouble(self) -> str:
-        """Why the stream isn't read; empty where all is well."""
-        return self._consumer.trouble
+        """Why letters don't get through; empty where nothing is known to be wrong."""
+        return self._closed or self._blocked or self._refused
 
-    async def caught_up(self, within_s: float) -> None:
-        """Wait until what was announced is read, as far as one can tell."""
-        await self._consumer.calm(_CALM_S, within_s)
+    # On the link's thread.
 
-    def _where(self) -> dict[str, int | str]:
-        return {"x-stream-offset": "first" if self._next is None else self._next}
+    def opened(self, channel: Channel) -> None:
+        """Take a channel, and send what waits once it confirms."""
 
-    def _take(self, delivery: Delivery) -> None:
-        offset = (delivery.properties.headers or {}).get("x-stream-offset")
-        if isinstance(offset, int):
-            if self._next is not None and offset < self._next:  # read before the connection was lost
-                self._consumer.ack(delivery)
+        def ready(_: Any) -> None:  # noqa: ANN401 (pika's frame)
+            self._channel, self._number, self._held = channel, 0, False
+            self._closed = ""
+            self._pump()
+
+        channel.connection.add_on_connection_blocked_callback(self._block)
+        channel.connection.add_on_connection_unblocked_callback(self._unblock)
+        channel.add_on_return_callback(self._returned)
+        channel.confirm_delivery(self._told, callback=ready)
+
+    def closed(self, reason: str) -> None:
+        """Keep what was not confirmed, to send it again in the order that it had."""
+        self._closed = f"no connection: {reason}"
+        self._channel = None
+        self._blocked = ""
+        self._again(list(self._flying.values()))
+        self._flying.clear()
+
+    def _again(self, sendings: list[_Sending]) -> None:
+        self._waiting.extendleft(reversed(sendings))
+
+    def _pump(self) -> None:
+        """Send what waits, as far as the window goes."""
+        self._pumping = False
+        channel = self._channel
+        while (
+            self._waiting
+            and channel is not None
+            and channel.is_open
+            and not self._blocked
+            and not self._held
+            and len(self._flying) < self._window
+        ):
+            sending = self._waiting.popleft()
+            if sending.confirmed.cancelled():
+                continue
+            letter = sending.letter
+            self._number += 1
+            sending.returned = None
+            self._flying[self._number] = sending
+            channel.basic_publish(letter.exchange, letter.key, letter.body, letter.properties, letter.mandatory)
+
+    def _told(self, frame: Any) -> None:  # noqa: ANN401 (pika's frame)
+        """Take note that the broker has, or refuses, a letter or all up to one."""
+        tag, is_ack = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
+        numbers = list(takewhile(tag.__ge__, self._flying)) if frame.method.multiple else [tag]
+        refused = []
+        for sending in [self._flying.pop(number) for number in numbers]:
+            if is_ack and sending.returned is None:
+                self._done.put(sending)
+            else:
+                refused.append(sending)
+        if len(refused) < len(numbers):
+            self._progress = time.monotonic()
+            self._refused = ""
+            self._waits = waits(*_REFUSED_S)
+        if refused:
+            self._refuse(refused)
+        self._pump()
+
+    def _refuse(self, refused: list[_Sending]) -> None:
+        """Send again later what the broker would not take."""
+        letter = refused[0].letter
+        reason = refused[0].returned or "the queue is full"
+        self._refused = f"refused by {letter.exchange or 'queue'} {letter.key}: {reason}"
+        self._again(refused)
+        if not self._held:
+            self._held = True
+            wait = next(self._waits)
+            log.warning("%s; sending again in %.1f s", self._refused, wait)
+            self._link.later(wait, self._release)
+
+    def _release(self) -> None:
+        self._held = False
+        self._pump()
+
+    def _returned(self, _: Channel, method: Any, properties: pika.BasicProperties, __: bytes) -> None:  # noqa: ANN401
+        """Mark a letter that no queue took; its confirmation follows."""
+        for sending in self._flying.values():
+            letter = sending.letter
+            same = letter.exchange, letter.key, letter.properties.message_id
+            if sending.returned is None and same == (method.exchange, method.routing_key, properties.message_id):
+                sending.returned = f"no queue takes it ({method.reply_text})"
                 return
-            self._next = offset + 1
-        read = read_account if delivery.properties.type == "account" else read_announcement
-        message = read(delivery.body, delivery.properties)
-        if isinstance(message, Refusal):
-            log.warning("an announcement is passed over: %s", message.reason)
-        elif isinstance(message, Account):
-            self._accounted(message)
-        else:
-            self._announced(message, str(delivery.properties.correlation_id))
-        self._consumer.ack(delivery)
 
-    def _pass_over(self, delivery: Delivery, error: Exception) -> None:
-        log.error("an announcement is passed over: it can't be handled", exc_info=error)
-        self._consumer.ack(delivery)
+    def _block(self, _: object, frame: Any) -> None:  # noqa: ANN401
+        self._blocked = f"the broker takes nothing for now: {frame.method.reason}"
+        log.warning("%s", self._blocked)
+
+    def _unblock(self, *_: object) -> None:
+        self._blocked = ""
+        log.info("the broker takes messages again")
+        self._pump()
 
 
-async def publish(
-    broker: BrokerSettings,
-    topology: Topology,
-    spec: RunSpec,
-    run_id: str,
-    plan: Plan,
-    *,
-    progress: Progress = lambda *_: None,
-    patience_s: float = PATIENCE_S,
-) -> Published:
-    """Announce a run and publish its tasks, all of them confirmed by the broker when this returns.
-
-    Raises UsageError when the run was announced with another spec, PublishError when the broker took nothing for
-    ``patience_s``, BrokerError when there is none.
-    """
-    async with connected(broker, f"hzzray publish {run_id}", patience_s) as outbox:
-        mine = Announcement.of(spec, run_id, plan)
-        holds = (await announce(broker, topology, outbox, mine, patience_s)).plan()
-        # Bridges that listen take the run up at once, also one that was paused or cancelled.
-        go_on = order_letter(topology, Order(run_id=run_id, wish="run"), mandatory=False)
-        await send(outbox, [go_on], 1, f"run {run_id}", patience_s=patience_s)
-        letters = (task_letter(topology, TaskMessage(task)) for task in holds.tasks)
-        await send(outbox, letters, len(holds.tasks), f"run {run_id}", progress=progress, patience_s=patience_s)
-        if (around := place()).is_service:
-            account = account_letter(topology, Account.of(run_id, around))
-            await send(outbox, [account], 1, f"run {run_id}", patience_s=patience_s)
-    return Published(run_id, len(holds.tasks), holds)
-
-
-async def order(broker: BrokerSettings, topology: Topology, what: Order) -> None:
-    """Tell all bridges what a user wants; raises BrokerError when there is none that listens."""
-    async with connected(broker, "hzzray order", _ANSWER_S) as outbox:
-        try:
-            await send(outbox, [order_letter(topology, what)], 1, "an order", patience_s=_ANSWER_S)
-        except PublishError as error:
-            raise BrokerError(f"no bridge takes orders at {broker}: {outbox.trouble or error}") from error
-
-
-@contextlib.asynccontextmanager
-async def connected(broker: BrokerSettings, name: str, within_s: float = PATIENCE_S) -> AsyncIterator[Outbox]:
-    """Have an outbox for a while, over a connection of its own; raises BrokerError where there is no broker."""
-    link = Link(broker, name)
-    outbox = Outbox(link)
-    try:
-        await link.start(within_s)
-        yield outbox
-    finally:
-        await link.stop()
-
-
-async def announce(
-    broker: BrokerSettings, topology: Topology, outbox: Outbox, mine: Announcement, patience_s: float = PATIENCE_S
-) -> Announcement:
-    """Announce a run; returns what holds of it, after all that was announced before.
-
-    Raises UsageError when it was announced with another spec or other files, PublishError when it can't be published.
-    """
-    mark = secrets.token_hex(16)
-    holds: asyncio.Future[Announcement] = asyncio.get_running_loop().create_future()
-    before: list[Announcement] = []
-
-    def read(announcement: Announcement, its_mark: str) -> None:
-        if announcement.run_id == mine.run_id and not holds.done():
-            try:
-                before.append(before.pop().with_later(announcement) if before else announcement)
-            except UsageError as error:
-                if its_mark == mark:
-                    holds.set_exception(error)
-                return
-            if its_mark == mark:
-                holds.set_result(before[0])
-
-    await send(outbox, [announcement_letter(topology, mine, mark)], 1, f"run {mine.run_id}", patience_s=patience_s)
-    reader = Link(broker, f"hzzray publish {mine.run_id}: runs")
-    run_log = RunLog(reader, topology.runs.name, read)
-    try:
-        await reader.start(patience_s)
-        announced = await asyncio.wait_for(holds, patience_s)
-    except TimeoutError:
-        raise PublishError(
-            f"run {mine.run_id}: announced, but {topology.runs.name} can't be read: {run_log.trouble or 'it is silent'}"
-        ) from None
-    finally:
-        await reader.stop()
-    contents = {(row.sample, row.uuid) for row in announced.files}
-    for row in mine.files:
-        if (row.sample, row.uuid) not in contents:
-            raise UsageError(
-                f"{redact(row.file)}: another file than the one that run {mine.run_id} was announced with, or another "
-                "content; take another --run-id"
-            )
-    return announced
-
-
-async def send(
-    outbox: Outbox,
-    letters: Iterable[Letter],
-    number: int,
-    what: str,
-    *,
-    progress: Progress = lambda *_: None,
-    patience_s: float | None = None,
-) -> None:
-    """Publish letters, ``WINDOW`` at a time; when this returns, the broker has them all.
-
-    Raises PublishError, which says how many of the ``number`` it has, when it took none for ``patience_s``.
-    """
-    sent = confirmed = 0
-    moved = asyncio.Event()
-    told = time.monotonic()
-
-    def landed(_: object) -> None:
-        nonlocal confirmed
-        confirmed += 1
-        moved.set()
-
-    async def wait() -> None:
-        nonlocal told
-        moved.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(moved.wait(), _TELL_S)
-        if time.monotonic() - told > _TELL_S:
-            told = time.monotonic()
-            progress(confirmed, number, outbox.trouble)
-        if patience_s is not None and outbox.silent_s > patience_s:
-            raise PublishError(
-                f"{what}: {number - confirmed} of {number} messages were not published: the broker took nothing for "
-                f"{patience_s:g} s ({outbox.trouble or 'it gives no answer'}); try again, that is harmless"
-            )
-
-    for letter in letters:
-        while sent - confirmed >= WINDOW:
-            await wait()
-        outbox.publish(letter).add_done_callback(landed)
-        sent += 1
-    while confirmed < sent:
-        await wait()
-    progress(confirmed, number, "")
+def _confirm(sending: _Sending) -> None:
+    if not sending.confirmed.done():
+        sending.confirmed.set_result(None)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bridge.consumer import Delivery
-from bridge.post import Post
+from bridge.settlement import Post
 from bridge.wire import TaskMessage, task_letter
+from hzzray.engine.source import Congestion
 from hzzray.messages import Failure, Task
-from hzzray.source import Congestion
 
 
 @dataclass(eq=False, slots=True)

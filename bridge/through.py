@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from bridge.bridge import Bridge, BridgeSettings
+from bridge.loader import announce, connected, send
 from bridge.provision import require
-from bridge.publisher import announce, connected, send
-from bridge.served import Terms
-from bridge.service import Bridge, BridgeSettings
+from bridge.session import Terms
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import Announcement, TaskMessage, task_letter
-from hzzray.data.plan import Plan, check_source, make_plan, readable
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.sight import require_sight
 from hzzray.errors import first_of
 from hzzray.messages import Counts, RunSpec
-from hzzray.output import load_json
 from hzzray.places import cache_folder
-from hzzray.result import Result, environment
-from hzzray.run import Settings, StoppedError, check_same, record, signals
+from hzzray.runs.folder import load_json
+from hzzray.runs.plan import Plan, check_source, make_plan, readable
+from hzzray.runs.result import Result, environment
+from hzzray.runs.run import Settings, StoppedError, check_same, record, signals
 
 
 def execute(

@@ -7,10 +7,10 @@ import time
 from collections import deque
 
 from bridge.depths import Depths
-from bridge.post import Post
+from bridge.settlement import Post
 from bridge.topology import Topology
+from hzzray.engine.source import Congestion
 from hzzray.messages import Counts
-from hzzray.source import Congestion
 
 # Rates are over about so long.
 _OVER_S = 10.0

@@ -15,11 +15,22 @@ import pika
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from bridge.topology import Queue, Topology
-from hzzray.data.plan import UNREAD, Plan, PlannedFile, UnreadFile, unread_uuid
 from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Usage, service, service_of
 from hzzray.errors import UsageError
-from hzzray.messages import WIRE_VERSION, Failure, Message, RunId, RunSpec, Task
+from hzzray.messages import (
+    UNREAD,
+    WIRE_VERSION,
+    Failure,
+    Message,
+    PlannedFile,
+    RunId,
+    RunSpec,
+    Task,
+    UnreadFile,
+    unread_uuid,
+)
+from hzzray.runs.plan import Plan
 from hzzray.urls import is_pattern
 
 #: Bytes of a body at the most: of an announcement, which holds a whole plan, and of anything else.

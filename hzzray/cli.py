@@ -27,11 +27,11 @@ from hzzray.urls import is_remote, redact
 from kuberay.cli import app as kube_commands
 
 if TYPE_CHECKING:
-    from hzzray.console import RunProgress
     from hzzray.engine.ledger import Wish
     from hzzray.messages import RunSpec, Task
-    from hzzray.result import Result
-    from hzzray.run import Settings
+    from hzzray.report.console import RunProgress
+    from hzzray.runs.result import Result
+    from hzzray.runs.run import Settings
 
 app = typer.Typer(
     name="hzzray",
@@ -197,14 +197,14 @@ def _files(analysis: str | None) -> tuple[str, ...]:
 
 
 def _spec(chosen: Release, **options: Any) -> RunSpec:  # noqa: ANN401 (those of make_spec)
-    from hzzray.request import make_spec  # noqa: PLC0415 (help needn't wait for numerics)
+    from hzzray.runs.request import make_spec  # noqa: PLC0415 (help needn't wait for numerics)
 
     return make_spec(chosen, **options)
 
 
 def _settings(runs: Path, run_id: str | None, sources: tuple[str, ...], chunk: int | None, **more: object) -> Settings:
-    from hzzray.data.plan import CHUNK  # noqa: PLC0415
-    from hzzray.run import make_settings, new_run_id  # noqa: PLC0415
+    from hzzray.runs.plan import CHUNK  # noqa: PLC0415
+    from hzzray.runs.run import make_settings, new_run_id  # noqa: PLC0415
 
     return make_settings(runs=runs, run_id=run_id or new_run_id(), sources=sources, chunk=chunk or CHUNK, **more)
 
@@ -233,12 +233,12 @@ def publish(
 ) -> None:
     """Plan a run and publish it to a broker, for `hzzray bridge` to work on. Killed, the same command goes on."""
     where = broker_settings(broker, prefix)
+    from bridge.loader import publish as load  # noqa: PLC0415
     from bridge.provision import require  # noqa: PLC0415
-    from bridge.publisher import publish as load  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
-    from hzzray.console import published  # noqa: PLC0415
-    from hzzray.data.plan import check_source, make_plan  # noqa: PLC0415
     from hzzray.places import cache_folder  # noqa: PLC0415
+    from hzzray.report.console import published  # noqa: PLC0415
+    from hzzray.runs.plan import check_source, make_plan  # noqa: PLC0415
 
     require(where, Topology(prefix))
     chosen = _release(release_name, catalogue, openmagic=openmagic)
@@ -296,8 +296,8 @@ def replay(
         return
     if reason:
         raise UsageError("--reason goes with --broker")
-    from hzzray import run as runner  # noqa: PLC0415
     from hzzray.engine.limits import Limits  # noqa: PLC0415
+    from hzzray.runs import run as runner  # noqa: PLC0415
 
     spec, settings = runner.settings_of(_folder(run_name, runs))
     changes: dict[str, object] = {}
@@ -318,7 +318,7 @@ def _broker_of(folder: Path, given: str | None) -> str | None:
     known = os.environ.get("HZZRAY_BROKER")
     if not known or not (folder / "ledger.db").exists():
         return known or None
-    from hzzray.run import settings_of  # noqa: PLC0415
+    from hzzray.runs.run import settings_of  # noqa: PLC0415
 
     _, settings = settings_of(folder)
     return known if settings.bridged else None
@@ -326,10 +326,10 @@ def _broker_of(folder: Path, given: str | None) -> str | None:
 
 def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason: str) -> None:
     settings = broker_settings(broker, prefix)
-    from bridge.dead import replay as bring_back  # noqa: PLC0415
+    from bridge.dead_letters import replay as bring_back  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
-    from hzzray.data.plan import UNREAD  # noqa: PLC0415
     from hzzray.engine.ledger import Ledger  # noqa: PLC0415
+    from hzzray.messages import UNREAD  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     path = folder / "ledger.db"
@@ -349,7 +349,7 @@ def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason:
 
 def _execute(spec: RunSpec, settings: Settings) -> None:
     """Do a run in this process tree alone."""
-    from hzzray.run import execute  # noqa: PLC0415
+    from hzzray.runs.run import execute  # noqa: PLC0415
 
     _show(settings, lambda progress: execute(spec, settings, planned=lambda _: progress.start(), progress=progress))
 
@@ -369,7 +369,7 @@ def _execute_through(spec: RunSpec, settings: Settings, broker: str, prefix: str
 
 def _show(settings: Settings, work: Callable[[RunProgress], Result]) -> None:
     """Show how a run goes and what it found, draw its plot, and exit as its status says."""
-    from hzzray.console import run_progress, summary  # noqa: PLC0415
+    from hzzray.report.console import run_progress, summary  # noqa: PLC0415
 
     try:
         with run_progress(console) as progress:
@@ -377,7 +377,7 @@ def _show(settings: Settings, work: Callable[[RunProgress], Result]) -> None:
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
         raise typer.Exit(130) from None
-    from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
+    from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
 
     summary(result, console)
     plots = save(result, settings.folder)
@@ -393,8 +393,8 @@ def result(
     runs: Runs = Path("runs"),
 ) -> None:
     """Print a run's numbers."""
-    from hzzray.console import summary  # noqa: PLC0415
-    from hzzray.output import load_json  # noqa: PLC0415
+    from hzzray.report.console import summary  # noqa: PLC0415
+    from hzzray.runs.folder import load_json  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     loaded = load_json(folder)
@@ -414,9 +414,9 @@ def plot(
     runs: Runs = Path("runs"),
 ) -> None:
     """Draw a run's plot again, from its result."""
-    from hzzray.output import load_json  # noqa: PLC0415
-    from hzzray.plotting import save  # noqa: PLC0415
-    from hzzray.templates import load_templates, showing  # noqa: PLC0415
+    from hzzray.report.plotting import save  # noqa: PLC0415
+    from hzzray.runs.folder import load_json  # noqa: PLC0415
+    from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     shown = load_json(folder)
@@ -481,7 +481,7 @@ def _failed(folder: Path) -> list[tuple[Task, int, str]]:
 
 def _dead(broker: str, prefix: str, run_id: str) -> list[tuple[Task, int, str]]:
     settings = broker_settings(broker, prefix)
-    from bridge.dead import dead_letters  # noqa: PLC0415
+    from bridge.dead_letters import dead_letters  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
 
     letters = asyncio.run(dead_letters(settings, Topology(prefix), lambda letter: letter.run_id == run_id))
@@ -518,7 +518,7 @@ def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str
     folder = _folder(run_name, runs)
     if broker is not None:
         settings = broker_settings(broker, prefix)
-        from bridge.publisher import order  # noqa: PLC0415
+        from bridge.loader import order  # noqa: PLC0415
         from bridge.topology import Topology  # noqa: PLC0415
         from bridge.wire import Order  # noqa: PLC0415
 
@@ -538,8 +538,8 @@ def retract(
     runs: Runs = Path("runs"),
 ) -> None:
     """Take a sample's results out of a run, or a file's, exactly; the next start of the run reads it anew."""
-    from hzzray import run as runner  # noqa: PLC0415
-    from hzzray.plotting import save  # noqa: PLC0415
+    from hzzray.report.plotting import save  # noqa: PLC0415
+    from hzzray.runs import run as runner  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     gone, left = runner.retract(folder, sample, file)
@@ -581,8 +581,8 @@ def compare(
     runs: Runs = Path("runs"),
 ) -> None:
     """Lay runs of different environments side by side: CPU over time, cost, throughput, scale."""
-    from hzzray.compare import differences, load, summarise, table, write_csv  # noqa: PLC0415
-    from hzzray.timelines import save_comparison  # noqa: PLC0415
+    from hzzray.report.timelines import save_comparison  # noqa: PLC0415
+    from hzzray.runs.compare import differences, load, summarise, table, write_csv  # noqa: PLC0415
 
     loaded = load([_folder(name, runs) for name in run_names])
     summaries = [summarise(one) for one in loaded]
@@ -597,8 +597,8 @@ def compare(
 @app.command()
 def scale(run_name: Run, runs: Runs = Path("runs")) -> None:
     """Draw a run's actors, nodes and queue over time (scale.png), from its scale.csv."""
-    from hzzray.compare import load  # noqa: PLC0415
-    from hzzray.timelines import save_scale  # noqa: PLC0415
+    from hzzray.report.timelines import save_scale  # noqa: PLC0415
+    from hzzray.runs.compare import load  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     (loaded,) = load([folder])
@@ -638,7 +638,7 @@ def fetch(
 ) -> None:
     """Download a release's files; resumes, checks sizes, skips what is there."""
     from hzzray.data.fetch import fetch as bring  # noqa: PLC0415
-    from hzzray.transfers import bar  # noqa: PLC0415
+    from hzzray.report.transfers import bar  # noqa: PLC0415
 
     chosen = _release(release_name, catalogue, openmagic=openmagic)
     wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray.data.catalogue import Release
 from hzzray.physics.analysis import Template, shape_of
-from hzzray.physics.histogram import Axis, Shape
+from hzzray.physics.histogram import Axis, Shape, Yields
 from hzzray.physics.selection import Selection
 
 #: Version of the messages' form, and of what their fields mean; another one is refused.
@@ -23,6 +25,9 @@ SPEC_VERSION: Literal[2] = 2
 
 #: Cells that all templates of a sample may have: a spec from the wire can't ask for more memory than a worker has.
 MAX_CELLS = 2**19
+
+#: A task whose file could not be read when it was planned has this instead of a uuid, and which file of which sample.
+UNREAD = "unread:"
 
 Status = Literal["running", "partial", "complete"]
 
@@ -66,7 +71,7 @@ class RunSpec(Message):
     ``release`` holds just the samples of this run. ``templates`` are what is filled: the first has the digest and the
     significance, which is counted in ``window``, on its bins' edges, or not at all where that is None. ``luminosity``
     is in fb⁻¹. ``fraction`` in (0, 1] is the leading part of each file's entries that is read; what that stands for is
-    decided in ``hzzray.scaling``.
+    decided in ``hzzray.statistics.scaling``.
     """
 
     version: Literal[2] = SPEC_VERSION
@@ -215,3 +220,87 @@ class Failure(Message):
     reason: str
     permanent: bool
     attempts: int = Field(default=1, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file of a sample, cut into tasks, one at least.
+
+    ``path`` is its place inside a source, wherever that lies: by this one start of a run knows the next one's files.
+    ``entries`` is how many it holds; its tasks tile the first ones.
+    """
+
+    path: str
+    entries: int
+    tasks: tuple[Task, ...]
+
+    @property
+    def sample(self) -> str:
+        """Whose file it is."""
+        return self.tasks[0].sample
+
+    @property
+    def file(self) -> str:
+        """Where it lies: a path or URL."""
+        return self.tasks[0].file
+
+    @property
+    def uuid(self) -> str:
+        """The name of its content."""
+        return self.tasks[0].uuid
+
+    @property
+    def planned(self) -> int:
+        """How many entries are to be read."""
+        return self.tasks[-1].stop
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadFile:
+    """A file of a sample that can't be planned, or a pattern that stands for files which can't, and why.
+
+    No source has one that is ``missing``. One that is there ``again`` has the content of another file of its sample:
+    nothing is lacking without it.
+    """
+
+    path: str
+    failure: Failure
+    missing: bool = False
+    again: bool = False
+
+    @property
+    def sample(self) -> str:
+        """Whose file it is."""
+        return self.failure.task.sample
+
+
+def unread_uuid(sample: str, path: str) -> str:
+    """Name the content of a file that could not be read, after its sample and its place instead."""
+    return f"{UNREAD}{quote(sample)}:{path}"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RunState:
+    """A run as its reducer knows it: yields by sample, what is planned, what failed, what it took.
+
+    ``yields`` are those of the first template, ``digest`` names its exact contents. ``entries`` are, by sample, entries
+    planned and entries in the files, of those that could be opened; ``unopened`` counts the others, where there are
+    some.
+    """
+
+    version: int
+    run_id: str
+    spec: RunSpec
+    environment: str
+    counts: Counts
+    yields: dict[str, Yields]
+    digest: str
+    entries: dict[str, tuple[int, int]]
+    failures: tuple[Failure, ...]
+    cost: Cost
+    wall_s: float
+    unopened: Mapping[str, int] = field(default_factory=dict)
+
+    def with_wall(self, seconds: float) -> RunState:
+        """Return a copy that took this long."""
+        return replace(self, wall_s=seconds)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def entrypoint(values: Values, options: Sequence[str]) -> tuple[str, str]:
     """Write a run's command line; what the user gives goes before what the values say. Returns it and the run's id."""
-    from hzzray.run import new_run_id  # noqa: PLC0415 (imports numerics)
+    from hzzray.runs.run import new_run_id  # noqa: PLC0415 (imports numerics)
 
     given = {option.split("=")[0] for option in options}
     if given & {"--engine", "--runs", "--broker"}:

@@ -17,13 +17,13 @@ import uproot
 
 from hzzray import analyses, physics
 from hzzray.data.catalogue import release
-from hzzray.data.plan import make_plan
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, UsageError
-from hzzray.output import load_json
 from hzzray.physics import jit
 from hzzray.physics.columns import nothing
-from hzzray.request import make_spec
+from hzzray.runs.folder import load_json
+from hzzray.runs.plan import make_plan
+from hzzray.runs.request import make_spec
 from tests.support.bridges import Bridging, Site
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -16,9 +16,9 @@ import uproot
 
 from hzzray.data.catalogue import release
 from hzzray.engine.limits import Limits
-from hzzray.output import load_json
-from hzzray.request import make_spec
-from hzzray.run import Settings, execute
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
+from hzzray.runs.run import Settings, execute
 from tests.support.app import Viewer, chromium, serve_app
 from tests.support.chaos import Driver
 from tests.support.ray_head import ray_head

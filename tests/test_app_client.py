@@ -17,15 +17,16 @@ from app.launch import Choices, Launcher, lacking, places, toy_folder
 from app.settings import read_settings
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.engine.monitor import Recorder, Usage, absent, cpu_percent, read_history, read_usage
+from hzzray.engine.monitor import Usage, absent
 from hzzray.errors import UsageError
-from hzzray.output import save_json
-from hzzray.physics.significance import poisson_interval
-from hzzray.request import make_spec
-from hzzray.result import SampleResult, moment
-from hzzray.stack import contents
-from tests.support_result import make_result, with_groups
-from tests.support_usage import MIB, make_run, record
+from hzzray.report.stack import contents
+from hzzray.runs.folder import save_json
+from hzzray.runs.request import make_spec
+from hzzray.runs.result import SampleResult, moment
+from hzzray.runs.tables import Recorder, cpu_percent, read_history, read_usage
+from hzzray.statistics.significance import poisson_interval
+from tests.support.result import make_result, with_groups
+from tests.support.usage import MIB, make_run, record
 
 
 def ended_long_ago(folder):

@@ -15,11 +15,12 @@ from app.client import Client
 from app.downloads import content, offers, picture
 from app.trust import TEXT, doubt
 from app.words import JOINER, plain, short
-from hzzray.engine.monitor import read_usage
 from hzzray.errors import HzzrayError
-from hzzray.output import OutputError, load_json
-from tests.support_result import make_result
-from tests.support_usage import make_run, record
+from hzzray.files import OutputError
+from hzzray.runs.folder import load_json
+from hzzray.runs.tables import read_usage
+from tests.support.result import make_result
+from tests.support.usage import make_run, record
 from tests.test_app_pages import figures, finished, look, run, runs, said  # noqa: F401 (fixtures)
 
 MARKUP = "![x](https://evil.example/p.png) <img src=https://evil.example/q.png> :red[z] www.evil.example `c` $x$ **b**"
@@ -253,7 +254,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
     """Issue 11, item 13: neither tables nor logs."""
     from app.launch import Launcher
     from hzzray.engine.ledger import Ledger, LedgerError
-    from hzzray.engine.monitor import Recorder
+    from hzzray.runs.tables import Recorder
 
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run").mkdir()

@@ -17,8 +17,8 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.monitor import Scale, Usage
 from hzzray.engine.reducer import Live, Reducer
 from hzzray.engine.worker import Worker
-from hzzray.output import load_json
-from hzzray.request import make_spec
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
 from tests.support.chaos import plan_run
 from tests.support.waiting import wait_for
 

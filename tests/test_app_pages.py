@@ -19,18 +19,19 @@ from app.client import SILENCE_S
 from app.services import services
 from app.words import JOINER, count
 from bridge.connection import BrokerError
-from bridge.dead import DeadLetter
+from bridge.dead_letters import DeadLetter
 from hzzray.data.catalogue import release
 from hzzray.engine.events import Event
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
-from hzzray.engine.monitor import Recorder, Scale, Usage, service
-from hzzray.output import load_json, save_json
-from hzzray.request import make_spec
-from hzzray.result import FailureRow, Luminosity, expected_in_full, moment
-from hzzray.run import Settings, StoppedError, execute
-from hzzray.source import Congestion
-from tests.support_usage import record
+from hzzray.engine.monitor import Scale, Usage, service
+from hzzray.engine.source import Congestion
+from hzzray.runs.folder import load_json, save_json
+from hzzray.runs.request import make_spec
+from hzzray.runs.result import FailureRow, Luminosity, expected_in_full, moment
+from hzzray.runs.run import Settings, StoppedError, execute
+from hzzray.runs.tables import Recorder
+from tests.support.usage import record
 
 MAIN = str(Path(__file__).parents[1] / "app" / "pages.py")
 
@@ -607,7 +608,7 @@ def test_dead_letters_are_looked_at_when_asked_for(run, monkeypatch):
         letters = [DeadLetter(reason=f"of {name}", attempts=5, run_id=name, message=None) for name in ("one", "two")]
         return [letter for letter in letters if wanted(letter)]
 
-    monkeypatch.setattr("bridge.dead.dead_letters", dead_letters)
+    monkeypatch.setattr("bridge.dead_letters.dead_letters", dead_letters)
     test = look("failures")
     assert asked == []
     test.toggle(key="dead-one").set_value(True).run()
@@ -616,7 +617,7 @@ def test_dead_letters_are_looked_at_when_asked_for(run, monkeypatch):
     async def refused(*_):
         raise BrokerError("127.0.0.1: connection refused")
 
-    monkeypatch.setattr("bridge.dead.dead_letters", refused)
+    monkeypatch.setattr("bridge.dead_letters.dead_letters", refused)
     st.cache_data.clear()
     assert "127.0.0.1: connection refused" in words(test.run())
 

@@ -12,16 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bridge.connection import BrokerError
-from bridge.dead import dead_letters, replay
+from bridge.dead_letters import dead_letters, replay
+from bridge.loader import order
 from bridge.provision import apply
-from bridge.publisher import order
 from bridge.wire import Letter, Order, TaskMessage, dead_letter, task_letter
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
-from hzzray.engine.monitor import read_usage, service
+from hzzray.engine.monitor import service
 from hzzray.errors import UsageError
 from hzzray.messages import Task
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
+from hzzray.runs.tables import read_usage
 from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
 from tests.support.chaos import check_ledger, oracle
 from tests.support.http_server import serve
@@ -70,7 +71,7 @@ def test_a_published_run_is_done(site, spec, toys, digest):
 def test_what_publishing_took_is_in_the_runs_folder(site, spec, toys, digest, monkeypatch):
     """Issue 11, item 37: the loader's container has ended before a bridge takes the run up."""
     loader = service("loader", "abc", user_s=2.5, system_s=0.5, rss=5, cpus=1.0, memory_limit=7)
-    monkeypatch.setattr("bridge.publisher.place", lambda: loader)
+    monkeypatch.setattr("bridge.loader.place", lambda: loader)
     site.publish(spec, "r", toys, 500)
     with Bridging(site, toys):
         assert site.wait("r").digest == digest

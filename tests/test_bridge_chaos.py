@@ -19,7 +19,7 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 from tests.support.bridges import PASSWORDS, Bridging, Site
 from tests.support.chaos import actors, check_ledger, nothing_is_left, oracle
 from tests.support.waiting import wait_for

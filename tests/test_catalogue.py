@@ -11,7 +11,7 @@ from matplotlib.colors import is_color_like
 from hzzray.data.catalogue import Sample, mistakes, release, releases
 from hzzray.errors import UsageError
 from hzzray.physics.histogram import Axis
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ from hzzray.data.toy import write_toys
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool, join_reducer
+from hzzray.engine.source import MemorySource
 from hzzray.engine.worker import Worker
-from hzzray.output import load_json
-from hzzray.request import make_spec
-from hzzray.source import MemorySource
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
 from tests.support.chaos import (
     TOGETHER,
     Driver,
@@ -187,7 +187,7 @@ def troubled(toys, spec, tmp_path):
 
 
 def digest(state):
-    from hzzray.result import summarise
+    from hzzray.runs.result import summarise
 
     return summarise(state).digest
 

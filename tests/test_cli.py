@@ -12,8 +12,8 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.request import make_spec
-from hzzray.run import Settings
+from hzzray.runs.request import make_spec
+from hzzray.runs.run import Settings
 
 
 def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path, compiled):

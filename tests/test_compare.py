@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hzzray import compare, timelines
-from hzzray.engine.monitor import CpuUse, Recorder, Scale, read_scale, service
+from hzzray.engine.monitor import Scale, service
 from hzzray.errors import UsageError
-from hzzray.output import OutputError
-from hzzray.result import Tasks
-from tests.support_result import make_result
-from tests.support_usage import MIB, make_run, record
+from hzzray.files import OutputError
+from hzzray.report import timelines
+from hzzray.runs import compare
+from hzzray.runs.result import Tasks
+from hzzray.runs.tables import CpuUse, Recorder, read_scale
+from tests.support.result import make_result
+from tests.support.usage import MIB, make_run, record
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import SEED, write_toys
-from hzzray.output import load_json
+from hzzray.runs.folder import load_json
 from tests.support import compose
 from tests.support.compose import SERVICES, Project, Stack, docker, swarm
 from tests.support.rabbit import free_ports
@@ -47,7 +47,7 @@ def image() -> str:
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     """A function of a number of events: the digest that one process here makes of the toys that the loader writes."""
-    from hzzray.request import make_spec
+    from hzzray.runs.request import make_spec
     from tests.support.chaos import oracle
 
     def digest(events: int) -> str:

@@ -14,10 +14,10 @@ import pytest
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
 from hzzray.engine.ledger import Ledger
-from hzzray.output import load_json
-from hzzray.physics import significance as formulas
-from hzzray.request import make_spec
-from hzzray.run import Settings, StoppedError, execute
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
+from hzzray.runs.run import Settings, StoppedError, execute
+from hzzray.statistics import significance as formulas
 from tests.support.root_files import cut_up, damage
 
 TOY = release("toy")

@@ -11,12 +11,12 @@ from contextlib import suppress
 import pika
 import pytest
 
-from bridge import service
+from bridge import bridge as service
+from bridge.bridge import Bridge, BridgeSettings
 from bridge.connection import Mailbox
 from bridge.consumer import Delivery
-from bridge.dead import read_dead
-from bridge.served import Served, Terms
-from bridge.service import Bridge, BridgeSettings
+from bridge.dead_letters import read_dead
+from bridge.session import Served, Terms
 from bridge.settings import BrokerSettings
 from bridge.wire import (
     ATTEMPTS,
@@ -33,7 +33,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.limits import Limits
 from hzzray.messages import WIRE_VERSION
 from hzzray.physics.histogram import MAX_BINS, Axis
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 from hzzray.urls import is_inside
 from tests.support import ledgers
 from tests.support.bridges import TOPOLOGY, Bridging, Site

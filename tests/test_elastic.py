@@ -16,11 +16,11 @@ import pytest
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
+from hzzray.engine.source import MemorySource
 from hzzray.messages import Cost, Partial, Task
-from hzzray.output import load_json
 from hzzray.physics.histogram import Blocks
-from hzzray.request import make_spec
-from hzzray.source import MemorySource
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
 from tests.support.chaos import oracle
 from tests.support.ledgers import files
 from tests.support.ray_nodes import node_counts, ray_head_of_nodes

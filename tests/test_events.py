@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from hzzray.engine.events import A_SECOND, KEPT, Diary, Event, kept
-from hzzray.engine.monitor import Recorder, follow_events
+from hzzray.runs.tables import Recorder, follow_events
 
 
 def test_a_diary_tells_the_first_of_a_second_and_how_many_more():

@@ -11,8 +11,8 @@ from itertools import cycle
 import pytest
 from ray.exceptions import ActorUnavailableError
 
-from bridge.served import Terms
-from bridge.service import Bridge, BridgeSettings
+from bridge.bridge import Bridge, BridgeSettings
+from bridge.session import Terms
 from bridge.settings import BrokerSettings
 from hzzray.data.catalogue import release
 from hzzray.engine.absences import LOST_S, Absences
@@ -21,9 +21,9 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Reducer
+from hzzray.engine.source import MemorySource
 from hzzray.errors import MissingFileError
-from hzzray.request import make_spec
-from hzzray.source import MemorySource
+from hzzray.runs.request import make_spec
 from tests.support.bridges import TOPOLOGY
 from tests.support.chaos import Quick, check_ledger, plan_run
 
@@ -310,7 +310,7 @@ def test_a_bridge_shares_what_the_cluster_has(monkeypatch, tmp_path):
         Terms("", tmp_path, (), Limits(max_actors=32)),
         BridgeSettings(),
     )
-    monkeypatch.setattr("bridge.service.room", lambda: 4)
+    monkeypatch.setattr("bridge.bridge.room", lambda: 4)
     bridge._served = dict.fromkeys("abc", Run)
     asyncio.run(bridge._share())
     assert bounds == [1, 1, 1]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hzzray.output import load_json
+from hzzray.runs.folder import load_json
 from tests.support.ray_head import RAY, free_ports, ray_head
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +68,7 @@ def bare_environment(home: Path, **more: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def digest(toys, tmp_path_factory):
     from hzzray.data.catalogue import release
-    from hzzray.request import make_spec
+    from hzzray.runs.request import make_spec
     from tests.support.chaos import oracle
 
     return oracle(tmp_path_factory.mktemp("serial"), toys, make_spec(release("toy")))

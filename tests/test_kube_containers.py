@@ -15,7 +15,7 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 from kuberay import app as pages
 from kuberay import deploy, objects
 from kuberay.config import load

@@ -20,8 +20,8 @@ import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.errors import HzzrayError
-from hzzray.output import load_json
-from hzzray.request import make_spec
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
 from kuberay import deploy, objects
 from kuberay.config import load
 from tests.support.chaos import oracle

@@ -24,7 +24,7 @@ from hzzray.engine.ledger import FencedError, Ledger, LedgerError
 from hzzray.engine.reducer import Reducer
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Failure
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 from tests.support.ledgers import NAMES, SPEC, contents, entries, files, partial, start, sums, task, tasks, unread
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from hzzray.data.catalogue import release
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Counts, Failure, RunSpec, Task
 from hzzray.physics.leptons import VARIABLES
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 
 SPEC = "a" * 64
 

@@ -15,29 +15,21 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from hzzray.engine.monitor import (
-    Meter,
+from hzzray.engine.monitor import Meter, Scale, Since, Usage, absent, is_actor, place, service, service_of
+from hzzray.engine.source import Congestion
+from hzzray.files import OutputError
+from hzzray.messages import Cost, Task
+from hzzray.runs.tables import (
+    Moment,
     Recorder,
-    Scale,
-    Since,
-    Usage,
-    absent,
     cpu_percent,
     follow_usage,
-    is_actor,
     of_actors,
-    place,
     read_history,
     read_queue,
     read_scale,
     read_usage,
-    service,
-    service_of,
 )
-from hzzray.messages import Cost, Task
-from hzzray.output import OutputError
-from hzzray.result import Moment
-from hzzray.source import Congestion
 from tests.test_cgroup import V2
 
 TASK = Task(run_id="r", spec="0" * 64, sample="ggH, 4ℓ", file="f.root", uuid="u", tree="t", start=0, stop=10)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 from tests.support.chaos import oracle
 
 #: Runs in a process of its own: a cluster of two nodes with two slots each, and runs of workers that see what is given.
@@ -25,9 +25,9 @@ from ray.cluster_utils import Cluster
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
-from hzzray.result import summarise
-from hzzray.request import make_spec
-from hzzray.source import MemorySource
+from hzzray.runs.result import summarise
+from hzzray.runs.request import make_spec
+from hzzray.engine.source import MemorySource
 
 toys, folder, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 small = {"object_store_memory": 80 * 1024**2, "include_dashboard": False}

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import uproot
 
-from hzzray.output import load_json, save_json
+from hzzray.engine.rounded import tables
 from hzzray.physics.histogram import LIMBS, Blocks
-from hzzray.result import summarise
-from hzzray.templates import save_root, tables
+from hzzray.runs.folder import load_json, save_json
+from hzzray.runs.result import summarise
+from hzzray.runs.templates import save_root
 from tests.support.exact import add_exact
-from tests.support_result import make_result
+from tests.support.result import make_result
 from tests.test_result import DONE, SPEC, shown, state
 
 BINS = SPEC.axis.bins

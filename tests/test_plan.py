@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hzzray import analyses, retry
 from hzzray.data.catalogue import Sample, release
 from hzzray.data.layout import read_layout
-from hzzray.data.plan import check_source, cuts, make_plan, readable
 from hzzray.data.storage import open_bytes
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError, UsageError
-from hzzray.request import make_spec
+from hzzray.runs.plan import check_source, cuts, make_plan, readable
+from hzzray.runs.request import make_spec
 from tests.support.http_server import serve
 from tests.support.root_files import REAL, REAL_2020, columns, write
 
@@ -391,7 +391,7 @@ def test_files_are_opened_side_by_side(source, monkeypatch):
             together.wait()
         return open_bytes(location)
 
-    monkeypatch.setattr("hzzray.data.plan.open_bytes", opened)
+    monkeypatch.setattr("hzzray.runs.plan.open_bytes", opened)
     assert plan(source, of=with_path(paths)).entries["Zee"] == (3000, 3000)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
 
-from hzzray import plotting
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.physics.significance import poisson_interval
-from hzzray.result import Luminosity, Tasks
-from tests.support_result import make_result, with_groups
+from hzzray.report import plotting
+from hzzray.runs.result import Luminosity, Tasks
+from hzzray.statistics.significance import poisson_interval
+from tests.support.result import make_result, with_groups
 
 
 @pytest.fixture(autouse=True)
@@ -317,8 +317,8 @@ def test_threads():
 
 def test_no_pyplot_figures_and_no_display():
     code = (
-        "from tests.support_result import make_result\n"
-        "from hzzray.plotting import figure\n"
+        "from tests.support.result import make_result\n"
+        "from hzzray.report.plotting import figure\n"
         "import io, matplotlib.pyplot as plt\n"
         "figure(make_result()).savefig(io.BytesIO())\n"
         "assert plt.get_fignums() == []\n"

@@ -11,10 +11,10 @@ import pytest
 from hzzray.engine.ledger import FencedError, Ledger, LedgerError
 from hzzray.engine.monitor import Scale, absent
 from hzzray.engine.reducer import Reducer
+from hzzray.engine.source import Congestion
 from hzzray.messages import Cost, Counts, Failure, Partial
 from hzzray.physics.histogram import Blocks, Shape
-from hzzray.result import summarise
-from hzzray.source import Congestion
+from hzzray.runs.result import summarise
 from tests.support.ledgers import NAMES, digest_of, entries, files, partial, start, sums, task, tasks
 
 

@@ -12,15 +12,13 @@ from pydantic import ValidationError
 
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.messages import Cost, Counts, Failure, RunSpec
-from hzzray.physics import significance as formulas
+from hzzray.messages import Cost, Counts, Failure, RunSpec, RunState
 from hzzray.physics.histogram import Blocks, ExactSums, Histogram, Shape, digest
 from hzzray.physics.selection import CHANNELS
-from hzzray.request import make_spec
-from hzzray.result import (
+from hzzray.runs.request import make_spec
+from hzzray.runs.result import (
     Bins,
     Result,
-    RunState,
     environment,
     expected_in_full,
     moment,
@@ -30,6 +28,7 @@ from hzzray.result import (
     to_read,
     versions,
 )
+from hzzray.statistics import significance as formulas
 from tests.support.ledgers import start, task
 
 

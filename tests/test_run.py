@@ -16,16 +16,16 @@ import pytest
 import uproot
 
 from hzzray.data.catalogue import Sample, release
-from hzzray.data.plan import make_plan
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
-from hzzray.engine.monitor import read_history, read_scale, read_usage
 from hzzray.errors import UsageError
 from hzzray.messages import Counts
-from hzzray.output import load_json
 from hzzray.physics.selection import preset
-from hzzray.request import make_spec
-from hzzray.run import Settings, _in_time, execute, retract
+from hzzray.runs.folder import load_json
+from hzzray.runs.plan import make_plan
+from hzzray.runs.request import make_spec
+from hzzray.runs.run import Settings, _in_time, execute, retract
+from hzzray.runs.tables import read_history, read_scale, read_usage
 from tests.support.chaos import plan_run
 from tests.support.http_server import serve
 from tests.support.ledgers import digest_of

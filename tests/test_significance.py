@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hzzray.physics import significance as z
-from hzzray.physics.significance import poisson_interval
+from hzzray.statistics import significance as z
+from hzzray.statistics.significance import poisson_interval
 
 REFERENCE = Path(__file__).parents[1].parent / "shared" / "data" / "reference.json"
 

@@ -17,13 +17,15 @@ from hzzray.data.catalogue import release
 from hzzray.engine import reducer as reducer_module
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.reducer import TABLES_S, Reducer
+from hzzray.engine.rounded import Tables, tables
 from hzzray.errors import UsageError
-from hzzray.output import OutputError, load_json
+from hzzray.files import OutputError
 from hzzray.physics.selection import CHANNELS
-from hzzray.request import make_spec
-from hzzray.result import Result
-from hzzray.run import Settings, execute
-from hzzray.templates import Tables, load_templates, save_templates, scaled, showing, tables
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
+from hzzray.runs.result import Result
+from hzzray.runs.run import Settings, execute
+from hzzray.runs.templates import load_templates, save_templates, scaled, showing
 from tests.support.ledgers import SPEC, partial, start, sums, task, tasks
 
 SAMPLES = ("data_A", "Zee", "llll", "ggH125_ZZ4lep", "ZH125_ZZ4lep")

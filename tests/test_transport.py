@@ -14,13 +14,13 @@ import pytest
 
 from bridge.connection import BrokerError, Link
 from bridge.consumer import Consumer
-from bridge.outbox import Outbox
-from bridge.publisher import PublishError, send
+from bridge.loader import PublishError, send
+from bridge.publisher import Outbox
 from bridge.settings import BrokerSettings
 from bridge.wire import Letter
 from hzzray.data.catalogue import release
 from hzzray.errors import UsageError
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 from tests.support.bridges import Site
 from tests.support.proxy import Proxy
 from tests.support.root_files import columns, write

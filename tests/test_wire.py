@@ -25,9 +25,9 @@ from bridge.wire import (
     read_task,
     task_letter,
 )
-from hzzray.data.plan import Plan, PlannedFile, UnreadFile, make_plan
 from hzzray.errors import UsageError
-from hzzray.messages import RunSpec
+from hzzray.messages import PlannedFile, RunSpec, UnreadFile
+from hzzray.runs.plan import Plan, make_plan
 from tests.support.ledgers import SPEC, files, task, unread
 
 TOPOLOGY = Topology()

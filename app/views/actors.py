@@ -12,8 +12,9 @@ from app import charts, parts, words
 from app.actors import MOST, SPARK_S, Actor, actors
 from app.client import View
 from app.services import services
-from hzzray.compare import peak_rss_bytes
-from hzzray.engine.monitor import NODE, CpuUse, cpu_percent, is_actor
+from hzzray.engine.monitor import NODE, is_actor
+from hzzray.runs.compare import peak_rss_bytes
+from hzzray.runs.tables import CpuUse, cpu_percent
 
 # Where a Ray cluster's dashboard is unless something else is said.
 _USUAL = "http://127.0.0.1:8265"

@@ -46,7 +46,7 @@ def _dead(run_id: str) -> None:
 
 @st.cache_data(ttl=15, show_spinner="Asking the broker…")
 def _letters(run_id: str) -> list[dict[str, object]]:
-    from bridge.dead import dead_letters  # noqa: PLC0415 (pika is an extra)
+    from bridge.dead_letters import dead_letters  # noqa: PLC0415 (pika is an extra)
     from bridge.settings import BrokerSettings  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
 

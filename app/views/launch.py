@@ -11,14 +11,14 @@ from app import launch, parts, words
 from app.launch import Choices
 from app.services import services
 from hzzray.data.catalogue import Release, mistakes, releases
-from hzzray.data.plan import CHUNK
 from hzzray.engine.cluster import usable_cpus
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RunSpec
 from hzzray.physics.analysis import Analysis, Bound
 from hzzray.physics.selection import PRESETS, Selection, preset
-from hzzray.run import new_run_id
-from hzzray.scaling import names
+from hzzray.runs.plan import CHUNK
+from hzzray.runs.run import new_run_id
+from hzzray.statistics.scaling import names
 from hzzray.urls import redact
 
 _TOYS = {200_000: "200 k events, 30 MB", 1_000_000: "1 M events, 150 MB", 5_000_000: "5 M events, 775 MB"}

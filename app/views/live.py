@@ -8,13 +8,13 @@ import streamlit as st
 
 from app import charts, parts, words
 from app.client import View
-from hzzray.engine.monitor import Rows
-from hzzray.result import Result, Significance, expected_in_full, moment, to_read
+from hzzray.runs.result import Result, Significance, expected_in_full, moment, to_read
+from hzzray.runs.tables import Rows
 
 # The significance in front, expected and observed.
 _FRONT = {"asimov": "expected (Asimov)", "observed": "observed"}
 
-# The other ones: what they are called, and how they are made of the window's counts (hzzray.physics.significance).
+# The other ones: what they are called, and how they are made of the window's counts (hzzray.statistics.significance).
 _NAMES = {
     "notebook": "notebook",
     "s_over_sqrt_b": "s/√b",

@@ -9,9 +9,9 @@ from app import charts, parts, words
 from app.client import Row, View
 from app.downloads import content, is_there, offers, picture
 from app.services import services
-from hzzray.compare import RunSummary, differences, lines, records, summarise
 from hzzray.errors import HzzrayError
-from hzzray.result import Result
+from hzzray.runs.compare import RunSummary, differences, lines, records, summarise
+from hzzray.runs.result import Result
 
 _MOST = 6  # runs side by side
 _COMPARED, _SEEN = "compared", "compared last"

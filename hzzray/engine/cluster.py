@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from hzzray.errors import HzzrayError
-from hzzray.output import write_whole
+from hzzray.files import write_whole
 
 log = logging.getLogger(__name__)
 

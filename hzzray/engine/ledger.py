@@ -20,9 +20,8 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import ValidationError
 
 from hzzray import __version__
-from hzzray.data.plan import UNREAD, PlannedFile, UnreadFile, unread_uuid
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.messages import Cost, Counts, Failure, Partial, RunSpec, Task
+from hzzray.messages import UNREAD, Cost, Counts, Failure, Partial, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
 from hzzray.physics.histogram import Blocks
 
 #: What a run's user wants of it: that it goes on, waits, ends after what is in flight, or ends at once.

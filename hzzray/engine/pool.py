@@ -41,12 +41,11 @@ from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
 from hzzray.engine.monitor import Scale, Since, State, Usage, absent, place
 from hzzray.engine.reducer import WATCHING_S, Live, Reducer
+from hzzray.engine.source import TaskSource
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, MissingFileError, first_of
-from hzzray.messages import Counts, Failure, Partial, RunSpec, Task
-from hzzray.result import RunState
+from hzzray.messages import Counts, Failure, Partial, RunSpec, RunState, Task
 from hzzray.retry import waits
-from hzzray.source import TaskSource
 from hzzray.urls import redact
 
 _T = TypeVar("_T")

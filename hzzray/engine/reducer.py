@@ -12,11 +12,10 @@ from hzzray.engine.events import Event, kept
 from hzzray.engine.ledger import Ledger, Outcome, Wish
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Scale, Usage
-from hzzray.messages import Cost, Counts, Failure, Partial, Task
+from hzzray.engine.rounded import Rounded, Tables, rounded, tables
+from hzzray.engine.source import Congestion
+from hzzray.messages import Cost, Counts, Failure, Partial, RunState, Task
 from hzzray.physics.histogram import Blocks, Yields, digest
-from hzzray.result import RunState
-from hzzray.source import Congestion
-from hzzray.templates import Rounded, Tables, rounded, tables
 
 # A pool that has not reported for so long is gone.
 _FORGET_S = 10.0

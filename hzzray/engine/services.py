@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from hzzray.engine.monitor import SERVICE, Usage, place, service_of
-from hzzray.output import OutputError, write_whole
+from hzzray.files import OutputError, write_whole
 
 #: Folder within that of the runs in which services leave word.
 WORD = ".services"

@@ -10,20 +10,20 @@ from typing import Any, Self
 
 import pika
 
+from bridge.bridge import Bridge, BridgeSettings
+from bridge.loader import Published, order, publish
 from bridge.provision import apply
-from bridge.publisher import Published, order, publish
-from bridge.served import Terms
-from bridge.service import Bridge, BridgeSettings
+from bridge.session import Terms
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import REASON, Announcement, Letter, Order, TaskMessage, announcement_letter, task_letter
-from hzzray.data.plan import Plan, make_plan
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts, RunSpec
-from hzzray.output import load_json
-from hzzray.result import Result
+from hzzray.runs.folder import load_json
+from hzzray.runs.plan import Plan, make_plan
+from hzzray.runs.result import Result
 from tests.support.rabbit import Vhost
 from tests.support.waiting import wait_for
 

@@ -16,17 +16,16 @@ from typing import Self
 
 import psutil
 
-from hzzray.data.plan import make_plan
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool, _actor_class, start_reducer
+from hzzray.engine.source import MemorySource, TaskSource
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, TransientError
-from hzzray.messages import Cost, Counts, Partial, RunSpec, Task
+from hzzray.messages import Cost, Counts, Partial, RunSpec, RunState, Task
 from hzzray.physics.histogram import Blocks
-from hzzray.result import RunState
-from hzzray.run import Settings, execute
-from hzzray.source import MemorySource, TaskSource
+from hzzray.runs.plan import make_plan
+from hzzray.runs.run import Settings, execute
 from tests.support.waiting import wait_for
 
 _COMMAND = (sys.executable, "-c", "from hzzray.cli import main; main()", "run")

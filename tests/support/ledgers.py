@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from hzzray.data.catalogue import release
-from hzzray.data.plan import PlannedFile, UnreadFile, unread_uuid
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.reducer import Reducer
-from hzzray.messages import Cost, Failure, Partial, RunSpec, Task
+from hzzray.messages import Cost, Failure, Partial, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
 from hzzray.physics.histogram import LIMB_BITS, Blocks, digest
-from hzzray.request import make_spec
+from hzzray.runs.request import make_spec
 
 SPEC = make_spec(release("toy"), selection="notebook-2020", samples=("data_A", "Zee", "llll"))
 NAMES = tuple(sample.name for sample in SPEC.release.samples)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hzzray.engine.monitor import NODE, Recorder, Scale, Usage, absent
-from hzzray.output import save_json
-from hzzray.result import Result
-from tests.support_result import make_result
+from hzzray.engine.monitor import NODE, Scale, Usage, absent
+from hzzray.runs.folder import save_json
+from hzzray.runs.result import Result
+from hzzray.runs.tables import Recorder
+from tests.support.result import make_result
 
 MIB = 2**20
 

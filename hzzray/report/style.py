@@ -17,7 +17,7 @@ import matplotlib as mpl
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 
-from hzzray.output import write_whole
+from hzzray.files import write_whole
 
 _DPI = 150
 

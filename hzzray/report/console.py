@@ -20,8 +20,8 @@ from rich.table import Table
 
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
-from hzzray.result import Result
-from hzzray.scaling import names
+from hzzray.runs.result import Result
+from hzzray.statistics.scaling import names
 
 _PLAIN_EVERY_S = 2.0
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,56 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from hzzray.engine.rounded import Table, Tables
 from hzzray.errors import UsageError
-from hzzray.messages import RunSpec
-from hzzray.output import OutputError, read_own, write_whole
+from hzzray.files import OutputError, read_own, write_whole
 from hzzray.physics.analysis import Template
-from hzzray.physics.histogram import Blocks, digest
-from hzzray.result import Bins, GroupResult, Result, SampleResult, binned
+from hzzray.runs.result import Bins, GroupResult, Result, SampleResult, binned
 
 #: Templates of a hundred samples with twenty observables are smaller [bytes].
 _MOST_BYTES = 128 * 1024**2
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Table:
-    """One observable of all samples: ``sumw`` and ``sumw2``, float64, shape (samples, regions, bins + 2).
-
-    ``digest`` names the exact contents.
-    """
-
-    sumw: NDArray[np.float64]
-    sumw2: NDArray[np.float64]
-    digest: str
-
-
-Tables = dict[str, Table]
-"""By observable; samples in the order of the spec's release."""
-
-
-Rounded = tuple[tuple[NDArray[np.float64], NDArray[np.float64]], ...]
-"""Of one sample, for each template: sums of weights and of their squares, shape (regions, bins + 2)."""
-
-
-def rounded(blocks: Blocks) -> Rounded:
-    """Round a sample's templates to doubles."""
-    histograms = [blocks.histogram(i) for i in range(len(blocks.shape.bins))]
-    return tuple((histogram.sumw.floats(), histogram.sumw2.floats()) for histogram in histograms)
-
-
-def tables(spec: RunSpec, blocks: Mapping[str, Blocks], known: Mapping[str, Rounded] | None = None) -> Tables:
-    """Round all templates to doubles; simulation is that of the events that were read (see ``scaled``).
-
-    ``known`` are samples that are rounded already.
-    """
-    names = [sample.name for sample in spec.release.samples]
-    samples = [(known or {}).get(name) or rounded(blocks[name]) for name in names]
-    found = {}
-    for i, template in enumerate(spec.templates):
-        sumw, sumw2 = (np.array([sample[i][which] for sample in samples]) for which in (0, 1))
-        exact = digest({name: blocks[name].histogram(i) for name in names})
-        found[template.observable] = Table(sumw, sumw2, exact)
-    return found
 
 
 def scaled(result: Result, found: Tables) -> Tables:

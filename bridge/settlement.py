@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bridge.consumer import Consumer, Delivery
-from bridge.outbox import Outbox
+from bridge.publisher import Outbox
 from bridge.topology import Topology
 from bridge.wire import Letter, TaskMessage, dead_letter, task_letter
 

@@ -1,7 +1,7 @@
 """The figure of a result: stacked simulation, data, their ratio. The command line and the app draw the same.
 
 Importing this loads matplotlib and mplhep: import it where a figure is drawn. No pyplot state is used, so
-nothing needs a display and several threads may draw at once (see ``hzzray.style``).
+nothing needs a display and several threads may draw at once (see ``hzzray.report.style``).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from hzzray.errors import UsageError
 from hzzray.messages import AnalysisRef
 from hzzray.physics.analysis import Template
-from hzzray.physics.significance import poisson_interval
-from hzzray.result import Result
-from hzzray.stack import Contents, contents
-from hzzray.style import StyledFigure, plain, save_figure, style
+from hzzray.report.stack import Contents, contents
+from hzzray.report.style import StyledFigure, plain, save_figure, style
+from hzzray.runs.result import Result
+from hzzray.statistics.significance import poisson_interval
 
 #: The ratio panel's range; what lies above is shown by an arrow.
 RATIO_MAX = 2.0

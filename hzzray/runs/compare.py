@@ -11,9 +11,11 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from hzzray.engine.monitor import SERVICE, Rows, cpu_percent, of_actors, read_scale, read_usage, service_of
-from hzzray.output import load_json, write_whole
-from hzzray.result import Result
+from hzzray.engine.monitor import SERVICE, service_of
+from hzzray.files import write_whole
+from hzzray.runs.folder import load_json
+from hzzray.runs.result import Result
+from hzzray.runs.tables import Rows, cpu_percent, of_actors, read_scale, read_usage
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -20,23 +20,25 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hzzray.data.plan import CHUNK, Plan, PlannedFile, check_source, make_plan, readable
 from hzzray.engine.cluster import leave_word
 from hzzray.engine.ledger import KnownFile, Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
-from hzzray.engine.monitor import Recorder, Scale
+from hzzray.engine.monitor import Scale
 from hzzray.engine.reducer import Live
+from hzzray.engine.rounded import tables
+from hzzray.engine.source import MemorySource
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.messages import RUN_ID, Counts, RunSpec, Task
-from hzzray.output import save_json
+from hzzray.messages import RUN_ID, Counts, PlannedFile, RunSpec, RunState, Task
 from hzzray.physics.histogram import digest
 from hzzray.places import cache_folder
-from hzzray.request import mistake
-from hzzray.result import Result, RunState, environment, moment, summarise
-from hzzray.scaling import names
-from hzzray.source import MemorySource
-from hzzray.templates import save_root, save_templates, scaled, tables
+from hzzray.runs.folder import save_json
+from hzzray.runs.plan import CHUNK, Plan, check_source, make_plan, readable
+from hzzray.runs.request import mistake
+from hzzray.runs.result import Result, environment, moment, summarise
+from hzzray.runs.tables import Recorder
+from hzzray.runs.templates import save_root, save_templates, scaled
+from hzzray.statistics.scaling import names
 from hzzray.urls import redact
 
 Engine = Literal["ray", "serial"]

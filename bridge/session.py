@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge.consumer import Delivery
-from bridge.post import Post
-from bridge.publisher import send
+from bridge.loader import send
+from bridge.settlement import Post
 from bridge.source import RunSource
 from bridge.traffic import Pace, Traffic
 from bridge.wire import Announcement, TaskMessage, task_letter
@@ -27,10 +27,10 @@ from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts, Failure, Status, Task
-from hzzray.output import load_json
 from hzzray.places import cache_folder
-from hzzray.result import environment
-from hzzray.run import Clock, Journal, Settings, add_plan, finish
+from hzzray.runs.folder import load_json
+from hzzray.runs.result import environment
+from hzzray.runs.run import Clock, Journal, Settings, add_plan, finish
 from hzzray.urls import is_inside, redact
 
 log = logging.getLogger(__name__)
@@ -361,7 +361,7 @@ class Served:
         with Ledger.open(self._path) as ledger:
             result = finish(ledger)
         if self._terms.draws:
-            from hzzray.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
+            from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
 
             save(result, self._path.parent)
         tasks = result.tasks

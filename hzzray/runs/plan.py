@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from hzzray.data.catalogue import Sample
 from hzzray.data.layout import read_layout
 from hzzray.data.storage import matching, open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
-from hzzray.messages import Failure, RunSpec, Task
+from hzzray.messages import Failure, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
 from hzzray.physics.columns import Reads
 from hzzray.side_by_side import side_by_side
 from hzzray.urls import is_inside, is_pattern, is_remote, join, redact
@@ -30,66 +29,11 @@ CHUNK = 500_000
 #: After so many files in a row that a server gave no answer for, it is asked for no more: each costs many seconds.
 PATIENCE = 2
 
-#: A task whose file could not be read when it was planned has this instead of a uuid, and which file of which sample.
-UNREAD = "unread:"
-
 # Files that are opened at a time: what that takes is mostly round trips to servers.
 _AT_ONCE = 8
 
 # How far from the wished place a cut may lie, as a part of the chunk, to hit a cluster's border.
 _SLACK = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """A file of a sample, cut into tasks, one at least.
-
-    ``path`` is its place inside a source, wherever that lies: by this one start of a run knows the next one's files.
-    ``entries`` is how many it holds; its tasks tile the first ones.
-    """
-
-    path: str
-    entries: int
-    tasks: tuple[Task, ...]
-
-    @property
-    def sample(self) -> str:
-        """Whose file it is."""
-        return self.tasks[0].sample
-
-    @property
-    def file(self) -> str:
-        """Where it lies: a path or URL."""
-        return self.tasks[0].file
-
-    @property
-    def uuid(self) -> str:
-        """The name of its content."""
-        return self.tasks[0].uuid
-
-    @property
-    def planned(self) -> int:
-        """How many entries are to be read."""
-        return self.tasks[-1].stop
-
-
-@dataclass(frozen=True, slots=True)
-class UnreadFile:
-    """A file of a sample that can't be planned, or a pattern that stands for files which can't, and why.
-
-    No source has one that is ``missing``. One that is there ``again`` has the content of another file of its sample:
-    nothing is lacking without it.
-    """
-
-    path: str
-    failure: Failure
-    missing: bool = False
-    again: bool = False
-
-    @property
-    def sample(self) -> str:
-        """Whose file it is."""
-        return self.failure.task.sample
 
 
 @dataclass(frozen=True)
@@ -131,11 +75,6 @@ class Plan:
             planned, total = sums.get(file.sample, (0, 0))
             sums[file.sample] = planned + file.planned, total + file.entries
         return sums
-
-
-def unread_uuid(sample: str, path: str) -> str:
-    """Name the content of a file that could not be read, after its sample and its place instead."""
-    return f"{UNREAD}{quote(sample)}:{path}"
 
 
 def cuts(stop: int, chunk: int, clusters: NDArray[np.int64], baskets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from hzzray.data.catalogue import release
-from hzzray.physics import significance
 from hzzray.physics.selection import CHANNELS
-from hzzray.request import make_spec
-from hzzray.result import Bins, Result
+from hzzray.runs.request import make_spec
+from hzzray.runs.result import Bins, Result
+from hzzray.statistics import significance
 
 SHARES = dict(zip(CHANNELS, (0.2, 0.35, 0.45), strict=True))
 

@@ -23,11 +23,11 @@ from ray.exceptions import RayError
 from bridge.connection import BrokerError, Link
 from bridge.consumer import Consumer, Delivery
 from bridge.depths import Depths
-from bridge.outbox import Outbox
-from bridge.post import Post
-from bridge.publisher import RunLog
-from bridge.served import Served, Terms, shown_status
+from bridge.loader import RunLog
+from bridge.publisher import Outbox
+from bridge.session import Served, Terms, shown_status
 from bridge.settings import BrokerSettings
+from bridge.settlement import Post
 from bridge.topology import Topology
 from bridge.traffic import Traffic
 from bridge.vitals import Vitals
@@ -39,7 +39,7 @@ from hzzray.engine.pool import AWAY, IN_FLIGHT
 from hzzray.engine.services import Services
 from hzzray.errors import HzzrayError, UsageError, first_of
 from hzzray.messages import Counts
-from hzzray.run import signals
+from hzzray.runs.run import signals
 
 log = logging.getLogger(__name__)
 

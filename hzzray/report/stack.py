@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.errors import UsageError
-from hzzray.physics.significance import poisson_interval
-from hzzray.result import Bins, GroupResult, Result
+from hzzray.runs.result import Bins, GroupResult, Result
+from hzzray.statistics.significance import poisson_interval
 
 
 class Layer(NamedTuple):

@@ -1,4 +1,4 @@
-"""Figures of runs over time: CPU of each actor, actors, nodes and queue. See ``hzzray.compare`` for the numbers.
+"""Figures of runs over time: CPU of each actor, actors, nodes and queue. See ``hzzray.runs.compare`` for the numbers.
 
 Importing this loads matplotlib: import it where a figure is drawn.
 """
@@ -17,9 +17,10 @@ from matplotlib.style import library as styles
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from hzzray.compare import Run
-from hzzray.engine.monitor import CpuUse, cpu_percent, is_actor
-from hzzray.style import StyledFigure, plain, save_figure, style
+from hzzray.engine.monitor import is_actor
+from hzzray.report.style import StyledFigure, plain, save_figure, style
+from hzzray.runs.compare import Run
+from hzzray.runs.tables import CpuUse, cpu_percent
 
 #: Actors that have a colour and a place in the legend of their own; with more, only their sum is drawn.
 NAMED_ACTORS = 10

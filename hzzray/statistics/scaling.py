@@ -76,8 +76,8 @@ def reading(spec: RunSpec, sample: Sample, entries: int, opened: tuple[int, int]
 
     ``opened`` are entries planned and in all of its files, if some were opened; ``unopened`` counts the others.
     The files' own entries are the whole, not those that the release states: files of selected events have fewer, and
-    their weights still give the sample's yield. That the two differ is told (``hzzray.result.Result.warnings``). Where
-    not all were opened, those that the release states are the whole, unless the others have more than that.
+    their weights still give the sample's yield. That the two differ is told (``Result.warnings``). Where not all were
+    opened, those that the release states are the whole, unless the others have more than that.
     """
     if opened is not None and not unopened:
         return Reading(entries, opened[1], opened=True)

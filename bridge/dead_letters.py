@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from bridge.connection import BrokerError, Link
 from bridge.consumer import Consumer, Delivery
-from bridge.outbox import Outbox
-from bridge.publisher import send
+from bridge.loader import send
+from bridge.publisher import Outbox
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import ATTEMPTS, REASON, RUN, Refusal, TaskMessage, is_count, one_line, read_task, task_letter

@@ -1,4 +1,4 @@
-"""A run's files: each is written whole or not at all. And the first of them, ``result.json``."""
+"""Files that others read too: each is written whole or not at all, and none is followed out of its folder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import ValidationError
-
-from hzzray.errors import HzzrayError, UsageError
-from hzzray.result import Result
-
-#: A result of a hundred times as many samples and bins as any release has is smaller [bytes].
-RESULT_BYTES = 32 * 1024**2
+from hzzray.errors import HzzrayError
 
 
 class OutputError(HzzrayError):
@@ -74,20 +68,3 @@ def write_whole(path: Path, write: Callable[[Path], object], mode: int = 0o644) 
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror or error}") from error
     return path
-
-
-def save_json(result: Result, folder: Path) -> Path:
-    """Write ``result.json``."""
-    text = result.model_dump_json(by_alias=True, indent=1) + "\n"
-    return write_whole(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def load_json(folder: Path) -> Result:
-    """Read ``result.json``; raises UsageError where there is none, OutputError where it can't be understood."""
-    path = folder / "result.json"
-    try:
-        return Result.model_validate_json(read_own(path, RESULT_BYTES))
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder}: no such run, or one that has no result yet") from error
-    except ValidationError as error:
-        raise OutputError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error

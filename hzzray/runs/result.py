@@ -6,11 +6,11 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray import __version__
 from hzzray.data.catalogue import Role, Sample
-from hzzray.messages import SPEC_VERSION, Counts, Failure, RunSpec, Status
-from hzzray.messages import Cost as TotalCost
-from hzzray.physics import significance as z
+from hzzray.messages import SPEC_VERSION, RunSpec, RunState, Status
 from hzzray.physics.analysis import Template
 from hzzray.physics.histogram import Axis, Yields
-from hzzray.scaling import Need, Reading, Scaling, reading, scaling
+from hzzray.runs.tables import Moment
+from hzzray.statistics import significance as z
+from hzzray.statistics.scaling import Need, Reading, Scaling, reading, scaling
 from hzzray.urls import redact
 
 # So many events, none of which passes a cut that any sample's events pass, say that something is wrong.
@@ -99,7 +99,7 @@ class Significance(Row):
     None where no window was chosen, their ingredients were not read, or where the counts define none: ``withheld`` has
     the reason, by field.
     ``sigma_b`` is the uncertainty of the background that the ``…_sigma`` ones take: √0.3·b, as the notebook has it.
-    ``n_background_error`` is the simulation's statistical one alone. See ``hzzray.physics.significance``.
+    ``n_background_error`` is the simulation's statistical one alone. See ``hzzray.statistics.significance``.
     """
 
     window: tuple[float, float] | None
@@ -254,33 +254,6 @@ class Result(Row):
         return self.luminosity.simulation / self.luminosity.asked if simulated else 1.0
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class RunState:
-    """A run as its reducer knows it: yields by sample, what is planned, what failed, what it took.
-
-    ``yields`` are those of the first template, ``digest`` names its exact contents. ``entries`` are, by sample, entries
-    planned and entries in the files, of those that could be opened; ``unopened`` counts the others, where there are
-    some.
-    """
-
-    version: int
-    run_id: str
-    spec: RunSpec
-    environment: str
-    counts: Counts
-    yields: dict[str, Yields]
-    digest: str
-    entries: dict[str, tuple[int, int]]
-    failures: tuple[Failure, ...]
-    cost: TotalCost
-    wall_s: float
-    unopened: Mapping[str, int] = field(default_factory=dict)
-
-    def with_wall(self, seconds: float) -> RunState:
-        """Return a copy that took this long."""
-        return replace(self, wall_s=seconds)
-
-
 def binned(n_out: int, sumw: NDArray[np.float64], sumw2: NDArray[np.float64]) -> dict[str, Any]:
     """Lay out sums with flow bins, shape (bins + 2,), as ``Bins``."""
     return {
@@ -430,24 +403,6 @@ def share_read(result: Result) -> float:
     return sum(sample.entries for sample in result.samples.values()) / due if due else 0.0
 
 
-class Moment(NamedTuple):
-    """What a run has found at some time: events read, their share of those to read, and what they signify.
-
-    A row of ``history.csv``, with the numbers of ``Result.significance``; nan is a figure that is withheld.
-    """
-
-    events: int
-    share: float
-    n_signal: float
-    n_background: float
-    n_data: int
-    notebook: float
-    s_over_sqrt_b: float
-    asimov: float
-    asimov_sigma: float
-    observed: float
-
-
 def moment(result: Result) -> Moment:
     """Put what a run has found by now into one row."""
     found = result.significance
@@ -467,7 +422,7 @@ def _or_nan(value: float | None) -> float:
 
 
 def summarise(state: RunState) -> Result:
-    """Turn a run's state into its numbers; ``hzzray.scaling`` decides what they stand for."""
+    """Turn a run's state into its numbers; ``hzzray.statistics.scaling`` decides what they stand for."""
     spec = state.spec
     release = spec.release
     status = state.counts.status
