@@ -3,6 +3,7 @@ import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -304,6 +305,15 @@ def test_style_does_not_depend_on_the_callers(tight):
     with mpl.rc_context(callers):
         assert png(fig, bbox_inches=tight) == expected
         assert png(plotting.figure(make_result()), bbox_inches=tight) == expected
+
+
+def test_a_tall_label_is_not_cropped():
+    result = make_result()
+    first = replace(result.observable, label=r"$\frac{\sum_{i=1}^{4} p_T^{\ell_i}}{\sqrt{\frac{m_{4\ell}}{m_Z}}}$")
+    spec = result.spec.model_copy(update={"templates": (first, *result.spec.templates[1:])})
+    fig = plotting.figure(result.model_copy(update={"spec": spec}))
+    fig.draw_without_rendering()
+    assert fig.axes[-1].xaxis.label.get_window_extent().y0 > 0
 
 
 def test_threads():

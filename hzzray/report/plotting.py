@@ -92,7 +92,8 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
             raise UsageError(f"group {layer.name}: {layer.colour!r} is not a colour")
     with style(_STYLE):
         fig = StyledFigure(_STYLE, figsize=(8.0, 7.2))
-        main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1), gridspec_kw=_MARGINS)
+        main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+        fig.subplots_adjust(**_MARGINS)
         window = result.significance.window if result.is_first else None
         if window is not None:
             for axes in (main, ratio):
@@ -101,6 +102,7 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
         handles = _draw_events(main, content, template.unit)
         _draw_ratio(ratio, content)
         ratio.set_xlabel(axis_label(template))
+        _make_room(fig, ratio)
         legend = main.legend(handles=handles, loc="upper right", fontsize=_TEXT_SIZE, borderaxespad=0.2)
         _set_range(main, content, [*_write_labels(main, result, channel), legend], log=log)
         fig.align_ylabels()
@@ -118,6 +120,13 @@ def save(result: Result, folder: Path, *, channel: str | None = None, log: bool 
     other = [] if result.is_first else [result.observable.observable]
     name = "-".join(["plot", *other, *([channel] if channel else []), *(["log"] if log else [])])
     return save_figure(fig, folder / name, result.run_id)
+
+
+def _make_room(fig: Figure, lowest: Axes) -> None:
+    """Raise the bottom margin where a label, one with fractions say, is taller than that."""
+    box = lowest.get_tightbbox()
+    if box is not None and box.y0 < 0:
+        fig.subplots_adjust(bottom=_MARGINS["bottom"] + 0.01 - box.y0 / fig.bbox.height)
 
 
 def _draw_events(axes: Axes, content: Contents, unit: str) -> list[Artist | ErrorbarContainer]:
