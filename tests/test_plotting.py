@@ -309,7 +309,7 @@ def test_style_does_not_depend_on_the_callers(tight):
 
 def test_a_tall_label_is_not_cropped():
     result = make_result()
-    first = replace(result.observable, label=r"$\frac{\sum_{i=1}^{4} p_T^{\ell_i}}{\sqrt{\frac{m_{4\ell}}{m_Z}}}$")
+    first = replace(result.observable, label=r"$\frac{\sum_{i=1}^{4} p_T^{\ell_i}}{\frac{m_{4\ell}}{m_Z}}$")
     spec = result.spec.model_copy(update={"templates": (first, *result.spec.templates[1:])})
     fig = plotting.figure(result.model_copy(update={"spec": spec}))
     fig.draw_without_rendering()
