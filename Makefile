@@ -1,10 +1,10 @@
 # make run    the whole analysis on a local Ray cluster, from nothing
 # make app    watch it: the live page in a browser, http://127.0.0.1:8501
-# make test   every test        make check   lint, format and types        make bench   measure against the peers
+# make test   every test        make test-quick  in a minute        make check   lint, format and types        make bench   measure against the peers
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run app screenshots test check bench bench-engine bench-messaging chaos lock clean
+.PHONY: run app screenshots test test-quick check bench bench-engine bench-messaging chaos lock clean
 
 # The first Python that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -32,10 +32,15 @@ app: $(VENV)/.run
 screenshots: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
-# Two at a time, in the groups that tests/conftest.py makes. SPREAD= runs them one by one.
-SPREAD ?= --numprocesses 2 --dist loadscope --no-loadscope-reorder
+# Three at a time, in the groups that tests/conftest.py makes: much of what brokers and clusters take is waiting. SPREAD=
+# runs them one by one.
+SPREAD ?= --numprocesses 3 --dist loadscope --no-loadscope-reorder
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
+
+# What needs no broker, no cluster, no browser.
+test-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest --quick --numprocesses 2 --dist loadscope $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

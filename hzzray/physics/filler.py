@@ -15,6 +15,9 @@ from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks
 from hzzray.physics.jit import one_at_a_time, without_extensions
 from hzzray.physics.selection import Selection, parameters_of
 
+#: What a block's candidates may take: half of a second-level cache, which cells and columns share [bytes].
+_CACHED_BYTES = 128 * 1024
+
 
 class WeightError(ValueError):
     """Events that weigh more than exact sums can hold: they are normalised to something else than they should be."""
@@ -39,6 +42,8 @@ class Filler:
         #: The form of what is filled.
         self.shape = shape_of(analysis.regions, selection.cuts, templates)
         self._layout = lay_out(analysis, selection.cuts, templates)
+        # Events at a time: what is measured is filled while it lies in the second-level cache.
+        self._block = max(BLOCK // 8, min(BLOCK, _CACHED_BYTES // (8 * self._layout.rows)))
         self._candidates = make_room(self._layout.rows)
         self._scratch = make_scratch()
 
@@ -54,7 +59,7 @@ class Filler:
             weights = Weights(step.factors, step.divisor, norm, self._absolute)
             start = 0
             while start < step.events:
-                start += self._run(start, min(start + BLOCK, step.events), step.columns, weights, sums)
+                start += self._run(start, min(start + self._block, step.events), step.columns, weights, sums)
             entries += step.events
             if sums.invalid[2]:
                 raise WeightError(
