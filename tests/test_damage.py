@@ -16,7 +16,7 @@ from bridge.bridge import Bridge, BridgeSettings
 from bridge.connection import Mailbox
 from bridge.consumer import Delivery
 from bridge.dead_letters import read_dead
-from bridge.session import Served, Terms
+from bridge.session import Session, Terms
 from bridge.settings import BrokerSettings
 from bridge.wire import (
     ATTEMPTS,
@@ -100,20 +100,20 @@ def test_ten_thousand_random_damages_are_all_given_up(paper, seed):
         assert "it can't be handled" not in reason, "that is for what nobody thought of"
         shown = read_dead(Delivery(1, 1, body, properties))
         assert shown.reason == reason
-        assert set(properties.headers) <= {"attempt", "strange", "replay", REASON, ATTEMPTS, RUN}
+        assert set(properties.headers) <= {"attempt", "unknown", "replay", REASON, ATTEMPTS, RUN}
 
 
 def test_what_nobody_thought_of_is_given_up_too_and_the_loop_goes_on(paper, monkeypatch):
     """Issue 11, item 35: whatever handling a delivery raises."""
     broker, work = paper
-    sort = Served._sort
+    look_up = Session._look_up
 
-    def fall_over_some(self, ledger, message, delivery):
+    def fall_over_some(self, ledger, message):
         if message.task.sample == "Zee":
             raise KeyError("oh\0dear")
-        sort(self, ledger, message, delivery)
+        return look_up(self, ledger, message)
 
-    monkeypatch.setattr(Served, "_sort", fall_over_some)
+    monkeypatch.setattr(Session, "_look_up", fall_over_some)
     for _ in range(20):  # more than its places
         for task in ledgers.tasks(3):
             given = task if task.sample == "Zee" else task.model_copy(update={"spec": "0" * 64})
