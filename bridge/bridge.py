@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import RayError
 
 from bridge.announcement import Announcement
+from bridge.broker_usage import BrokerUsage
 from bridge.connection import BrokerError, Link
 from bridge.consumer import Consumer, Delivery
 from bridge.orders import Orders
@@ -28,7 +29,6 @@ from bridge.settings import BrokerSettings
 from bridge.settlement import Settlement
 from bridge.topology import Topology
 from bridge.verdict import DeadLetter, Leaving, UnservedRun, decide, unhandled
-from bridge.vitals import Vitals
 from bridge.wire import Order, Refusal, read_task
 from hzzray.engine.cluster import room
 from hzzray.engine.ledger import Ledger, Wish
@@ -102,8 +102,7 @@ class Bridge:
         self._sessions: dict[str, Session] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._announced = Announced()
-        self._vitals = Vitals(broker)
-        self._services = Services(terms.runs, self._vitals)
+        self._services = Services(terms.runs, BrokerUsage(broker))
         self._unserved: dict[str, tuple[float, float]] = {}
         self._fixed = settings.prefetch
         self._ending = asyncio.Event()

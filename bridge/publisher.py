@@ -72,7 +72,7 @@ class Publisher:
         # On the link's thread:
         self._channel: Channel | None = None
         self._number = 0
-        self._flying: dict[int, _Sending] = {}
+        self._in_flight: dict[int, _Sending] = {}
         self._waits = waits(*_REFUSED_S)
         self._held = False
         link.add(self)
@@ -94,11 +94,11 @@ class Publisher:
     @property
     def unconfirmed(self) -> int:
         """How many letters the broker has not confirmed."""
-        return len(self._waiting) + len(self._flying)
+        return len(self._waiting) + len(self._in_flight)
 
     async def settled(self) -> None:
         """Wait until the broker has confirmed all that was published before."""
-        waiting = [sending.confirmed for sending in (*self._waiting, *self._flying.values())]
+        waiting = [sending.confirmed for sending in (*self._waiting, *self._in_flight.values())]
         if waiting:
             await asyncio.wait(waiting)
 
@@ -132,8 +132,8 @@ class Publisher:
         self._closed = f"no connection: {reason}"
         self._channel = None
         self._blocked = ""
-        self._again(list(self._flying.values()))
-        self._flying.clear()
+        self._again(list(self._in_flight.values()))
+        self._in_flight.clear()
 
     def _again(self, sendings: list[_Sending]) -> None:
         self._waiting.extendleft(reversed(sendings))
@@ -148,7 +148,7 @@ class Publisher:
             and channel.is_open
             and not self._blocked
             and not self._held
-            and len(self._flying) < self._window
+            and len(self._in_flight) < self._window
         ):
             sending = self._waiting.popleft()
             if sending.confirmed.cancelled():
@@ -156,15 +156,15 @@ class Publisher:
             letter = sending.letter
             self._number += 1
             sending.returned = None
-            self._flying[self._number] = sending
+            self._in_flight[self._number] = sending
             channel.basic_publish(letter.exchange, letter.key, letter.body, letter.properties, letter.mandatory)
 
     def _told(self, frame: Any) -> None:  # noqa: ANN401 (pika's frame)
         """Take note that the broker has, or refuses, a letter or all up to one."""
         tag, is_ack = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
-        numbers = list(takewhile(tag.__ge__, self._flying)) if frame.method.multiple else [tag]
+        numbers = list(takewhile(tag.__ge__, self._in_flight)) if frame.method.multiple else [tag]
         refused = []
-        for sending in [self._flying.pop(number) for number in numbers]:
+        for sending in [self._in_flight.pop(number) for number in numbers]:
             if is_ack and sending.returned is None:
                 self._done.put(sending)
             else:
@@ -195,7 +195,7 @@ class Publisher:
 
     def _returned(self, _: Channel, method: Any, properties: pika.BasicProperties, __: bytes) -> None:  # noqa: ANN401
         """Mark a letter that no queue took; its confirmation follows."""
-        for sending in self._flying.values():
+        for sending in self._in_flight.values():
             letter = sending.letter
             same = letter.exchange, letter.key, letter.properties.message_id
             if sending.returned is None and same == (method.exchange, method.routing_key, properties.message_id):

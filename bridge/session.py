@@ -144,7 +144,7 @@ class Session:
             if self._pool is not None:
                 self._pool.bound(limits.min_actors, limits.max_actors)
 
-    # What comes.
+    # Deliveries and orders.
 
     def take(self, message: TaskMessage, delivery: Delivery) -> None:
         """Take a delivery of this run's."""
@@ -190,7 +190,7 @@ class Session:
             self._carry_out(decide(message, self._look_up(ledger, message)), ledger, delivery)
         except Exception as error:
             if isinstance(error, HzzrayError):
-                log.warning("run %s: a task is put off: %s", self.run_id, error)
+                log.warning("run %s: a task is requeued: %s", self.run_id, error)
             else:
                 log.exception("a message is dead-lettered: it can't be handled")
             self._settlement.settle(decide(message, Unhandled(error)), [delivery])
@@ -230,12 +230,12 @@ class Session:
         if self._source.release(known, all_of_it=all_of_it):
             self._has_withdrawn = True
 
-    # What is done.
+    # Its pool.
 
     async def serve(self) -> None:
         """Work on the run as long as there is something to do for it here.
 
-        Whatever it raises when that can't be done now, what was delivered is put off then.
+        Whatever it raises when that can't be done now, what was delivered is requeued then.
         """
         try:
             with await asyncio.to_thread(self._open) as ledger:
@@ -301,7 +301,7 @@ class Session:
                     journal = stack.enter_context(Journal(ledger, clock))
                 journal.write(live)
 
-            self._in_background(self._look_around(ledger.due_files()))
+            self._in_background(self._warn_of_unseen(ledger.due_files()))
             self._pool = pool = Pool(
                 worker_starter(ledger.spec, self._terms.sources, cache_folder(), self._terms.analyses),
                 partial(join_reducer, ledger.path, self.run_id),
@@ -313,11 +313,11 @@ class Session:
                 around=self._around,
                 sources=self._terms.sources,
             )
-            looking = asyncio.create_task(self._look(pool))
+            ending = asyncio.create_task(self._end_soon(pool))
             try:
                 state = await pool.run(self._source, partial(self._follow, pool))
             finally:
-                looking.cancel()
+                ending.cancel()
                 self._pool = None
             if journal is not None:
                 clock.tell(ledger)
@@ -342,12 +342,12 @@ class Session:
             self._release(Stopped(pool.wish), all_of_it=False)
         self._republish_lost(counts, is_live=pool.wish == "run")
 
-    async def _look_around(self, files: Sequence[str]) -> None:
+    async def _warn_of_unseen(self, files: Sequence[str]) -> None:
         """Say so when no worker sees what the run reads: each of its tasks is about to fail."""
         for source, nodes in (await asyncio.to_thread(unseen, files, self._terms.sources)).items():
             log.warning("run %s: no worker sees %s (on %s)", self.run_id, source, ", ".join(nodes))
 
-    async def _look(self, pool: Pool) -> None:
+    async def _end_soon(self, pool: Pool) -> None:
         """End the pool soon after the last task, rather than when it looks itself."""
         while True:
             await asyncio.sleep(_SOON_S)
@@ -368,7 +368,7 @@ class Session:
             self.run_id, result.status, tasks.merged, tasks.planned, tasks.failed, self._path.parent,
         )  # fmt: skip
 
-    # What mends.
+    # What is published again.
 
     def _republish_lost(self, counts: Counts, *, is_live: bool) -> None:
         """Publish again what is due and was withdrawn, or has left the queues without a trace: deleted, purged."""

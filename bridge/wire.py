@@ -105,7 +105,7 @@ class TaskMessage:
     attempt
         How often it was tried in vain.
     unknown
-        How often it was put off because its run was unknown.
+        How often it was requeued because its run was unknown.
     replay
         Whether it shall be tried though it failed before.
     redeliveries

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.consumer import Delivery
 from bridge.settlement import Settlement
-from bridge.topology import Topology
+from bridge.topology import DELIVERY_LIMIT, Topology
 from bridge.verdict import (
     MAX_REDELIVERIES,
     MAX_UNKNOWN,
@@ -167,6 +167,10 @@ def of(fates, kind):
 def is_planned(what, known):
     """Whether the ledger has a message's task as it came, in a state that is known."""
     return known.task == PLANNED and what.task.spec == known.spec and what.task.sample == PLANNED.sample
+
+
+def test_no_message_is_given_up_behind_the_ledgers_back():
+    assert MAX_REDELIVERIES < DELIVERY_LIMIT
 
 
 def test_every_combination_has_one_fate(fates):
