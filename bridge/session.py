@@ -168,7 +168,7 @@ class Session:
             self._pool.obey(wish)
         if wish == "run" != before:
             self._has_withdrawn = False
-            self.republish()
+            self._republish()
 
     def leave(self, wish: Wish) -> None:
         """Drain or cancel, for the bridge is about to end; the run goes on elsewhere, or later."""
@@ -378,9 +378,9 @@ class Session:
             log.warning("run %s: nothing moves, and the queues are empty", self.run_id)
         if is_lost or (is_live and self._has_withdrawn):
             self._has_withdrawn = False
-            self.republish()
+            self._republish()
 
-    def republish(self) -> None:
+    def _republish(self) -> None:
         """Publish all that is due, for it may have left the queues. What is there twice does no harm."""
         if self._ledger is not None:
             self._in_background(self._publish(self._ledger))
