@@ -30,6 +30,7 @@ from bridge.wire import (
     task_letter,
 )
 from hzzray.data.catalogue import release
+from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.messages import WIRE_VERSION
 from hzzray.physics.histogram import MAX_BINS, Axis
@@ -124,6 +125,29 @@ def test_what_nobody_thought_of_is_given_up_too_and_the_loop_goes_on(paper, monk
     assert reasons.pop("it can't be handled: KeyError: 'oh\\x00dear'") == 60
     assert sum(number for reason, number in reasons.items() if "not that of run" in reason) == 120
     assert all(channel.unacked == set() for channel in broker.channels)
+
+
+def test_the_ledger_is_told_before_a_message_that_ends_its_bridges_is_a_dead_letter(paper, monkeypatch, tmp_path):
+    broker, work = paper
+    known = []
+
+    async def nobody(_):
+        """There is no reducer to be told."""
+
+    def put(queue, *message):
+        if queue == TOPOLOGY.dead.name:
+            with Ledger.open(tmp_path / "run" / "ledger.db") as ledger:
+                known.extend(failure.reason for failure in ledger.failures())
+        return PaperBroker.put(broker, queue, *message)
+
+    monkeypatch.setattr("bridge.session.reload_reducer", nobody)
+    monkeypatch.setattr(broker, "put", put)
+    letter = task_letter(TOPOLOGY, TaskMessage(ledgers.tasks(3)[0]))
+    letter.properties.headers["x-delivery-count"] = 45
+    broker.put(letter.key, letter.body, letter.properties)
+    work(broker.dead)
+    assert known == ["redelivered 45 times, and never acknowledged"]
+    assert [properties.headers[REASON] for properties, _ in broker.dead()] == known
 
 
 def test_a_mailbox_goes_on_after_what_its_taker_raises(caplog):

@@ -1,4 +1,4 @@
-"""What becomes of a delivery: each row of the table in docs/messaging.md, and what holds of all that may be known."""
+"""What becomes of a delivery: each row of the table in docs/messaging.md, what holds of all, and that it is done."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import get_args
 import pika
 import pytest
 
+from bridge.broker_source import BrokerSource
 from bridge.consumer import Delivery
 from bridge.settlement import Settlement
 from bridge.topology import DELIVERY_LIMIT, Topology
@@ -313,3 +314,84 @@ def test_what_is_kept_or_offered_the_broker_is_not_told_of(verdict):
     settlement.came(delivery)
     settlement.settle(verdict, [delivery])
     assert (wire.acked, wire.sent, settlement.unacked) == ([], [], 1)
+
+
+def holding(*given, settlement=None):
+    """A source that holds messages of these tasks, each delivered twice; the first is with a worker."""
+    source = BrokerSource(settlement or Noted(), lambda: None)
+    for number, one in enumerate(given):
+        for copy in range(2):
+            source.offer(message(one), Delivery(1, 10 * number + copy, b"", pika.BasicProperties()))
+    return source
+
+
+class Noted:
+    """Notes what is to be settled: the kind of verdict, and the deliveries' tags."""
+
+    def __init__(self):
+        self.settled = []
+
+    def settle(self, verdict, deliveries):
+        self.settled.append((type(verdict), [delivery.tag for delivery in deliveries]))
+
+
+FIRST, SECOND = task(1), task(2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (lambda source: source.ack(FIRST), Ack),
+        (lambda source: source.retry(FIRST, 2), Requeue),
+        (lambda source: source.reject(BROKEN), DeadLetter),
+        (lambda source: source.split(FIRST, PARTS), Replace),
+    ],
+)
+def test_all_deliveries_of_a_task_share_its_fate(answer, kind):
+    async def go():
+        noted = Noted()
+        source = holding(FIRST, SECOND, settlement=noted)
+        assert await source.get() == FIRST
+        answer(source)
+        assert (noted.settled, source.held) == ([(kind, [0, 1])], 1)
+
+    asyncio.run(go())
+
+
+def test_a_task_that_is_not_to_blame_is_offered_again_unless_it_comes_again_by_itself():
+    async def go():
+        noted = Noted()
+        source = holding(FIRST, SECOND, settlement=noted)
+        assert await source.get() == FIRST
+        source.retry(FIRST)
+        assert (await source.get(), source.held, noted.settled) == (FIRST, 2, [])
+        source.lost()
+        assert source.held == 1, "what a worker has goes on"
+        source.retry(FIRST)
+        assert not await source.offered(0)
+        assert (source.held, noted.settled) == (0, [(Offer, [])])
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("known", "idle_only", "settled", "is_due"),
+    [
+        (Leaving(), False, [], False),
+        (UnservedRun(), False, [(Requeue, [0, 1]), (Requeue, [10, 11])], False),
+        (Stopped("run"), False, [(Requeue, [0, 1]), (Requeue, [10, 11])], False),
+        (Stopped("drain"), False, [(Ack, [0, 1]), (Ack, [10, 11])], True),
+        (Stopped("pause"), True, [(Ack, [10, 11])], True),
+    ],
+)
+def test_what_is_held_is_released(known, idle_only, settled, is_due):
+    async def go():
+        noted = Noted()
+        source = holding(FIRST, SECOND, settlement=noted)
+        await source.get()
+        assert source.release(known, all_of_it=not idle_only) == is_due
+        assert noted.settled == settled
+        assert source.held == 2 - len(settled)
+        assert await source.offered(0) == (not settled), "nobody is given what has gone"
+
+    asyncio.run(go())
