@@ -1,1 +1,1 @@
-"""The RabbitMQ bridge: imports hzzray, never the reverse. Its parts arrive with the broker."""
+"""The RabbitMQ bridge: imports hzzray, never the reverse."""

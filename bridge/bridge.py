@@ -7,37 +7,35 @@ import contextlib
 import logging
 import math
 import os
-import secrets
 import socket
 import time
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from pika.channel import Channel
 from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import RayError
 
+from bridge.announcement import Announcement
+from bridge.broker_usage import BrokerUsage
 from bridge.connection import BrokerError, Link
 from bridge.consumer import Consumer, Delivery
-from bridge.depths import Depths
-from bridge.loader import RunLog
-from bridge.publisher import Outbox
-from bridge.session import Served, Terms, shown_status
+from bridge.orders import Orders
+from bridge.publisher import Publisher
+from bridge.queues import Traffic
+from bridge.run_log import Announced, RunLog
+from bridge.session import Session, Terms, shown_status
 from bridge.settings import BrokerSettings
-from bridge.settlement import Post
+from bridge.settlement import Settlement
 from bridge.topology import Topology
-from bridge.traffic import Traffic
-from bridge.vitals import Vitals
-from bridge.wire import Account, Announcement, Refusal, read_order, read_task
+from bridge.verdict import DeadLetter, Leaving, UnservedRun, decide, unhandled
+from bridge.wire import Order, Refusal, read_task
 from hzzray.engine.cluster import room
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.monitor import Usage
 from hzzray.engine.pool import AWAY, IN_FLIGHT
 from hzzray.engine.services import Services
-from hzzray.errors import HzzrayError, UsageError, first_of
+from hzzray.errors import HzzrayError, first_of
 from hzzray.messages import Counts
 from hzzray.runs.run import signals
 
@@ -49,14 +47,13 @@ PREFETCH = 1024
 # Work to have at hand, in seconds at the present pace; and how much more or less is worth a change.
 _AHEAD_S = 0.5
 _CHANGE = 1.5
-_MOST_STRANGE = 8
-_ACCOUNTED_RUNS, _ACCOUNTS_OF_A_RUN = 1000, 8
 _TICK_S = 1.0
 _CONNECT_S = 60.0
 _SOON_S = 0.1
 _FLUSH_S = 10.0
 _READ_S = 10.0
-_AILING_S = 5.0, 300.0
+# Waits before a run is tried again that can't be served.
+_UNSERVED_S = 5.0, 300.0
 
 
 class BridgeSettings(BaseModel):
@@ -102,13 +99,11 @@ class Bridge:
         self._settings = settings
         self._progress = progress
         self._name = f"{socket.gethostname()}.{os.getpid()}"
-        self._served: dict[str, Served] = {}
+        self._sessions: dict[str, Session] = {}
         self._serving: set[asyncio.Task[None]] = set()
-        self._announced: dict[str, bytes] = {}
-        self._accounts: dict[str, dict[str, Usage]] = {}
-        self._vitals = Vitals(broker)
-        self._services = Services(terms.runs, self._vitals)
-        self._ailing: dict[str, tuple[float, float]] = {}
+        self._announced = Announced()
+        self._services = Services(terms.runs, BrokerUsage(broker))
+        self._unserved: dict[str, tuple[float, float]] = {}
         self._fixed = settings.prefetch
         self._ending = asyncio.Event()
         self._wish: Wish = "drain"
@@ -124,18 +119,16 @@ class Bridge:
             incoming, self._topology.tasks.name, self._take, self._refuse,
             prefetch=self._fitting(0.0), lost=self._lost, paused=True,
         )  # fmt: skip
-        self._orders = Consumer(incoming, self._declare_control, self._obey, self._disobey, prefetch=16)
-        self._log = RunLog(incoming, self._topology.runs.name, self._hear, self._account)
-        queues = [queue.name for queue in (self._topology.tasks, *self._topology.retries, self._topology.dead)]
-        depths = Depths(incoming, queues)
-        self._post = Post(self._topology, self._tasks, Outbox(outgoing), Outbox(outgoing))
-        self._traffic = Traffic(self._topology, depths, self._post)
+        self._orders = Orders(incoming, self._topology, self._name, self._obey)
+        run_log = RunLog(incoming, self._topology.runs.name, self._learn, self._announced.account)
+        self._settlement = Settlement(self._topology, self._tasks, Publisher(outgoing), Publisher(outgoing))
+        self._traffic = Traffic(incoming, self._topology, self._settlement)
         try:
             for link in (outgoing, incoming):
                 await link.start(_CONNECT_S)
             async with asyncio.TaskGroup() as self._group:
                 if not self._settings.only_it:  # of that one, there is the ledger
-                    await self._log.caught_up(_READ_S)
+                    await run_log.caught_up(_READ_S)
                 self._take_up()
                 self._tasks.resume()
                 await self._watch()
@@ -160,77 +153,56 @@ class Bridge:
         """End: after what is in flight (drain), or at once (cancel). The runs go on elsewhere, or later."""
         self._wish = wish
         self._ending.set()
-        for served in self._served.values():
-            served.leave(wish)
+        for session in self._sessions.values():
+            session.leave(wish)
 
     # What comes from the broker.
 
     def _take(self, delivery: Delivery) -> None:
-        """Bring a task to its run."""
-        self._post.come(delivery)
+        """Bring a task to its run's session, or settle it where there is none."""
+        self._settlement.came(delivery)
         message = read_task(delivery.body, delivery.properties)
         if isinstance(message, Refusal):
-            log.warning("a message is given up: %s", message.reason)
-            self._post.bury(delivery, message.reason)
+            log.warning("a message is dead-lettered: %s", message.reason)
+            self._settlement.settle(decide(message), [delivery])
             return
-        run_id = message.task.run_id
-        served = self._served.get(run_id)
-        if served is not None:
-            served.take(message, delivery)
-        elif self._is_anothers(run_id) or time.monotonic() < self._ailing.get(run_id, (0.0, 0.0))[0]:
-            self._post.park(message, [delivery])
-        elif self._is_known(run_id):
-            self._open(run_id).take(message, delivery)
-        elif message.strange < _MOST_STRANGE:  # its announcement may be on its way
-            self._post.put_off_stranger(message, delivery)
+        session = self._session(message.task.run_id)
+        if isinstance(session, Session):
+            session.take(message, delivery)
         else:
-            self._post.bury(delivery, f"run {run_id} was never announced", run_id=run_id)
+            self._settlement.settle(decide(message, session), [delivery])
 
     def _refuse(self, delivery: Delivery, error: Exception) -> None:
-        """Give up a task's message that can't be handled; where the bridge itself has come to its end, it stays."""
-        if not self._ending.is_set():
-            self._post.refuse(delivery, error)
+        """Settle a task's delivery that can't be handled; that may be as the bridge itself comes to its end."""
+        verdict = decide(Refusal(unhandled(error)), Leaving() if self._ending.is_set() else None)
+        if isinstance(verdict, DeadLetter):
+            log.error("a message is dead-lettered: it can't be handled", exc_info=error)
+        self._settlement.settle(verdict, [delivery])
 
     def _lost(self) -> None:
         """Forget deliveries of a connection that is gone: they come again."""
-        self._post.lost()
-        for served in self._served.values():
-            served.lost()
+        self._settlement.lost()
+        for session in self._sessions.values():
+            session.lost()
 
-    def _hear(self, announcement: Announcement, _: str) -> None:
+    def _learn(self, announcement: Announcement, _: str) -> None:
         """Take note of a run."""
         run_id = announcement.run_id
-        known = self._announcement(run_id)
-        try:
-            holds = known.with_later(announcement) if known is not None else announcement
-        except UsageError as error:
-            log.warning("an announcement is passed over: %s", error)
+        holds = self._announced.merged(announcement)
+        if holds is None:
             return
         if not self._is_done_with(run_id):
-            self._announced[run_id] = zlib.compress(holds.canonical(), 1)
-        if run_id in self._served:
-            self._served[run_id].plan_more(holds)
-
-    def _account(self, account: Account) -> None:
-        """Take note of what publishing a run took; of that the latest runs are enough."""
-        rows = self._accounts.pop(account.run_id, {})
-        usage = account.usage
-        rows.pop(usage.actor, None)
-        self._accounts[account.run_id] = dict([*rows.items(), (usage.actor, usage)][-_ACCOUNTS_OF_A_RUN:])
-        while len(self._accounts) > _ACCOUNTED_RUNS:
-            del self._accounts[next(iter(self._accounts))]
+            self._announced.keep(holds)
+        if run_id in self._sessions:
+            self._sessions[run_id].plan_more(holds)
 
     def _around(self, run_id: str) -> list[Usage]:
         """Tell what is used around a run's workers; a publisher that is a service still counts as that."""
-        return [*self._accounts.get(run_id, {}).values(), *self._services()]
+        return [*self._announced.accounts(run_id), *self._services()]
 
-    def _obey(self, delivery: Delivery) -> None:
+    def _obey(self, order: Order) -> None:
         """Do what a user wants."""
-        self._orders.ack(delivery)
-        order = read_order(delivery.body, delivery.properties)
-        if isinstance(order, Refusal):
-            log.warning("an order is passed over: %s", order.reason)
-        elif order.prefetch is not None:
+        if order.prefetch is not None:
             self._fixed = order.prefetch or None
             self._tasks.resize(self._fitting(self._traffic.acked_per_s))
         elif order.run_id is not None and order.wish is not None:
@@ -238,19 +210,7 @@ class Bridge:
                 log.warning("%s: no such run here", order.run_id)
                 return
             log.info("run %s: %s", order.run_id, order.wish)
-            (self._served.get(order.run_id) or self._open(order.run_id)).obey(order.wish)
-
-    def _disobey(self, _: Delivery, error: Exception) -> None:
-        log.error("an order is passed over: it can't be handled", exc_info=error)
-
-    def _declare_control(self, channel: Channel, then: Callable[[str], None]) -> None:
-        """Declare a queue of our own for users' orders; another one each time, as the last may not be gone yet."""
-        name = self._topology.control_queue(f"{self._name}.{secrets.token_hex(4)}")
-
-        def bind(_: Any) -> None:  # noqa: ANN401 (pika's frame)
-            channel.queue_bind(name, self._topology.control, callback=lambda _: then(name))
-
-        channel.queue_declare(name, exclusive=True, auto_delete=True, callback=bind)
+            (self._sessions.get(order.run_id) or self._open(order.run_id)).obey(order.wish)
 
     # The runs.
 
@@ -274,49 +234,54 @@ class Bridge:
             log.warning("run %s: %s", run_id, error)
             return False
 
-    def _announcement(self, run_id: str) -> Announcement | None:
-        body = self._announced.get(run_id)
-        return Announcement.model_validate_json(zlib.decompress(body)) if body is not None else None
+    def _session(self, run_id: str) -> Session | UnservedRun | None:
+        """Find a run's session, or begin one; None where nothing is known of the run."""
+        if run_id in self._sessions:
+            return self._sessions[run_id]
+        if self._is_anothers(run_id) or time.monotonic() < self._unserved.get(run_id, (0.0, 0.0))[0]:
+            return UnservedRun()
+        return self._open(run_id) if self._is_known(run_id) else None
 
-    def _open(self, run_id: str) -> Served:
+    def _open(self, run_id: str) -> Session:
         """Begin to serve a run."""
         progress = self._progress if run_id == self._settings.until else lambda _: None
-        announcement = self._announcement(run_id)
         around = partial(self._around, run_id)
-        served = Served(run_id, self._terms, self._post, self._traffic, announcement, progress, around)
-        self._served[run_id] = served
-        task = self._group.create_task(self._serve(served))
+        announcement = self._announced.of(run_id)
+        session = Session(run_id, self._terms, self._settlement, self._traffic, announcement, progress, around)
+        self._sessions[run_id] = session
+        task = self._group.create_task(self._serve(session))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
-        return served
+        return session
 
-    async def _serve(self, served: Served) -> None:
+    async def _serve(self, session: Session) -> None:
         """Serve a run; one that can't be served now is left alone for a while."""
-        run_id = served.run_id
+        run_id = session.run_id
         try:
-            await served.serve()
-            self._ailing.pop(run_id, None)
+            await session.serve()
+            self._unserved.pop(run_id, None)
         except Exception as error:
             if run_id == self._settings.until:
                 self._ending.set()
                 raise
             if not isinstance(error, HzzrayError | RayError):  # what is wrong with one run is no other's business
                 log.exception("run %s: an unexpected error", run_id)
-            _, wait = self._ailing.get(run_id, (0.0, 0.0))
-            wait = min(max(2 * wait, _AILING_S[0]), _AILING_S[1])
-            self._ailing[run_id] = time.monotonic() + wait, wait
+            _, wait = self._unserved.get(run_id, (0.0, 0.0))
+            wait = min(max(2 * wait, _UNSERVED_S[0]), _UNSERVED_S[1])
+            self._unserved[run_id] = time.monotonic() + wait, wait
             log.error("run %s can't be served for %.0f s: %s", run_id, wait, error)  # noqa: TRY400 (a line is enough)
         finally:
-            del self._served[run_id]
+            del self._sessions[run_id]
 
     def _take_up(self) -> None:
         """Serve runs that a bridge has left, though none of their tasks may come: they may be lost."""
-        left = [run_id for run_id in self._announced if self._path(run_id).exists() and not self._is_done_with(run_id)]
+        announced = self._announced.runs()
+        left = [run_id for run_id in announced if self._path(run_id).exists() and not self._is_done_with(run_id)]
         until = self._settings.until
         if until is not None and self._is_known(until):
             left.append(until)
         for run_id in left:
-            if run_id not in self._served and not self._is_anothers(run_id):
+            if run_id not in self._sessions and not self._is_anothers(run_id):
                 self._open(run_id)
 
     # The bridge itself.
@@ -339,24 +304,24 @@ class Bridge:
 
     def _is_over(self) -> bool:
         """Whether the run that is waited for has ended."""
-        served = self._served.get(self._settings.until or "")
-        return served is not None and served.is_over
+        session = self._sessions.get(self._settings.until or "")
+        return session is not None and session.is_over
 
     async def _share(self) -> None:
         """Let runs that are busy at once share the workers that there can be."""
-        busy = [served for served in self._served.values() if served.is_busy]
+        busy = [session for session in self._sessions.values() if session.is_busy]
         most: float = self._terms.limits.max_actors
         if len(busy) > 1:
             with contextlib.suppress(*AWAY):
                 most = min(most, await asyncio.to_thread(room))
-        for served in busy:
-            served.bound(max(1, int(most) // len(busy)))
+        for session in busy:
+            session.bound(max(1, int(most) // len(busy)))
 
     def _fitting(self, per_s: float) -> int:
         """Tell how many deliveries suit the workers and their pace, in tasks a second."""
         if self._fixed is not None:
             return self._fixed
-        actors = sum(served.actors for served in self._served.values())
+        actors = sum(session.actors for session in self._sessions.values())
         slots = 2 * IN_FLIGHT * max(actors, self._terms.limits.min_actors)
         return min(PREFETCH, max(slots, math.ceil(_AHEAD_S * per_s)))
 
@@ -369,7 +334,7 @@ class Bridge:
         for task in self._serving:
             task.cancel()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._post.settled(), _FLUSH_S)
+            await asyncio.wait_for(self._settlement.flushed(), _FLUSH_S)
 
 
 def serve_until(bridge: Bridge) -> None:

@@ -197,7 +197,7 @@ def prefetch(
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """Change how many tasks each live bridge holds."""
-    from bridge.loader import order  # noqa: PLC0415
+    from bridge.orders import order  # noqa: PLC0415
     from bridge.wire import Order  # noqa: PLC0415
 
     asyncio.run(order(broker_settings(broker, prefix), Topology(prefix), Order(prefetch=number)))

@@ -83,11 +83,6 @@ class Consumer:
             self._refuse(delivery, error)
 
     @property
-    def generation(self) -> int:
-        """The generation of deliveries that can still be acknowledged."""
-        return self._generation
-
-    @property
     def trouble(self) -> str:
         """Why nothing is consumed; empty where all is well."""
         return self._trouble

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from bridge.connection import BrokerError, Link
 from bridge.consumer import Consumer, Delivery
-from bridge.loader import send
-from bridge.publisher import Outbox
+from bridge.publisher import Publisher, send
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import ATTEMPTS, REASON, RUN, Refusal, TaskMessage, is_count, one_line, read_task, task_letter
@@ -26,8 +25,8 @@ _PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """What was given up, and why. ``message`` is None of what was no task."""
+class DeadLettered:
+    """A message that was dead-lettered, and why. ``message`` is None of what was no task."""
 
     reason: str
     attempts: int
@@ -35,13 +34,13 @@ class DeadLetter:
     message: TaskMessage | None
 
 
-def read_dead(delivery: Delivery) -> DeadLetter:
+def read_dead(delivery: Delivery) -> DeadLettered:
     """Read a dead letter; the broker's own say why in its terms."""
     headers = delivery.properties.headers or {}
     message = read_task(delivery.body, delivery.properties)
     task = None if isinstance(message, Refusal) else message
     attempts = headers.get(ATTEMPTS)
-    return DeadLetter(
+    return DeadLettered(
         reason=one_line(
             str(headers.get(REASON) or f"given up by the broker: {headers.get('x-first-death-reason', 'unknown')}")
         ),
@@ -52,17 +51,17 @@ def read_dead(delivery: Delivery) -> DeadLetter:
 
 
 async def dead_letters(
-    broker: BrokerSettings, topology: Topology, wanted: Callable[[DeadLetter], bool]
-) -> list[DeadLetter]:
+    broker: BrokerSettings, topology: Topology, wanted: Callable[[DeadLettered], bool]
+) -> list[DeadLettered]:
     """Look at the dead letters that are wanted; they stay where they are. Raises BrokerError."""
-    async with _graveyard(broker, topology, wanted) as graveyard:
-        return [letter for _, letter in graveyard.found]
+    async with _dead_queue(broker, topology, wanted) as queue:
+        return [letter for _, letter in queue.found]
 
 
 async def replay(
     broker: BrokerSettings,
     topology: Topology,
-    wanted: Callable[[DeadLetter], bool],
+    wanted: Callable[[DeadLettered], bool],
     others: Iterable[Task] = (),
     settled: Callable[[Task], bool] = lambda _: False,
 ) -> int:
@@ -71,28 +70,28 @@ async def replay(
     Letters leave the dead once their tasks are published, or ``settled`` says that there is nothing to be done for
     them. Raises BrokerError, and PublishError when the broker doesn't take them.
     """
-    async with _graveyard(broker, topology, wanted) as graveyard:
+    async with _dead_queue(broker, topology, wanted) as queue:
         tasks = {task.task_id: TaskMessage(task, replay=True) for task in others}
-        for _, letter in graveyard.found:
+        for _, letter in queue.found:
             if letter.message is not None and not settled(letter.message.task):
                 task = letter.message.task
                 tasks[task.task_id] = TaskMessage(task, replay=True)
         letters = (task_letter(topology, message) for message in tasks.values())
-        await send(graveyard.outbox, letters, len(tasks), "replay", patience_s=_PATIENCE_S)
-        for delivery, letter in graveyard.found:
+        await send(queue.publisher, letters, len(tasks), "replay", patience_s=_PATIENCE_S)
+        for delivery, letter in queue.found:
             if letter.message is not None:
-                graveyard.consumer.ack(delivery)
+                queue.consumer.ack(delivery)
     return len(tasks)
 
 
-class _Graveyard:
+class _DeadQueue:
     """The dead letters that are wanted. Those that aren't acknowledged stay where they are."""
 
-    def __init__(self, link: Link, topology: Topology, wanted: Callable[[DeadLetter], bool]) -> None:
+    def __init__(self, link: Link, topology: Topology, wanted: Callable[[DeadLettered], bool]) -> None:
         self._wanted = wanted
-        self.found: list[tuple[Delivery, DeadLetter]] = []
+        self.found: list[tuple[Delivery, DeadLettered]] = []
         self.consumer = Consumer(link, topology.dead.name, self._take, self._leave, prefetch=MOST)
-        self.outbox = Outbox(link)
+        self.publisher = Publisher(link)
 
     def _take(self, delivery: Delivery) -> None:
         letter = read_dead(delivery)
@@ -104,17 +103,17 @@ class _Graveyard:
 
 
 @asynccontextmanager
-async def _graveyard(
-    broker: BrokerSettings, topology: Topology, wanted: Callable[[DeadLetter], bool]
-) -> AsyncIterator[_Graveyard]:
+async def _dead_queue(
+    broker: BrokerSettings, topology: Topology, wanted: Callable[[DeadLettered], bool]
+) -> AsyncIterator[_DeadQueue]:
     """Hold the dead letters for a while."""
     link = Link(broker, "hzzray dead letters")
-    graveyard = _Graveyard(link, topology, wanted)
+    queue = _DeadQueue(link, topology, wanted)
     try:
         await link.start(broker.wait_s)
-        await graveyard.consumer.calm(_CALM_S, _PATIENCE_S)
-        if graveyard.consumer.trouble:
-            raise BrokerError(f"no dead letters from {broker}: {graveyard.consumer.trouble}")
-        yield graveyard
+        await queue.consumer.calm(_CALM_S, _PATIENCE_S)
+        if queue.consumer.trouble:
+            raise BrokerError(f"no dead letters from {broker}: {queue.consumer.trouble}")
+        yield queue
     finally:
         await link.stop()

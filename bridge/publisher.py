@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import pika
 from pika.channel import Channel
 
-from bridge.connection import Link, Mailbox
+from bridge.connection import BrokerError, Link, Mailbox
+from bridge.settings import BrokerSettings
 from bridge.wire import Letter
 from hzzray.retry import waits
 
@@ -22,8 +25,21 @@ log = logging.getLogger(__name__)
 #: Letters that may wait for the broker's word at once.
 WINDOW = 512
 
+#: How long the broker may take nothing at all before a command gives up, in seconds.
+PATIENCE_S = 120.0
+
+_TELL_S = 1.0
+
 # Waits before what the broker refused is sent again, in seconds.
 _REFUSED_S = 0.1, 5.0
+
+
+Progress = Callable[[int, int, str], None]
+"""Is told how many messages the broker has, of how many, and why it takes none, if so."""
+
+
+class PublishError(BrokerError):
+    """Something was not published. What was, need not be taken back: publishing again is harmless."""
 
 
 @dataclass(eq=False, slots=True)
@@ -35,7 +51,7 @@ class _Sending:
     returned: str | None = None
 
 
-class Outbox:
+class Publisher:
     """Publishes letters over a link, each until the broker has it for good. Used in the event loop that made it.
 
     A letter may arrive twice when the connection is lost at the wrong moment, never not at all: its future is done when
@@ -56,7 +72,7 @@ class Outbox:
         # On the link's thread:
         self._channel: Channel | None = None
         self._number = 0
-        self._flying: dict[int, _Sending] = {}
+        self._in_flight: dict[int, _Sending] = {}
         self._waits = waits(*_REFUSED_S)
         self._held = False
         link.add(self)
@@ -78,11 +94,11 @@ class Outbox:
     @property
     def unconfirmed(self) -> int:
         """How many letters the broker has not confirmed."""
-        return len(self._waiting) + len(self._flying)
+        return len(self._waiting) + len(self._in_flight)
 
     async def settled(self) -> None:
         """Wait until the broker has confirmed all that was published before."""
-        waiting = [sending.confirmed for sending in (*self._waiting, *self._flying.values())]
+        waiting = [sending.confirmed for sending in (*self._waiting, *self._in_flight.values())]
         if waiting:
             await asyncio.wait(waiting)
 
@@ -116,8 +132,8 @@ class Outbox:
         self._closed = f"no connection: {reason}"
         self._channel = None
         self._blocked = ""
-        self._again(list(self._flying.values()))
-        self._flying.clear()
+        self._again(list(self._in_flight.values()))
+        self._in_flight.clear()
 
     def _again(self, sendings: list[_Sending]) -> None:
         self._waiting.extendleft(reversed(sendings))
@@ -132,7 +148,7 @@ class Outbox:
             and channel.is_open
             and not self._blocked
             and not self._held
-            and len(self._flying) < self._window
+            and len(self._in_flight) < self._window
         ):
             sending = self._waiting.popleft()
             if sending.confirmed.cancelled():
@@ -140,15 +156,15 @@ class Outbox:
             letter = sending.letter
             self._number += 1
             sending.returned = None
-            self._flying[self._number] = sending
+            self._in_flight[self._number] = sending
             channel.basic_publish(letter.exchange, letter.key, letter.body, letter.properties, letter.mandatory)
 
     def _told(self, frame: Any) -> None:  # noqa: ANN401 (pika's frame)
         """Take note that the broker has, or refuses, a letter or all up to one."""
         tag, is_ack = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
-        numbers = list(takewhile(tag.__ge__, self._flying)) if frame.method.multiple else [tag]
+        numbers = list(takewhile(tag.__ge__, self._in_flight)) if frame.method.multiple else [tag]
         refused = []
-        for sending in [self._flying.pop(number) for number in numbers]:
+        for sending in [self._in_flight.pop(number) for number in numbers]:
             if is_ack and sending.returned is None:
                 self._done.put(sending)
             else:
@@ -179,7 +195,7 @@ class Outbox:
 
     def _returned(self, _: Channel, method: Any, properties: pika.BasicProperties, __: bytes) -> None:  # noqa: ANN401
         """Mark a letter that no queue took; its confirmation follows."""
-        for sending in self._flying.values():
+        for sending in self._in_flight.values():
             letter = sending.letter
             same = letter.exchange, letter.key, letter.properties.message_id
             if sending.returned is None and same == (method.exchange, method.routing_key, properties.message_id):
@@ -199,3 +215,61 @@ class Outbox:
 def _confirm(sending: _Sending) -> None:
     if not sending.confirmed.done():
         sending.confirmed.set_result(None)
+
+
+@contextlib.asynccontextmanager
+async def connected(broker: BrokerSettings, name: str, within_s: float = PATIENCE_S) -> AsyncIterator[Publisher]:
+    """Have a publisher for a while, over a connection of its own; raises BrokerError where there is no broker."""
+    link = Link(broker, name)
+    publisher = Publisher(link)
+    try:
+        await link.start(within_s)
+        yield publisher
+    finally:
+        await link.stop()
+
+
+async def send(
+    publisher: Publisher,
+    letters: Iterable[Letter],
+    number: int,
+    what: str,
+    *,
+    progress: Progress = lambda *_: None,
+    patience_s: float | None = None,
+) -> None:
+    """Publish letters, ``WINDOW`` at a time; when this returns, the broker has them all.
+
+    Raises PublishError, which says how many of the ``number`` it has, when it took none for ``patience_s``.
+    """
+    sent = confirmed = 0
+    moved = asyncio.Event()
+    told = time.monotonic()
+
+    def landed(_: object) -> None:
+        nonlocal confirmed
+        confirmed += 1
+        moved.set()
+
+    async def wait() -> None:
+        nonlocal told
+        moved.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(moved.wait(), _TELL_S)
+        if time.monotonic() - told > _TELL_S:
+            told = time.monotonic()
+            progress(confirmed, number, publisher.trouble)
+        if patience_s is not None and publisher.silent_s > patience_s:
+            raise PublishError(
+                f"{what}: {number - confirmed} of {number} messages were not published: the broker took nothing for "
+                f"{patience_s:g} s ({publisher.trouble or 'it gives no answer'}); try again, that is harmless"
+            )
+
+    for letter in letters:
+        while sent - confirmed >= WINDOW:
+            await wait()
+        publisher.publish(letter).add_done_callback(landed)
+        sent += 1
+    while confirmed < sent:
+        await wait()
+    progress(confirmed, number, "")

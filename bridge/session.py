@@ -1,4 +1,4 @@
-"""One run that a bridge serves: its deliveries sorted by what the ledger says of them, its pool, its files."""
+"""A bridge's session of one run: what its ledger says of each delivery, the pool that works on them, its files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,26 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from bridge.announcement import Announcement
+from bridge.broker_source import BrokerSource
 from bridge.consumer import Delivery
-from bridge.loader import send
-from bridge.settlement import Post
-from bridge.source import RunSource
-from bridge.traffic import Pace, Traffic
-from bridge.wire import Announcement, TaskMessage, task_letter
+from bridge.publisher import send
+from bridge.queues import Pace, Traffic
+from bridge.settlement import Settlement
+from bridge.verdict import (
+    Ack,
+    DeadLetter,
+    InLedger,
+    Known,
+    Leaving,
+    Offer,
+    Stopped,
+    Unhandled,
+    UnservedRun,
+    Verdict,
+    decide,
+)
+from bridge.wire import TaskMessage, task_letter
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
@@ -26,18 +40,14 @@ from hzzray.engine.pool import Pool, join_reducer, reload_reducer, worker_starte
 from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
-from hzzray.messages import Counts, Failure, Status, Task
+from hzzray.messages import Counts, Status
 from hzzray.places import cache_folder
 from hzzray.runs.folder import load_json
 from hzzray.runs.result import environment
 from hzzray.runs.run import Clock, Journal, Settings, add_plan, finish
-from hzzray.urls import is_inside, redact
+from hzzray.urls import is_inside
 
 log = logging.getLogger(__name__)
-
-#: A message that was delivered so often to bridges that went without a word is given up: it may be what ends them.
-#: The broker's own limit is higher, so that nothing is given up behind the ledger's back.
-RETURNS = 40
 
 # How long a run that has nothing here keeps its pool, and its ledger open.
 _REST_S = 30.0
@@ -77,7 +87,7 @@ class Terms:
     analyses: tuple[str, ...] = ()
 
 
-class Served:
+class Session:
     """One run, from its first delivery until there is nothing more to do for it here.
 
     ``progress`` is told about every second how far the run is; ``around`` tells what is used around its workers.
@@ -87,7 +97,7 @@ class Served:
         self,
         run_id: str,
         terms: Terms,
-        post: Post,
+        settlement: Settlement,
         traffic: Traffic,
         announced: Announcement | None,
         progress: Callable[[Counts], None],
@@ -96,7 +106,7 @@ class Served:
         self.run_id = run_id
         self._path = terms.runs.resolve() / run_id / "ledger.db"
         self._terms = terms
-        self._post = post
+        self._settlement = settlement
         self._traffic = traffic
         self._announced = announced
         self._progress = progress
@@ -108,9 +118,9 @@ class Served:
         self._source = self._new_source()
         self._pool: Pool | None = None
         self._stall = _Stall(terms.heal_s)
-        self._asides: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._early_wish: Wish | None = None
-        self._has_dropped = False
+        self._has_withdrawn = False
         self._leaving = False
         #: Whether it has come to its end, or its user ended it, and its files say so.
         self.is_over = False
@@ -134,14 +144,14 @@ class Served:
             if self._pool is not None:
                 self._pool.bound(limits.min_actors, limits.max_actors)
 
-    # What comes.
+    # Deliveries and orders.
 
     def take(self, message: TaskMessage, delivery: Delivery) -> None:
         """Take a delivery of this run's."""
         if self._ledger is None:
             self._early.append((message, delivery))
         else:
-            self._settle(self._ledger, message, delivery)
+            self._answer(self._ledger, message, delivery)
 
     def lost(self) -> None:
         """Take note that all deliveries are void."""
@@ -157,8 +167,8 @@ class Served:
         if self._pool is not None:
             self._pool.obey(wish)
         if wish == "run" != before:
-            self._has_dropped = False
-            self.publish_again()
+            self._has_withdrawn = False
+            self._republish()
 
     def leave(self, wish: Wish) -> None:
         """Drain or cancel, for the bridge is about to end; the run goes on elsewhere, or later."""
@@ -172,72 +182,60 @@ class Served:
         self._announced = announced
         if self._ledger is not None:
             add_plan(self._ledger, announced.plan())
-            self._aside(reload_reducer(self.run_id))
+            self._in_background(reload_reducer(self.run_id))
 
-    def _settle(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
-        """Sort a delivery, so that it is settled whatever that raises."""
+    def _answer(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
+        """Have decided what becomes of a delivery, and carry that out: it is settled whatever that raises."""
         try:
-            self._sort(ledger, message, delivery)
-        except HzzrayError as error:
-            log.warning("run %s: a task is put off: %s", self.run_id, error)
-            self._post.park(message, [delivery])
-        except Exception as error:  # noqa: BLE001 (of what came over the wire, nothing may be left unsettled)
-            self._post.refuse(delivery, error)
+            self._carry_out(decide(message, self._look_up(ledger, message)), ledger, delivery)
+        except Exception as error:
+            if isinstance(error, HzzrayError):
+                log.warning("run %s: a task is requeued: %s", self.run_id, error)
+            else:
+                log.exception("a message is dead-lettered: it can't be handled")
+            self._settlement.settle(decide(message, Unhandled(error)), [delivery])
 
-    def _sort(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
-        """Decide what a delivery is worth."""
-        given = message.task
-        found = ledger.look_up(given.task_id) if given.spec == ledger.spec.digest else None
-        if found is None or found[0].sample != given.sample:
-            self._post.bury(delivery, self._stranger(ledger, given), attempts=message.attempt, run_id=self.run_id)
-            return
+    def _look_up(self, ledger: Ledger, message: TaskMessage) -> InLedger:
+        """Find what the ledger holds of a message's task."""
+        given, spec = message.task, ledger.spec.digest
+        found = ledger.look_up(given.task_id) if given.spec == spec else None
+        if found is None:
+            return InLedger(spec, None)
         task, state = found
-        if given.file != task.file and not self._is_allowed(given.file):
-            reason = f"{redact(given.file)}: outside the sources that this bridge may read"
-            self._post.bury(delivery, reason, attempts=message.attempt, run_id=self.run_id)
-        elif state == "merged":
-            self._post.done(delivery)
-        elif state == "split":
-            parts = [TaskMessage(part, published=message.published) for part in ledger.parts(task)]
-            self._post.replace([task_letter(self._post.topology, part) for part in parts], [delivery])
-        elif state == "failed" and not message.replay:
-            failure = ledger.failure(task)
-            reason, attempts = (failure.reason, failure.attempts) if failure else ("failed before", message.attempt)
-            self._post.bury(delivery, reason, attempts=attempts, run_id=self.run_id)
-        elif ledger.wished() != "run":
-            self._drop(message, [delivery])
-        elif message.returns >= RETURNS:
-            self._give_up(ledger, message, task, delivery)
-        else:
-            if state == "failed" and ledger.forgive(task):
-                self._aside(reload_reducer(self.run_id))
-            self._source.offer(replace(message, task=task), delivery)
+        return InLedger(
+            spec,
+            task,
+            state,
+            is_inside=given.file == task.file or self._is_allowed(given.file),
+            parts=tuple(ledger.parts(task)) if state == "split" else (),
+            failure=ledger.failure(task) if state == "failed" else None,
+            wish=ledger.wished(),
+        )
 
-    def _stranger(self, ledger: Ledger, task: Task) -> str:
-        """Say why a task is not this run's."""
-        ours, other = ledger.spec.digest, task.spec
-        if other != ours:
-            return f"its spec {other[:12]} is not that of run {self.run_id}, {ours[:12]}"
-        return f"run {self.run_id} has no such task in its plan"
+    def _carry_out(self, verdict: Verdict, ledger: Ledger, delivery: Delivery) -> None:
+        """Carry out what was decided on a delivery: first in the ledger, then towards pool and broker."""
+        if isinstance(verdict, DeadLetter) and verdict.failure is not None:
+            ledger.abandon(verdict.failure)
+            self._in_background(reload_reducer(self.run_id))
+        elif isinstance(verdict, Offer):
+            if verdict.forgives and ledger.forgive(verdict.message.task):
+                self._in_background(reload_reducer(self.run_id))
+            self._source.offer(verdict.message, delivery)
+        elif verdict == Ack(is_due=True):
+            self._has_withdrawn = True
+        self._settlement.settle(verdict, [delivery])
 
-    def _give_up(self, ledger: Ledger, message: TaskMessage, task: Task, delivery: Delivery) -> None:
-        reason = f"delivered {message.returns} times to bridges that went without a word"
-        ledger.abandon(Failure(task=task, reason=reason, permanent=False, attempts=message.returns))
-        self._aside(reload_reducer(self.run_id))
-        self._post.bury(delivery, reason, attempts=message.returns, run_id=self.run_id)
+    def _release(self, known: Known, *, all_of_it: bool = True) -> None:
+        """Let go of what is here: all of it, or what nobody works on."""
+        if self._source.release(known, all_of_it=all_of_it):
+            self._has_withdrawn = True
 
-    def _drop(self, _: TaskMessage, deliveries: Sequence[Delivery]) -> None:
-        """Let go of what the ledger knows to be due: when its user wants it again, it is published again."""
-        self._has_dropped = True
-        for delivery in deliveries:
-            self._post.done(delivery)
-
-    # What is done.
+    # Its pool.
 
     async def serve(self) -> None:
         """Work on the run as long as there is something to do for it here.
 
-        Whatever it raises when that can't be done now, what was delivered is put off then.
+        Whatever it raises when that can't be done now, what was delivered is requeued then.
         """
         try:
             with await asyncio.to_thread(self._open) as ledger:
@@ -246,17 +244,17 @@ class Served:
                     self.obey(self._early_wish)
                 early, self._early = self._early, []
                 for message, delivery in early:
-                    self._settle(ledger, message, delivery)
+                    self._answer(ledger, message, delivery)
                 while await self._has_work(ledger):
                     await self._work(ledger)
         except Exception:
             for message, delivery in self._early:
-                self._post.park(message, [delivery])
-            self._source.clear(self._post.park)
+                self._settlement.settle(decide(message, UnservedRun()), [delivery])
+            self._release(UnservedRun())
             raise
         finally:
             self._ledger = None
-            for task in self._asides:
+            for task in self._background:
                 task.cancel()
 
     def _open(self) -> Ledger:
@@ -288,7 +286,7 @@ class Served:
             self.is_over = not counts.due or wish in {"drain", "cancel"}
             if self._leaving or (not is_live and time.monotonic() > until):
                 return False
-            self._mend(counts, is_live=is_live)
+            self._republish_lost(counts, is_live=is_live)
         return not self._leaving
 
     async def _work(self, ledger: Ledger) -> None:
@@ -303,7 +301,7 @@ class Served:
                     journal = stack.enter_context(Journal(ledger, clock))
                 journal.write(live)
 
-            self._aside(self._look_around(ledger.due_files()))
+            self._in_background(self._warn_of_unseen(ledger.due_files()))
             self._pool = pool = Pool(
                 worker_starter(ledger.spec, self._terms.sources, cache_folder(), self._terms.analyses),
                 partial(join_reducer, ledger.path, self.run_id),
@@ -315,24 +313,24 @@ class Served:
                 around=self._around,
                 sources=self._terms.sources,
             )
-            looking = asyncio.create_task(self._look(pool))
+            ending = asyncio.create_task(self._end_soon(pool))
             try:
                 state = await pool.run(self._source, partial(self._follow, pool))
             finally:
-                looking.cancel()
+                ending.cancel()
                 self._pool = None
             if journal is not None:
                 clock.tell(ledger)
                 journal.end(state)
-        if not self._leaving:  # else it stays unacknowledged, and is delivered to another bridge, or later
-            self._source.clear(self._post.park if pool.wish == "run" else self._drop)
+        self._release(Leaving() if self._leaving else Stopped(pool.wish))
+        if not self._leaving:
             self._source = self._new_source()
         await asyncio.to_thread(self._finish)
         self._progress(state.counts)
         self.is_over = not state.counts.due or pool.wish in {"drain", "cancel"}
 
-    def _new_source(self) -> RunSource:
-        return RunSource(self._post, lambda: self._traffic.congestion(self._pace.left_s))
+    def _new_source(self) -> BrokerSource:
+        return BrokerSource(self._settlement, lambda: self._traffic.congestion(self._pace.left_s))
 
     def _follow(self, pool: Pool, counts: Counts) -> None:
         """See how far the run is, about once a second."""
@@ -341,15 +339,15 @@ class Served:
         if not counts.due or self._source.idle_s > _REST_S:
             pool.end()
         elif pool.wish == "pause":
-            self._source.clear(self._drop, all_of_it=False)
-        self._mend(counts, is_live=pool.wish == "run")
+            self._release(Stopped(pool.wish), all_of_it=False)
+        self._republish_lost(counts, is_live=pool.wish == "run")
 
-    async def _look_around(self, files: Sequence[str]) -> None:
+    async def _warn_of_unseen(self, files: Sequence[str]) -> None:
         """Say so when no worker sees what the run reads: each of its tasks is about to fail."""
         for source, nodes in (await asyncio.to_thread(unseen, files, self._terms.sources)).items():
             log.warning("run %s: no worker sees %s (on %s)", self.run_id, source, ", ".join(nodes))
 
-    async def _look(self, pool: Pool) -> None:
+    async def _end_soon(self, pool: Pool) -> None:
         """End the pool soon after the last task, rather than when it looks itself."""
         while True:
             await asyncio.sleep(_SOON_S)
@@ -370,37 +368,37 @@ class Served:
             self.run_id, result.status, tasks.merged, tasks.planned, tasks.failed, self._path.parent,
         )  # fmt: skip
 
-    # What mends.
+    # What is published again.
 
-    def _mend(self, counts: Counts, *, is_live: bool) -> None:
-        """Publish again what is due and was dropped, or has left the queues without a trace: deleted, purged."""
+    def _republish_lost(self, counts: Counts, *, is_live: bool) -> None:
+        """Publish again what is due and was withdrawn, or has left the queues without a trace: deleted, purged."""
         moves = self._source.held or self._early or not self._traffic.is_empty or not is_live or not counts.due
         is_lost = self._stall.is_over(counts, moves=bool(moves))
         if is_lost:
             log.warning("run %s: nothing moves, and the queues are empty", self.run_id)
-        if is_lost or (is_live and self._has_dropped):
-            self._has_dropped = False
-            self.publish_again()
+        if is_lost or (is_live and self._has_withdrawn):
+            self._has_withdrawn = False
+            self._republish()
 
-    def publish_again(self) -> None:
+    def _republish(self) -> None:
         """Publish all that is due, for it may have left the queues. What is there twice does no harm."""
         if self._ledger is not None:
-            self._aside(self._publish(self._ledger))
+            self._in_background(self._publish(self._ledger))
 
     async def _publish(self, ledger: Ledger) -> None:
         number = ledger.tally().due
         log.info("run %s: publishing the %d tasks that are due", self.run_id, number)
-        letters = (task_letter(self._post.topology, TaskMessage(task)) for task in ledger.due())
-        await send(self._post.outbox, letters, number, f"run {self.run_id}")
+        letters = (task_letter(self._settlement.topology, TaskMessage(task)) for task in ledger.due())
+        await send(self._settlement.publisher, letters, number, f"run {self.run_id}")
 
-    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done meanwhile."""
         task = asyncio.create_task(work)
-        self._asides.add(task)
+        self._background.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._asides.discard(task)
+        self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("run %s: %s", self.run_id, error)
 

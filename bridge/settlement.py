@@ -1,104 +1,86 @@
-"""What becomes of deliveries: done, put off, replaced or given up; never before what stands for them is safe."""
+"""Carries verdicts out towards the broker; no delivery is acknowledged before what stands for it is safe."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bridge.consumer import Consumer, Delivery
-from bridge.publisher import Outbox
+from bridge.publisher import Publisher
 from bridge.topology import Topology
-from bridge.wire import Letter, TaskMessage, dead_letter, task_letter
+from bridge.verdict import Ack, DeadLetter, Keep, Offer, Replace, Requeue, Verdict
+from bridge.wire import Letter, dead_letter, task_letter
 
-log = logging.getLogger(__name__)
 
+class Settlement:
+    """Settles deliveries of one consumer, and counts them. Dead letters have a publisher of their own."""
 
-class Post:
-    """Settles deliveries of one consumer, and counts them. ``graves`` takes the dead letters, ``outbox`` the others."""
-
-    def __init__(self, topology: Topology, consumer: Consumer, outbox: Outbox, graves: Outbox) -> None:
+    def __init__(self, topology: Topology, consumer: Consumer, publisher: Publisher, dead_publisher: Publisher) -> None:
         self.topology = topology
-        self.outbox = outbox
+        self.publisher = publisher
         self._consumer = consumer
-        self._graves = graves
-        self._held: dict[tuple[int, int], float] = {}
+        self._dead_publisher = dead_publisher
+        self._unacked: dict[tuple[int, int], float] = {}
         #: Deliveries that came, and that were acknowledged, so far.
         self.delivered = 0
         self.acknowledged = 0
 
     @property
-    def held(self) -> int:
+    def unacked(self) -> int:
         """Deliveries that are not acknowledged."""
-        return len(self._held)
+        return len(self._unacked)
 
     @property
     def oldest_s(self) -> float:
         """Seconds since the task was taken that is held for the longest time."""
-        return time.monotonic() - min(self._held.values()) if self._held else 0.0
+        return time.monotonic() - min(self._unacked.values()) if self._unacked else 0.0
 
-    async def settled(self) -> None:
+    async def flushed(self) -> None:
         """Wait until the broker has confirmed all letters."""
-        await self.outbox.settled()
-        await self._graves.settled()
+        await self.publisher.settled()
+        await self._dead_publisher.settled()
 
-    def come(self, delivery: Delivery) -> None:
+    def came(self, delivery: Delivery) -> None:
         """Take note of a delivery."""
         self.delivered += 1
-        self._held[delivery[:2]] = time.monotonic()
+        self._unacked[delivery[:2]] = time.monotonic()
 
     def lost(self) -> None:
-        """Take note that all deliveries are void."""
-        self._held.clear()
+        """Take note that all deliveries are void: the broker redelivers them."""
+        self._unacked.clear()
 
-    def is_valid(self, delivery: Delivery) -> bool:
-        """Whether a delivery can still be acknowledged; one that can't comes again."""
-        return delivery[:2] in self._held
+    def settle(self, verdict: Verdict, deliveries: Sequence[Delivery]) -> None:
+        """Carry out what was decided on all deliveries of a task. Where they are void, it comes again by itself."""
+        match verdict:
+            case Ack():
+                self._publish_instead([], deliveries)
+            case Requeue(message=message, tries=tries) if deliveries:
+                queues = self.topology.retries
+                queue = queues[-1] if tries is None else queues[min(max(tries, 1), len(queues)) - 1]
+                self._publish_instead([task_letter(self.topology, message, queue)], deliveries)
+            case Replace(parts=parts):
+                self._publish_instead([task_letter(self.topology, part) for part in parts], deliveries)
+            case DeadLetter():
+                for delivery in deliveries:
+                    self._dead_letter(verdict, delivery)
+            case Requeue() | Offer() | Keep():
+                pass  # the broker need not be told
 
-    def done(self, delivery: Delivery) -> None:
-        """Acknowledge a delivery."""
-        if self._held.pop(delivery[:2], None) is not None:
-            self.acknowledged += 1
-            self._consumer.ack(delivery)
-
-    def retry(self, message: TaskMessage, deliveries: Sequence[Delivery]) -> None:
-        """Put a task that failed off; for longer, the more often it did."""
-        self._put_off(message, message.attempt, deliveries)
-
-    def park(self, message: TaskMessage, deliveries: Sequence[Delivery]) -> None:
-        """Put a task off for a while through no fault of its own."""
-        self._put_off(message, len(self.topology.retries) - 1, deliveries)
-
-    def put_off_stranger(self, message: TaskMessage, delivery: Delivery) -> None:
-        """Put a task off whose run nobody knows; for longer, the more often it was."""
-        again = replace(message, strange=message.strange + 1)
-        self._put_off(again, again.strange, [delivery])
-
-    def _put_off(self, message: TaskMessage, times: int, deliveries: Sequence[Delivery]) -> None:
-        if not deliveries:
-            return  # it comes again by itself
-        queues = self.topology.retries
-        queue = queues[min(max(times, 1), len(queues)) - 1]
-        self.replace([task_letter(self.topology, message, queue)], deliveries)
-
-    def replace(self, letters: Sequence[Letter], deliveries: Sequence[Delivery]) -> None:
-        """Publish letters in the place of deliveries."""
-        self._send(self.outbox, letters, deliveries)
-
-    def bury(self, delivery: Delivery, reason: str, *, attempts: int = 0, run_id: str = "") -> None:
-        """Give a delivery up: a dead letter says why."""
+    def _dead_letter(self, verdict: DeadLetter, delivery: Delivery) -> None:
         letter = dead_letter(
-            self.topology, delivery.body, delivery.properties, reason=reason, attempts=attempts, run_id=run_id
+            self.topology,
+            delivery.body,
+            delivery.properties,
+            reason=verdict.reason,
+            attempts=verdict.attempts,
+            run_id=verdict.run_id,
         )
-        self._send(self._graves, [letter], [delivery])
+        self._publish_instead([letter], [delivery], self._dead_publisher)
 
-    def refuse(self, delivery: Delivery, error: Exception) -> None:
-        """Give a delivery up that can't be handled, for a reason that nobody thought of."""
-        log.error("a message is given up: it can't be handled", exc_info=error)
-        self.bury(delivery, f"it can't be handled: {type(error).__name__}: {error}")
-
-    def _send(self, outbox: Outbox, letters: Sequence[Letter], deliveries: Sequence[Delivery]) -> None:
+    def _publish_instead(
+        self, letters: Sequence[Letter], deliveries: Sequence[Delivery], publisher: Publisher | None = None
+    ) -> None:
+        """Acknowledge deliveries once the broker has confirmed all letters that stand for them."""
         left = len(letters)
 
         def confirmed(_: object) -> None:
@@ -106,9 +88,14 @@ class Post:
             left -= 1
             if left <= 0:
                 for delivery in deliveries:
-                    self.done(delivery)
+                    self._ack(delivery)
 
         for letter in letters:
-            outbox.publish(letter).add_done_callback(confirmed)
+            (publisher or self.publisher).publish(letter).add_done_callback(confirmed)
         if not letters:
             confirmed(None)
+
+    def _ack(self, delivery: Delivery) -> None:
+        if self._unacked.pop(delivery[:2], None) is not None:
+            self.acknowledged += 1
+            self._consumer.ack(delivery)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from bridge.announcement import Announcement
 from bridge.bridge import Bridge, BridgeSettings
-from bridge.loader import announce, connected, send
+from bridge.loader import announce
 from bridge.provision import require
+from bridge.publisher import connected, send
 from bridge.session import Terms
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
-from bridge.wire import Announcement, TaskMessage, task_letter
+from bridge.wire import TaskMessage, task_letter
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.sight import require_sight
@@ -71,8 +73,8 @@ def execute(
 
 
 async def _announce(broker: BrokerSettings, topology: Topology, mine: Announcement) -> Announcement:
-    async with connected(broker, f"hzzray run {mine.run_id}") as outbox:
-        return await announce(broker, topology, outbox, mine)
+    async with connected(broker, f"hzzray run {mine.run_id}") as publisher:
+        return await announce(broker, topology, publisher, mine)
 
 
 async def _serve(
@@ -103,5 +105,5 @@ async def _publish(settings: Settings, broker: BrokerSettings, topology: Topolog
     with Ledger.open(settings.folder.resolve() / "ledger.db") as ledger:
         number = ledger.tally().due
         letters = (task_letter(topology, TaskMessage(task)) for task in ledger.due())
-        async with connected(broker, f"hzzray run {settings.run_id}") as outbox:
-            await send(outbox, letters, number, f"run {settings.run_id}", patience_s=300.0)
+        async with connected(broker, f"hzzray run {settings.run_id}") as publisher:
+            await send(publisher, letters, number, f"run {settings.run_id}", patience_s=300.0)

@@ -79,7 +79,7 @@ class Topology:
         return f"{self.prefix}.control"
 
     def control_queue(self, name: str) -> str:
-        """Name the queue on which one bridge hears control messages: exclusive, so it ends with its connection."""
+        """Name the queue on which one bridge receives control messages: exclusive, so it ends with its connection."""
         return f"{self.control}.{name}"
 
     @property

@@ -518,7 +518,7 @@ def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str
     folder = _folder(run_name, runs)
     if broker is not None:
         settings = broker_settings(broker, prefix)
-        from bridge.loader import order  # noqa: PLC0415
+        from bridge.orders import order  # noqa: PLC0415
         from bridge.topology import Topology  # noqa: PLC0415
         from bridge.wire import Order  # noqa: PLC0415
 

@@ -19,7 +19,7 @@ from app.client import SILENCE_S
 from app.services import services
 from app.words import JOINER, count
 from bridge.connection import BrokerError
-from bridge.dead_letters import DeadLetter
+from bridge.dead_letters import DeadLettered
 from hzzray.data.catalogue import release
 from hzzray.engine.events import Event
 from hzzray.engine.ledger import Ledger
@@ -605,7 +605,7 @@ def test_dead_letters_are_looked_at_when_asked_for(run, monkeypatch):
 
     async def dead_letters(broker, topology, wanted):
         asked.append(broker)
-        letters = [DeadLetter(reason=f"of {name}", attempts=5, run_id=name, message=None) for name in ("one", "two")]
+        letters = [DeadLettered(reason=f"of {name}", attempts=5, run_id=name, message=None) for name in ("one", "two")]
         return [letter for letter in letters if wanted(letter)]
 
     monkeypatch.setattr("bridge.dead_letters.dead_letters", dead_letters)

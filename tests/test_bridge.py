@@ -13,7 +13,7 @@ import pytest
 
 from bridge.connection import BrokerError
 from bridge.dead_letters import dead_letters, replay
-from bridge.loader import order
+from bridge.orders import order
 from bridge.provision import apply
 from bridge.wire import Letter, Order, TaskMessage, dead_letter, task_letter
 from hzzray.data.catalogue import release
@@ -303,7 +303,7 @@ def test_a_message_that_ends_its_bridges_is_given_up(site, spec, toys):
         result = site.wait("r", "partial")
         reasons = site.reasons(1)
         everything_is_settled(site)
-    assert [failure.reason for failure in result.failures] == ["delivered 45 times to bridges that went without a word"]
+    assert [failure.reason for failure in result.failures] == ["redelivered 45 times, and never acknowledged"]
     assert list(reasons) == [failure.reason for failure in result.failures]
 
 

@@ -17,9 +17,9 @@ HIS_WORDS = "certificate required", "alert unknown ca", "alert"
 
 
 @pytest.fixture(scope="module")
-def strangers(tmp_path_factory):
+def untrusted(tmp_path_factory):
     """Certificates of an authority that the broker doesn't know."""
-    return Certificates(tmp_path_factory.mktemp("strangers") / "tls")
+    return Certificates(tmp_path_factory.mktemp("untrusted") / "tls")
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ def test_with_the_right_certificates_all_goes_by_tls(broker, settings):
     assert (found.lacks, found.unseen) == ((), ())
 
 
-def test_what_is_wrong_with_tls_is_named_at_once(broker, vhost, settings, strangers):
+def test_what_is_wrong_with_tls_is_named_at_once(broker, vhost, settings, untrusted):
     ours = broker.certificates
     elsewhere = vhost.tls_url.replace("127.0.0.1", "localhost")
     for wrong, reason in (
-        (settings(authority=strangers.authority, client=ours.client), "certificate verify failed: self-signed"),
+        (settings(authority=untrusted.authority, client=ours.client), "certificate verify failed: self-signed"),
         (settings(client=ours.client), "certificate verify failed: self-signed"),
         (settings(elsewhere, authority=ours.authority, client=ours.client), "not valid for 'localhost'"),
         (settings(authority=ours.authority), HIS_WORDS[0]),
-        (settings(authority=ours.authority, client=strangers.client), HIS_WORDS[1]),
+        (settings(authority=ours.authority, client=untrusted.client), HIS_WORDS[1]),
         (settings(authority=ours.authority, client=ours.server), HIS_WORDS[2]),
     ):
         # A broker that refuses our certificate hangs up, now and then before its reason gets through.
@@ -97,7 +97,7 @@ def test_tls_where_there_is_none_and_none_where_there_is(broker, vhost, settings
         ask(settings(to_tls))
 
 
-def test_the_management_plugin_must_prove_itself_too(broker, settings, strangers):
+def test_the_management_plugin_must_prove_itself_too(broker, settings, untrusted):
     ours = broker.certificates
     right = settings(authority=ours.authority, client=ours.client)
     apply(right, Topology())
@@ -106,7 +106,7 @@ def test_the_management_plugin_must_prove_itself_too(broker, settings, strangers
     assert "not valid for 'localhost'" in unseen
     lenient = elsewhere.model_copy(update={"tls": right.tls.model_copy(update={"check_host": False})})
     assert check(lenient, Topology()).unseen == ()
-    for change in ({"authority": None}, {"authority": strangers.authority}, {"authority": None, "check_host": False}):
+    for change in ({"authority": None}, {"authority": untrusted.authority}, {"authority": None, "check_host": False}):
         other = right.model_copy(update={"tls": right.tls.model_copy(update=change)})
         with pytest.raises(BrokerError, match=r"no management plugin at https://.*: self-signed certificate"):
             apply(other, Topology())

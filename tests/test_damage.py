@@ -16,7 +16,7 @@ from bridge.bridge import Bridge, BridgeSettings
 from bridge.connection import Mailbox
 from bridge.consumer import Delivery
 from bridge.dead_letters import read_dead
-from bridge.session import Served, Terms
+from bridge.session import Session, Terms
 from bridge.settings import BrokerSettings
 from bridge.wire import (
     ATTEMPTS,
@@ -30,6 +30,7 @@ from bridge.wire import (
     task_letter,
 )
 from hzzray.data.catalogue import release
+from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.messages import WIRE_VERSION
 from hzzray.physics.histogram import MAX_BINS, Axis
@@ -100,20 +101,20 @@ def test_ten_thousand_random_damages_are_all_given_up(paper, seed):
         assert "it can't be handled" not in reason, "that is for what nobody thought of"
         shown = read_dead(Delivery(1, 1, body, properties))
         assert shown.reason == reason
-        assert set(properties.headers) <= {"attempt", "strange", "replay", REASON, ATTEMPTS, RUN}
+        assert set(properties.headers) <= {"attempt", "unknown", "replay", REASON, ATTEMPTS, RUN}
 
 
 def test_what_nobody_thought_of_is_given_up_too_and_the_loop_goes_on(paper, monkeypatch):
     """Issue 11, item 35: whatever handling a delivery raises."""
     broker, work = paper
-    sort = Served._sort
+    look_up = Session._look_up
 
-    def fall_over_some(self, ledger, message, delivery):
+    def fall_over_some(self, ledger, message):
         if message.task.sample == "Zee":
             raise KeyError("oh\0dear")
-        sort(self, ledger, message, delivery)
+        return look_up(self, ledger, message)
 
-    monkeypatch.setattr(Served, "_sort", fall_over_some)
+    monkeypatch.setattr(Session, "_look_up", fall_over_some)
     for _ in range(20):  # more than its places
         for task in ledgers.tasks(3):
             given = task if task.sample == "Zee" else task.model_copy(update={"spec": "0" * 64})
@@ -124,6 +125,29 @@ def test_what_nobody_thought_of_is_given_up_too_and_the_loop_goes_on(paper, monk
     assert reasons.pop("it can't be handled: KeyError: 'oh\\x00dear'") == 60
     assert sum(number for reason, number in reasons.items() if "not that of run" in reason) == 120
     assert all(channel.unacked == set() for channel in broker.channels)
+
+
+def test_the_ledger_is_told_before_a_message_that_ends_its_bridges_is_a_dead_letter(paper, monkeypatch, tmp_path):
+    broker, work = paper
+    known = []
+
+    async def nobody(_):
+        """There is no reducer to be told."""
+
+    def put(queue, *message):
+        if queue == TOPOLOGY.dead.name:
+            with Ledger.open(tmp_path / "run" / "ledger.db") as ledger:
+                known.extend(failure.reason for failure in ledger.failures())
+        return PaperBroker.put(broker, queue, *message)
+
+    monkeypatch.setattr("bridge.session.reload_reducer", nobody)
+    monkeypatch.setattr(broker, "put", put)
+    letter = task_letter(TOPOLOGY, TaskMessage(ledgers.tasks(3)[0]))
+    letter.properties.headers["x-delivery-count"] = 45
+    broker.put(letter.key, letter.body, letter.properties)
+    work(broker.dead)
+    assert known == ["redelivered 45 times, and never acknowledged"]
+    assert [properties.headers[REASON] for properties, _ in broker.dead()] == known
 
 
 def test_a_mailbox_goes_on_after_what_its_taker_raises(caplog):

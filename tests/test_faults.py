@@ -311,10 +311,10 @@ def test_a_bridge_shares_what_the_cluster_has(monkeypatch, tmp_path):
         BridgeSettings(),
     )
     monkeypatch.setattr("bridge.bridge.room", lambda: 4)
-    bridge._served = dict.fromkeys("abc", Run)
+    bridge._sessions = dict.fromkeys("abc", Run)
     asyncio.run(bridge._share())
     assert bounds == [1, 1, 1]
     bounds.clear()
-    bridge._served.popitem()
+    bridge._sessions.popitem()
     asyncio.run(bridge._share())
     assert bounds == [2, 2]

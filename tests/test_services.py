@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from bridge.broker_usage import BrokerUsage, look
 from bridge.connection import BrokerError
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
-from bridge.vitals import Vitals, look
 from bridge.wire import Account, Refusal, account_letter, read_account
 from hzzray.engine.monitor import service
 from hzzray.engine.services import Services, _Head, keep_word, leave_word, left_word
@@ -148,23 +148,23 @@ def test_what_is_no_broker_tells_nothing(plugin, text):
 def test_what_was_told_to_another_run_is_not_told_again(plugin, monkeypatch):
     """Issue 11, item 37: what the broker did between two runs is neither's."""
     server, broker = plugin
-    monkeypatch.setattr("bridge.vitals._STALE_S", 0.2)
+    monkeypatch.setattr("bridge.broker_usage._STALE_S", 0.2)
 
-    async def told(vitals):
+    async def told(usages):
         end = time.monotonic() + 10
-        while not (rows := vitals()):
+        while not (rows := usages()):
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
         return rows[0].user_s
 
     async def two_runs():
-        vitals = Vitals(broker)
-        assert await told(vitals) == 3.521
+        usages = BrokerUsage(broker)
+        assert await told(usages) == 3.521
         server.text = METRICS.replace("3521", "9000")
-        assert vitals()[0].user_s == 3.521  # for some seconds
+        assert usages()[0].user_s == 3.521  # for some seconds
         await asyncio.sleep(0.3)
-        assert vitals() == []
-        assert await told(vitals) == 9.0
+        assert usages() == []
+        assert await told(usages) == 9.0
 
     asyncio.run(two_runs())
 

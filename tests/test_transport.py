@@ -1,4 +1,4 @@
-"""Connection, outbox and consumer against a real broker, and a way to it that can be made bad."""
+"""Connection, publisher and consumer against a real broker, and a way to it that can be made bad."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 
 from bridge.connection import BrokerError, Link
 from bridge.consumer import Consumer
-from bridge.loader import PublishError, send
-from bridge.publisher import Outbox
+from bridge.publisher import Publisher, PublishError, send
 from bridge.settings import BrokerSettings
 from bridge.wire import Letter
 from hzzray.data.catalogue import release
@@ -132,12 +131,12 @@ def test_what_is_confirmed_is_there_and_what_is_acknowledged_is_gone(admin, sett
     declare(admin, "q")
 
     async def work():
-        async with running(settings, Outbox, Sink) as (outbox, sink):
-            await send(outbox, map(letter, range(3000)), 3000, "it")
+        async with running(settings, Publisher, Sink) as (publisher, sink):
+            await send(publisher, map(letter, range(3000)), 3000, "it")
             await until(lambda: len(sink.came) == 3000)
             assert set(sink.came.values()) == {1}
-            assert not outbox.unconfirmed
-            assert not outbox.trouble
+            assert not publisher.unconfirmed
+            assert not publisher.trouble
         assert sink.most <= 50
 
     run(work())
@@ -148,8 +147,8 @@ def test_prefetch_is_changed_live_and_nothing_is_delivered_twice_for_it(admin, s
     declare(admin, "q")
 
     async def work():
-        async with running(settings, Outbox) as outbox:
-            await send(outbox, map(letter, range(100)), 100, "it")
+        async with running(settings, Publisher) as publisher:
+            await send(publisher, map(letter, range(100)), 100, "it")
         async with running(settings, lambda link: Sink(link, prefetch=3)) as sink:
             sink.keep = True
             await until(lambda: len(sink.held) == 3)
@@ -182,8 +181,8 @@ def test_a_stale_acknowledgement_touches_no_other_message(admin, settings):
     declare(admin, "q")
 
     async def work():
-        async with running(settings, Outbox) as outbox:
-            await send(outbox, map(letter, range(4)), 4, "it")
+        async with running(settings, Publisher) as publisher:
+            await send(publisher, map(letter, range(4)), 4, "it")
         async with running(settings, lambda link: Sink(link, prefetch=2)) as sink:
             sink.keep = True
             await until(lambda: len(sink.held) == 2)
@@ -204,18 +203,18 @@ def test_a_full_queue_makes_the_publisher_wait_and_give_up_in_time(admin, settin
     said = []
 
     async def work():
-        async with running(settings, Outbox) as outbox:
+        async with running(settings, Publisher) as publisher:
             with pytest.raises(PublishError) as caught:
                 await send(
-                    outbox, map(letter, range(1000)), 1000, "run r", progress=lambda *what: said.append(what),
+                    publisher, map(letter, range(1000)), 1000, "run r", progress=lambda *what: said.append(what),
                     patience_s=2.5,
                 )  # fmt: skip
             assert "of 1000 messages were not published" in str(caught.value)
             assert "refused by queue q: the queue is full" in str(caught.value)
             assert any("full" in trouble for _, _, trouble in said)
         # It goes on once somebody consumes.
-        async with running(settings, Outbox, Sink) as (outbox, sink):
-            await send(outbox, map(letter, range(1000)), 1000, "run r", patience_s=20)
+        async with running(settings, Publisher, Sink) as (publisher, sink):
+            await send(publisher, map(letter, range(1000)), 1000, "run r", patience_s=20)
             await until(lambda: len(sink.came) == 1000)
 
     run(work())
@@ -223,9 +222,9 @@ def test_a_full_queue_makes_the_publisher_wait_and_give_up_in_time(admin, settin
 
 def test_an_unroutable_message_is_no_success(settings):
     async def work():
-        async with running(settings, Outbox) as outbox:
+        async with running(settings, Publisher) as publisher:
             with pytest.raises(PublishError, match=r"no queue takes it \(NO_ROUTE\)"):
-                await send(outbox, [letter(1)], 1, "it", patience_s=0.5)
+                await send(publisher, [letter(1)], 1, "it", patience_s=0.5)
 
     run(work())
 
@@ -234,10 +233,10 @@ def test_publishing_waits_while_the_broker_is_blocked(broker, admin, settings):
     declare(admin, "q")
 
     async def work():
-        async with running(settings, Outbox, Sink) as (outbox, sink):
+        async with running(settings, Publisher, Sink) as (publisher, sink):
             with broker.memory_alarm():
-                done = asyncio.ensure_future(send(outbox, map(letter, range(10)), 10, "it"))
-                await until(lambda: "takes nothing for now" in outbox.trouble)
+                done = asyncio.ensure_future(send(publisher, map(letter, range(10)), 10, "it"))
+                await until(lambda: "takes nothing for now" in publisher.trouble)
                 assert not done.done()
             await done
             await until(lambda: len(sink.came) == 10)
@@ -249,13 +248,13 @@ def test_a_deleted_queue_is_waited_for(admin, settings):
     declare(admin, "q")
 
     async def work():
-        async with running(settings, Outbox, Sink) as (outbox, sink):
-            await send(outbox, map(letter, range(10)), 10, "it")
+        async with running(settings, Publisher, Sink) as (publisher, sink):
+            await send(publisher, map(letter, range(10)), 10, "it")
             await until(lambda: len(sink.came) == 10)
             admin.queue_delete("q")
             await until(lambda: "no queue 'q'" in sink.consumer.trouble)
-            late = asyncio.ensure_future(send(outbox, map(letter, range(10, 20)), 10, "it"))
-            await until(lambda: "NO_ROUTE" in outbox.trouble)
+            late = asyncio.ensure_future(send(publisher, map(letter, range(10, 20)), 10, "it"))
+            await until(lambda: "NO_ROUTE" in publisher.trouble)
             declare(admin, "q")
             await until(lambda: len(sink.came) == 20)
             await late
@@ -281,11 +280,11 @@ def test_a_bad_way_to_the_broker_loses_nothing(way, admin, settings, through, pr
                 proxy.delay(0.05)
 
     async def work():
-        async with running(through, Outbox) as outbox, running(through, Sink) as sink:
+        async with running(through, Publisher) as publisher, running(through, Sink) as sink:
             bad = asyncio.ensure_future(trouble())
-            await send(outbox, map(letter, range(4000)), 4000, "it")
+            await send(publisher, map(letter, range(4000)), 4000, "it")
             while not bad.done():
-                await send(outbox, map(letter, range(50)), 50, "it")
+                await send(publisher, map(letter, range(50)), 50, "it")
                 await asyncio.sleep(0.05)
             await until(lambda: len(sink.came) == 4000)
             await until(lambda: depth(admin) == 0)
@@ -329,10 +328,10 @@ def test_an_unexpected_error_on_the_thread_is_outlived(admin, settings, caplog):
         raise ZeroDivisionError
 
     async def work():
-        async with running(settings, Outbox, Sink) as (outbox, sink):
-            await send(outbox, map(letter, range(10)), 10, "it")
+        async with running(settings, Publisher, Sink) as (publisher, sink):
+            await send(publisher, map(letter, range(10)), 10, "it")
             sink.consumer._link.call(fail)
-            await send(outbox, map(letter, range(10, 20)), 10, "it")
+            await send(publisher, map(letter, range(10, 20)), 10, "it")
             await until(lambda: len(sink.came) == 20)
 
     run(work())

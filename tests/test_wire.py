@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge import wire
+from bridge.announcement import Announcement
 from bridge.topology import Topology
 from bridge.wire import (
-    Announcement,
     Order,
     Refusal,
     TaskMessage,
@@ -45,7 +45,7 @@ def plan(toys):
 
 
 def test_a_task_comes_back_as_it_went():
-    message = TaskMessage(task(3), attempt=2, strange=1, replay=True, published=1_700_000_000.0)
+    message = TaskMessage(task(3), attempt=2, unknown=1, replay=True, published=1_700_000_000.0)
     letter = task_letter(TOPOLOGY, message, TOPOLOGY.retries[1])
     assert (letter.exchange, letter.key) == ("hzzray.bridge", "hzzray.retry.2")
     assert letter.properties.delivery_mode == 2
@@ -54,10 +54,10 @@ def test_a_task_comes_back_as_it_went():
 
 
 @pytest.mark.parametrize("count", [4, pika.compat.long(4)])  # RabbitMQ 4 sends 64 bits
-def test_the_broker_counts_returns(count):
+def test_the_broker_counts_redeliveries(count):
     letter = task_letter(TOPOLOGY, TaskMessage(task(3)))
     letter.properties.headers["x-delivery-count"] = count
-    assert read_task(letter.body, letter.properties).returns == 4
+    assert read_task(letter.body, letter.properties).redeliveries == 4
 
 
 def test_an_announcement_is_the_whole_plan(plan):
@@ -222,7 +222,7 @@ def test_an_announcement_that_makes_no_sense_is_refused(plan, change, reason):
         ({"message_id": None}, "message_id is not the id"),
         ({"headers": {"attempt": -1}}, "must be numbers from 0 on"),
         ({"headers": {"attempt": "many"}}, "must be numbers from 0 on"),
-        ({"headers": {"strange": True}}, "must be numbers from 0 on"),
+        ({"headers": {"unknown": True}}, "must be numbers from 0 on"),
         ({"headers": {"x-delivery-count": 10**9}}, "must be numbers from 0 on"),
     ],
 )
@@ -269,7 +269,7 @@ header_values = st.none() | st.booleans() | st.integers() | st.text() | st.binar
     body=st.binary() | json_values.map(lambda value: json.dumps(value).encode()),
     kind=st.sampled_from(["task", "announcement", "order"]),
     headers=st.none()
-    | st.dictionaries(st.sampled_from(["attempt", "strange", "x-delivery-count", "y"]), header_values),
+    | st.dictionaries(st.sampled_from(["attempt", "unknown", "x-delivery-count", "y"]), header_values),
     timestamp=st.none() | st.integers() | st.text(),
 )
 def test_anything_is_read_or_refused(body, kind, headers, timestamp):

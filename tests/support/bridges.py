@@ -10,13 +10,15 @@ from typing import Any, Self
 
 import pika
 
+from bridge.announcement import Announcement
 from bridge.bridge import Bridge, BridgeSettings
-from bridge.loader import Published, order, publish
+from bridge.loader import Published, publish
+from bridge.orders import order
 from bridge.provision import apply
 from bridge.session import Terms
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
-from bridge.wire import REASON, Announcement, Letter, Order, TaskMessage, announcement_letter, task_letter
+from bridge.wire import REASON, Letter, Order, TaskMessage, announcement_letter, task_letter
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.errors import HzzrayError

@@ -129,7 +129,7 @@ def damaged(tasks: list[Task], seed: int, number: int, topology: Topology) -> It
     chance = random.Random(seed)
     while number:
         task = chance.choice(tasks)
-        letter = task_letter(topology, TaskMessage(task, strange=6))  # a run that nobody knows is waited for no longer
+        letter = task_letter(topology, TaskMessage(task, unknown=6))  # a run that is unknown is waited for no longer
         given = {name: getattr(letter.properties, name) for name in ("content_type", "type", "message_id", "headers")}
         noise = chance.choice(_NOISE)(chance)
         given |= {**noise, "headers": given["headers"] | noise.get("headers", {})}
@@ -141,7 +141,7 @@ def damaged(tasks: list[Task], seed: int, number: int, topology: Topology) -> It
                 given["content_encoding"] = chance.choice(_SHORT)
             case 2:
                 given["headers"] = given["headers"] | {
-                    chance.choice(("attempt", "strange", "x-delivery-count")): chance.choice(_COUNTS)
+                    chance.choice(("attempt", "unknown", "x-delivery-count")): chance.choice(_COUNTS)
                 }
             case 3:
                 given["headers"] = None

@@ -68,7 +68,7 @@ def look(broker: BrokerSettings) -> Usage:
     return usage
 
 
-class Vitals:
+class BrokerUsage:
     """Knows what the broker used, as of some seconds ago; of one that can't be asked, nothing."""
 
     def __init__(self, broker: BrokerSettings) -> None:

@@ -7,11 +7,12 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from bridge.consumer import Delivery
-from bridge.settlement import Post
-from bridge.wire import TaskMessage, task_letter
+from bridge.settlement import Settlement
+from bridge.verdict import Ack, Committed, Failed, GivenUp, Keep, Known, Offer, Split, Verdict, decide
+from bridge.wire import TaskMessage
 from hzzray.engine.source import Congestion
 from hzzray.messages import Failure, Task
 
@@ -25,11 +26,11 @@ class _Held:
     is_out: bool = False
 
 
-class RunSource:
+class BrokerSource:
     """Tasks of one run that were delivered, until the broker is told what became of them. Lives in the event loop."""
 
-    def __init__(self, post: Post, congestion: Callable[[], Congestion]) -> None:
-        self._post = post
+    def __init__(self, settlement: Settlement, congestion: Callable[[], Congestion]) -> None:
+        self._settlement = settlement
         self._congestion = congestion
         self._held: dict[str, _Held] = {}
         self._queue: deque[Task] = deque()
@@ -74,14 +75,13 @@ class RunSource:
         for held in self._held.values():
             held.deliveries.clear()
 
-    def clear(self, settle: Callable[[TaskMessage, Sequence[Delivery]], None], *, all_of_it: bool = True) -> None:
-        """Settle what is here in one way: all of it, or what nobody works on."""
-        self._queue.clear()
+    def release(self, known: Known, *, all_of_it: bool = True) -> bool:
+        """Settle what is here, all of it or what nobody works on; tells whether something went that is still due."""
         going = [held for held in self._held.values() if all_of_it or not held.is_out]
-        for held in going:
-            del self._held[held.message.task.task_id]
-            settle(held.message, held.deliveries)
+        verdicts = [self._settle(held, known) for held in going]
+        self._queue = deque(task for task in self._queue if task.task_id in self._held)
         self._idle_since = time.monotonic()
+        return Ack(is_due=True) in verdicts
 
     # The protocol.
 
@@ -104,38 +104,31 @@ class RunSource:
 
     def ack(self, task: Task) -> None:
         """Acknowledge all deliveries of a task."""
-        for delivery in self._leave(task).deliveries:
-            self._post.done(delivery)
+        self._settle(self._held[task.task_id], Committed())
 
     def retry(self, task: Task, attempts: int = 0) -> None:
         """Put a task off that failed; deliver it again at once where it is not to blame."""
-        held = self._held[task.task_id]
-        if attempts or not held.deliveries:
-            self._leave(task)
-            if held.deliveries:
-                self._post.retry(replace(held.message, attempt=attempts, replay=False), held.deliveries)
-            return
-        held.is_out = False
-        self._queue.appendleft(task)
-        self._changed.set()
+        self._settle(self._held[task.task_id], Failed(attempts))
 
     def reject(self, failure: Failure) -> None:
         """Turn all deliveries of a task into dead letters."""
-        task = failure.task
-        for delivery in self._leave(task).deliveries:
-            self._post.bury(delivery, failure.reason, attempts=failure.attempts, run_id=task.run_id)
+        self._settle(self._held[failure.task.task_id], GivenUp(failure))
 
     def split(self, task: Task, parts: Sequence[Task]) -> None:
         """Publish parts instead of a task."""
-        held = self._leave(task)
-        letters = [
-            task_letter(self._post.topology, TaskMessage(part, published=held.message.published)) for part in parts
-        ]
-        self._post.replace(letters, held.deliveries)
+        self._settle(self._held[task.task_id], Split(tuple(parts)))
 
-    def _leave(self, task: Task) -> _Held:
-        held = self._held.pop(task.task_id)
-        if not self._held:
-            self._idle_since = time.monotonic()
+    def _settle(self, held: _Held, known: Known) -> Verdict:
+        """Decide on a task that is here, and carry that out."""
+        verdict, task = decide(held.message, known), held.message.task
+        if isinstance(verdict, Offer) and held.deliveries:
+            held.is_out = False
+            self._queue.appendleft(task)
             self._changed.set()
-        return held
+        elif not isinstance(verdict, Keep):
+            del self._held[task.task_id]
+            if not self._held:
+                self._idle_since = time.monotonic()
+                self._changed.set()
+            self._settlement.settle(verdict, held.deliveries)
+        return verdict
