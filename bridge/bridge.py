@@ -32,10 +32,11 @@ from bridge.topology import Topology
 from bridge.traffic import Traffic
 from bridge.vitals import Vitals
 from bridge.wire import Account, Announcement, Refusal, read_order, read_task
+from hzzray.engine.actors import AWAY
 from hzzray.engine.cluster import room
+from hzzray.engine.fleet import IN_FLIGHT
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.monitor import Usage
-from hzzray.engine.pool import AWAY, IN_FLIGHT
 from hzzray.engine.services import Services
 from hzzray.errors import HzzrayError, UsageError, first_of
 from hzzray.messages import Counts

@@ -18,11 +18,12 @@ from bridge.settlement import Post
 from bridge.source import RunSource
 from bridge.traffic import Pace, Traffic
 from bridge.wire import Announcement, TaskMessage, task_letter
+from hzzray.engine.actors import join_reducer, reload_reducer, worker_starter
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Usage
-from hzzray.engine.pool import Pool, join_reducer, reload_reducer, worker_starter
+from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
