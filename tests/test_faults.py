@@ -66,7 +66,7 @@ def work(toys, tmp_path, monkeypatch):
     path = tmp_path / "run" / "ledger.db"
     plan_run(path, spec, toys, 2_000)
     with Ledger.open(path) as ledger:
-        tasks = list(ledger.due())  # in the order in which they are given: a culprit that comes last has nobody beside it
+        tasks = list(ledger.due())  # in the order of their giving: the last one has nobody beside it
 
     def run(worker, limits, reducer=Reducer, during=None, nodes=("here",)):
         turns = cycle(nodes)

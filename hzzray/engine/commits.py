@@ -23,8 +23,7 @@ class Commits:
     def __init__(self, emit: Callable[[Instruction], None]) -> None:
         self._emit = emit
         self._waiting: deque[tuple[Delivery, Partial]] = deque()
-        self._stalled: deque[tuple[int, Slot]] = deque()
-        self._kept = self._taken = 0
+        self._stalled: dict[Slot, None] = {}
         self._storing: list[Delivery] = []
         self._glances = 0
         self._glancing = False
@@ -41,13 +40,12 @@ class Commits:
     def keep(self, delivery: Delivery, partial: Partial) -> None:
         """Take in a partial."""
         self._waiting.append((delivery, partial))
-        self._kept += 1
 
     def stalls(self, slot: Slot) -> bool:
-        """Keep a slot back, if there are too many partials, until there is room for what came from it."""
+        """Keep a slot back, if there are too many partials, until there are fewer."""
         if len(self._waiting) <= UNCOMMITTED:
             return False
-        self._stalled.append((self._kept, slot))
+        self._stalled[slot] = None
         return True
 
     def glanced(self) -> None:
@@ -55,7 +53,7 @@ class Commits:
         self._glancing = False
 
     def go_on(self, *, at_once: bool) -> list[Slot]:
-        """Commit what has gathered since the last commit; returns the slots that there is room for now.
+        """Commit what has gathered since the last commit; returns the slots that were kept back, when they may be free.
 
         It waits for others a little, but not where it is to be ``at_once``.
         """
@@ -68,11 +66,12 @@ class Commits:
             return []
         self._glances = 0
         batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-        self._taken += len(batch)
         self._storing = [delivery for delivery, _ in batch]
         self._emit(Commit(tuple(partial for _, partial in batch)))
-        roomy = sum(kept - self._taken <= UNCOMMITTED for kept, _ in self._stalled)
-        return [self._stalled.popleft()[1] for _ in range(roomy)]
+        if len(self._waiting) > UNCOMMITTED:
+            return []
+        freed, self._stalled = self._stalled, {}
+        return list(freed)
 
     def committed(self) -> list[Delivery]:
         """Take note that the last commit is done; returns whose partials it stored."""

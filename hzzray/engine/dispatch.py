@@ -389,9 +389,9 @@ class Dispatch:
         self._emit(Give(self._numbers, actor.name, tuple(delivery.task for delivery in deliveries)))
 
     def _offer(self, slot: Slot) -> None:
-        """Give a slot back, unless it is void. An actor that has nothing in flight takes a suspect before all else."""
+        """Give a slot back, unless it is void or must wait. An idle actor takes a suspect before all else."""
         actor = slot.actor
-        if not slot.holds or self._wish == "cancel":
+        if not slot.holds or self._wish == "cancel" or self._commits.stalls(slot):
             return
         if self._search == "waiting":
             self._search = "no"
@@ -499,8 +499,7 @@ class Dispatch:
                 self._commits.keep(delivery, outcome)
             else:
                 failed.append((delivery, outcome))
-        if not self._commits.stalls(call.slot):
-            self._offer(call.slot)
+        self._offer(call.slot)
         for delivery, fault in failed:
             self._failed(call.slot.actor, delivery, fault)
 
@@ -564,7 +563,7 @@ class Dispatch:
         trial = Trial(
             entries=task.entries,
             alone=actor.fell_with == (delivery,),
-            hung=actor.hung is delivery,
+            hung=actor.fell_over is delivery,
             tried=delivery.tried,
             crashes=self._crashes.get(task.task_id, 0),
         )

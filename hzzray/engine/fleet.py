@@ -54,9 +54,9 @@ class Actor:
 
     It is on ``node``, as Ray calls it, or on none yet, and on none of those that it is to ``avoid``.
     ``turn`` goes up each time that it falls, and when its slots are given out anew: those of earlier turns are void.
-    ``fell_with`` is what was in flight when it last fell, ``hung`` what it was last killed over. ``pid`` is that of its
-    process when it last told one, and ``fallen`` says that it fell since. While it is looked for, ``pauses`` are the
-    waits to come; it was found dead ``deaths`` times, and had been restarted ``restarts`` times when that began.
+    ``hung`` is what it was killed over, until it falls. When it last fell, ``fell_with`` was in flight, and it had been
+    killed over ``fell_over``. ``pid`` is that of its process when it last told one, and ``fallen`` says that it fell
+    since. While it is looked for, ``pauses`` are the waits to come; it was found dead ``deaths`` times, and had been restarted ``restarts`` times when that began.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Actor:
     since: float = 0.0
     fell_with: tuple[Delivery, ...] = ()
     hung: Delivery | None = None
+    fell_over: Delivery | None = None
     pid: int = 0
     fallen: bool = False
     pauses: Iterator[float] = field(default_factory=lambda: iter(()))
@@ -267,6 +268,7 @@ class Fleet:
         actor.fallen = True
         self._emit(Tell("worker died", actor.name, f"with {len(actor.in_flight)} tasks in flight"))
         actor.fell_with = tuple(actor.in_flight)
+        actor.fell_over, actor.hung = actor.hung, None
         actor.in_flight.clear()
         if not actor.leaving:
             self._look_for(actor)
