@@ -259,7 +259,8 @@ def test_files_of_other_lengths_than_stated_are_told():
     """Issue 11, item 22: fewer or more entries than the catalogue states; the toy release states none."""
     spec = make_spec(release("2020"), samples=("data_A", "Zee"))
     histograms = {"data_A": filled(1, 39), "Zee": filled(2, 89)}
-    result = summarise(state(DONE, spec=spec, **shown(histograms), entries={"data_A": Entries(39, 39), "Zee": Entries(89, 89)}))
+    entries = {"data_A": Entries(39, 39), "Zee": Entries(89, 89)}
+    result = summarise(state(DONE, spec=spec, **shown(histograms), entries=entries))
     (said,) = [line for line in result.warnings if "states" in line]
     assert said.startswith("Zee: its file has 89 entries, the release states 898; taken as it is")
     assert not any("states" in line for line in summarise(state(DONE)).warnings)

@@ -298,7 +298,7 @@ class Dispatch:
     @property
     def _is_hungry(self) -> bool:
         """Whether the source has had nothing when it was asked."""
-        return self._asking == "for long"
+        return self._asking == "for long" and not self._is_ending
 
     def _feed(self) -> None:
         """Give tasks to free slots, as long as there are both."""

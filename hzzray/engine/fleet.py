@@ -56,7 +56,8 @@ class Actor:
     ``turn`` goes up each time that it falls, and when its slots are given out anew: those of earlier turns are void.
     ``hung`` is what it was killed over, until it falls. When it last fell, ``fell_with`` was in flight, and it had been
     killed over ``fell_over``. ``pid`` is that of its process when it last told one, and ``fallen`` says that it fell
-    since. While it is looked for, ``pauses`` are the waits to come; it was found dead ``deaths`` times, and had been restarted ``restarts`` times when that began.
+    since. While it is looked for, ``pauses`` are the waits to come; it was found dead ``deaths`` times, and had been
+    restarted ``restarts`` times when that began.
     """
 
     name: str
