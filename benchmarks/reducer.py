@@ -20,9 +20,10 @@ import report
 from rich.console import Console
 
 from hzzray.data.catalogue import release
+from hzzray.engine.actors import start_reducer
 from hzzray.engine.cluster import cluster
+from hzzray.engine.commits import BATCH
 from hzzray.engine.ledger import Ledger
-from hzzray.engine.pool import BATCH, start_reducer
 from hzzray.engine.reducer import Reducer
 from hzzray.messages import Cost, Partial, PlannedFile, Task
 from hzzray.physics.histogram import LIMB_BITS, Blocks

@@ -30,10 +30,11 @@ from bridge.settlement import Settlement
 from bridge.topology import Topology
 from bridge.verdict import DeadLetter, Leaving, UnservedRun, decide, unhandled
 from bridge.wire import Order, Refusal, read_task
+from hzzray.engine.actors import AWAY
 from hzzray.engine.cluster import room
+from hzzray.engine.fleet import IN_FLIGHT
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.monitor import Usage
-from hzzray.engine.pool import AWAY, IN_FLIGHT
 from hzzray.engine.services import Services
 from hzzray.errors import HzzrayError, first_of
 from hzzray.messages import Counts

@@ -32,11 +32,12 @@ from bridge.verdict import (
     decide,
 )
 from bridge.wire import TaskMessage, task_letter
+from hzzray.engine.actors import join_reducer, reload_reducer, worker_starter
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Usage
-from hzzray.engine.pool import Pool, join_reducer, reload_reducer, worker_starter
+from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError

@@ -213,6 +213,17 @@ class Counts(NamedTuple):
         return "partial" if self.failed else "complete"
 
 
+class Entries(NamedTuple):
+    """Entries of a sample, in those of its files that could be opened: how many are to be read, how many they hold."""
+
+    planned: int = 0
+    held: int = 0
+
+    def __add__(self, other: Entries) -> Entries:  # type: ignore[override]
+        """Add up those of two files."""
+        return Entries(self.planned + other.planned, self.held + other.held)
+
+
 class Failure(Message):
     """A task that could not be done, and why. ``permanent`` ones are not worth another try as things are."""
 
@@ -283,9 +294,8 @@ def unread_uuid(sample: str, path: str) -> str:
 class RunState:
     """A run as its reducer knows it: yields by sample, what is planned, what failed, what it took.
 
-    ``yields`` are those of the first template, ``digest`` names its exact contents. ``entries`` are, by sample, entries
-    planned and entries in the files, of those that could be opened; ``unopened`` counts the others, where there are
-    some.
+    ``yields`` are those of the first template, ``digest`` names its exact contents. ``entries`` are those of each
+    sample's files that could be opened; ``unopened`` counts the others, where there are some.
     """
 
     version: int
@@ -295,7 +305,7 @@ class RunState:
     counts: Counts
     yields: dict[str, Yields]
     digest: str
-    entries: dict[str, tuple[int, int]]
+    entries: dict[str, Entries]
     failures: tuple[Failure, ...]
     cost: Cost
     wall_s: float

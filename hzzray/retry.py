@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tenacity
 
@@ -23,9 +23,11 @@ def retrying(attempts: int) -> tenacity.Retrying:
     )
 
 
-def waits(first_s: float, longest_s: float) -> Iterator[float]:
+def waits(
+    first_s: float, longest_s: float, uniform: Callable[[float, float], float] = random.uniform
+) -> Iterator[float]:
     """Yield waits in seconds that double from the first to the longest, with jitter, without end."""
     wait = first_s
     while True:
-        yield wait * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+        yield wait * uniform(0.5, 1.0)
         wait = min(longest_s, 2 * wait)

@@ -22,9 +22,10 @@ import ray
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
+from hzzray.engine.actors import join_reducer
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.limits import Limits
-from hzzray.engine.pool import Pool, join_reducer
+from hzzray.engine.pool import Pool
 from hzzray.engine.source import MemorySource
 from hzzray.engine.worker import Worker
 from hzzray.runs.folder import load_json
@@ -270,7 +271,7 @@ def test_passing_faults_alone_leave_no_trace(troubled, toys_digest):
 
 
 def test_tiny_tasks_go_together_and_fail_alone(troubled, monkeypatch):
-    monkeypatch.setattr("hzzray.engine.pool._WORTH_A_CALL_S", 10.0)  # tiny they are, however slow the machine
+    monkeypatch.setattr("hzzray.engine.dispatch._WORTH_A_CALL_S", 10.0)  # tiny they are, however slow the machine
     faults = {150: "corrupt", 300: "die", 450: "flaky 2", 600: "hang 1"}
     limits = Limits(**TWO, timeout_s=6.0, crashes=2, back_off_s=(0.01, 0.1))
     state, _, tasks, marks = troubled(faults, limits, chunk=20)
@@ -301,8 +302,8 @@ class Stillborn(Worker):
 
 
 def test_workers_that_can_not_start_end_the_run_with_one_line(toys, spec, tmp_path, monkeypatch):
-    monkeypatch.setattr("hzzray.engine.pool._PING_S", 1.0)
-    monkeypatch.setattr("hzzray.engine.pool._FRUITLESS", 3)
+    monkeypatch.setattr("hzzray.engine.fleet._PING_S", 1.0)
+    monkeypatch.setattr("hzzray.engine.fleet._FRUITLESS", 3)
     path = tmp_path / "run" / "ledger.db"
     plan_run(path, spec, toys, 2_000)
     with pytest.raises(ClusterError, match="worker-0 can't be kept alive: it ends as soon as it starts"):

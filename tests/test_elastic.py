@@ -80,7 +80,8 @@ def work(tmp_path, tasks, limits, *, task_s, num_cpus=1, worker=SlowWorker):
     """Run a pool of slow workers over tasks; returns its state, and each worker's state second by second."""
     import ray
 
-    from hzzray.engine.pool import Pool, start_reducer
+    from hzzray.engine.actors import start_reducer
+    from hzzray.engine.pool import Pool
 
     diary = tmp_path / "diary"
     diary.mkdir()

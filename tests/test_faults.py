@@ -61,10 +61,12 @@ def work(toys, tmp_path, monkeypatch):
     monkeypatch.setattr("ray.kill", lambda *_, **__: None)
     monkeypatch.setattr("hzzray.engine.pool.restarts", lambda _: 0)
     monkeypatch.setattr("hzzray.engine.pool.node_of", lambda handle: handle.node)
-    monkeypatch.setattr("hzzray.engine.pool.TOGETHER", 1)  # these workers have a say over each task
+    monkeypatch.setattr("hzzray.engine.dispatch.TOGETHER", 1)  # these workers have a say over each task
     spec = make_spec(release("toy"))
     path = tmp_path / "run" / "ledger.db"
-    tasks = plan_run(path, spec, toys, 2_000)
+    plan_run(path, spec, toys, 2_000)
+    with Ledger.open(path) as ledger:
+        tasks = list(ledger.due())  # in the order of their giving: the last one has nobody beside it
 
     def run(worker, limits, reducer=Reducer, during=None, nodes=("here",)):
         turns = cycle(nodes)
@@ -162,7 +164,7 @@ def test_a_cancelled_run_is_not_talked_into_draining(work):
 
     def during(pool):
         def progress(_):
-            if pool._open:
+            if pool._dispatch.in_flight:
                 pool.obey("cancel")
                 pool.obey("drain")
                 pool.obey("run")

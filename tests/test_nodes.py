@@ -36,13 +36,14 @@ for name in "ab":
     cluster.add_node(num_cpus=2, env_vars={"HZZRAY_TEST_NODE": name}, object_store_memory=80 * 1024**2)
 ray.init(cluster.address, namespace="hzzray", log_to_driver=False, logging_level="ERROR")
 
-from hzzray.engine.pool import Pool, _actor_class, start_reducer, worker_options
+from hzzray.engine.actors import actor_class, start_reducer, worker_options
+from hzzray.engine.pool import Pool
 from hzzray.engine.sight import unseen
 from tests.support.chaos import plan_run
 from tests.support.nearsighted import Nearsighted
 
 spec = make_spec(release("toy"))
-actor = _actor_class(Nearsighted, "monitor")
+actor = actor_class(Nearsighted, "monitor")
 
 
 def run(run_id, has, actors):

@@ -11,6 +11,7 @@ import pytest
 import uproot
 
 from hzzray.engine.rounded import tables
+from hzzray.messages import Entries
 from hzzray.physics.histogram import LIMBS, Blocks
 from hzzray.runs.folder import load_json, save_json
 from hzzray.runs.result import summarise
@@ -49,7 +50,7 @@ def written(tmp_path_factory):
     filled, bins, weights = weighed(1)
     blocks = {sample.name: Blocks.zeros(SPEC.shape) for sample in SPEC.release.samples} | {"Zee": filled}
     whole = state(DONE, **shown({name: one.histogram() for name, one in blocks.items()}))
-    entries = whole.entries | {"Zee": (EVENTS, EVENTS)}
+    entries = whole.entries | {"Zee": Entries(EVENTS, EVENTS)}
     result = summarise(replace(whole, entries=entries))
     return save_root(result, tables(SPEC, blocks), tmp_path_factory.mktemp("root")), bins, weights
 

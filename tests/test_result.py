@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.messages import Cost, Counts, Failure, RunSpec, RunState
+from hzzray.messages import Cost, Counts, Entries, Failure, RunSpec, RunState
 from hzzray.physics.histogram import Blocks, ExactSums, Histogram, Shape, digest
 from hzzray.physics.selection import CHANNELS
 from hzzray.runs.request import make_spec
@@ -90,7 +90,7 @@ def state(counts: Counts = RUNNING, read: dict[str, int] | None = None, **change
     opened = {name for name, n in entries.items() if n is not None}
     fields = {
         "version": 3, "run_id": "run", "spec": SPEC, "environment": "local", "counts": counts,
-        **shown(histograms_of(entries)), "entries": {name: (1000, 1000) for name in WEIGHTS if name in opened},
+        **shown(histograms_of(entries)), "entries": {name: Entries(1000, 1000) for name in WEIGHTS if name in opened},
         "failures": (), "cost": Cost(1.0, 2.0, 3.0, 4, 1000), "wall_s": 4.0,
     }  # fmt: skip
     return RunState(**{**fields, **changes})
@@ -259,7 +259,8 @@ def test_files_of_other_lengths_than_stated_are_told():
     """Issue 11, item 22: fewer or more entries than the catalogue states; the toy release states none."""
     spec = make_spec(release("2020"), samples=("data_A", "Zee"))
     histograms = {"data_A": filled(1, 39), "Zee": filled(2, 89)}
-    result = summarise(state(DONE, spec=spec, **shown(histograms), entries={"data_A": (39, 39), "Zee": (89, 89)}))
+    entries = {"data_A": Entries(39, 39), "Zee": Entries(89, 89)}
+    result = summarise(state(DONE, spec=spec, **shown(histograms), entries=entries))
     (said,) = [line for line in result.warnings if "states" in line]
     assert said.startswith("Zee: its file has 89 entries, the release states 898; taken as it is")
     assert not any("states" in line for line in summarise(state(DONE)).warnings)
@@ -495,7 +496,7 @@ def test_an_absent_file_counts_in_the_share_that_was_read():
     """Issue 11, item 2: an absent file was planned 0, so that its share was 1."""
     spec = make_spec(release("2020"), samples=("data_A", "data_C"))
     histograms = {"data_A": filled(1, 39), "data_C": empty()}
-    result = summarise(state(PARTIAL, spec=spec, **shown(histograms), entries={"data_A": (39, 39)}))
+    result = summarise(state(PARTIAL, spec=spec, **shown(histograms), entries={"data_A": Entries(39, 39)}))
     assert (to_read(result), share_read(result)) == (39 + 237, 39 / (39 + 237))
     assert result.fraction == 39 / (39 + 237)
     assert (result.luminosity.data, result.samples["data_C"].total) == (0.5, 237)

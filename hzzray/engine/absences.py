@@ -7,7 +7,6 @@ such a node, which fails faster than others work, would draw one task after the 
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
@@ -16,9 +15,9 @@ LOST_S = 10.0
 
 
 class Absences:
-    """What was not found where. ``sources`` are the folders and addresses that files lie in."""
+    """What was not found where. ``sources`` are folders and addresses that files lie in, ``clock`` gives seconds."""
 
-    def __init__(self, sources: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sources: Sequence[str], clock: Callable[[], float]) -> None:
         self._sources = sources
         self._clock = clock
         self._lacking: defaultdict[str, set[str]] = defaultdict(set)
@@ -30,7 +29,7 @@ class Absences:
             self._lacking[file].add(node)
 
     def may(self, node: str, file: str, live: Collection[str]) -> bool:
-        """Tell whether a node may be asked for a file; ``live`` are the nodes that there are.
+        """Tell whether a node may be asked for a file; ``live`` are the nodes that there are, empty before it is known.
 
         Of nodes that all lack something of its source, it may be on any that was not asked for it. What is on none may
         be asked for anywhere.
@@ -39,7 +38,7 @@ class Absences:
             return True
         source = self._source(file)
         wary = set().union(*(nodes for one, nodes in self._lacking.items() if self._source(one) == source))
-        return node not in wary or (wary.issuperset(live) and node not in self._lacking[file])
+        return node not in wary or (bool(live) and wary.issuperset(live) and node not in self._lacking[file])
 
     def is_nowhere(self, file: str, live: Collection[str]) -> bool:
         """Tell whether each node lacks a file; if so, that says nothing of these nodes any more."""

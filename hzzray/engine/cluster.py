@@ -62,13 +62,6 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def restarts(handle: Any) -> int:  # noqa: ANN401 (an actor's handle, which Ray gives no type)
-    """Tell how often Ray has restarted an actor."""
-    from ray._private.state import actors  # noqa: PLC0415 (the public way asks the dashboard, which needn't be there)
-
-    return int(actors(handle._actor_id.hex()).get("NumRestarts", 0))  # noqa: SLF001
-
-
 class Node(NamedTuple):
     """A live node of the cluster: Ray's id of it, what people call it, CPU slots in all and those that are free."""
 
@@ -117,13 +110,6 @@ def has_autoscaler(status: bytes | None, version: bytes | None) -> bool:
         return any(not str(kind).startswith("node_") for kind in types.values())
     except (ValueError, AttributeError):
         return False
-
-
-def node_of(handle: Any) -> str:  # noqa: ANN401
-    """Tell Ray's id of the node that an actor is on; empty where it is on none."""
-    from ray._private.state import actors  # noqa: PLC0415 (as above)
-
-    return str(actors(handle._actor_id.hex()).get("Address", {}).get("NodeID", ""))  # noqa: SLF001
 
 
 def actor_id() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 Kind = Literal[
@@ -32,6 +32,7 @@ class Diary:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._more = 0
+        self._nodes: Mapping[str, str] | None = None
 
     def tell(self, kind: Kind, who: str, what: str = "") -> None:
         """Take note of what happens now."""
@@ -39,6 +40,15 @@ class Diary:
             self._events.append(Event(time.time(), kind, who, " ".join(what.split())[:_WHAT]))
         else:
             self._more += 1
+
+    def tell_of_nodes(self, nodes: Mapping[str, str]) -> None:
+        """Take note of nodes, names by ids, that came and that went since the last time."""
+        known = nodes if self._nodes is None else self._nodes
+        for node in nodes.keys() - known.keys():
+            self.tell("node came", nodes[node])
+        for node in known.keys() - nodes.keys():
+            self.tell("node left", known[node])
+        self._nodes = nodes
 
     def tear_off(self) -> list[Event]:
         """Return what happened since the last time."""

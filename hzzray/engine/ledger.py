@@ -21,7 +21,19 @@ from pydantic import ValidationError
 
 from hzzray import __version__
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.messages import UNREAD, Cost, Counts, Failure, Partial, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
+from hzzray.messages import (
+    UNREAD,
+    Cost,
+    Counts,
+    Entries,
+    Failure,
+    Partial,
+    PlannedFile,
+    RunSpec,
+    Task,
+    UnreadFile,
+    unread_uuid,
+)
 from hzzray.physics.histogram import Blocks
 
 #: What a run's user wants of it: that it goes on, waits, ends after what is in flight, or ends at once.
@@ -501,10 +513,10 @@ class Ledger:
         by_state = dict(self._all("SELECT state, COUNT(*) FROM tasks WHERE state != ? GROUP BY state", _SPLIT))
         return Counts(sum(by_state.values()), by_state.get(_MERGED, 0), by_state.get(_FAILED, 0))
 
-    def entries(self) -> dict[str, tuple[int, int]]:
-        """Entries planned and in all, of those files of each sample that could be read."""
+    def entries(self) -> dict[str, Entries]:
+        """Add up the entries of each sample."""
         query = "SELECT sample, SUM(planned), SUM(total) FROM files WHERE uuid NOT LIKE ? GROUP BY sample"
-        return {name: (planned, total) for name, planned, total in self._all(query, f"{UNREAD}%")}
+        return {name: Entries(planned, held) for name, planned, held in self._all(query, f"{UNREAD}%")}
 
     def unopened(self) -> dict[str, int]:
         """Count the files of each sample, where there are some, of which nobody knows how many entries they have."""

@@ -55,17 +55,17 @@ _LEVELS: dict[Level, str] = {
     "service_memory_bytes": "Memory of a service's container.",
 }
 
-#: The levels of a Congestion, in its order.
-QUEUE_LEVELS: tuple[Level, ...] = (
-    "queue_waiting",
-    "queue_retrying",
-    "queue_dead",
-    "queue_held",
-    "queue_oldest_seconds",
-    "queue_published_per_second",
-    "queue_acked_per_second",
-    "seconds_left",
-)
+#: The levels of a Congestion, and the field that each is.
+QUEUE_LEVELS: dict[Level, str] = {
+    "queue_waiting": "waiting",
+    "queue_retrying": "retrying",
+    "queue_dead": "dead",
+    "queue_held": "held",
+    "queue_oldest_seconds": "oldest_s",
+    "queue_published_per_second": "published_per_s",
+    "queue_acked_per_second": "acked_per_s",
+    "seconds_left": "left_s",
+}
 _SPREADS: dict[Spread, str] = {"task_seconds": "Wall-clock seconds of a task."}
 _BOUNDARIES = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 _TAGS = ("run", "actor")

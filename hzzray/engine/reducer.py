@@ -27,6 +27,11 @@ TABLES_S = 5.0
 WATCHING_S = 3.0
 
 
+def reducer_name(run_id: str) -> str:
+    """Name the reducer's actor of a run."""
+    return f"reducer:{run_id}"
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class _Sums:
     """All that was committed up to a version. Replaced as a whole, so that a reader never sees half a commit."""
@@ -89,7 +94,7 @@ class Reducer:
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
-        return f"reducer:{self._ledger.run_id}"
+        return reducer_name(self._ledger.run_id)
 
     def close(self) -> None:
         """Close the ledger."""

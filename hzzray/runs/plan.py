@@ -17,7 +17,7 @@ from hzzray.data.catalogue import Sample
 from hzzray.data.layout import read_layout
 from hzzray.data.storage import matching, open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
-from hzzray.messages import Failure, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
+from hzzray.messages import Entries, Failure, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
 from hzzray.physics.columns import Reads
 from hzzray.side_by_side import side_by_side
 from hzzray.urls import is_inside, is_pattern, is_remote, join, redact
@@ -68,12 +68,11 @@ class Plan:
         return {(file.sample, file.path) for file in self.files} | {(file.sample, file.path) for file in self.unread}
 
     @cached_property
-    def entries(self) -> dict[str, tuple[int, int]]:
-        """For each sample, how many entries will be read and how many its files hold that could be opened."""
-        sums: dict[str, tuple[int, int]] = {}
+    def entries(self) -> dict[str, Entries]:
+        """Add up the entries of each sample."""
+        sums: dict[str, Entries] = {}
         for file in self.files:
-            planned, total = sums.get(file.sample, (0, 0))
-            sums[file.sample] = planned + file.planned, total + file.entries
+            sums[file.sample] = sums.get(file.sample, Entries()) + Entries(file.planned, file.entries)
         return sums
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray import __version__
 from hzzray.data.catalogue import Role, Sample
-from hzzray.messages import SPEC_VERSION, RunSpec, RunState, Status
+from hzzray.messages import SPEC_VERSION, Entries, RunSpec, RunState, Status
 from hzzray.physics.analysis import Template
 from hzzray.physics.histogram import Axis, Yields
 from hzzray.runs.tables import Moment
@@ -441,7 +441,7 @@ def summarise(state: RunState) -> Result:
     samples: dict[str, SampleResult] = {}
     for sample in release.samples:
         yields, read = state.yields[sample.name], readings[sample.name]
-        planned, _ = state.entries.get(sample.name, (0, 0))
+        planned = state.entries.get(sample.name, Entries()).planned
         luminosity = standing.samples.get(sample.name)
         simulated = release.role(sample) != "data"
         scale = read.scale if simulated else 1.0
@@ -466,8 +466,9 @@ def summarise(state: RunState) -> Result:
         )
     rows = [(group.role, group) for group in groups.values()]
     counts = state.counts
-    totals = {name: total for name, (_, total) in state.entries.items()}
-    in_all = sum(totals.get(name, 0) if read.total is None else read.total for name, read in readings.items())
+    in_all = sum(
+        state.entries.get(name, Entries()).held if read.total is None else read.total for name, read in readings.items()
+    )
     cost = state.cost
     return Result(
         run_id=state.run_id,

@@ -280,7 +280,8 @@ def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]
 async def _with_ray(
     ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
 ) -> Wish:
-    from hzzray.engine.pool import Pool, start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.actors import start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.pool import Pool  # noqa: PLC0415
     from hzzray.engine.services import Services  # noqa: PLC0415
 
     start = worker_starter(ledger.spec, settings.sources, cache, settings.analyses)

@@ -14,7 +14,7 @@ from math import fsum, isclose
 from typing import Literal
 
 from hzzray.data.catalogue import Role, Sample
-from hzzray.messages import RunSpec
+from hzzray.messages import Entries, RunSpec
 
 #: What a figure may need: the counts of a role, and that data and simulation are of one luminosity.
 Need = Literal["signal", "background", "data", "comparison"]
@@ -71,18 +71,18 @@ class Scaling:
     lacking: dict[Need, str]
 
 
-def reading(spec: RunSpec, sample: Sample, entries: int, opened: tuple[int, int] | None, unopened: int = 0) -> Reading:
+def reading(spec: RunSpec, sample: Sample, entries: int, opened: Entries | None, unopened: int = 0) -> Reading:
     """Tell how far a sample was read.
 
-    ``opened`` are entries planned and in all of its files, if some were opened; ``unopened`` counts the others.
+    ``opened`` are those of its files, if some were opened; ``unopened`` counts the others.
     The files' own entries are the whole, not those that the release states: files of selected events have fewer, and
     their weights still give the sample's yield. That the two differ is told (``Result.warnings``). Where not all were
     opened, those that the release states are the whole, unless the others have more than that.
     """
     if opened is not None and not unopened:
-        return Reading(entries, opened[1], opened=True)
+        return Reading(entries, opened.held, opened=True)
     stated = None if spec.release.entries_vary else sample.entries
-    if stated is not None and opened is not None and stated < opened[1]:
+    if stated is not None and opened is not None and stated < opened.held:
         stated = None
     return Reading(entries, stated, opened=False)
 

@@ -16,9 +16,10 @@ from typing import Self
 
 import psutil
 
+from hzzray.engine.actors import actor_class, start_reducer
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
-from hzzray.engine.pool import Pool, _actor_class, start_reducer
+from hzzray.engine.pool import Pool
 from hzzray.engine.source import MemorySource, TaskSource
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, TransientError
@@ -208,7 +209,7 @@ class Quick:
 
 def starter(plain: type, *given: object) -> Callable[[str], object]:
     """Make what a Pool starts its workers with; they get ``given`` with their name in the place of the ellipsis."""
-    actor = _actor_class(plain, "monitor").options(num_cpus=1, max_restarts=-1, max_task_retries=0)
+    actor = actor_class(plain, "monitor").options(num_cpus=1, max_restarts=-1, max_task_retries=0)
     return lambda name: actor.remote(*(name if value is ... else value for value in given))
 
 
