@@ -13,7 +13,6 @@ import time
 import zlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pika.channel import Channel
@@ -25,7 +24,7 @@ from bridge.consumer import Consumer, Delivery
 from bridge.depths import Depths
 from bridge.loader import RunLog
 from bridge.publisher import Outbox
-from bridge.session import Served, Terms, shown_status
+from bridge.session import Served, Terms
 from bridge.settings import BrokerSettings
 from bridge.settlement import Post
 from bridge.topology import Topology
@@ -33,12 +32,13 @@ from bridge.traffic import Traffic
 from bridge.vitals import Vitals
 from bridge.wire import Account, Announcement, Refusal, read_order, read_task
 from hzzray.engine.cluster import room
-from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Usage
 from hzzray.engine.pool import AWAY, IN_FLIGHT
 from hzzray.engine.services import Services
 from hzzray.errors import HzzrayError, UsageError, first_of
 from hzzray.messages import Counts
+from hzzray.runs.folder import RunFolder
 from hzzray.runs.run import signals
 
 log = logging.getLogger(__name__)
@@ -254,22 +254,23 @@ class Bridge:
 
     # The runs.
 
-    def _path(self, run_id: str) -> Path:
-        return self._terms.runs / run_id / "ledger.db"
+    def _folder(self, run_id: str) -> RunFolder:
+        return RunFolder(self._terms.runs / run_id)
 
     def _is_anothers(self, run_id: str) -> bool:
         return self._settings.only_it and run_id != self._settings.until
 
     def _is_known(self, run_id: str) -> bool:
-        return run_id in self._announced or self._path(run_id).exists()
+        return run_id in self._announced or self._folder(run_id).has_ledger
 
     def _is_done_with(self, run_id: str) -> bool:
         """Whether a run is complete, with its files."""
-        if not self._path(run_id).exists():
+        folder = self._folder(run_id)
+        if not folder.has_ledger:
             return False
         try:
-            with Ledger.open(self._path(run_id)) as ledger:
-                return ledger.tally().status == "complete" == shown_status(ledger.path.parent)
+            with folder.ledger() as ledger:
+                return ledger.tally().status == "complete" == folder.shown_status
         except HzzrayError as error:
             log.warning("run %s: %s", run_id, error)
             return False
@@ -311,7 +312,8 @@ class Bridge:
 
     def _take_up(self) -> None:
         """Serve runs that a bridge has left, though none of their tasks may come: they may be lost."""
-        left = [run_id for run_id in self._announced if self._path(run_id).exists() and not self._is_done_with(run_id)]
+        begun = [run_id for run_id in self._announced if self._folder(run_id).has_ledger]
+        left = [run_id for run_id in begun if not self._is_done_with(run_id)]
         until = self._settings.until
         if until is not None and self._is_known(until):
             left.append(until)
