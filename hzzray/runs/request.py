@@ -190,11 +190,11 @@ class RunRequest(BaseModel):
         return (str(Path(self.analysis.rpartition(":")[0]).resolve()),) if self.analysis else ()
 
     def words(self, *, published: bool = False) -> list[str]:
-        """Lay the request out as options of ``hzzray run`` or ``publish``: the release, and what isn't the default."""
+        """Lay the request out as options of ``hzzray run`` or ``publish``: what isn't the default, and the release."""
         words: list[str] = []
         for name, field, option in options(published=published):
             value = getattr(self, name)
-            if value == field.get_default() and name != "release":
+            if value == field.get_default() and not (name == "release" and name in self.model_fields_set):
                 continue
             if isinstance(value, bool):
                 words.append(option.flag)
