@@ -22,7 +22,6 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY hzzray hzzray
 COPY bridge bridge
-COPY app app
 COPY kuberay kuberay
 RUN pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir --wheel-dir /wheels .
 
@@ -49,7 +48,8 @@ COPY --chmod=755 deploy/loader /usr/local/bin/hzzray-loader
 COPY --chmod=755 deploy/worker /usr/local/bin/hzzray-worker
 WORKDIR /srv/hzzray
 COPY .streamli[t] .streamlit
-RUN ln -s "$(python -c 'import app; print(app.__path__[0])')" app
+COPY --chmod=755 app app
+RUN python -m compileall -q app
 # Analyses that workers may use beside ours: put yours there, in an image of your own or by a volume.
 COPY examples /analyses
 USER 1000:1000

@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from app.trust import doubt
-from hzzray.engine.ledger import Ledger, LedgerError, Wish
+from hzzray.engine.cluster import DASHBOARD
+from hzzray.engine.ledger import LedgerError, Wish
 from hzzray.engine.rounded import Tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError, open_own, read_own
 from hzzray.messages import RUN_ID
 from hzzray.runs.compare import Run
-from hzzray.runs.folder import load_json
+from hzzray.runs.folder import LEDGER, LOG, RESULT, RunFolder, load_json
 from hzzray.runs.result import Result
-from hzzray.runs.tables import Follower, Rows, follow_events, follow_history, follow_queue, follow_scale, follow_usage
-from hzzray.runs.templates import load_templates, showing
+from hzzray.runs.tables import EVENTS, HISTORY, QUEUE, SCALE, USAGE, Rows, follow
+from hzzray.runs.templates import TEMPLATES, load_templates, showing
 
 _T = TypeVar("_T")
 
@@ -56,8 +57,8 @@ _ENDED: dict[Wish, Phase] = {"run": "interrupted", "pause": "interrupted", "drai
 # Rows of a table that are kept in memory, for pictures of the latest hours.
 _ROWS = 50_000
 
-_SHOWN = ("result.json", "cpu.csv", "scale.csv", "history.csv", "queue.csv", "events.csv", "run.log")
-_FILES = (*_SHOWN, "ledger.db", "ledger.db-wal")
+_SHOWN = (RESULT, USAGE, SCALE, HISTORY, QUEUE, EVENTS, LOG)
+_FILES = (*_SHOWN, LEDGER, f"{LEDGER}-wal")
 _LOG_BYTES = 4096
 _LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}")
 
@@ -95,7 +96,7 @@ class View:
     @property
     def has_ledger(self) -> bool:
         """Whether the run can be gone on with from this folder."""
-        return self._book.has_ledger
+        return self._book.run.has_ledger
 
     @property
     def live(self) -> bool:
@@ -105,27 +106,27 @@ class View:
     @property
     def usage(self) -> Rows:
         """Rows of ``cpu.csv``."""
-        return self._table("cpu.csv")[0]
+        return self._table(USAGE)[0]
 
     @property
     def scale(self) -> Rows:
         """Rows of ``scale.csv``."""
-        return self._table("scale.csv")[0]
+        return self._table(SCALE)[0]
 
     @property
     def history(self) -> Rows:
         """Rows of ``history.csv``."""
-        return self._table("history.csv")[0]
+        return self._table(HISTORY)[0]
 
     @property
     def queue(self) -> Rows:
         """Rows of ``queue.csv``: none of a run without a broker."""
-        return self._table("queue.csv")[0]
+        return self._table(QUEUE)[0]
 
     @property
     def events(self) -> Rows:
         """Rows of ``events.csv``: none of a run in which nothing happened."""
-        return self._table("events.csv")[0]
+        return self._table(EVENTS)[0]
 
     def trouble(self, *tables: str) -> list[str]:
         """Say in one line each why tables can't be read, of those that can't."""
@@ -182,15 +183,10 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.run = RunFolder(folder)
         self._lock = threading.Lock()
         self._tables = threading.Lock()
-        self._followers: dict[str, Follower] = {
-            "cpu.csv": follow_usage(folder, _ROWS),
-            "scale.csv": follow_scale(folder, _ROWS),
-            "history.csv": follow_history(folder, _ROWS),
-            "queue.csv": follow_queue(folder, _ROWS),
-            "events.csv": follow_events(folder, _ROWS),
-        }
+        self._followers = {table: follow(folder, table, _ROWS) for table in (USAGE, SCALE, HISTORY, QUEUE, EVENTS)}
         self._templates: tuple[Stamp | None, Tables] | None = None
         self._stamps: dict[str, Stamp] = {}
         self._looked = -_FRESH_S
@@ -208,7 +204,7 @@ class Book:
     def dashboard(self) -> Dashboard | None:
         """Read where the dashboard is: an address of this machine, or nobody's word for one."""
         try:
-            said = json.loads(read_own(self.folder / "dashboard.json", 1000))
+            said = json.loads(read_own(self.folder / DASHBOARD, 1000))
             return Dashboard(str(said["url"]), said["token"]) if _LOCAL.fullmatch(str(said["url"])) else None
         except (FileNotFoundError, OutputError, ValueError, LookupError, TypeError):
             return None
@@ -219,18 +215,12 @@ class Book:
             return result, None
         try:
             with self._tables:
-                stamp = _stamp(self.folder / "templates.json")
+                stamp = _stamp(self.folder / TEMPLATES)
                 if self._templates is None or self._templates[0] != stamp:
                     self._templates = stamp, load_templates(result, self.folder)
                 return showing(result, self._templates[1], observable), None
         except (UsageError, OutputError) as error:
             return None, str(error)
-
-    @property
-    def has_ledger(self) -> bool:
-        """Whether there is a ledger in the folder."""
-        path = self.folder / "ledger.db"
-        return path.is_file() and not path.is_symlink()
 
     def look_again(self) -> None:
         """Look at the folder the next time, however soon that is."""
@@ -238,7 +228,7 @@ class Book:
 
     def row(self, started: float | None) -> Row:
         """Return the run in short. Of one that has ended, nothing but this is kept in memory."""
-        stamp = _stamp(self.folder / "result.json")
+        stamp = _stamp(self.folder / RESULT)
         if self._row is None or self._row[0] != stamp or self._row[1].phase in LIVE or started is not None:
             self._row = stamp, _row(self.view(started))
         if self._row[1].phase not in LIVE and time.monotonic() - self._looked > _FORGET_S:
@@ -259,7 +249,7 @@ class Book:
         stamps = {name: stamp for name in _FILES if (stamp := _stamp(self.folder / name)) is not None}
         seen = max((stamp[2] for stamp in stamps.values()), default=0) / 1e9
         last, changed = self._view, {name for name in _SHOWN if stamps.get(name) != self._stamps.get(name)}
-        known = (last.result, last.wrong) if last and "result.json" not in changed else self._result()
+        known = (last.result, last.wrong) if last and RESULT not in changed else self._result()
         result, wrong = known
         log = self._log() if result is None or started is not None else ""
         phase: Phase = "unreadable" if wrong else self._phase(result, stamps, seen, started)
@@ -283,11 +273,11 @@ class Book:
 
     def _phase(self, result: Result | None, stamps: dict[str, Stamp], seen: float, started: float | None) -> Phase:
         fresh = time.time() - seen < SILENCE_S
-        written = stamps["result.json"][2] / 1e9 if "result.json" in stamps else 0.0
+        written = stamps[RESULT][2] / 1e9 if RESULT in stamps else 0.0
         if started is not None and written < started:
             return "starting"
         if result is None:
-            if "ledger.db" not in stamps:
+            if LEDGER not in stamps:
                 return "failed"
             return "starting" if fresh else "interrupted"
         if result.status != "running":
@@ -297,7 +287,7 @@ class Book:
     def _wish(self) -> Wish:
         """Tell what the run's user wants; a run of elsewhere has no ledger here, but a file of this one word."""
         try:
-            with Ledger.open(self.folder / "ledger.db") as ledger:
+            with self.run.ledger() as ledger:
                 return ledger.wished()
         except (UsageError, LedgerError):
             return self._word()
@@ -312,7 +302,7 @@ class Book:
     def _log(self) -> str:
         """Return the end of what the process that was started here said."""
         try:
-            with open_own(self.folder / "run.log") as file:
+            with open_own(self.folder / LOG) as file:
                 file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
                 return file.read(_LOG_BYTES).decode(errors="replace").strip()
         except (OSError, OutputError) as error:
@@ -401,9 +391,9 @@ class Client:
         """Read a run anew the next time it is asked for: something was done to it."""
         self._book(run_id).look_again()
 
-    def folder(self, run_id: str) -> Path:
+    def folder(self, run_id: str) -> RunFolder:
         """Return a run's folder; raises UsageError where there is no such run."""
-        return self._book(run_id).folder
+        return self._book(run_id).run
 
     def _book(self, run_id: str) -> Book:
         folder = self._runs / run_id

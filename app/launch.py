@@ -10,109 +10,68 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from hzzray.data.catalogue import Release
 from hzzray.data.storage import matching
-from hzzray.engine.limits import Limits
 from hzzray.errors import UsageError
 from hzzray.files import OutputError
 from hzzray.messages import RunSpec
-from hzzray.runs.plan import CHUNK, check_source
-from hzzray.runs.request import make_spec
-from hzzray.runs.run import make_settings
+from hzzray.runs.folder import LOG, RunFolder
+from hzzray.runs.plan import check_source
+from hzzray.runs.request import RunRequest, make_spec
 from hzzray.urls import is_inside, is_pattern, is_remote
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """A run as the user wants it; the fields are the options of ``hzzray run``.
+    """A run as the user wants it, of a release of the server's catalogue.
 
-    Without ``samples`` it has the release's own. One that is ``published`` goes to the broker of ``HZZRAY_BROKER``: its
-    bridges decide who works, and how fast.
+    One that is ``published`` goes to the broker of ``HZZRAY_BROKER``: its bridges decide who works, and how fast.
     """
 
     release: Release
-    source: str | None
-    run_id: str
-    samples: tuple[str, ...] | None = None
-    selection: str = ""
-    cuts: tuple[str, ...] = ()
-    parameters: tuple[str, ...] = ()
-    observables: tuple[str, ...] = ()
-    luminosity: float | None = None
-    fraction: float = 1.0
-    axis: str = ""
-    window: str = ""
-    min_actors: int = 1
-    max_actors: int = 1
-    chunk: int = CHUNK
-    pace_s: float = 0.0
-    events: int | None = None
+    request: RunRequest
     published: bool = False
+
+    @classmethod
+    def of(cls, release: Release, *, published: bool = False, **options: object) -> Self:
+        """Make choices of the options of a request; raises UsageError naming what is wrong.
+
+        No ``samples`` are those of the release; that none at all was chosen is a mistake.
+        """
+        if options.get("samples") == ():
+            raise UsageError("no sample is chosen: choose one at least")
+        return cls(release, RunRequest.of(release=release.name, **options), published)
+
+    @property
+    def run_id(self) -> str:
+        """What the run is called."""
+        return self.request.run_id or ""
+
+    @property
+    def source(self) -> str | None:
+        """Where it reads from; None for the release's own addresses."""
+        return next(iter(self.request.sources), None)
 
     def check(self, runs: Path, sources: Sequence[str]) -> RunSpec:
         """Check all that can be before the start; raises UsageError naming what is wrong. Nothing is read but names."""
-        if self.samples == ():
-            raise UsageError("no sample is chosen: choose one at least")
-        spec = make_spec(
-            self.release,
-            samples=self.samples or (),
-            selection=self.selection or None,
-            luminosity=self.luminosity,
-            fraction=self.fraction,
-            cuts=self.cuts,
-            parameters=self.parameters,
-            observables=self.observables,
-            axis=self.axis,
-            window=self.window,
-        )
-        if self.min_actors > self.max_actors:
-            raise UsageError(f"{self.min_actors} actors at least are more than {self.max_actors} at most")
-        make_settings(
-            runs=runs,
-            run_id=self.run_id,
-            sources=(self.source,) if self.source else self.release.sources,
-            limits=Limits(min_actors=self.min_actors, max_actors=self.max_actors),
-            chunk=self.chunk,
-            pace_s=self.pace_s,
-        )
-        if (runs / self.run_id / "ledger.db").exists():
+        spec = make_spec(self.release, self.request)
+        if not self.run_id:
+            raise UsageError("a run needs a name")
+        if RunFolder(runs / self.run_id).has_ledger:
             raise UsageError(f"there is a run {self.run_id}; take another name")
         if self.source is not None:
             allowed = (*sources, *self.release.sources)
             if self.source not in allowed and not is_inside(self.source, allowed):
                 raise UsageError(f"{self.source} is outside the sources of this app")
-            if self.events is None and not is_remote(self.source):
+            if self.request.events is None and not is_remote(self.source):
                 check_source(self.source)
         return spec
 
     def command(self) -> list[str]:
         """Lay the choices out as a command of ``hzzray``, leaving out what is the default anyway."""
-        release = self.release
-        default = [sample.name for sample in release.samples if sample.default]
-        options = ["publish" if self.published else "run", "--release", release.name, "--run-id", self.run_id]
-        for name, value, usual in (
-            ("source", self.source, None),
-            ("events", self.events, None),
-            ("samples", ",".join(self.samples or ()), ",".join(default)),
-            ("selection", self.selection, release.selection),
-            ("luminosity", self.luminosity, release.luminosity),
-            ("fraction", self.fraction, 1.0),
-            ("axis", self.axis, ""),
-            ("window", self.window, ""),
-            ("chunk", self.chunk, CHUNK),
-            ("pace", 0.0 if self.published else self.pace_s, 0.0),
-        ):
-            if value not in (None, "", usual):
-                options += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-        for name, changes in (("cut", self.cuts), ("parameter", self.parameters), ("observable", self.observables)):
-            options += [word for change in changes for word in (f"--{name}", change)]
-        if self.published:
-            return options
-        if self.min_actors == self.max_actors:
-            return [*options, "--actors", str(self.min_actors)]
-        return [*options, "--min-actors", str(self.min_actors), "--max-actors", str(self.max_actors)]
+        return ["publish" if self.published else "run", *self.request.words(published=self.published)]
 
 
 def toy_folder(home: str, events: int) -> str:
@@ -212,7 +171,7 @@ class Launcher:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(folder / "run.log", flags, 0o666), "ab") as log:
+            with os.fdopen(os.open(folder / LOG, flags, 0o666), "ab") as log:
                 process = subprocess.Popen(  # noqa: S603 (our own program, no shell, checked arguments)
                     command,
                     stdin=subprocess.DEVNULL,

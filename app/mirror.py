@@ -27,7 +27,7 @@ from hzzray.engine.rounded import Tables
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
 from hzzray.messages import RUN_ID, Counts
-from hzzray.runs.folder import save_json
+from hzzray.runs.folder import RunFolder, save_json
 from hzzray.runs.result import moment, summarise
 from hzzray.runs.tables import Recorder
 from hzzray.runs.templates import save_root, save_templates, scaled
@@ -111,7 +111,8 @@ class Mirror:
         for name in self._copies.keys() - names:
             self._copies.pop(name).close()
         self._wishes = {name: wish for name, wish in self._wishes.items() if name in names}
-        return [name for name in sorted(names) if not (self._runs / name / "ledger.db").exists() and self._look(name)]
+        here = {name for name in names if RunFolder(self._runs / name).ledger_path.exists()}
+        return [name for name in sorted(names - here) if self._look(name)]
 
     def _look(self, name: str) -> bool:
         copy = self._copies.setdefault(name, Copy(self._runs / name))

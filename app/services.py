@@ -10,7 +10,7 @@ from app.client import Client
 from app.launch import Launcher
 from app.settings import Settings, read_settings
 from app.watch import Watch
-from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.ledger import Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Services:
 
     def wish(self, run_id: str, wish: Wish) -> None:
         """Tell whoever works on a run what its user wants; raises HzzrayError where nobody can be told."""
-        path = self.client.folder(run_id) / "ledger.db"
-        if self.watch is not None and not path.exists():
+        folder = self.client.folder(run_id)
+        if self.watch is not None and not folder.has_ledger:
             self.watch.wish(run_id, wish)
             return
-        with Ledger.open(path) as ledger:
+        with folder.ledger() as ledger:
             ledger.wish(wish)
         self.client.look_again(run_id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -75,12 +76,14 @@ class Watch:
     def _once(self) -> str:
         """Run a mirror until it ends; returns why it did."""
         command = [sys.executable, *COMMAND, self._address, str(self._runs)]
+        paths = (str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")]))
         self._process = process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         reason = "it ended"
         done = threading.Event()

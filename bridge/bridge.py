@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import RayError
@@ -24,7 +23,7 @@ from bridge.orders import Orders
 from bridge.publisher import Publisher
 from bridge.queues import Traffic
 from bridge.run_log import Announced, RunLog
-from bridge.session import Session, Terms, shown_status
+from bridge.session import Session, Terms
 from bridge.settings import BrokerSettings
 from bridge.settlement import Settlement
 from bridge.topology import Topology
@@ -33,11 +32,12 @@ from bridge.wire import Order, Refusal, read_task
 from hzzray.engine.actors import AWAY
 from hzzray.engine.cluster import room
 from hzzray.engine.fleet import IN_FLIGHT
-from hzzray.engine.ledger import Ledger, Wish
+from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Usage
 from hzzray.engine.services import Services
 from hzzray.errors import HzzrayError, first_of
 from hzzray.messages import Counts
+from hzzray.runs.folder import RunFolder
 from hzzray.runs.run import signals
 
 log = logging.getLogger(__name__)
@@ -215,22 +215,23 @@ class Bridge:
 
     # The runs.
 
-    def _path(self, run_id: str) -> Path:
-        return self._terms.runs / run_id / "ledger.db"
+    def _folder(self, run_id: str) -> RunFolder:
+        return RunFolder(self._terms.runs / run_id)
 
     def _is_anothers(self, run_id: str) -> bool:
         return self._settings.only_it and run_id != self._settings.until
 
     def _is_known(self, run_id: str) -> bool:
-        return run_id in self._announced or self._path(run_id).exists()
+        return run_id in self._announced or self._folder(run_id).has_ledger
 
     def _is_done_with(self, run_id: str) -> bool:
         """Whether a run is complete, with its files."""
-        if not self._path(run_id).exists():
+        folder = self._folder(run_id)
+        if not folder.has_ledger:
             return False
         try:
-            with Ledger.open(self._path(run_id)) as ledger:
-                return ledger.tally().status == "complete" == shown_status(ledger.path.parent)
+            with folder.ledger() as ledger:
+                return ledger.tally().status == "complete" == folder.shown_status
         except HzzrayError as error:
             log.warning("run %s: %s", run_id, error)
             return False
@@ -276,8 +277,8 @@ class Bridge:
 
     def _take_up(self) -> None:
         """Serve runs that a bridge has left, though none of their tasks may come: they may be lost."""
-        announced = self._announced.runs()
-        left = [run_id for run_id in announced if self._path(run_id).exists() and not self._is_done_with(run_id)]
+        begun = [run_id for run_id in self._announced.runs() if self._folder(run_id).has_ledger]
+        left = [run_id for run_id in begun if not self._is_done_with(run_id)]
         until = self._settings.until
         if until is not None and self._is_known(until):
             left.append(until)

@@ -9,7 +9,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,8 @@ from rich.table import Table
 from bridge.settings import DEFAULT_PREFIX, BrokerSettings, password_from
 from bridge.topology import Topology
 from hzzray.errors import UsageError
+from hzzray.options import option
+from hzzray.runs.request import RunRequest
 
 if TYPE_CHECKING:
     from bridge.connection import BrokerError
@@ -126,27 +128,22 @@ def serve(
         list[str] | None,
         typer.Option(help="What tasks may read, several times; or HZZRAY_SOURCES. Default: the releases' addresses."),
     ] = None,
-    actors: Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")] = None,
-    min_actors: Annotated[int | None, typer.Option(min=1, help="Fewest workers of an elastic pool.")] = None,
-    max_actors: Annotated[int | None, typer.Option(min=1, help="Most workers; the backlog decides in between.")] = None,
+    actors: Annotated[int | None, option("actors")] = None,
+    min_actors: Annotated[int | None, option("min_actors")] = None,
+    max_actors: Annotated[int | None, option("max_actors")] = None,
     prefetch: Annotated[int | None, typer.Option(min=1, help="Tasks to hold. Default: as suits the pace.")] = None,
     until_complete: Annotated[str | None, typer.Option(metavar="RUN", help="End with this run.")] = None,
-    catalogue: Annotated[
-        Path | None, typer.Option(envvar="HZZRAY_CATALOGUE", help="YAML file with releases of your own.")
-    ] = None,
+    catalogue: Annotated[Path | None, option("catalogue")] = None,
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """Serve runs that are published to a broker, with workers on this Ray cluster: for ever, or until one's end."""
     from bridge.provision import require  # noqa: PLC0415
-    from hzzray.engine.cluster import cluster, usable_cpus  # noqa: PLC0415
-    from hzzray.engine.limits import Limits  # noqa: PLC0415
+    from hzzray.engine.cluster import cluster  # noqa: PLC0415
+    from hzzray.runs.run import limits_for  # noqa: PLC0415
 
     settings, topology = broker_settings(broker, prefix), Topology(prefix)
-    limits = Limits(
-        min_actors=min_actors or actors or usable_cpus(),
-        max_actors=max_actors or actors or usable_cpus(),
-        idle_s=_IDLE_S,
-    )
+    asked = RunRequest.of(actors=actors, min_actors=min_actors, max_actors=max_actors)
+    limits = replace(limits_for(asked), idle_s=_IDLE_S)
     _log_to_console()
     require(settings, topology)
     with cluster(limits.max_actors):

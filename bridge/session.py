@@ -41,11 +41,10 @@ from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
-from hzzray.messages import Counts, Status
+from hzzray.messages import Counts
 from hzzray.places import cache_folder
-from hzzray.runs.folder import load_json
-from hzzray.runs.result import environment
-from hzzray.runs.run import Clock, Journal, Settings, add_plan, finish
+from hzzray.runs.folder import RunFolder
+from hzzray.runs.run import Clock, Journal, Settings, add_plan, finish, keep_settings
 from hzzray.urls import is_inside
 
 log = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ class Session:
         around: Callable[[], Iterable[Usage]],
     ) -> None:
         self.run_id = run_id
-        self._path = terms.runs.resolve() / run_id / "ledger.db"
+        self._folder = RunFolder(terms.runs.resolve() / run_id)
         self._terms = terms
         self._settlement = settlement
         self._traffic = traffic
@@ -260,10 +259,10 @@ class Session:
 
     def _open(self) -> Ledger:
         """Open the run's ledger, written first from the announcement if there is none."""
-        path, announced = self._path, self._announced
-        if announced is not None and not path.exists():
-            Ledger.create(path, self.run_id, announced.spec, environment()).close()
-        ledger = Ledger.open(path)
+        announced = self._announced
+        if announced is not None and not self._folder.has_ledger:
+            self._folder.create_ledger(announced.spec)
+        ledger = self._folder.ledger()
         if announced is not None and announced.spec.digest == ledger.spec.digest:
             add_plan(ledger, announced.plan())
         elif announced is not None:
@@ -273,8 +272,8 @@ class Session:
             settings = Settings(
                 runs=terms.runs, run_id=self.run_id, sources=terms.sources, limits=terms.limits, bridged=True
             )
-            ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
-        if ledger.tally().status not in {"running", shown_status(path.parent)}:
+            keep_settings(ledger, settings)
+        if ledger.tally().status not in {"running", self._folder.shown_status}:
             self._finish()  # a bridge ended before it could
         return ledger
 
@@ -357,16 +356,16 @@ class Session:
 
     def _finish(self) -> None:
         """Write the run's files, in whatever thread."""
-        with Ledger.open(self._path) as ledger:
+        with self._folder.ledger() as ledger:
             result = finish(ledger)
         if self._terms.draws:
             from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
 
-            save(result, self._path.parent)
+            save(result, self._folder.path)
         tasks = result.tasks
         log.info(
             "run %s: %s: %d of %d tasks merged, %d failed: %s",
-            self.run_id, result.status, tasks.merged, tasks.planned, tasks.failed, self._path.parent,
+            self.run_id, result.status, tasks.merged, tasks.planned, tasks.failed, self._folder.path,
         )  # fmt: skip
 
     # What is published again.
@@ -402,14 +401,6 @@ class Session:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("run %s: %s", self.run_id, error)
-
-
-def shown_status(folder: Path) -> Status | None:
-    """Tell what a run's files say of it."""
-    try:
-        return load_json(folder).status
-    except HzzrayError:
-        return None
 
 
 class _Stall:

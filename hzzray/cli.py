@@ -7,10 +7,9 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,15 +22,16 @@ from bridge.settings import DEFAULT_PREFIX
 from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
+from hzzray.options import asks, option
+from hzzray.runs.request import RunRequest, make_spec
 from hzzray.urls import is_remote, redact
 from kuberay.cli import app as kube_commands
 
 if TYPE_CHECKING:
     from hzzray.engine.ledger import Wish
     from hzzray.messages import RunSpec, Task
-    from hzzray.report.console import RunProgress
-    from hzzray.runs.result import Result
-    from hzzray.runs.run import Settings
+    from hzzray.runs.folder import RunFolder
+    from hzzray.runs.run import Settings, Transport
 
 app = typer.Typer(
     name="hzzray",
@@ -47,63 +47,8 @@ errors = Console(stderr=True, emoji=False)
 
 PARTIAL = 3
 
-ReleaseName = Annotated[str, typer.Option("--release", help="2020, 2025, toy, or one of your catalogue.")]
-Sources = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--source",
-        help="Folder, http(s):// or root:// address that is laid out as the release. Several times: each file comes "
-        "from the first that has it. Default: the release's own address; for toy the folder toy, written if absent.",
-    ),
-]
-Samples = Annotated[str | None, typer.Option(help="Names, separated by commas. Default: all of the release.")]
-Catalogue = Annotated[
-    Path | None,
-    typer.Option(envvar="HZZRAY_CATALOGUE", help="YAML file with releases or samples of your own."),
-]
-OpenMagic = Annotated[
-    bool, typer.Option("--openmagic", help="Take the samples' places from atlasopenmagic (release 2025; an extra).")
-]
-SelectionName = Annotated[
-    str | None,
-    typer.Option("--selection", help="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's."),
-]
-AnalysisText = Annotated[
-    str | None,
-    typer.Option("--analysis", metavar="FILE.py:NAME", help="An analysis of your own (docs/analysis.md)."),
-]
-Cut = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="VARIABLE=LOW:HIGH", help="A cut, changed or new: m12=60:106, pt1=25: or m12=: for none. Several times."
-    ),
-]
-Parameter = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="What changes the measuring: electron_pt_min=10. Several times."),
-]
-Observable = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=START:STOP:BINS",
-        help="What is filled, instead of the analysis' own set: m12=40:120:40. Several times; the first one counts.",
-    ),
-]
-Luminosity = Annotated[float | None, typer.Option(help="fb⁻¹. Default: the release's.")]
-AxisText = Annotated[
-    str | None,
-    typer.Option("--axis", metavar="START:STOP:BINS", help="Bins of the first observable: 80:250:34."),
-]
-WindowText = Annotated[
-    str | None,
-    typer.Option("--window", metavar="LOW:HIGH", help="Where the significance is counted, on bin edges: 115:130."),
-]
-Fraction = Annotated[float, typer.Option(help="Leading part of each file to read, in (0, 1].")]
-Chunk = Annotated[int | None, typer.Option(min=1, help="Entries of a task, about. Default: 500 000.")]
-Events = Annotated[
-    int | None, typer.Option(min=1, help="Simulate this many into the source of toy, if there is no such folder.")
-]
-RunName = Annotated[str | None, typer.Option("--run-id", help="Name of the run. One that exists is resumed.")]
+Catalogue = Annotated[Path | None, option("catalogue")]
+OpenMagic = Annotated[bool, option("openmagic")]
 OfBroker = Annotated[str | None, typer.Option("--broker", help="Of a run that bridges work on: their broker.")]
 GoesThrough = Annotated[
     str | None,
@@ -133,104 +78,29 @@ def _options(
 
 
 @app.command()
+@asks()
 def run(
-    release_name: ReleaseName = "toy",
-    source: Sources = None,
-    samples: Samples = None,
-    selection: SelectionName = None,
-    analysis: AnalysisText = None,
-    cut: Cut = None,
-    parameter: Parameter = None,
-    observable: Observable = None,
-    luminosity: Luminosity = None,
-    fraction: Fraction = 1.0,
-    axis: AxisText = None,
-    window: WindowText = None,
-    engine: Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")] = "ray",
+    request: RunRequest,
     broker: Annotated[
         str, typer.Option(help="amqp\\[s]://USER@HOST[:PORT]\\[/VHOST]: tasks go through RabbitMQ. memory: they don't.")
     ] = "memory",
     prefix: Prefix = DEFAULT_PREFIX,
-    actors: Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")] = None,
-    min_actors: Annotated[int | None, typer.Option(min=1, help="Fewest workers of an elastic pool.")] = None,
-    max_actors: Annotated[int | None, typer.Option(min=1, help="Most workers; the backlog decides in between.")] = None,
-    chunk: Chunk = None,
-    events: Events = None,
-    pace: Annotated[float, typer.Option(min=0, help="Take this long at least [s], so that people can watch.")] = 0.0,
     runs: Runs = Path("runs"),
-    run_id: RunName = None,
-    catalogue: Catalogue = None,
-    openmagic: OpenMagic = False,
 ) -> None:
     """Run the analysis: read, select, merge, plot."""
-    from hzzray.engine.cluster import usable_cpus  # noqa: PLC0415 (help needn't wait for numerics)
-    from hzzray.engine.limits import Limits  # noqa: PLC0415
+    from hzzray.runs.run import settings_for  # noqa: PLC0415 (help needn't wait for numerics)
 
-    if broker != "memory" and (engine != "ray" or pace):
+    if broker != "memory" and (request.engine != "ray" or request.pace):
         raise UsageError("--broker goes with --engine ray, and without --pace")
-    chosen = _release(release_name, catalogue, openmagic=openmagic)
-    spec = _spec(
-        chosen,
-        samples=_names(samples),
-        selection=selection,
-        analysis=analysis,
-        luminosity=luminosity,
-        fraction=fraction,
-        cuts=cut or (),
-        parameters=parameter or (),
-        observables=observable or (),
-        axis=axis,
-        window=window,
-    )
-    limits = Limits(min_actors=min_actors or actors or usable_cpus(), max_actors=max_actors or actors or usable_cpus())
-    more = {"engine": engine, "limits": limits, "pace_s": pace, "analyses": _files(analysis)}
-    settings = _settings(runs, run_id, _sources(chosen, source, events), chunk, **more)
-    if broker == "memory":
-        _execute(spec, settings)
-    else:
-        _execute_through(spec, settings, broker, prefix)
-
-
-def _files(analysis: str | None) -> tuple[str, ...]:
-    """Name the file of an analysis of the user's own: workers may use it, as it was asked for."""
-    return (str(Path(analysis.rpartition(":")[0]).resolve()),) if analysis else ()
-
-
-def _spec(chosen: Release, **options: Any) -> RunSpec:  # noqa: ANN401 (those of make_spec)
-    from hzzray.runs.request import make_spec  # noqa: PLC0415 (help needn't wait for numerics)
-
-    return make_spec(chosen, **options)
-
-
-def _settings(runs: Path, run_id: str | None, sources: tuple[str, ...], chunk: int | None, **more: object) -> Settings:
-    from hzzray.runs.plan import CHUNK  # noqa: PLC0415
-    from hzzray.runs.run import make_settings, new_run_id  # noqa: PLC0415
-
-    return make_settings(runs=runs, run_id=run_id or new_run_id(), sources=sources, chunk=chunk or CHUNK, **more)
+    chosen = _release(request.release, request.catalogue, openmagic=request.openmagic)
+    spec = make_spec(chosen, request)
+    settings = settings_for(request, _sources(chosen, request), runs)
+    _execute(spec, settings, None if broker == "memory" else _transport(broker, prefix))
 
 
 @app.command()
-def publish(
-    release_name: ReleaseName = "toy",
-    source: Sources = None,
-    samples: Samples = None,
-    selection: SelectionName = None,
-    analysis: AnalysisText = None,
-    cut: Cut = None,
-    parameter: Parameter = None,
-    observable: Observable = None,
-    luminosity: Luminosity = None,
-    fraction: Fraction = 1.0,
-    axis: AxisText = None,
-    window: WindowText = None,
-    broker: BrokerUrl = None,
-    prefix: Prefix = DEFAULT_PREFIX,
-    chunk: Chunk = None,
-    events: Events = None,
-    run_id: RunName = None,
-    catalogue: Catalogue = None,
-    openmagic: OpenMagic = False,
-) -> None:
+@asks(published=True)
+def publish(request: RunRequest, broker: BrokerUrl = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
     """Plan a run and publish it to a broker, for `hzzray bridge` to work on. Killed, the same command goes on."""
     where = broker_settings(broker, prefix)
     from bridge.loader import publish as load  # noqa: PLC0415
@@ -239,25 +109,14 @@ def publish(
     from hzzray.places import cache_folder  # noqa: PLC0415
     from hzzray.report.console import published  # noqa: PLC0415
     from hzzray.runs.plan import check_source, make_plan  # noqa: PLC0415
+    from hzzray.runs.run import settings_for  # noqa: PLC0415
 
     require(where, Topology(prefix))
-    chosen = _release(release_name, catalogue, openmagic=openmagic)
-    spec = _spec(
-        chosen,
-        samples=_names(samples),
-        selection=selection,
-        analysis=analysis,
-        luminosity=luminosity,
-        fraction=fraction,
-        cuts=cut or (),
-        parameters=parameter or (),
-        observables=observable or (),
-        axis=axis,
-        window=window,
-    )
+    chosen = _release(request.release, request.catalogue, openmagic=request.openmagic)
+    spec = make_spec(chosen, request)
     # Bridges work elsewhere, in folders of their own.
-    sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, source, events)]
-    settings = _settings(Path("runs"), run_id, tuple(sources), chunk, analyses=_files(analysis))
+    sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, request)]
+    settings = settings_for(request, tuple(sources), Path("runs"))
     for place in settings.sources:
         check_source(place)
     cache = cache_folder()
@@ -275,7 +134,7 @@ def publish(
 def replay(
     run_name: Run,
     source: Annotated[list[str] | None, typer.Option(help="Read from here now. Several times.")] = None,
-    actors: Annotated[int | None, typer.Option(min=1, help="Worker actors.")] = None,
+    actors: Annotated[int | None, option("actors")] = None,
     runs: Runs = Path("runs"),
     reason: Reason = "",
     broker: GoesThrough = None,
@@ -308,7 +167,7 @@ def replay(
     _execute(spec, settings.model_copy(update=changes))
 
 
-def _broker_of(folder: Path, given: str | None) -> str | None:
+def _broker_of(folder: RunFolder, given: str | None) -> str | None:
     """Find the broker that a run's tasks go through: the given one, else that of the environment; None for none.
 
     The environment's is meant only by runs that bridges work on: their ledgers say so, or are elsewhere.
@@ -316,7 +175,7 @@ def _broker_of(folder: Path, given: str | None) -> str | None:
     if given is not None:
         return None if given == "memory" else given
     known = os.environ.get("HZZRAY_BROKER")
-    if not known or not (folder / "ledger.db").exists():
+    if not known or not folder.has_ledger:
         return known or None
     from hzzray.runs.run import settings_of  # noqa: PLC0415
 
@@ -328,52 +187,40 @@ def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason:
     settings = broker_settings(broker, prefix)
     from bridge.dead_letters import replay as bring_back  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
-    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
     from hzzray.messages import UNREAD  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
-    path = folder / "ledger.db"
-    with Ledger.open(path) if path.exists() else nullcontext() as ledger:
+    with folder.ledger() if folder.has_ledger else nullcontext() as ledger:
         failed = [] if ledger is None else [row.task for row in ledger.failures() if reason in row.reason]
         number = asyncio.run(
             bring_back(
                 settings,
                 Topology(prefix),
-                lambda letter: letter.run_id == folder.name and reason in letter.reason,
+                lambda letter: letter.run_id == folder.run_id and reason in letter.reason,
                 [task for task in failed if not task.uuid.startswith(UNREAD)],
                 lambda task: ledger is not None and ledger.is_merged(task.task_id),
             )
         )
-    console.print(f"{folder.name}: {number} tasks published again", highlight=False)
+    console.print(f"{folder.run_id}: {number} tasks published again", highlight=False)
 
 
-def _execute(spec: RunSpec, settings: Settings) -> None:
-    """Do a run in this process tree alone."""
-    from hzzray.runs.run import execute  # noqa: PLC0415
-
-    _show(settings, lambda progress: execute(spec, settings, planned=lambda _: progress.start(), progress=progress))
-
-
-def _execute_through(spec: RunSpec, settings: Settings, broker: str, prefix: str) -> None:
-    """Do a run whose tasks go through a broker."""
+def _transport(broker: str, prefix: str) -> Transport:
+    """Have tasks go through a broker."""
     where = broker_settings(broker, prefix)
-    from bridge.through import execute  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
+    from bridge.transport import BrokerTransport  # noqa: PLC0415
 
-    def work(progress: RunProgress) -> Result:
-        topology = Topology(prefix)
-        return execute(spec, settings, where, topology, planned=lambda _: progress.start(), progress=progress)
-
-    _show(settings, work)
+    return BrokerTransport(where, Topology(prefix))
 
 
-def _show(settings: Settings, work: Callable[[RunProgress], Result]) -> None:
-    """Show how a run goes and what it found, draw its plot, and exit as its status says."""
+def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = None) -> None:
+    """Do a run, show how it goes and what it found, draw its plot, and exit as its status says."""
     from hzzray.report.console import run_progress, summary  # noqa: PLC0415
+    from hzzray.runs.run import execute  # noqa: PLC0415
 
     try:
         with run_progress(console) as progress:
-            result = work(progress)
+            result = execute(spec, settings, planned=lambda _: progress.start(), progress=progress, transport=transport)
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
         raise typer.Exit(130) from None
@@ -394,12 +241,12 @@ def result(
 ) -> None:
     """Print a run's numbers."""
     from hzzray.report.console import summary  # noqa: PLC0415
-    from hzzray.runs.folder import load_json  # noqa: PLC0415
+    from hzzray.runs.folder import RESULT, load_json  # noqa: PLC0415
 
-    folder = _folder(run_name, runs)
+    folder = _folder(run_name, runs).path
     loaded = load_json(folder)
     if as_json:
-        typer.echo((folder / "result.json").read_text(encoding="utf-8"), nl=False)
+        typer.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
     else:
         summary(loaded, console)
 
@@ -418,7 +265,7 @@ def plot(
     from hzzray.runs.folder import load_json  # noqa: PLC0415
     from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
 
-    folder = _folder(run_name, runs)
+    folder = _folder(run_name, runs).path
     shown = load_json(folder)
     if observable is not None:
         shown = showing(shown, load_templates(shown, folder), observable)
@@ -429,15 +276,13 @@ def plot(
 @app.command()
 def status(run_name: Run, runs: Runs = Path("runs")) -> None:
     """Tell how far a run is, from its ledger."""
-    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
-
     _tell_of_full_disk(runs)
-    with Ledger.open(_folder(run_name, runs) / "ledger.db") as ledger:
+    folder = _folder(run_name, runs)
+    with folder.ledger() as ledger:
         counts, wish = ledger.counts(), ledger.wished()
-    name = _folder(run_name, runs).name
     asked = "" if wish == "run" else f", asked to {wish}"
     console.print(
-        f"{name}: {counts.status}{asked}: {counts.planned} tasks planned, {counts.merged} merged, "
+        f"{folder.run_id}: {counts.status}{asked}: {counts.planned} tasks planned, {counts.merged} merged, "
         f"{counts.failed} failed, {counts.due} due; {counts.events} events, {counts.duplicates} duplicates refused",
         highlight=False,
         soft_wrap=True,
@@ -461,7 +306,8 @@ def failures(
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """List a run's failed tasks with their reasons: from its ledger, or from a broker's dead letters."""
-    rows = _failed(_folder(run_name, runs)) if broker is None else _dead(broker, prefix, _folder(run_name, runs).name)
+    folder = _folder(run_name, runs)
+    rows = _failed(folder) if broker is None else _dead(broker, prefix, folder.run_id)
     chosen = [(task, attempts, why) for task, attempts, why in rows if reason in why]
     if not chosen:
         console.print("no failed tasks")
@@ -472,10 +318,8 @@ def failures(
     console.print(table)
 
 
-def _failed(folder: Path) -> list[tuple[Task, int, str]]:
-    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
-
-    with Ledger.open(folder / "ledger.db") as ledger:
+def _failed(folder: RunFolder) -> list[tuple[Task, int, str]]:
+    with folder.ledger() as ledger:
         return [(row.task, row.attempts, row.reason) for row in ledger.failures()]
 
 
@@ -522,11 +366,9 @@ def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str
         from bridge.topology import Topology  # noqa: PLC0415
         from bridge.wire import Order  # noqa: PLC0415
 
-        asyncio.run(order(settings, Topology(prefix), Order(run_id=folder.name, wish=wish)))
+        asyncio.run(order(settings, Topology(prefix), Order(run_id=folder.run_id, wish=wish)))
         return
-    from hzzray.engine.ledger import Ledger  # noqa: PLC0415
-
-    with Ledger.open(folder / "ledger.db") as ledger:
+    with folder.ledger() as ledger:
         ledger.wish(wish)
 
 
@@ -543,7 +385,7 @@ def retract(
 
     folder = _folder(run_name, runs)
     gone, left = runner.retract(folder, sample, file)
-    save(left, folder)
+    save(left, folder.path)
     tasks = left.tasks
     console.print(
         f"{left.run_id}: {gone} merged tasks of {file or sample} retracted; {left.status}: "
@@ -556,18 +398,19 @@ def retract(
 @app.command("runs")
 def list_runs(runs: Runs = Path("runs")) -> None:
     """List the runs of a folder."""
-    from hzzray.engine.ledger import Ledger, LedgerError  # noqa: PLC0415
+    from hzzray.engine.ledger import LedgerError  # noqa: PLC0415
+    from hzzray.runs.folder import all_runs  # noqa: PLC0415
 
     _tell_of_full_disk(runs)
     table = Table("run", "release", "selection", "environment", "status", "planned", "merged", "failed")
-    for path in sorted(runs.glob("*/ledger.db")):
+    for folder in all_runs(runs):
         try:
-            with Ledger.open(path) as ledger:
+            with folder.ledger() as ledger:
                 spec, counts = ledger.spec, ledger.counts()
                 names = (ledger.run_id, spec.release.name, spec.selection.name, ledger.environment)
                 table.add_row(*names, counts.status, *map(str, counts[:3]))
         except LedgerError as error:
-            table.add_row(path.parent.name, f"[red]{error}[/]")
+            table.add_row(folder.run_id, f"[red]{error}[/]")
     console.print(table if table.row_count else f"no runs in {runs}")
 
 
@@ -584,7 +427,7 @@ def compare(
     from hzzray.report.timelines import save_comparison  # noqa: PLC0415
     from hzzray.runs.compare import differences, load, summarise, table, write_csv  # noqa: PLC0415
 
-    loaded = load([_folder(name, runs) for name in run_names])
+    loaded = load([_folder(name, runs).path for name in run_names])
     summaries = [summarise(one) for one in loaded]
     console.print(table(summaries))
     for difference in differences(loaded):
@@ -600,7 +443,7 @@ def scale(run_name: Run, runs: Runs = Path("runs")) -> None:
     from hzzray.report.timelines import save_scale  # noqa: PLC0415
     from hzzray.runs.compare import load  # noqa: PLC0415
 
-    folder = _folder(run_name, runs)
+    folder = _folder(run_name, runs).path
     (loaded,) = load([folder])
     for path in save_scale(loaded, folder):
         console.print(path, highlight=False, soft_wrap=True)
@@ -632,7 +475,7 @@ def fetch(
     source: Annotated[
         list[str] | None, typer.Option(help="Fetch from here instead of the release's address. Several times.")
     ] = None,
-    samples: Samples = None,
+    samples: Annotated[str | None, option("samples")] = None,
     catalogue: Catalogue = None,
     openmagic: OpenMagic = False,
 ) -> None:
@@ -641,7 +484,7 @@ def fetch(
     from hzzray.report.transfers import bar  # noqa: PLC0415
 
     chosen = _release(release_name, catalogue, openmagic=openmagic)
-    wanted = _names(samples) or tuple(sample.name for sample in chosen.samples if sample.default)
+    wanted = RunRequest.of(samples=samples).samples or tuple(sample.name for sample in chosen.samples if sample.default)
     fetched = chosen.only(wanted).samples
     with bar(sum(len(sample.paths) for sample in fetched), console) as progress:
         report = bring(chosen, fetched, folder, sources=tuple(source or ()), progress=progress)
@@ -686,29 +529,28 @@ def _write_toys_once(chosen: Release, folder: Path, events: int, seed: int | Non
             raise UsageError(f"can't write {folder}: {error.strerror}") from error
 
 
-def _sources(chosen: Release, given: list[str] | None, events: int | None) -> tuple[str, ...]:
+def _sources(chosen: Release, request: RunRequest) -> tuple[str, ...]:
     """Where to read from: what the user says, else the release's addresses, else toys."""
-    if events is not None and len(given or ()) > 1:
+    given, events = request.sources, request.events
+    if events is not None and len(given) > 1:
         raise UsageError("--events goes with one --source")
-    if chosen.name == "toy" and len(given or ()) <= 1 and not is_remote((given or ("",))[0]):
+    if chosen.name == "toy" and len(given) <= 1 and not is_remote((given or ("",))[0]):
         folder = Path(given[0] if given else "toy")
         if (not given or events is not None) and not folder.exists():
             _write_toys_once(chosen, folder, events or 200_000)
         return (str(folder),)
     if given:
-        return tuple(given)
+        return given
     if not chosen.sources:
         raise UsageError(f"release {chosen.name} names no address: give --source")
     return chosen.sources
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _folder(name: str, runs: Path) -> Path:
+def _folder(name: str, runs: Path) -> RunFolder:
     """Find a run by id or by folder."""
-    return Path(name) if (Path(name) / "ledger.db").exists() else runs / name
+    from hzzray.runs.folder import find_run  # noqa: PLC0415
+
+    return find_run(name, runs)
 
 
 def main() -> None:

@@ -73,6 +73,7 @@ def _deployment(values: Values) -> Object:
             analysis_env("app")
             | {"HZZRAY_ADDRESS": f"ray://{_head_host(values)}:{ray.CLIENT}", "RAY_AUTH_MODE": "token"}
             | {"HZZRAY_APP_PASSWORD_FILE": f"{_LOGIN_PATH}/password"}
+            | ({"HZZRAY_CATALOGUE": values.data.catalogue} if values.data.catalogue else {})
             | ({"HZZRAY_APP_HOSTS": values.ingress.host} if values.ingress.host else {})
             | broker.client_env(values, "publisher")
             | (ray.tls_env() if tls else {}),
@@ -120,12 +121,7 @@ def _ingress(values: Values) -> Object:
 
 def loader(values: Values) -> Object:
     """Make the Job that publishes a run. A Job can't be changed: another spec is another Job."""
-    chosen, data = values.loader, values.data
-    command = ["hzzray", "publish", "--run-id", chosen.run_id, "--release", data.release]
-    command += ["--source", data.place] if data.place else []
-    command += ["--selection", chosen.selection] if chosen.selection else []
-    command += ["--samples", ",".join(chosen.samples)] if chosen.samples else []
-    command += ["--fraction", str(chosen.fraction), "--chunk", str(chosen.chunk)]
+    command = ["hzzray", "publish", *values.published().words(published=True)]
     publish = container(
         values,
         "loader",

@@ -6,14 +6,24 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from hzzray.data.catalogue import releases
 from hzzray.errors import UsageError
 from hzzray.messages import RUN_ID
+from hzzray.runs.request import RunRequest, options
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _VERSION = re.compile(r":v?(\d+(?:\.\d+)*)(?![\w./])", re.ASCII)
@@ -46,9 +56,9 @@ def _quantity(text: str) -> str:
     return text
 
 
-def _release(name: str) -> str:
+def _release(name: str, info: ValidationInfo) -> str:
     known = releases()
-    if name not in known:
+    if name not in known and not info.data.get("catalogue"):  # which is where the loader is
         raise ValueError(f"one of {', '.join(known)}")
     return name
 
@@ -64,7 +74,6 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _LABEL = r"[A-Za-z0-9][-./\w]*=[-.\w]+"
-RunId = Annotated[str, Field(pattern=rf"^$|{RUN_ID}")]
 
 
 class _Frozen(BaseModel):
@@ -139,6 +148,11 @@ class Workers(Sized):
         """How many actors there are when all pods are."""
         return self.max * self.actors
 
+    @property
+    def asked(self) -> dict[str, object]:
+        """What they say of a run."""
+        return {"min_actors": 1, "max_actors": self.most_actors}
+
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
         if self.min > self.max:
@@ -191,10 +205,12 @@ class Storage(_Frozen):
 class Data(_Frozen):
     """What is analysed, and where it is read from."""
 
+    catalogue: Annotated[str, Field(pattern=r"^$|^/\S+$")]
     release: Annotated[str, BeforeValidator(_text), AfterValidator(_release)]
     source: Annotated[str, Field(pattern=r"^$|^(https?|root)://[^\s,]+$")]
     claim: Object
     toy_events: Positive
+    openmagic: bool
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -212,19 +228,42 @@ class Data(_Frozen):
         """What ``--source`` is to say; empty for the release's own addresses."""
         return self.source or (DATA if self.claim or self.is_simulated else "")
 
-
-class Loader(_Frozen):
-    """The run that is published when the deployment comes up, if ``run_id`` isn't empty."""
-
-    run_id: RunId
-    selection: str
-    samples: tuple[str, ...]
-    fraction: Annotated[float, Field(gt=0, le=1)]
-    chunk: Positive
+    @property
+    def asked(self) -> dict[str, object]:
+        """What it says of a run; toys are there before."""
+        sources = (self.place,) if self.place else ()
+        return {
+            "release": self.release, "sources": sources, "catalogue": self.catalogue, "openmagic": self.openmagic
+        }  # fmt: skip
 
 
-class Job(_Frozen):
+#: Of a run, what ``data`` say, and what ``workers`` do where the cluster's actors are its own.
+OF_DATA = frozenset({"release", "sources", "events", "catalogue", "openmagic"})
+OF_WORKERS = frozenset({"engine", "actors", "min_actors", "max_actors"})
+
+
+class _Asked(RunRequest):
+    """A run that is asked for, of the deployment's data."""
+
+    elsewhere: ClassVar[frozenset[str]]
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if wrong := sorted(self.model_fields_set & self.elsewhere):
+            raise ValueError(f"{wrong[0]}: no such value here: it is for data, workers or the bridge to say")
+        return self
+
+
+class Loader(_Asked):
+    """The run that is published when the deployment comes up, if it has a ``run_id``."""
+
+    elsewhere: ClassVar = OF_DATA | {asked.name for asked in options() if asked.option.is_work}
+
+
+class Job(_Asked):
     """The RayJobs."""
+
+    elsewhere: ClassVar = OF_DATA | OF_WORKERS
 
     run_id: Annotated[str, Field(pattern=RUN_ID)]
     deadline_s: Positive
@@ -286,6 +325,18 @@ class Values(_Frozen):
     metrics: Metrics
     network: Network
     priority: Priority
+
+    def published(self) -> RunRequest:
+        """Make the request of the run that is published."""
+        return self._request(self.loader)
+
+    def job_request(self, run_id: str) -> RunRequest:
+        """Make the request of a run that is a job of the cluster."""
+        return self._request(self.job, run_id=run_id, **self.workers.asked)
+
+    def _request(self, asked: _Asked, **more: object) -> RunRequest:
+        own = {name: getattr(asked, name) for name in RunRequest.model_fields.keys() - asked.elsewhere}
+        return RunRequest.of(**own | self.data.asked | more)
 
     @property
     def broker_name(self) -> str:

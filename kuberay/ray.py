@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from hzzray.runs.request import RunRequest
 from kuberay import broker, redis
 from kuberay.config import RUNS, Values, quantity
 from kuberay.parts import (
@@ -92,9 +93,7 @@ def standing(values: Values) -> Object:
 
 def entrypoint(values: Values, run_id: str) -> str:
     """Write the command line of a run that is a job of the cluster."""
-    source = ["--source", values.data.place] if values.data.place else []
-    elastic = ["--min-actors", "1", "--max-actors", str(values.workers.most_actors)]
-    return shlex.join(["hzzray", "run", "--run-id", run_id, "--release", values.data.release, *source, *elastic])
+    return shlex.join(["hzzray", "run", *values.job_request(run_id).words()])
 
 
 def _spec(values: Values, *, bridge: bool) -> Object:
@@ -181,12 +180,12 @@ def _bridge(values: Values) -> Object:
     A container that starts before the others and ends after them, and is restarted by itself: the pod as a whole, with
     the autoscaler's second version, is not.
     """
-    source = ["--source", values.data.place] if values.data.place else []
-    elastic = ["--min-actors", "1", "--max-actors", str(values.workers.most_actors)]
+    may_read = {name: values.data.asked[name] for name in ("sources", "catalogue")}
+    options = RunRequest.of(**may_read, **values.workers.asked).words()
     return container(
         values,
         "bridge",
-        ["sh", "-c", _BRIDGE, "bridge", "--runs", RUNS, *source, *elastic],
+        ["sh", "-c", _BRIDGE, "bridge", "--runs", RUNS, *options],
         values.bridge,
         env=env(
             analysis_env("bridge")

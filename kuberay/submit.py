@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hzzray.errors import UsageError
+from hzzray.runs.request import RunRequest
 from kuberay import deploy, ray
 from kuberay.config import Values
 from kuberay.forward import free_port
@@ -30,10 +31,9 @@ def entrypoint(values: Values, options: Sequence[str]) -> tuple[str, str]:
     command = ["hzzray", "run", *options]
     command += [] if "--run-id" in given else ["--run-id", run_id]
     if "--release" not in given and "--source" not in given:
-        command += ["--release", values.data.release]
-        command += ["--source", values.data.place] if values.data.place else []
+        command += RunRequest.of(**values.data.asked).words()
     if not given & {"--actors", "--min-actors", "--max-actors"}:
-        command += ["--min-actors", "1", "--max-actors", str(values.workers.most_actors)]
+        command += RunRequest.of(**values.workers.asked).words()
     return shlex.join(command), run_id
 
 

@@ -306,7 +306,8 @@ def test_words_have_units():
 
 
 def choices(**changes):
-    return Choices(**{"release": release("toy"), "source": None, "run_id": "mine", **changes})
+    """Choices as the Launch page makes them."""
+    return Choices.of(**{"release": release("toy"), "run_id": "mine", "actors": 1, **changes})
 
 
 @pytest.mark.parametrize(
@@ -322,10 +323,10 @@ def choices(**changes):
         ({"cuts": ("m12=106:50",)}, "--cut m12=106:50: nothing is above 106 and below 50"),
         ({"luminosity": 0.0}, "luminosity: must be greater than 0"),
         ({"min_actors": 3, "max_actors": 2}, "3 actors at least are more than 2"),
-        ({"source": "/etc"}, "/etc is outside the sources"),
-        ({"source": "{root}/../elsewhere"}, "is outside the sources"),
-        ({"source": "https://other.example/x"}, "is outside the sources"),
-        ({"source": "{root}/none"}, "no such folder"),
+        ({"sources": ["/etc"]}, "/etc is outside the sources"),
+        ({"sources": ["{root}/../elsewhere"]}, "is outside the sources"),
+        ({"sources": ["https://other.example/x"]}, "is outside the sources"),
+        ({"sources": ["{root}/none"]}, "no such folder"),
     ],
 )
 def test_choices_that_can_not_be(tmp_path, changes, said):
@@ -333,28 +334,28 @@ def test_choices_that_can_not_be(tmp_path, changes, said):
     root.mkdir()
     make_run(tmp_path / "runs" / "taken", "taken")
     ledger(tmp_path / "runs" / "taken", "taken")
-    changes = {name: value.format(root=root) if name == "source" else value for name, value in changes.items()}
+    changes = {name: [value[0].format(root=root)] if name == "sources" else value for name, value in changes.items()}
     with pytest.raises(UsageError, match=said):
         choices(**changes).check(tmp_path / "runs", [str(root)])
 
 
 def test_choices_that_can(tmp_path, toys):
-    assert choices(source=str(toys)).check(tmp_path, [str(toys)]).release.name == "toy"
-    assert choices(source=str(tmp_path / "toy-7"), events=7).check(tmp_path, [str(tmp_path)])
+    assert choices(sources=[str(toys)]).check(tmp_path, [str(toys)]).release.name == "toy"
+    assert choices(sources=[str(tmp_path / "toy-7")], events=7).check(tmp_path, [str(tmp_path)])
     own = release("2020")
-    assert choices(release=own, source=None).check(tmp_path, [])
-    assert choices(release=own, source=own.sources[0]).check(tmp_path, [])
+    assert choices(release=own).check(tmp_path, [])
+    assert choices(release=own, sources=[own.sources[0]]).check(tmp_path, [])
 
 
 def test_choices_are_options_of_the_command():
-    assert choices().command() == ["run", "--release", "toy", "--run-id", "mine", "--actors", "1"]
+    assert choices().command() == ["run", "--release", "toy", "--actors", "1", "--run-id", "mine"]
     many = choices(
-        source="data/toy-9", events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt1=20:",),
-        luminosity=5.0, fraction=0.5, min_actors=1, max_actors=4, chunk=1000, pace_s=30.0,
+        sources=["data/toy-9"], events=9, samples=("Zee", "llll"), selection="notebook-2020", cuts=("pt1=20:",),
+        luminosity=5.0, fraction=0.5, actors=None, min_actors=1, max_actors=4, chunk=1000, pace=30.0,
     )  # fmt: skip
     assert " ".join(many.command()) == (
-        "run --release toy --run-id mine --source data/toy-9 --events 9 --samples Zee,llll --selection notebook-2020 "
-        "--luminosity 5 --fraction 0.5 --chunk 1000 --pace 30 --cut pt1=20: --min-actors 1 --max-actors 4"
+        "run --release toy --source data/toy-9 --samples Zee,llll --selection notebook-2020 --cut pt1=20: "
+        "--luminosity 5 --fraction 0.5 --min-actors 1 --max-actors 4 --chunk 1000 --events 9 --pace 30 --run-id mine"
     )
 
 
@@ -401,7 +402,7 @@ def test_a_launched_run_is_done(tmp_path, toys):
     assert "complete: " in (tmp_path / "mine" / "run.log").read_text()
     (tmp_path / "mine" / "result.json").unlink()
     (tmp_path / "mine" / "ledger.db").unlink()
-    launcher.run(choices(source=str(tmp_path / "none"), run_id="mine"))
+    launcher.run(choices(sources=[str(tmp_path / "none")]))
     while launcher.started("mine") is not None:
         time.sleep(0.05)
     assert "no such folder" in Client(tmp_path).view("mine").log

@@ -654,8 +654,8 @@ def test_toys_are_offered_where_there_is_no_data(runs, started):
     ((run_id, options),) = started
     assert run_id == "first"
     assert " ".join(options) == (
-        "run --release toy --run-id first --source data/toy-200000 --events 200000"
-        f" --chunk 5000 --pace 30 --actors 2 --runs {runs}"
+        "run --release toy --source data/toy-200000 --actors 2 --chunk 5000 --events 200000 --pace 30 --run-id first"
+        f" --runs {runs}"
     )
 
 
@@ -735,9 +735,9 @@ def test_other_releases_and_samples(runs, toys, tmp_path, started):
     test.slider(key="actors between").set_value((1, 8)).run()
     test.text_input(key="run name").set_value("real").run()
     press(test, "Start")
-    assert started[0][1][:7] == ["run", "--release", "2020", "--run-id", "real", "--source", "data/mine"]
-    assert " ".join(started[0][1][7:]) == (
-        f"--samples Zee,llll --fraction 0.5 --min-actors 1 --max-actors 8 --runs {runs}"
+    assert started[0][1][:5] == ["run", "--release", "2020", "--source", "data/mine"]
+    assert " ".join(started[0][1][5:]) == (
+        f"--samples Zee,llll --fraction 0.5 --min-actors 1 --max-actors 8 --run-id real --runs {runs}"
     )
     test = look("launch")
     test.selectbox(key="release").set_value("2025").run()
@@ -761,7 +761,7 @@ def test_a_broker_takes_runs_and_takes_them_up_again(run, runs, monkeypatch, sta
     test.text_input(key="run name").set_value("far").run()
     press(test, "Start")
     assert started.pop() == (
-        "far", ["publish", "--release", "toy", "--run-id", "far", "--source", "data/toy-200000", "--events", "200000"]
+        "far", ["publish", "--release", "toy", "--source", "data/toy-200000", "--events", "200000", "--run-id", "far"]
     )  # fmt: skip
     assert "secret" not in words(test)
     folder = run("one", status="partial")

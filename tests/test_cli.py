@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.engine.ledger import Ledger
+from hzzray.runs.folder import RunFolder
 from hzzray.runs.request import make_spec
-from hzzray.runs.run import Settings
+from hzzray.runs.run import Settings, keep_settings
 
 
 def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path, compiled):
@@ -271,16 +271,16 @@ def test_which_broker_is_meant(toys, tmp_path, monkeypatch):
     from hzzray.cli import _broker_of
 
     monkeypatch.delenv("HZZRAY_BROKER", raising=False)
-    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine, theirs = RunFolder(tmp_path / "mine"), RunFolder(tmp_path / "theirs")
     for folder, bridged in ((mine, False), (theirs, True)):
-        settings = Settings(runs=tmp_path, run_id=folder.name, sources=(str(toys),), bridged=bridged)
-        Ledger.create(folder / "ledger.db", folder.name, make_spec(release("toy")), "local").close()
-        with Ledger.open(folder / "ledger.db") as ledger:
-            ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+        settings = Settings(runs=tmp_path, run_id=folder.run_id, sources=(str(toys),), bridged=bridged)
+        folder.create_ledger(make_spec(release("toy")))
+        with folder.ledger() as ledger:
+            keep_settings(ledger, settings)
     assert _broker_of(theirs, None) is None
     monkeypatch.setenv("HZZRAY_BROKER", "amqp://rabbit")
     assert _broker_of(theirs, None) == "amqp://rabbit"
-    assert _broker_of(tmp_path / "elsewhere", None) == "amqp://rabbit"
+    assert _broker_of(RunFolder(tmp_path / "elsewhere"), None) == "amqp://rabbit"
     assert _broker_of(mine, None) is None
     assert _broker_of(theirs, "memory") is None
     assert _broker_of(mine, "amqp://other") == "amqp://other"

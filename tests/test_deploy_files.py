@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -33,6 +35,18 @@ def test_the_image_has_the_extra_for_root_addresses():
     assert locked == [re.split(r"[>=<]", name)[0] for name in extra]
     assert "--requirement /tmp/requirements-image.lock" in (ROOT / "Dockerfile").read_text()
     assert "!requirements-image.lock" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+def test_the_app_is_no_package_of_everybodys(tmp_path):
+    """Issue 13: `app` in site-packages is a name that anybody may have. Its folder is found where its main.py lies."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["hzzray", "bridge", "kuberay"]
+    assert "COPY --chmod=755 app app" in (ROOT / "Dockerfile").read_text().splitlines()
+    shutil.copytree(ROOT / "app", tmp_path / "app")
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); print(sys.modules['app'].__path__[0])"
+    command = [sys.executable, "-c", code, str(tmp_path / "app" / "main.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd="/")
+    assert done.stdout == f"{tmp_path / 'app'}\n", done.stderr
 
 
 @pytest.fixture

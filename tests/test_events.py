@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from hzzray.engine.events import A_SECOND, KEPT, Diary, Event, kept
-from hzzray.runs.tables import Recorder, follow_events
+from hzzray.runs.tables import EVENTS, Recorder, follow
 
 
 def test_a_diary_tells_the_first_of_a_second_and_how_many_more():
@@ -46,13 +46,13 @@ def test_each_event_is_written_once(tmp_path):
         recorder.add_events(2.0, [first, second])
     with Recorder(tmp_path, "local") as recorder:
         recorder.add_events(3.0, [first, second])
-    rows = follow_events(tmp_path).rows()
+    rows = follow(tmp_path, EVENTS).rows()
     assert rows["kind"].tolist() == ["worker died", "worker back"]
     assert rows["what"][0] == "with 2 tasks in flight"
 
 
 def test_the_file_stays_small(tmp_path, monkeypatch):
-    monkeypatch.setattr("hzzray.engine.monitor._EVENTS_BYTES", 1000)
+    monkeypatch.setattr("hzzray.runs.tables._EVENTS_BYTES", 1000)
     with Recorder(tmp_path, "local") as recorder:
         for number in range(100):
             recorder.add_events(1.0, [Event(float(number + 1), "task retried", "Zee", "x" * 200)])

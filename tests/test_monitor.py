@@ -20,13 +20,14 @@ from hzzray.engine.source import Congestion
 from hzzray.files import OutputError
 from hzzray.messages import Cost, Task
 from hzzray.runs.tables import (
+    QUEUE,
+    USAGE,
     Moment,
     Recorder,
     cpu_percent,
-    follow_usage,
+    follow,
     of_actors,
     read_history,
-    read_queue,
     read_scale,
     read_usage,
 )
@@ -193,7 +194,7 @@ def test_rows_tell_when_they_were_written(tmp_path):
         recorder.add_scale(1.0, Scale(actors=1, pending=0, nodes=1, waiting=0, in_flight=0))
         recorder.add_history(1.0, Moment(10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0, math.nan))
         recorder.add_queue(1.0, Congestion(*range(len(Congestion._fields))))
-    for rows in (read_usage(tmp_path), read_scale(tmp_path), read_history(tmp_path), read_queue(tmp_path)):
+    for rows in (read_usage(tmp_path), read_scale(tmp_path), read_history(tmp_path), follow(tmp_path, QUEUE).rows()):
         (text,) = rows["timestamp"]
         assert text.endswith("Z")
         assert before - timedelta(milliseconds=1) <= datetime.fromisoformat(text) <= datetime.now(UTC)
@@ -251,7 +252,7 @@ def test_cut_anywhere_a_file_has_its_whole_lines_and_goes_on(tmp_path):
 
 
 def test_a_follower_reads_on(tmp_path):
-    follower = follow_usage(tmp_path)
+    follower = follow(tmp_path, USAGE)
     assert follower.rows().shape == (0,)
     record(tmp_path, (1.0, used()))
     assert follower.rows()["actor"].tolist() == ["worker-0"]
@@ -269,7 +270,7 @@ def test_a_follower_reads_on(tmp_path):
 
 def test_a_follower_of_a_long_file_keeps_its_end(tmp_path):
     record(tmp_path, *((float(t), used()) for t in range(1000)))
-    follower = follow_usage(tmp_path, limit=50)
+    follower = follow(tmp_path, USAGE, limit=50)
     rows = follower.rows()
     assert 50 <= len(rows) < 200
     assert rows["time_s"].tolist() == [float(t) for t in range(1000 - len(rows), 1000)]

@@ -21,7 +21,7 @@ from hzzray.engine.limits import Limits
 from hzzray.errors import UsageError
 from hzzray.messages import Counts
 from hzzray.physics.selection import preset
-from hzzray.runs.folder import load_json
+from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.plan import make_plan
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, _in_time, execute, retract
@@ -602,7 +602,7 @@ def test_a_file_written_over_after_the_first_of_two_tasks_is_refused(of_one, tmp
         run(tmp_path, [source], spec)
     with Ledger.open(tmp_path / "run" / "ledger.db") as ledger:
         assert ledger.counts()[:3] == (2, 1, 0), "what was merged stays"
-    assert retract(tmp_path / "run", "Zee")[0] == 1
+    assert retract(RunFolder(tmp_path / "run"), "Zee")[0] == 1
     result = run(tmp_path, [source], spec, chunk=1_000)
     assert (result.status, result.samples["Zee"].n_out) == ("complete", after)
 

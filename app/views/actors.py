@@ -12,9 +12,10 @@ from app import charts, parts, words
 from app.actors import MOST, SPARK_S, Actor, actors
 from app.client import View
 from app.services import services
+from hzzray.engine.cluster import TOKEN
 from hzzray.engine.monitor import NODE, is_actor
 from hzzray.runs.compare import peak_rss_bytes
-from hzzray.runs.tables import CpuUse, cpu_percent
+from hzzray.runs.tables import EVENTS, QUEUE, SCALE, USAGE, CpuUse, cpu_percent
 
 # Where a Ray cluster's dashboard is unless something else is said.
 _USUAL = "http://127.0.0.1:8265"
@@ -36,7 +37,7 @@ _ELSEWHERE = (
 
 def show(view: View) -> None:
     """Show the actors of a run as they are, or as they were."""
-    parts.wrong(view.trouble("cpu.csv", "scale.csv", "queue.csv", "events.csv"))
+    parts.wrong(view.trouble(USAGE, SCALE, QUEUE, EVENTS))
     if len(view.usage):
         with parts.part("The actors"):
             _actors(view)
@@ -193,8 +194,8 @@ def _dashboard(view: View) -> None:
     if address is None:
         return
     own = view.dashboard if not services().settings.dashboard else None
-    folder = services().client.folder(view.run_id)
-    how = _TOKENS[own.token].format(file=words.plain(str(folder / "ray-token"))) if own else _ELSEWHERE
+    token = services().client.folder(view.run_id).path / TOKEN
+    how = _TOKENS[own.token].format(file=words.plain(str(token))) if own else _ELSEWHERE
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="dashboard"):
         st.link_button("Ray dashboard", address, icon=":material/open_in_new:")
         st.caption(f"{words.plain(address)}. {how}", width="content")

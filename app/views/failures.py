@@ -11,7 +11,6 @@ import streamlit as st
 from app import parts, words
 from app.client import View
 from app.services import services
-from hzzray.engine.ledger import Ledger
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import Failure
 from hzzray.urls import redact
@@ -108,7 +107,7 @@ def _rows(view: View) -> tuple[list[dict[str, object]], list[str]]:
     """
     trouble = []
     try:
-        with Ledger.open(services().client.folder(view.run_id) / "ledger.db") as ledger:
+        with services().client.folder(view.run_id).ledger() as ledger:
             return [_row(failure) for failure in ledger.failures()], []
     except HzzrayError as error:
         if not isinstance(error, UsageError):

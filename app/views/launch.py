@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TypedDict
+from typing import NamedTuple
 
 import streamlit as st
 
@@ -52,12 +52,20 @@ def main() -> None:
     parts.heading(1, "Launch a run")
     left, right = st.columns([1.5, 1], gap="large")
     with left:
-        choices = _choose()
+        chosen = _choose()
     with right:
-        _confirm(choices)
+        _confirm(chosen)
 
 
-def _choose() -> Choices:
+class _Chosen(NamedTuple):
+    """What a viewer has chosen, sense or nonsense: options of a request, None where they are left at the usual."""
+
+    release: Release
+    published: bool
+    options: dict[str, object]
+
+
+def _choose() -> _Chosen:
     """Let the viewer choose all that there is to choose."""
     known = releases(services().settings.catalogue)
     for mistake in mistakes(services().settings.catalogue):
@@ -97,22 +105,23 @@ def _choose() -> Choices:
         axis, window = _binning(release)
     with st.container(border=True):
         parts.heading(2, ":material/memory: Work")
-        work = _work(toy=release.name == "toy")
-    return Choices(
-        release=release,
-        source=source,
-        samples=samples,
-        selection=chosen,
-        cuts=cuts,
-        parameters=parameters,
-        observables=observables,
-        luminosity=luminosity,
-        fraction=fraction / 100,
-        axis=axis,
-        window=window,
-        events=events,
-        **work,
-    )
+        published, work = _work(toy=release.name == "toy")
+    data = {
+        "sources": (source,) if source else (),
+        "events": events,
+        "samples": samples,
+        "luminosity": None if luminosity == release.luminosity else luminosity,
+        "fraction": fraction / 100,
+    }
+    what = {
+        "selection": None if chosen == release.selection else chosen,
+        "cuts": cuts,
+        "parameters": parameters,
+        "observables": observables,
+        "axis": axis,
+        "window": window,
+    }
+    return _Chosen(release, published, data | what | work)
 
 
 def _source(release: Release) -> tuple[str | None, int | None]:
@@ -227,19 +236,8 @@ def _binning(release: Release) -> tuple[str, str]:
     return "" if bins == usual[0] else bins, "" if window == usual[1] else window
 
 
-class _Work(TypedDict):
-    """How a run is done; the rest of Choices is what it computes."""
-
-    run_id: str
-    min_actors: int
-    max_actors: int
-    chunk: int
-    pace_s: float
-    published: bool
-
-
-def _work(*, toy: bool) -> _Work:
-    """Let the viewer choose name, actors, size of tasks, and pace."""
+def _work(*, toy: bool) -> tuple[bool, dict[str, object]]:
+    """Let the viewer choose name, actors, size of tasks, and pace; returns whether bridges work, and the options."""
     if "suggested" not in st.session_state:
         st.session_state["suggested"] = new_run_id()
     run_id = st.text_input("Name of the run", st.session_state["suggested"], key="run name", live=True, max_chars=64)
@@ -248,15 +246,17 @@ def _work(*, toy: bool) -> _Work:
         who = [_BRIDGES] if services().is_outside else [_HERE, _BRIDGES]
         help_text = "The broker's bridges take the tasks of all runs, with actors of their own."
         published = st.segmented_control("Who works", who, default=_BRIDGES, required=True, help=help_text) == _BRIDGES
-    low = high = usable_cpus()
+    actors: dict[str, object] = {}
     pace = 0.0
+    cpus = usable_cpus()
     first, second = st.columns(2)
     if not published:
         with first:
             if st.toggle("Elastic pool", key="elastic", help="The backlog decides how many actors there are."):
-                low, high = st.slider("Actors", 1, max(_MOST_ACTORS, high), (1, high), key="actors between")
+                low, high = st.slider("Actors", 1, max(_MOST_ACTORS, cpus), (1, cpus), key="actors between")
+                actors = {"min_actors": low, "max_actors": high}
             else:
-                low = high = int(st.number_input("Actors", 1, _MOST_ACTORS, high, key="actors"))
+                actors = {"actors": int(st.number_input("Actors", 1, _MOST_ACTORS, cpus, key="actors"))}
         with second:
             pace = st.select_slider(
                 "Take at least", [0, 15, 30, 60, 120, 300], value=30 if toy else 0, key=f"pace-{toy}",
@@ -268,25 +268,31 @@ def _work(*, toy: bool) -> _Work:
             "Events a task", [1_000, 5_000, 20_000, 100_000, CHUNK, 4 * CHUNK], value=5_000 if pace else CHUNK,
             format_func=words.count, key=f"chunk-{bool(pace)}", help="Smaller tasks show progress in smaller steps.",
         )  # fmt: skip
-    return _Work(run_id=run_id, min_actors=low, max_actors=high, chunk=chunk, pace_s=float(pace), published=published)
+    return published, {"run_id": run_id, "chunk": None if chunk == CHUNK else chunk, "pace": float(pace), **actors}
 
 
-def _confirm(choices: Choices) -> None:
+def _confirm(chosen: _Chosen) -> None:
     """Say whether the choices can be, what they amount to, and start."""
     settings = services().settings
     with st.container(border=True, key="confirm"):
         parts.heading(2, ":material/rocket_launch: Ready?")
+        choices: Choices | None = None
         spec: RunSpec | None = None
         try:
+            choices = Choices.of(chosen.release, published=chosen.published, **chosen.options)
             spec = choices.check(settings.runs, settings.sources)
         except UsageError as error:
             st.error(words.plain(str(error)), icon=":material/error:")
         else:
             _summary(choices, spec)
-        if st.button("Start", type="primary", width="stretch", disabled=spec is None, icon=":material/play_arrow:"):
-            _start(choices)
-        st.caption("The same, in a terminal:")
-        st.code(f"hzzray {shlex.join(choices.command())}", language="bash", wrap_lines=True)
+        is_wished = st.button(
+            "Start", type="primary", width="stretch", disabled=spec is None, icon=":material/play_arrow:"
+        )
+        if choices is not None:
+            st.caption("The same, in a terminal:")
+            st.code(f"hzzray {shlex.join(choices.command())}", language="bash", wrap_lines=True)
+            if is_wished:
+                _start(choices)
 
 
 def _summary(choices: Choices, spec: RunSpec) -> None:
@@ -295,8 +301,8 @@ def _summary(choices: Choices, spec: RunSpec) -> None:
         f"**{words.plain(spec.selection.name)}** at {spec.luminosity:g} fb⁻¹",
         _who(choices),
     ]
-    if choices.events:
-        lines.append(f"{words.count(choices.events)} toy events are simulated first")
+    if choices.request.events:
+        lines.append(f"{words.count(choices.request.events)} toy events are simulated first")
     st.success("\n".join(f"- {line}" for line in lines))
 
 
@@ -304,8 +310,8 @@ def _what(choices: Choices, spec: RunSpec) -> str:
     """Say what will be read: of a folder what is there, of an address what the release states."""
     release, title = spec.release, words.plain(spec.release.title)
     wanted = f"**{len(release.samples)}** samples of {title}"
-    if choices.events:
-        return f"{wanted}, about {words.count(choices.events * spec.fraction)} events"
+    if choices.request.events:
+        return f"{wanted}, about {words.count(choices.request.events * spec.fraction)} events"
     lacking = launch.lacking(spec, choices.source)
     there = [sample for sample in release.samples if sample.name not in (lacking or ())]
     stated = 0 if release.entries_vary else sum(sample.entries or 0 for sample in there)
@@ -323,7 +329,8 @@ def _who(choices: Choices) -> str:
         return "tasks go to the broker, for its bridges to take"
     address = services().settings.address
     where = f"the cluster at {words.plain(address)}" if address else "this machine"
-    return f"**{choices.max_actors}** actor{'s' if choices.max_actors > 1 else ''} on {where}"
+    most = choices.request.max_actors or choices.request.actors or usable_cpus()
+    return f"**{most}** actor{'s' if most > 1 else ''} on {where}"
 
 
 def _start(choices: Choices) -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 from app import charts, parts, words
 from app.client import View
 from hzzray.runs.result import Result, Significance, expected_in_full, moment, to_read
-from hzzray.runs.tables import Rows
+from hzzray.runs.tables import HISTORY, SCALE, Rows
 
 # The significance in front, expected and observed.
 _FRONT = {"asimov": "expected (Asimov)", "observed": "observed"}
@@ -41,7 +41,7 @@ def show(view: View) -> None:
     result = view.result
     if view.live and not result.cost.events:
         st.caption("The actors are starting: the first results come within seconds.")
-    parts.wrong(view.trouble("history.csv", "scale.csv"))
+    parts.wrong(view.trouble(HISTORY, SCALE))
     with parts.part("What the run has found"):
         _figures(view, result)
     left, right = st.columns([1.9, 1], gap="medium")

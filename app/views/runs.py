@@ -11,7 +11,10 @@ from app.downloads import content, is_there, offers, picture
 from app.services import services
 from hzzray.errors import HzzrayError
 from hzzray.runs.compare import RunSummary, differences, lines, records, summarise
+from hzzray.runs.folder import RESULT
 from hzzray.runs.result import Result
+from hzzray.runs.tables import HISTORY, SCALE, USAGE
+from hzzray.runs.templates import HISTOGRAMS
 
 _MOST = 6  # runs side by side
 _COMPARED, _SEEN = "compared", "compared last"
@@ -127,7 +130,7 @@ def _open(names: list[str]) -> None:
         if view.log:
             st.code(view.log, language=None, wrap_lines=True)
         return
-    parts.wrong(view.trouble("cpu.csv", "scale.csv"))
+    parts.wrong(view.trouble(USAGE, SCALE))
     with parts.part("The run's files"):
         _downloads(view, view.result)
     left, right = st.columns([1, 1], gap="medium")
@@ -144,7 +147,7 @@ def _open(names: list[str]) -> None:
 
 def _plot(view: View, result: Result) -> None:
     """Show the run's own picture, or a chart of its result where there is none, or none that is a picture."""
-    plot = services().client.folder(view.run_id) / "plot.png"
+    plot = services().client.folder(view.run_id).path / "plot.png"
     if not view.live and (is_there(plot) or plot.is_symlink()):
         with parts.part("The run's picture"):
             st.image(view.once("plot", lambda: picture(plot)), width="stretch")
@@ -153,11 +156,11 @@ def _plot(view: View, result: Result) -> None:
 
 
 def _downloads(view: View, result: Result) -> None:
-    folder = services().client.folder(view.run_id)
+    folder = services().client.folder(view.run_id).path
     with st.container(horizontal=True, gap="small", key="downloads"):
         for label, name in (
-            ("PNG", "plot.png"), ("PDF", "plot.pdf"), ("ROOT", "histograms.root"), ("JSON", "result.json"),
-            ("CSV", "cpu.csv"), ("History", "history.csv"),
+            ("PNG", "plot.png"), ("PDF", "plot.pdf"), ("ROOT", HISTOGRAMS), ("JSON", RESULT), ("CSV", USAGE),
+            ("History", HISTORY),
         ):  # fmt: skip
             path = folder / name
             can = offers(path)
@@ -259,7 +262,7 @@ def _compare(rows: list[Row]) -> None:
             views.append(services().client.view(name))
         except HzzrayError as error:
             st.error(words.plain(str(error)))
-    parts.wrong([line for view in views for line in view.trouble("cpu.csv", "scale.csv")])
+    parts.wrong([line for view in views for line in view.trouble(USAGE, SCALE)])
     views = [view for view in views if view.result is not None]
     found = [view.run() for view in views]
     if len(found) < 2:

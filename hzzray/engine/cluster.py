@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "hzzray"
 
+#: Files of a run's folder that say where its dashboard is, and hold the token that it asks for.
+DASHBOARD, TOKEN = "dashboard.json", "ray-token"
+
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -184,9 +187,9 @@ def leave_word(folder: Path) -> list[Path]:
     token = os.environ.get("RAY_AUTH_TOKEN", "")
     kind = "none" if os.environ.get("RAY_AUTH_MODE") != "token" else "file" if token in _MADE else "given"
     text = json.dumps({"url": f"http://{url.removeprefix('http://')}", "token": kind})
-    written = [write_whole(folder / "dashboard.json", lambda path: path.write_text(text, encoding="utf-8"))]
+    written = [write_whole(folder / DASHBOARD, lambda path: path.write_text(text, encoding="utf-8"))]
     if kind == "file":
-        written.append(write_whole(folder / "ray-token", lambda path: path.write_text(token, encoding="utf-8"), 0o600))
+        written.append(write_whole(folder / TOKEN, lambda path: path.write_text(token, encoding="utf-8"), 0o600))
     return written
 
 

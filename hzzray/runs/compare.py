@@ -15,7 +15,7 @@ from hzzray.engine.monitor import SERVICE, service_of
 from hzzray.files import write_whole
 from hzzray.runs.folder import load_json
 from hzzray.runs.result import Result
-from hzzray.runs.tables import Rows, cpu_percent, of_actors, read_scale, read_usage
+from hzzray.runs.tables import SCALE, USAGE, Rows, cpu_percent, of_actors, read_scale, read_usage
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -210,7 +210,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
     """Say whether the runs can be compared, each with the first, and what each doesn't tell."""
     said = [line for other in runs[1:] for line in _difference(runs[0], other)]
     for run in runs:
-        lacking = [name for name, rows in (("cpu.csv", run.usage), ("scale.csv", run.scale)) if not len(rows)]
+        lacking = [name for name, rows in ((USAGE, run.usage), (SCALE, run.scale)) if not len(rows)]
         if lacking:
             said.append(f"{run.label}: nothing in {' and '.join(lacking)}: some columns and curves are missing")
     return said

@@ -2,27 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from hzzray.errors import UsageError
+from hzzray.engine.ledger import Ledger
+from hzzray.errors import HzzrayError, UsageError
 from hzzray.files import OutputError, read_own, write_whole
-from hzzray.runs.result import Result
+from hzzray.messages import RunSpec, Status
+from hzzray.runs.result import Result, environment
+
+#: What the ledger, the result and the log of a run that the app started are called.
+LEDGER, RESULT, LOG = "ledger.db", "result.json", "run.log"
 
 #: A result of a hundred times as many samples and bins as any release has is smaller [bytes].
 RESULT_BYTES = 32 * 1024**2
 
 
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of one run, which is there or isn't yet; its name is the run's."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """What the run is called."""
+        return self.path.name
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where its ledger is."""
+        return self.path / LEDGER
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger: the run's own, not a link to another's."""
+        return self.ledger_path.is_file() and not self.ledger_path.is_symlink()
+
+    def ledger(self) -> Ledger:
+        """Open its ledger; raises UsageError where there is no such run, LedgerError for a damaged one."""
+        return Ledger.open(self.ledger_path)
+
+    def create_ledger(self, spec: RunSpec) -> None:
+        """Start its ledger, or leave the one that another process was faster with; raises LedgerError."""
+        Ledger.create(self.ledger_path, self.run_id, spec, environment()).close()
+
+    @property
+    def shown_status(self) -> Status | None:
+        """What its result says of it; None where there is none that can be read."""
+        try:
+            return load_json(self.path).status
+        except HzzrayError:
+            return None
+
+
+def find_run(name: str, runs: Path) -> RunFolder:
+    """Find a run by its id in a folder of runs, or by its own folder; it may not be there."""
+    there = RunFolder(Path(name))
+    return there if there.has_ledger else RunFolder(runs / name)
+
+
+def all_runs(runs: Path) -> Iterator[RunFolder]:
+    """List the runs of a folder that have a ledger, by name."""
+    return (RunFolder(path.parent) for path in sorted(runs.glob(f"*/{LEDGER}")))
+
+
 def save_json(result: Result, folder: Path) -> Path:
     """Write ``result.json``."""
     text = result.model_dump_json(by_alias=True, indent=1) + "\n"
-    return write_whole(folder / "result.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return write_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def load_json(folder: Path) -> Result:
     """Read ``result.json``; raises UsageError where there is none, OutputError where it can't be understood."""
-    path = folder / "result.json"
+    path = folder / RESULT
     try:
         return Result.model_validate_json(read_own(path, RESULT_BYTES))
     except FileNotFoundError as error:

@@ -1,18 +1,24 @@
-"""What somebody asks for, to a spec: the options of a run that say what it computes."""
+"""What somebody asks of a run, by whatever way, and the spec that it makes.
+
+``RunRequest`` is the one home of a run's options: commands, the app, Compose and values.yaml have theirs from it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from hzzray import analyses
 from hzzray.data.catalogue import Release
 from hzzray.errors import UsageError
-from hzzray.messages import RunSpec
+from hzzray.messages import RUN_ID, RunSpec
 from hzzray.physics.analysis import Analysis, Bound, Template, Variable
 from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import PRESETS, Selection, changed, preset, select
@@ -33,38 +39,210 @@ _RULES = {
 }
 
 
-def make_spec(
-    release: Release,
-    *,
-    samples: tuple[str, ...] = (),
-    selection: str | None = None,
-    analysis: str | None = None,
-    luminosity: float | None = None,
-    fraction: float = 1.0,
-    cuts: Sequence[str] = (),
-    parameters: Sequence[str] = (),
-    observables: Sequence[str] = (),
-    axis: str | None = None,
-    window: str | None = None,
-) -> RunSpec:
-    """Put a spec together, the release's defaults where nothing is chosen; raises UsageError naming what is wrong.
+def _number_as_text(value: object) -> object:
+    """Take numbers for text, as YAML reads ``release: 2020``."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _separated(value: object) -> object:
+    """Split a text at its commas."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How a field of a request is asked for in words; its description is the help.
+
+    Attributes
+    ----------
+    flag
+        Option of a command.
+    metavar
+        What is shown in place of its value.
+    is_list
+        Whether several values go with one flag, separated by commas, instead of each with its own.
+    is_work
+        Whether it says how the work is done: of a run that is published, that is the bridges' own choice.
+    envvar
+        Variable of the environment that commands take it from too.
+    """
+
+    flag: str
+    metavar: str | None = None
+    is_list: bool = False
+    is_work: bool = False
+    envvar: str | None = None
+
+    @property
+    def variable(self) -> str:
+        """Variable of the environment that the loader of Compose takes it from."""
+        return f"HZZRAY_{self.flag.removeprefix('--').replace('-', '_').upper()}"
+
+
+Engine = Literal["ray", "serial"]
+Actors = Annotated[int | None, Field(ge=1)]
+
+
+class RunRequest(BaseModel):
+    """A run as somebody asks for it: what it computes, of what, and how. What is empty or None wasn't asked for.
+
+    Where it is kept, and which broker its tasks go through, is said by whoever does it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    release: Annotated[str, BeforeValidator(_number_as_text), Option("--release")] = Field(
+        "toy", description="2020, 2025, toy, or one of your catalogue."
+    )
+    sources: Annotated[tuple[str, ...], Option("--source")] = Field(
+        (),
+        description="Folder, http(s):// or root:// address that is laid out as the release. Several times: each file "
+        "comes from the first that has it. Default: the release's own address; for toy the folder toy, written if "
+        "absent.",
+    )
+    samples: Annotated[tuple[str, ...], BeforeValidator(_separated), Option("--samples", is_list=True)] = Field(
+        (), description="Names, separated by commas. Default: all of the release."
+    )
+    selection: Annotated[str | None, Option("--selection")] = Field(
+        None, description="notebook-2020, notebook-2020-pt, notebook-2025 or h4l. Default: the release's."
+    )
+    analysis: Annotated[str | None, Option("--analysis", "FILE.py:NAME")] = Field(
+        None, description="An analysis of your own (docs/analysis.md)."
+    )
+    cuts: Annotated[tuple[str, ...], Option("--cut", "VARIABLE=LOW:HIGH")] = Field(
+        (), description="A cut, changed or new: m12=60:106, pt1=25: or m12=: for none. Several times."
+    )
+    parameters: Annotated[tuple[str, ...], Option("--parameter", "NAME=VALUE")] = Field(
+        (), description="What changes the measuring: electron_pt_min=10. Several times."
+    )
+    observables: Annotated[tuple[str, ...], Option("--observable", "NAME=START:STOP:BINS")] = Field(
+        (),
+        description="What is filled, instead of the analysis' own set: m12=40:120:40. Several times; the first one "
+        "counts.",
+    )
+    luminosity: Annotated[float | None, Option("--luminosity")] = Field(
+        None, gt=0, allow_inf_nan=False, description="fb⁻¹. Default: the release's."
+    )
+    fraction: Annotated[float, Option("--fraction")] = Field(
+        1.0, gt=0, le=1, description="Leading part of each file to read, in (0, 1]."
+    )
+    axis: Annotated[str | None, Option("--axis", "START:STOP:BINS")] = Field(
+        None, description="Bins of the first observable: 80:250:34."
+    )
+    window: Annotated[str | None, Option("--window", "LOW:HIGH")] = Field(
+        None, description="Where the significance is counted, on bin edges: 115:130."
+    )
+    engine: Annotated[Engine, Option("--engine", is_work=True)] = Field(
+        "ray", description="ray, or serial for one process."
+    )
+    actors: Annotated[Actors, Option("--actors", is_work=True)] = Field(
+        None, description="Worker actors. Default: one a CPU."
+    )
+    min_actors: Annotated[Actors, Option("--min-actors", is_work=True)] = Field(
+        None, description="Fewest workers of an elastic pool."
+    )
+    max_actors: Annotated[Actors, Option("--max-actors", is_work=True)] = Field(
+        None, description="Most workers; the backlog decides in between."
+    )
+    chunk: Annotated[int | None, Option("--chunk")] = Field(
+        None, ge=1, description="Entries of a task, about. Default: 500 000."
+    )
+    events: Annotated[int | None, Option("--events")] = Field(
+        None, ge=1, description="Simulate this many into the source of toy, if there is no such folder."
+    )
+    pace: Annotated[float, Option("--pace", is_work=True)] = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Take this long at least [s], so that people can watch."
+    )
+    run_id: Annotated[str | None, Option("--run-id")] = Field(
+        None, pattern=RUN_ID, description="Name of the run. One that exists is resumed."
+    )
+    catalogue: Annotated[Path | None, Option("--catalogue", envvar="HZZRAY_CATALOGUE")] = Field(
+        None, description="YAML file with releases or samples of your own."
+    )
+    openmagic: Annotated[bool, Option("--openmagic")] = Field(
+        default=False, description="Take the samples' places from atlasopenmagic (release 2025; an extra)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_empty(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        return {name: value for name, value in given.items() if value is not None and value != ""}
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.min_actors and self.max_actors and self.min_actors > self.max_actors:
+            raise ValueError(f"{self.min_actors} actors at least are more than {self.max_actors} at most")
+        return self
+
+    @classmethod
+    def of(cls, **chosen: object) -> Self:
+        """Make a request; raises UsageError naming what is wrong."""
+        try:
+            return cls.model_validate(chosen)
+        except ValidationError as error:
+            raise UsageError(mistake(error)) from error
+
+    @property
+    def analyses(self) -> tuple[str, ...]:
+        """The file of an analysis of the user's own: workers may use it, as it was asked for."""
+        return (str(Path(self.analysis.rpartition(":")[0]).resolve()),) if self.analysis else ()
+
+    def words(self, *, published: bool = False) -> list[str]:
+        """Lay the request out as options of ``hzzray run`` or ``publish``: what isn't the default, and the release."""
+        words: list[str] = []
+        for name, field, option in options(published=published):
+            value = getattr(self, name)
+            if value == field.get_default() and not (name == "release" and name in self.model_fields_set):
+                continue
+            if isinstance(value, bool):
+                words.append(option.flag)
+            elif option.is_list:
+                words += [option.flag, ",".join(value)]
+            elif isinstance(value, tuple):
+                words += [word for one in value for word in (option.flag, one)]
+            else:
+                words += [option.flag, repr(value).removesuffix(".0") if isinstance(value, float) else str(value)]
+        return words
+
+
+class Asked(NamedTuple):
+    """A field of RunRequest with all that is known of it."""
+
+    name: str
+    field: FieldInfo
+    option: Option
+
+
+def options(*, published: bool = False) -> Iterator[Asked]:
+    """All options of a run, or those of one that is published; in the order of the help."""
+    for name, field in RunRequest.model_fields.items():
+        option = next(one for one in field.metadata if isinstance(one, Option))
+        if not (published and option.is_work):
+            yield Asked(name, field, option)
+
+
+def make_spec(release: Release, request: RunRequest | None = None, **chosen: Any) -> RunSpec:  # noqa: ANN401
+    """Make the spec of a run of a release, the release's defaults where nothing is asked for.
 
     Parameters
     ----------
-    selection, analysis
-        A preset, or ``FILE.py:NAME`` of an analysis of the user's own; not both.
-    cuts, parameters
-        Changes of the selection: ``VARIABLE=LOW:HIGH`` with either end empty for none, and ``NAME=VALUE``.
-    observables
-        What is filled instead of the analysis' own templates: ``NAME=START:STOP:BINS``, or a template's ``NAME`` alone.
-    axis
-        START:STOP:BINS of the first observable.
-    window
-        LOW:HIGH of the first observable, where the significance is counted: on its bins' edges.
+    release
+        Which, as it stands in the catalogue: the request knows no more than its name.
+    request
+        What is asked for; without it fields of one may be ``chosen`` by name.
+
+    Raises
+    ------
+    UsageError
+        Naming the option that is wrong.
     """
+    asked = request or RunRequest.of(**chosen)
+    selection, analysis = asked.selection, asked.analysis
     if selection and analysis:
         raise UsageError("--selection is of our analyses: it doesn't go with --analysis")
-    chosen = samples or tuple(sample.name for sample in release.samples if sample.default)
+    samples = asked.samples or tuple(sample.name for sample in release.samples if sample.default)
     if analysis:
         made, ref = analyses.load(analysis)
         selected, own, its_window = select(made), made.templates, made.window
@@ -76,21 +254,21 @@ def make_spec(
         ref = analyses.reference(made)
         first, *rest = made.templates
         own, its_window = (replace(first, axis=release.axis), *rest), release.window
-    templates = _templates(made, own, observables, axis)
+    templates = _templates(made, own, asked.observables, asked.axis)
     if templates[0].observable != own[0].observable:
         its_window = None
     try:
         spec = RunSpec(
-            release=release.only(chosen),
+            release=release.only(samples),
             analysis=ref,
-            selection=_changed(made, selected, cuts, parameters),
+            selection=_changed(made, selected, asked.cuts, asked.parameters),
             templates=templates,
-            window=_window(window) if window else its_window,
-            luminosity=release.luminosity if luminosity is None else luminosity,
-            fraction=fraction,
+            window=_window(asked.window) if asked.window else its_window,
+            luminosity=release.luminosity if asked.luminosity is None else asked.luminosity,
+            fraction=asked.fraction,
         )
     except ValidationError as error:
-        axis_alone = (axis or observables) and not window and "window" in str(error)
+        axis_alone = (asked.axis or asked.observables) and not asked.window and "window" in str(error)
         raise UsageError(mistake(error) + ("; give --window too" if axis_alone else "")) from error
     analyses.reads(spec, made, simulation=True)  # refuses what the release has no branches for
     if analysis:

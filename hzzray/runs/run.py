@@ -12,15 +12,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hzzray.engine.cluster import leave_word
+from hzzray.engine.cluster import leave_word, usable_cpus
 from hzzray.engine.ledger import KnownFile, Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
@@ -32,16 +33,14 @@ from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, PlannedFile, RunSpec, RunState, Task
 from hzzray.physics.histogram import digest
 from hzzray.places import cache_folder
-from hzzray.runs.folder import save_json
+from hzzray.runs.folder import RunFolder, save_json
 from hzzray.runs.plan import CHUNK, Plan, check_source, make_plan, readable
-from hzzray.runs.request import mistake
-from hzzray.runs.result import Result, environment, moment, summarise
+from hzzray.runs.request import Engine, RunRequest, mistake
+from hzzray.runs.result import Result, moment, summarise
 from hzzray.runs.tables import Recorder
 from hzzray.runs.templates import save_root, save_templates, scaled
 from hzzray.statistics.scaling import names
 from hzzray.urls import redact
-
-Engine = Literal["ray", "serial"]
 
 #: Parts of a run that takes its time: each has a part of every file.
 _SLICES = 100
@@ -84,11 +83,36 @@ def make_settings(**chosen: object) -> Settings:
         raise UsageError(mistake(error)) from error
 
 
-def settings_of(folder: Path) -> tuple[RunSpec, Settings]:
+def settings_for(request: RunRequest, sources: tuple[str, ...], runs: Path) -> Settings:
+    """Make the settings of a run that somebody asks for, to be read from ``sources`` and kept in ``runs``."""
+    return make_settings(
+        runs=runs,
+        run_id=request.run_id or new_run_id(),
+        sources=sources,
+        engine=request.engine,
+        limits=limits_for(request),
+        chunk=request.chunk or CHUNK,
+        pace_s=request.pace,
+        analyses=request.analyses,
+    )
+
+
+def limits_for(request: RunRequest) -> Limits:
+    """Make the limits of a pool of the actors that somebody asks for: one a CPU where nothing is said."""
+    usual = request.actors or usable_cpus()
+    return Limits(min_actors=request.min_actors or usual, max_actors=request.max_actors or usual)
+
+
+def settings_of(folder: RunFolder) -> tuple[RunSpec, Settings]:
     """Tell what a run computes, and how it was last worked on; raises UsageError where there is no such run."""
-    with Ledger.open(folder / "ledger.db") as ledger:
+    with folder.ledger() as ledger:
         kept = json.loads(ledger.settings())
-        return ledger.spec, make_settings(**kept, runs=folder.parent, run_id=ledger.run_id)
+        return ledger.spec, make_settings(**kept, runs=folder.path.parent, run_id=ledger.run_id)
+
+
+def keep_settings(ledger: Ledger, settings: Settings) -> None:
+    """Leave word in a run's ledger how it is worked on; where the folder is, it tells itself."""
+    ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
 
 
 def new_run_id() -> str:
@@ -96,38 +120,70 @@ def new_run_id() -> str:
     return f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+class Ended(NamedTuple):
+    """How the work on a run has ended: its result, whose files are written, and what made it end before its time."""
+
+    result: Result
+    why: str
+
+
+class Transport(Protocol):
+    """How a run's tasks come to workers: without one they go from memory to actors, or are done here."""
+
+    @property
+    def is_bridged(self) -> bool:
+        """Whether they go through a broker."""
+
+    def check(self) -> None:
+        """Refuse to begin where nothing could be carried; raises HzzrayError."""
+
+    def agree(self, spec: RunSpec, run_id: str, plan: Plan) -> Plan:
+        """Tell what holds of a plan, of all that have planned this run; raises UsageError where they don't agree."""
+
+    def work(self, ledger: Ledger, settings: Settings, progress: Callable[[Counts], None]) -> Ended:
+        """Do what is due."""
+
+
 def execute(
-    spec: RunSpec, settings: Settings, *, planned: Callable[[Plan], None], progress: Callable[[Counts], None]
+    spec: RunSpec,
+    settings: Settings,
+    *,
+    planned: Callable[[Plan], None],
+    progress: Callable[[Counts], None],
+    transport: Transport | None = None,
 ) -> Result:
     """Do a run, or the rest of one, and write its files.
 
     A run folder that exists is resumed when its spec is the same: what is merged stays, what failed is tried again.
-    Raises UsageError when the spec is another, StoppedError when the user ended it before it was finished.
+    Raises UsageError when the spec is another, StoppedError when the user ended it before it was finished, and what the
+    ``transport`` raises.
     """
-    clock = Clock()
+    by = transport or _Memory(Clock())
     for source in settings.sources:
         check_source(source)
+    by.check()
     cache = cache_folder()
-    path = settings.folder.resolve() / "ledger.db"
-    if path.exists():
-        check_same(path, spec)
+    folder = RunFolder(settings.folder.resolve())
+    if folder.has_ledger:
+        check_same(folder, spec)
     plan = make_plan(
         spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache, places=settings.analyses
     )
-    if not path.exists():  # a run that can't be planned leaves nothing behind
-        Ledger.create(path, settings.run_id, spec, environment()).close()
-        check_same(path, spec)  # another process may have been faster
-    with Ledger.open(path) as ledger:
-        record(ledger, plan)
-        ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+    agreed = by.agree(spec, settings.run_id, plan)
+    if not folder.has_ledger:  # a run that can't be planned leaves nothing behind
+        folder.create_ledger(spec)
+        check_same(folder, spec)  # another process may have been faster
+    with folder.ledger() as ledger:
+        record(ledger, agreed)
+        ledger.relocate(plan.files)  # who planned it first may have its files elsewhere
+        keep_settings(ledger, settings.model_copy(update={"bridged": settings.bridged or by.is_bridged}))
         planned(plan)
         mine = settings.model_copy(update={"sources": readable(settings.sources, plan)})
-        wish = _work(ledger, mine, cache, progress, clock)
-        clock.tell(ledger)
-        result = finish(ledger)
+        result, why = by.work(ledger, mine, progress)
     if result.status == "running":
         left = result.tasks.planned - result.tasks.merged - result.tasks.failed
-        raise StoppedError(f"run {settings.run_id}: {wish}, {left} tasks left; the same --run-id goes on with them")
+        said = f"{why}, " if why else ""
+        raise StoppedError(f"run {settings.run_id}: {said}{left} tasks left; the same --run-id goes on with them")
     return result
 
 
@@ -144,9 +200,9 @@ class Clock:
         self._told = now
 
 
-def check_same(path: Path, spec: RunSpec) -> None:
+def check_same(folder: RunFolder, spec: RunSpec) -> None:
     """Refuse to go on with a run of another spec; raises UsageError that says what differs."""
-    with Ledger.open(path) as ledger:
+    with folder.ledger() as ledger:
         began = ledger.spec
     if began.digest != spec.digest:
         names = {"templates": "observables or axis"}
@@ -155,7 +211,7 @@ def check_same(path: Path, spec: RunSpec) -> None:
         if "analysis" in differing and str(began.analysis) == str(spec.analysis):
             differing[differing.index("analysis")] = f"content of {spec.analysis.module}.py"
         raise UsageError(
-            f"run {path.parent.name} in {path.parent.parent} exists with another {' and '.join(differing)}; "
+            f"run {folder.run_id} in {folder.path.parent} exists with another {' and '.join(differing)}; "
             "take another --run-id, or the same choices to resume it"
         )
 
@@ -220,9 +276,28 @@ def _mixed(ledger: Ledger, new: PlannedFile, old: KnownFile) -> str:
     return f"{redact(new.file)}: {what}; take another --run-id, or retract what was read of it: {hint}"
 
 
-def _work(
-    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
-) -> Wish:
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """The transport of a run that is planned and done by one driver."""
+
+    clock: Clock
+    is_bridged: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """Memory carries all."""
+
+    def agree(self, spec: RunSpec, run_id: str, plan: Plan) -> Plan:  # noqa: ARG002
+        """Nobody else has planned it."""
+        return plan
+
+    def work(self, ledger: Ledger, settings: Settings, progress: Callable[[Counts], None]) -> Ended:
+        """Do what is due, with actors or in this process."""
+        wish = _work(ledger, settings, progress, self.clock)
+        self.clock.tell(ledger)
+        return Ended(finish(ledger), wish)
+
+
+def _work(ledger: Ledger, settings: Settings, progress: Callable[[Counts], None], clock: Clock) -> Wish:
     """Do what is due; returns what the run's user wished last."""
     if not ledger.counts().due:
         return "run"
@@ -235,7 +310,7 @@ def _work(
                 ledger,
                 tasks,
                 settings.sources,
-                cache=cache,
+                cache=cache_folder(),
                 places=settings.analyses,
                 progress=progress,
                 watcher=journal.write,
@@ -247,7 +322,7 @@ def _work(
         from hzzray.engine.sight import require_sight  # noqa: PLC0415 (imports Ray)
 
         require_sight(ledger.due_files(), settings.sources)
-        return asyncio.run(_with_ray(ledger, settings, cache, progress, clock))
+        return asyncio.run(_with_ray(ledger, settings, progress, clock))
 
 
 def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]:
@@ -277,14 +352,12 @@ def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]
     return tasks, settings.pace_s / max(1, len(tasks))
 
 
-async def _with_ray(
-    ledger: Ledger, settings: Settings, cache: Path | None, progress: Callable[[Counts], None], clock: Clock
-) -> Wish:
+async def _with_ray(ledger: Ledger, settings: Settings, progress: Callable[[Counts], None], clock: Clock) -> Wish:
     from hzzray.engine.actors import start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
     from hzzray.engine.pool import Pool  # noqa: PLC0415
     from hzzray.engine.services import Services  # noqa: PLC0415
 
-    start = worker_starter(ledger.spec, settings.sources, cache, settings.analyses)
+    start = worker_starter(ledger.spec, settings.sources, cache_folder(), settings.analyses)
     find = partial(start_reducer, ledger.path, ledger.run_id)
     with Journal(ledger, clock) as journal:
         metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
@@ -372,13 +445,13 @@ def finish(ledger: Ledger) -> Result:
     return result
 
 
-def retract(folder: Path, sample: str, path: str | None = None) -> tuple[int, Result]:
+def retract(folder: RunFolder, sample: str, path: str | None = None) -> tuple[int, Result]:
     """Take a sample's results out of a run, or those of its file at ``path`` alone, and write the run's files anew.
 
     That is exact. Returns how many merged tasks went, and the result without them. Raises UsageError where there is no
     such run, sample or file.
     """
-    with Ledger.open(folder / "ledger.db") as ledger:
+    with folder.ledger() as ledger:
         ledger.spec.release.sample(sample)
         places = {file.path: file.uuid for file in ledger.planned_files() if file.sample == sample}
         if path is not None and path not in places:

@@ -24,6 +24,9 @@ from hzzray.engine.monitor import NODE, SERVICE, Scale, Usage
 from hzzray.engine.source import Congestion
 from hzzray.files import OutputError, open_own
 
+#: The tables' files.
+USAGE, SCALE, QUEUE, HISTORY, EVENTS = "cpu.csv", "scale.csv", "queue.csv", "history.csv", "events.csv"
+
 Rows = NDArray[np.void]
 """Rows of a file as a structured array of shape (rows,), its fields named as the file's columns."""
 
@@ -96,6 +99,7 @@ _EVENTS: dict[str, DTypeLike] = {
     "who": np.str_,
     "what": np.str_,
 }
+_COLUMNS = {USAGE: _USAGE, SCALE: _SCALE, QUEUE: _QUEUE, HISTORY: _HISTORY, EVENTS: _EVENTS}
 # Files of earlier versions lack these: they are read as 0 or empty, and not written there.
 _LATER = frozenset({"cpu_limit", "memory_limit_bytes", "timestamp"})
 _EVENTS_BYTES = 1024**2  # of the file, after which no more is written
@@ -132,9 +136,9 @@ class Recorder:
         self._queue: _Appender | None = None
         self._events: _Appender | None = None
         self._told = 0.0
-        self._usage = _Appender(folder / "cpu.csv", _USAGE)
-        self._scale = _Appender(folder / "scale.csv", _SCALE)
-        self._history = _Appender(folder / "history.csv", _HISTORY)
+        self._usage = _Appender(folder / USAGE, _COLUMNS[USAGE])
+        self._scale = _Appender(folder / SCALE, _COLUMNS[SCALE])
+        self._history = _Appender(folder / HISTORY, _COLUMNS[HISTORY])
         #: The run's clock at the beginning of this start, in seconds.
         self.started = max(started, *(file.last_time for file in (self._usage, self._scale, self._history)))
 
@@ -153,7 +157,7 @@ class Recorder:
     def add_queue(self, time_s: float, congestion: Congestion) -> None:
         """Append how full the broker's queues are."""
         if self._queue is None:
-            self._queue = _Appender(self._folder / "queue.csv", _QUEUE)
+            self._queue = _Appender(self._folder / QUEUE, _COLUMNS[QUEUE])
         self._queue.write([self._row(time_s, congestion)])
 
     def _row(self, time_s: float, values: tuple[Any, ...], digits: int | None = 3) -> tuple[Any, ...]:
@@ -165,9 +169,9 @@ class Recorder:
     def add_events(self, time_s: float, events: Iterable[Event]) -> None:
         """Append what happened that isn't there yet, as long as the file is small."""
         if self._events is None and events:
-            known = follow_events(self._folder).rows()
+            known = follow(self._folder, EVENTS).rows()
             self._told = float(known["at"][-1]) if len(known) else 0.0  # in whole milliseconds, as they are written
-            self._events = _Appender(self._folder / "events.csv", _EVENTS)
+            self._events = _Appender(self._folder / EVENTS, _COLUMNS[EVENTS])
         new = [event for event in events if round(event.at, 3) > self._told]
         if self._events is None or not new or self._events.size > _EVENTS_BYTES:
             return
@@ -286,7 +290,7 @@ def read_usage(folder: Path) -> Rows:
     OutputError for a file that is no such table. A last line that isn't whole is left out, so that the file of a run
     that goes on can be read at any time.
     """
-    return follow_usage(folder).rows()
+    return follow(folder, USAGE).rows()
 
 
 def read_scale(folder: Path) -> Rows:
@@ -295,7 +299,7 @@ def read_scale(folder: Path) -> Rows:
     Fields: time_s [s], environment, and the numbers of actors that run, actors that are pending, nodes, tasks that
     wait, tasks in flight; timestamp.
     """
-    return follow_scale(folder).rows()
+    return follow(folder, SCALE).rows()
 
 
 def read_history(folder: Path) -> Rows:
@@ -304,40 +308,16 @@ def read_history(folder: Path) -> Rows:
     Fields: time_s [s], environment, those of ``hzzray.runs.result.Moment``, timestamp; nan is a significance that isn't
     defined.
     """
-    return follow_history(folder).rows()
+    return follow(folder, HISTORY).rows()
 
 
-def read_queue(folder: Path) -> Rows:
-    """Read a run's ``queue.csv`` as ``read_usage`` does its file; there are rows only of a run through a broker.
+def follow(folder: Path, table: str, limit: int | None = None) -> Follower:
+    """Follow one of a run's tables, for a run that goes on; its rows are as those of ``read_usage``.
 
-    Fields: time_s [s], environment, those of ``hzzray.engine.source.Congestion``; timestamp.
+    ``QUEUE`` has rows only of a run through a broker: time_s [s], environment, the fields of
+    ``hzzray.engine.source.Congestion``, timestamp. ``EVENTS`` tells what happened, in words.
     """
-    return follow_queue(folder).rows()
-
-
-def follow_usage(folder: Path, limit: int | None = None) -> Follower:
-    """Follow a run's ``cpu.csv``, for a run that goes on."""
-    return Follower(folder / "cpu.csv", _USAGE, limit)
-
-
-def follow_scale(folder: Path, limit: int | None = None) -> Follower:
-    """Follow a run's ``scale.csv``."""
-    return Follower(folder / "scale.csv", _SCALE, limit)
-
-
-def follow_history(folder: Path, limit: int | None = None) -> Follower:
-    """Follow a run's ``history.csv``."""
-    return Follower(folder / "history.csv", _HISTORY, limit)
-
-
-def follow_queue(folder: Path, limit: int | None = None) -> Follower:
-    """Follow a run's ``queue.csv``."""
-    return Follower(folder / "queue.csv", _QUEUE, limit)
-
-
-def follow_events(folder: Path, limit: int | None = None) -> Follower:
-    """Follow a run's ``events.csv``: what happened, in words."""
-    return Follower(folder / "events.csv", _EVENTS, limit)
+    return Follower(folder / table, _COLUMNS[table], limit)
 
 
 class Follower:

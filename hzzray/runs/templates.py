@@ -19,6 +19,8 @@ from hzzray.files import OutputError, read_own, write_whole
 from hzzray.physics.analysis import Template
 from hzzray.runs.result import Bins, GroupResult, Result, SampleResult, binned
 
+TEMPLATES, HISTOGRAMS = "templates.json", "histograms.root"
+
 #: Templates of a hundred samples with twenty observables are smaller [bytes].
 _MOST_BYTES = 128 * 1024**2
 
@@ -63,7 +65,7 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
             },
         }
     text = json.dumps(histograms, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return write_whole(folder / "templates.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return write_whole(folder / TEMPLATES, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _categories(name: str, values: list[str] | tuple[str, ...]) -> dict[str, object]:
@@ -93,7 +95,7 @@ def load_templates(result: Result, folder: Path) -> Tables:
 
     Raises UsageError where there is none, OutputError where it can't be understood or isn't of this run.
     """
-    path = folder / "templates.json"
+    path = folder / TEMPLATES
     try:
         read = _FORM.validate_json(read_own(path, _MOST_BYTES))
     except FileNotFoundError as error:
@@ -182,7 +184,7 @@ def save_root(result: Result, found: Tables, folder: Path) -> Path:
                 for name, bins, title in _histograms(shown):
                     file[f"{template.observable}/{name}" if i else name] = _filled(bins, template, title)
 
-    return write_whole(folder / "histograms.root", write)
+    return write_whole(folder / HISTOGRAMS, write)
 
 
 def _histograms(result: Result) -> Iterator[tuple[str, Bins, str]]:

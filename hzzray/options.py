@@ -1,0 +1,72 @@
+"""Options of commands, made of the fields of a RunRequest: each is described there, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+from annotated_types import Ge
+from rich.markup import escape
+
+from hzzray.runs.request import Asked, RunRequest, options
+
+Command = Callable[..., None]
+
+
+def option(name: str) -> Any:  # noqa: ANN401 (typer's own, which stands in an Annotated)
+    """Make the option that asks for a field of a request."""
+    return _option(next(asked for asked in options() if asked.name == name))
+
+
+def asks(*, published: bool = False) -> Callable[[Command], Command]:
+    """Give a command the options of a request in place of its parameter ``request``, which it is called with.
+
+    Those that say how the work is done are left out where the run is ``published``.
+    """
+
+    def decorate(command: Command) -> Command:
+        hints = get_type_hints(command, include_extras=True)
+        chosen = list(options(published=published))
+        parameters: list[Parameter] = []
+        for own in signature(command).parameters.values():
+            if own.name == "request":
+                parameters += [_parameter(asked) for asked in chosen]
+            else:
+                parameters.append(own.replace(annotation=hints[own.name], kind=Parameter.KEYWORD_ONLY))
+
+        @wraps(command)
+        def asked_for(**given: object) -> None:
+            wanted = {asked.name: given.pop(asked.name) for asked in chosen}
+            command(RunRequest.of(**wanted), **given)
+
+        asked_for.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
+        asked_for.__annotations__ = {own.name: own.annotation for own in parameters}
+        return asked_for
+
+    return decorate
+
+
+def _parameter(asked: Asked) -> Parameter:
+    """Make a command's parameter as typer reads it."""
+    kind, default = asked.field.annotation, asked.field.get_default()
+    if default == ():
+        kind, default = (str if asked.option.is_list else list[str]), None
+    if default is None and type(None) not in get_args(kind):
+        kind = kind | None  # type: ignore[operator,assignment]
+    annotation = Annotated[kind, _option(asked)]  # type: ignore[valid-type]
+    return Parameter(asked.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _option(asked: Asked) -> Any:  # noqa: ANN401
+    form = asked.option
+    bounds = [rule.ge for rule in asked.field.metadata if isinstance(rule, Ge) and isinstance(rule.ge, int | float)]
+    return typer.Option(
+        form.flag,
+        metavar=form.metavar,
+        envvar=form.envvar,
+        min=next(iter(bounds), None),
+        help=escape(asked.field.description or ""),
+    )
