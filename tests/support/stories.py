@@ -76,6 +76,7 @@ TASKS = tuple(
 NATURES = ("fine", "slow", "flaky", "hopeless", "corrupt", "poison", "hang", "memory", "oom")
 
 LIMITS = Limits(timeout_s=6.0, attempts=4, crashes=5, back_off_s=(0.1, 2.0), drain_s=500.0)
+NOTICED_S = 0.02
 KILLED = Fault("death", "it was killed")
 
 
@@ -102,8 +103,8 @@ class Story:
 
 def a_story(chance: Random) -> Story:
     """Make one up."""
-    number = chance.randint(1, 12)
-    guilty = chance.choice((0.0, 0.1, 0.4))
+    number = len(TASKS) if chance.random() < 0.02 else chance.randint(1, 9)
+    guilty = chance.choice((0.0, 0.1, 0.4, 0.9))
     nodes = tuple(f"n{n}" for n in range(chance.choice((1, 1, 2, 3))))
     low = chance.randint(1, 3)
     wishes: tuple[tuple[float, str], ...] = ()
@@ -137,6 +138,7 @@ class _Worker:
     life: int = 0
     calls: deque[Give] = field(default_factory=deque)
     frozen: bool = False
+    died: float = -1.0
 
 
 class World:
@@ -154,7 +156,6 @@ class World:
         self.stopped = self.aborted = ""
         self.wish = "run"
         self.workers: dict[str, _Worker] = {}
-        self.calls: dict[int, _Worker] = {}
         self.given: set[str] = set()
         self.happened: list[Tell] = []
         # The source.
@@ -173,7 +174,7 @@ class World:
         self.failures: dict[str, Failure] = {}
         self.replaced: set[str] = set()
         self.waiting_for_commit = 0
-        self.most_held = 0
+        self.most_workers = 0
 
     @property
     def planned(self) -> int:
@@ -212,9 +213,9 @@ class World:
     # What must hold all the time.
 
     def _check(self) -> None:
-        slots = len(self.workers) * IN_FLIGHT * dispatch.TOGETHER
+        self.most_workers = max(self.most_workers, len(self.workers))
+        slots = self.most_workers * IN_FLIGHT * dispatch.TOGETHER
         held = self.dispatch.held
-        self.most_held = max(self.most_held, held)
         assert held == len(self.out), "each task that was taken is held until the source is told what became of it"
         assert held <= dispatch.ASIDE + commits.UNCOMMITTED + commits.BATCH + 2 * slots + dispatch.TOGETHER + 1
         assert self.waiting_for_commit <= commits.UNCOMMITTED + commits.BATCH + slots
@@ -272,8 +273,10 @@ class World:
                 self._check_given(instruction)
                 self.given |= {task.task_id for task in instruction.tasks}
                 worker = self.workers[instruction.worker]
+                if self.now - worker.died < NOTICED_S:  # before anybody here knows
+                    self._soon(lambda: self.tell(Broken(instruction.call, KILLED)), NOTICED_S)
+                    return
                 worker.calls.append(instruction)
-                self.calls[instruction.call] = worker
                 if len(worker.calls) == 1:
                     self._work(worker)
             case StartWorker(name, avoid):
@@ -469,11 +472,12 @@ class World:
         """Let all that flies to a worker fail, in any order; Ray starts it anew."""
         worker.life += 1
         worker.frozen = False
+        worker.died = self.now
         calls = list(worker.calls)
         worker.calls.clear()
         self.chance.shuffle(calls)
         for call in calls:
-            self._soon(lambda call=call: self.tell(Broken(call.call, fault)), 0.02)
+            self._soon(lambda call=call: self.tell(Broken(call.call, fault)), NOTICED_S)
 
     def _kill_some(self) -> None:
         if self.workers:
