@@ -75,7 +75,7 @@ TASKS = tuple(
 #: What a task is like: "fine", or how it fails, and in "large" ones with more than so many entries only.
 NATURES = ("fine", "slow", "flaky", "hopeless", "corrupt", "poison", "hang", "memory", "oom")
 
-LIMITS = Limits(timeout_s=6.0, attempts=4, crashes=5, back_off_s=(0.1, 2.0), drain_s=500.0)
+LIMITS = Limits(timeout_s=6.0, attempts=4, back_off_s=(0.1, 2.0), drain_s=500.0)
 NOTICED_S = 0.02
 KILLED = Fault("death", "it was killed")
 
@@ -84,7 +84,8 @@ KILLED = Fault("death", "it was killed")
 class Story:
     """What happens: natures of tasks, by number; nodes that lack each file; deaths of whatever worker, and wishes.
 
-    ``late`` tasks come at that time. ``bounds`` are changes of how many workers there may be.
+    A task may be to blame for ``crashes`` more than there are deaths of no task's making. ``late`` tasks come at that
+    time. ``bounds`` are changes of how many workers there may be.
     """
 
     natures: tuple[str, ...]
@@ -99,6 +100,7 @@ class Story:
     bounds: tuple[tuple[float, int, int], ...] = ()
     late: tuple[tuple[int, float], ...] = ()
     idle_s: float | None = None
+    crashes: int = 3
 
 
 def a_story(chance: Random) -> Story:
@@ -126,6 +128,7 @@ def a_story(chance: Random) -> Story:
         bounds=((chance.uniform(0.0, 5.0), 1, 2),) if chance.random() < 0.1 else (),
         late=tuple((n, chance.uniform(0.0, 9.0)) for n in range(number) if chance.random() < chance.choice((0.0, 0.2))),
         idle_s=chance.choice((None, None, 1.0)),
+        crashes=chance.choice((1, 1, 3)),
     )
 
 
@@ -148,7 +151,8 @@ class World:
         self.story = story
         self.chance = chance
         low, high = story.actors
-        self.limits = replace(LIMITS, min_actors=low, max_actors=high, idle_s=story.idle_s)
+        crashes = len(story.deaths) + len(story.freezes) + story.crashes
+        self.limits = replace(LIMITS, min_actors=low, max_actors=high, idle_s=story.idle_s, crashes=crashes)
         self.dispatch = Dispatch(self.limits, chance.uniform, ("/data/", "https://x/"))
         self.now = 0.0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -394,6 +398,7 @@ class World:
             elif worker.life != life or self.chance.random() < 0.1:
                 self.tell(NoAnswer(name, False, True, False, "it restarts", 0, 1))
             else:
+                worker.died = -1.0
                 self.tell(Came(name, worker.node))
 
         self._at(self.now + after_s + self.chance.uniform(0.0, 1.0), answer)
