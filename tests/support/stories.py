@@ -107,6 +107,7 @@ def a_story(chance: Random) -> Story:
     """Make one up."""
     number = len(TASKS) if chance.random() < 0.02 else chance.randint(1, 9)
     guilty = chance.choice((0.0, 0.1, 0.4, 0.9))
+    kinds = chance.choice((NATURES[1:], chance.choices(NATURES[1:])))
     nodes = tuple(f"n{n}" for n in range(chance.choice((1, 1, 2, 3))))
     low = chance.randint(1, 3)
     wishes: tuple[tuple[float, str], ...] = ()
@@ -116,7 +117,7 @@ def a_story(chance: Random) -> Story:
         wishes = tuple((at + n, wish) for n, wish in enumerate((*wished, "run")))  # takes back a pause, no end
     lacking = tuple(frozenset(one for one in nodes if chance.random() < 0.4) for _ in FILES)
     return Story(
-        natures=tuple(chance.choice(NATURES[1:]) if chance.random() < guilty else "fine" for _ in range(number)),
+        natures=tuple(chance.choice(kinds) if chance.random() < guilty else "fine" for _ in range(number)),
         large=chance.choice((1, 4, 8)),
         lacking=lacking if chance.random() < 0.3 else (frozenset(),) * 3,
         nodes=nodes,
