@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -13,9 +14,29 @@ from hypothesis import strategies as st
 
 from hzzray.engine.dispatch import Dispatch
 from hzzray.engine.faults import CallAgain, Fault, Patience, Trouble
-from hzzray.engine.instructions import Abort, Begun, Came, Give, LookFor, NoAnswer, Offered, StartWorker
+from hzzray.engine.instructions import (
+    Abort,
+    Ack,
+    After,
+    Answered,
+    AskNoMore,
+    Begun,
+    Came,
+    Committed,
+    DrainDue,
+    Give,
+    LookFor,
+    LookForRoom,
+    NoAnswer,
+    Offered,
+    RoomSeen,
+    StartWorker,
+    Stop,
+    Ticked,
+    Wished,
+)  # fmt: skip
 from hzzray.engine.limits import Limits
-from hzzray.messages import Counts
+from hzzray.messages import Cost, Counts, Partial
 from tests.support.stories import FILES, NATURES, TASKS, Story, World, a_story
 
 STORIES = 10_000
@@ -99,6 +120,16 @@ def test_poison_in_a_call_of_many_takes_nobody_with_it(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_who_dies_beside_a_culprit_is_not_blamed(seed):
+    """What is in flight with it, in a call of its own, fails before it or after it."""
+    world = play(Story(("poison", *["fine"] * 6), actors=(1, 1), task_s=0.5, crashes=2), seed)
+    assert [(failure.task, failure.attempts) for failure in world.failures.values()] == [(TASKS[0], 2)]
+    assert len(world.merged) == 6
+    (died, *_) = [told for told in world.happened if told.kind == "worker died"]
+    assert died.what == "with 2 tasks in flight"
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_what_hangs_among_others_is_killed_again_when_it_hangs_alone(seed):
     """It was killed for the first one in flight once only: alone at the same actor, the same task hung for ever."""
     world = play(Story(("fine", "fine", "hang", "fine"), actors=(1, 1), task_s=0.001, large=8), seed)
@@ -130,6 +161,87 @@ def begun(limits: Limits) -> tuple[Dispatch, str]:
     assert isinstance(start, StartWorker)
     assert isinstance(look, LookFor)
     return dispatch, start.worker
+
+
+def working(limits: Limits) -> tuple[Dispatch, int]:
+    """Begin, and have one task in flight; returns the number of its call too."""
+    dispatch, worker = begun(limits)
+    give = dispatch.handle(Came(worker, "n0"), 0.0)[1]
+    assert isinstance(give, Give)
+    return dispatch, give.call
+
+
+def test_a_cancelled_run_is_not_talked_into_draining():
+    dispatch, _ = working(Limits(drain_s=1e6))
+    assert dispatch.handle(Wished("cancel"), 1.0)[-1] == Stop()
+    assert dispatch.handle(Wished("drain"), 1.0) == dispatch.handle(Wished("run"), 1.0) == []
+    assert dispatch.wish == "cancel"
+    dispatch, call = working(Limits(drain_s=1e6))
+    dispatch.handle(Wished("drain"), 1.0)
+    assert dispatch.handle(Wished("run"), 1.0) == [], "an end that was begun is not taken back"
+    dispatch.handle(Answered(call, (partial(1.0),)), 2.0)
+    assert dispatch.handle(Committed(), 3.0) == [Ack((TASKS[0],)), Stop()]
+
+
+def test_a_drain_waits_for_no_longer_than_its_bound():
+    dispatch, _ = working(Limits(drain_s=0.1))
+    assert dispatch.handle(Wished("drain"), 1.0) == [AskNoMore(), After(0.1, DrainDue())]
+    assert dispatch.handle(DrainDue(), 1.1) == [Stop()]
+    assert dispatch.in_flight == 1
+
+
+def partial(wall_s: float) -> Partial:
+    return Partial(TASKS[0], b"", Cost(wall_s=wall_s), "worker-0")
+
+
+@pytest.mark.parametrize(("slots", "most"), [(4, 4), (0, 1), (math.inf, 6)])
+def test_a_pool_asks_for_what_the_cluster_has_or_can_grow_to(slots, most):
+    """Issue 11, item 40: it asked for 32 actors wherever the cluster can't grow."""
+    dispatch, call = working(Limits(min_actors=1, max_actors=6, worth_s=1.0))
+    dispatch.handle(Answered(call, (partial(10.0),)), 1.0)
+    assert dispatch.handle(Ticked(Counts(17, 0, 0), "run"), 1.0) == [LookForRoom()]
+    started = [one for one in dispatch.handle(RoomSeen(slots), 1.0) if isinstance(one, StartWorker)]
+    assert dispatch.staying == 1 + len(started) == most
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("actors", [1, 2, 4])
+def test_a_node_without_the_files_of_a_source_gets_no_more_of_it(actors, seed):
+    """Issue 11, item 36: such a node failed at once and took the next task, 2 300 of 7 502."""
+    lacking = (frozenset({"n0"}), frozenset({"n0"}), frozenset())
+    world = play(Story(("fine",) * 17, lacking=lacking, nodes=("n0", "n1"), actors=(actors, actors)), seed)
+    assert len(world.merged) == 17
+    assert world.vain["n0"] <= 2 * actors, "what was in flight there when the first one failed"
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("actors", [1, 2])
+def test_files_that_each_node_has_a_part_of_are_found(actors, seed):
+    """Issue 11, item 36: two nodes of which each has what the other lacks."""
+    lacking = (frozenset({"n0"}), frozenset({"n1"}), frozenset({"n0"}))
+    world = play(Story(("fine",) * 17, lacking=lacking, nodes=("n0", "n1"), actors=(actors, actors)), seed)
+    assert len(world.merged) == 17
+    assert world.vain.total() <= 4 * len(FILES)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_file_that_no_node_has_is_given_up_and_the_reason_names_them(seed):
+    """Issue 11, item 36: tried on each node, then failed."""
+    lacking = (frozenset({"n0", "n1"}), frozenset(), frozenset())
+    world = play(Story(("fine",) * 12, lacking=lacking, nodes=("n0", "n1"), actors=(2, 2)), seed)
+    failures = world.failures.values()
+    assert [failure.task for failure in sorted(failures, key=lambda one: int(one.task.uuid))] == list(TASKS[:12:3])
+    assert {failure.reason for failure in failures} == {f"{FILES[0]}: no such file on any node (N0, N1)"}
+    assert all(failure.permanent and failure.attempts == 1 for failure in failures)
+    assert len(world.merged) == 8
+    assert set(world.vain) == {"n0", "n1"}
+
+
+def test_on_one_node_a_missing_file_fails_at_once():
+    """Issue 11, item 36: where there is no other node, all is as before."""
+    world = play(Story(("fine",) * 12, lacking=(frozenset({"n0"}),) * 3, actors=(2, 2)))
+    assert len(world.failures) == 12 >= world.vain.total()
+    assert all(failure.reason == f"{failure.task.file}: no such file" for failure in world.failures.values())
 
 
 def missed(worker: str, **what: object) -> NoAnswer:

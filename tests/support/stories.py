@@ -163,6 +163,7 @@ class World:
         self.workers: dict[str, _Worker] = {}
         self.given: set[str] = set()
         self.happened: list[Tell] = []
+        self.vain: Counter[str] = Counter()  # how often a node was asked for a file that it lacks
         # The source.
         late = dict(story.late)
         self.nature = {task.task_id: nature for task, nature in zip(TASKS, story.natures, strict=False)}
@@ -432,6 +433,7 @@ class World:
 
     def _outcome(self, worker: _Worker, task: Task, nature: str, seconds: float) -> Partial | Fault | str:
         if worker.node in self.story.lacking[self._root(task) % 3]:
+            self.vain[worker.node] += 1
             return Fault("missing", f"{task.file}: no such file")
         match nature:
             case "flaky" if self.attempts[task.task_id] < self.limits.attempts:
