@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, assert_never
 
@@ -115,6 +116,8 @@ class Pool:
         self._group = asyncio.TaskGroup()
         self._jobs: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
+        self._events: deque[DispatchEvent] = deque()
+        self._is_telling = False
         self._over = asyncio.Event()
         self._aborted = ""
         self._diary = Diary()
@@ -183,14 +186,25 @@ class Pool:
     # What is instructed.
 
     def _tell(self, event: DispatchEvent) -> None:
-        """Let the dispatch know of an event, and do what it says."""
-        for instruction in self._dispatch.handle(event, time.monotonic()):
-            self._carry_out(instruction)
+        """Let the dispatch know of an event, and do what it says; what comes of that at once is told after it."""
+        self._events.append(event)
+        if self._is_telling:
+            return
+        self._is_telling = True
+        try:
+            while self._events:
+                for instruction in self._dispatch.handle(self._events.popleft(), time.monotonic()):
+                    self._carry_out(instruction)
+        finally:
+            self._is_telling = False
 
     def _carry_out(self, instruction: Instruction) -> None:  # noqa: C901, PLR0912 (a table)
         match instruction:
             case Ask(at_hand):
-                self._asking = self._do(self._ask(at_hand=at_hand))
+                if at_hand:
+                    self._ask_at_once()
+                else:
+                    self._asking = self._do(self._ask())
             case Give():
                 self._do(self._give(instruction))
             case Ack(tasks):
@@ -246,17 +260,22 @@ class Pool:
         await asyncio.sleep(seconds)
         self._tell(event)
 
-    async def _ask(self, *, at_hand: bool) -> None:
-        """Get the source's next task; with ``at_hand`` only one that comes at once."""
+    async def _ask(self) -> None:
+        """Get the source's next task."""
+        task = await self._source.get()
+        self._tell(Exhausted() if task is None else Offered(task, self._source.tried(task)))
+
+    def _ask_at_once(self) -> None:
+        """Get the source's next task if it is there: without a job, which costs more than all else of a tiny task."""
+        getting = self._source.get()
+        task = None
         try:
-            async with asyncio.timeout(0 if at_hand else None):
-                task = await self._source.get()
-        except TimeoutError:
-            task = None
-        if task is not None:
-            self._tell(Offered(task, self._source.tried(task)))
-        else:
-            self._tell(NoneAtHand() if at_hand else Exhausted())
+            getting.send(None)
+        except StopIteration as done:
+            task = done.value
+        finally:
+            getting.close()
+        self._tell(NoneAtHand() if task is None else Offered(task, self._source.tried(task)))
 
     async def _give(self, give: Give) -> None:
         """Call a worker with tasks."""

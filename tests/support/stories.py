@@ -75,7 +75,8 @@ TASKS = tuple(
 #: What a task is like: "fine", or how it fails, and in "large" ones with more than so many entries only.
 NATURES = ("fine", "slow", "flaky", "hopeless", "corrupt", "poison", "hang", "memory", "oom")
 
-LIMITS = Limits(timeout_s=6.0, attempts=4, crashes=5, back_off_s=(0.1, 2.0), drain_s=500.0)
+LIMITS = Limits(timeout_s=6.0, attempts=4, back_off_s=(0.1, 2.0), drain_s=500.0)
+NOTICED_S = 0.02
 KILLED = Fault("death", "it was killed")
 
 
@@ -83,7 +84,8 @@ KILLED = Fault("death", "it was killed")
 class Story:
     """What happens: natures of tasks, by number; nodes that lack each file; deaths of whatever worker, and wishes.
 
-    ``late`` tasks come at that time. ``bounds`` are changes of how many workers there may be.
+    A task may be to blame for ``crashes`` more than there are deaths of no task's making. ``late`` tasks come at that
+    time. ``bounds`` are changes of how many workers there may be.
     """
 
     natures: tuple[str, ...]
@@ -98,12 +100,14 @@ class Story:
     bounds: tuple[tuple[float, int, int], ...] = ()
     late: tuple[tuple[int, float], ...] = ()
     idle_s: float | None = None
+    crashes: int = 3
 
 
 def a_story(chance: Random) -> Story:
     """Make one up."""
-    number = chance.randint(1, 12)
-    guilty = chance.choice((0.0, 0.1, 0.4))
+    number = len(TASKS) if chance.random() < 0.02 else chance.randint(1, 9)
+    guilty = chance.choice((0.0, 0.1, 0.4, 0.9))
+    kinds = chance.choice((NATURES[1:], chance.choices(NATURES[1:])))
     nodes = tuple(f"n{n}" for n in range(chance.choice((1, 1, 2, 3))))
     low = chance.randint(1, 3)
     wishes: tuple[tuple[float, str], ...] = ()
@@ -113,7 +117,7 @@ def a_story(chance: Random) -> Story:
         wishes = tuple((at + n, wish) for n, wish in enumerate((*wished, "run")))  # takes back a pause, no end
     lacking = tuple(frozenset(one for one in nodes if chance.random() < 0.4) for _ in FILES)
     return Story(
-        natures=tuple(chance.choice(NATURES[1:]) if chance.random() < guilty else "fine" for _ in range(number)),
+        natures=tuple(chance.choice(kinds) if chance.random() < guilty else "fine" for _ in range(number)),
         large=chance.choice((1, 4, 8)),
         lacking=lacking if chance.random() < 0.3 else (frozenset(),) * 3,
         nodes=nodes,
@@ -125,6 +129,7 @@ def a_story(chance: Random) -> Story:
         bounds=((chance.uniform(0.0, 5.0), 1, 2),) if chance.random() < 0.1 else (),
         late=tuple((n, chance.uniform(0.0, 9.0)) for n in range(number) if chance.random() < chance.choice((0.0, 0.2))),
         idle_s=chance.choice((None, None, 1.0)),
+        crashes=chance.choice((1, 1, 3)),
     )
 
 
@@ -137,6 +142,7 @@ class _Worker:
     life: int = 0
     calls: deque[Give] = field(default_factory=deque)
     frozen: bool = False
+    died: float = -1.0
 
 
 class World:
@@ -146,7 +152,8 @@ class World:
         self.story = story
         self.chance = chance
         low, high = story.actors
-        self.limits = replace(LIMITS, min_actors=low, max_actors=high, idle_s=story.idle_s)
+        crashes = len(story.deaths) + len(story.freezes) + story.crashes
+        self.limits = replace(LIMITS, min_actors=low, max_actors=high, idle_s=story.idle_s, crashes=crashes)
         self.dispatch = Dispatch(self.limits, chance.uniform, ("/data/", "https://x/"))
         self.now = 0.0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -154,9 +161,9 @@ class World:
         self.stopped = self.aborted = ""
         self.wish = "run"
         self.workers: dict[str, _Worker] = {}
-        self.calls: dict[int, _Worker] = {}
         self.given: set[str] = set()
         self.happened: list[Tell] = []
+        self.vain: Counter[str] = Counter()  # how often a node was asked for a file that it lacks
         # The source.
         late = dict(story.late)
         self.nature = {task.task_id: nature for task, nature in zip(TASKS, story.natures, strict=False)}
@@ -173,7 +180,7 @@ class World:
         self.failures: dict[str, Failure] = {}
         self.replaced: set[str] = set()
         self.waiting_for_commit = 0
-        self.most_held = 0
+        self.most_workers = 0
 
     @property
     def planned(self) -> int:
@@ -212,9 +219,9 @@ class World:
     # What must hold all the time.
 
     def _check(self) -> None:
-        slots = len(self.workers) * IN_FLIGHT * dispatch.TOGETHER
+        self.most_workers = max(self.most_workers, len(self.workers))
+        slots = self.most_workers * IN_FLIGHT * dispatch.TOGETHER
         held = self.dispatch.held
-        self.most_held = max(self.most_held, held)
         assert held == len(self.out), "each task that was taken is held until the source is told what became of it"
         assert held <= dispatch.ASIDE + commits.UNCOMMITTED + commits.BATCH + 2 * slots + dispatch.TOGETHER + 1
         assert self.waiting_for_commit <= commits.UNCOMMITTED + commits.BATCH + slots
@@ -272,8 +279,10 @@ class World:
                 self._check_given(instruction)
                 self.given |= {task.task_id for task in instruction.tasks}
                 worker = self.workers[instruction.worker]
+                if self.now - worker.died < NOTICED_S:  # before anybody here knows
+                    self._soon(lambda: self.tell(Broken(instruction.call, KILLED)), NOTICED_S)
+                    return
                 worker.calls.append(instruction)
-                self.calls[instruction.call] = worker
                 if len(worker.calls) == 1:
                     self._work(worker)
             case StartWorker(name, avoid):
@@ -391,6 +400,7 @@ class World:
             elif worker.life != life or self.chance.random() < 0.1:
                 self.tell(NoAnswer(name, False, True, False, "it restarts", 0, 1))
             else:
+                worker.died = -1.0
                 self.tell(Came(name, worker.node))
 
         self._at(self.now + after_s + self.chance.uniform(0.0, 1.0), answer)
@@ -423,6 +433,7 @@ class World:
 
     def _outcome(self, worker: _Worker, task: Task, nature: str, seconds: float) -> Partial | Fault | str:
         if worker.node in self.story.lacking[self._root(task) % 3]:
+            self.vain[worker.node] += 1
             return Fault("missing", f"{task.file}: no such file")
         match nature:
             case "flaky" if self.attempts[task.task_id] < self.limits.attempts:
@@ -469,11 +480,12 @@ class World:
         """Let all that flies to a worker fail, in any order; Ray starts it anew."""
         worker.life += 1
         worker.frozen = False
+        worker.died = self.now
         calls = list(worker.calls)
         worker.calls.clear()
         self.chance.shuffle(calls)
         for call in calls:
-            self._soon(lambda call=call: self.tell(Broken(call.call, fault)), 0.02)
+            self._soon(lambda call=call: self.tell(Broken(call.call, fault)), NOTICED_S)
 
     def _kill_some(self) -> None:
         if self.workers:
