@@ -160,7 +160,7 @@ class Dashboard(NamedTuple):
     token: str
 
 
-class Row(NamedTuple):
+class RunRow(NamedTuple):
     """A run in the list of runs; what its result doesn't tell yet is None."""
 
     run_id: str
@@ -191,7 +191,7 @@ class Book:
         self._stamps: dict[str, Stamp] = {}
         self._looked = -_FRESH_S
         self._view: View | None = None
-        self._row: tuple[Stamp | None, Row] | None = None
+        self._row: tuple[Stamp | None, RunRow] | None = None
 
     def view(self, started: float | None) -> View:
         """Return the run as it stands; ``started`` is since when a process started here works on it, if one does."""
@@ -226,7 +226,7 @@ class Book:
         """Look at the folder the next time, however soon that is."""
         self._looked = -_FRESH_S
 
-    def row(self, started: float | None) -> Row:
+    def row(self, started: float | None) -> RunRow:
         """Return the run in short. Of one that has ended, nothing but this is kept in memory."""
         stamp = _stamp(self.folder / RESULT)
         if self._row is None or self._row[0] != stamp or self._row[1].phase in LIVE or started is not None:
@@ -315,12 +315,12 @@ def _published(run_id: str, log: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _row(view: View) -> Row:
+def _row(view: View) -> RunRow:
     result = view.result
     if result is None:
-        return Row(view.run_id, view.phase, view.seen, wrong=view.wrong)
+        return RunRow(view.run_id, view.phase, view.seen, wrong=view.wrong)
     spec, cost = result.spec, result.cost
-    return Row(
+    return RunRow(
         run_id=view.run_id,
         phase=view.phase,
         environment=result.environment,
@@ -373,7 +373,7 @@ class Client:
         """Return a run as it stands; raises UsageError where there is none."""
         return self._book(run_id).view(self._started(run_id))
 
-    def rows(self) -> tuple[list[Row], list[str]]:
+    def rows(self) -> tuple[list[RunRow], list[str]]:
         """Return all runs in short, and in one line each what is wrong with those that can't be read."""
         rows, wrong = [], []
         for run_id in self.run_ids():

@@ -25,7 +25,7 @@ from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.plan import make_plan
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, _in_time, execute, retract
-from hzzray.runs.tables import read_history, read_scale, read_usage
+from hzzray.runs.tables import HISTORY, follow, read_scale, read_usage
 from tests.support.chaos import plan_run
 from tests.support.http_server import serve
 from tests.support.ledgers import digest_of
@@ -364,7 +364,7 @@ def test_a_serial_run_drains_on_sigterm_and_keeps_its_files(toys, serial, tmp_pa
     assert load_json(folder).status == "running"
     merged = load_json(folder).tasks.merged
     assert 0 < merged < load_json(folder).tasks.planned
-    assert read_history(folder)["events"][-1] == load_json(folder).cost.events
+    assert follow(folder, HISTORY).rows()["events"][-1] == load_json(folder).cost.events
     scale = read_scale(folder)
     assert (scale["actors"][-1], scale["waiting"][-1]) == (1, load_json(folder).tasks.planned - merged)
     assert {row["actor"].partition(":")[0] for row in read_usage(folder)} == {"worker-0", "node"}
@@ -461,7 +461,7 @@ def test_a_paced_run_takes_its_time_and_keeps_its_history(toys, toy_spec, serial
     result = run(tmp_path, [toys], toy_spec, engine="ray", actors=2, chunk=2_000, pace_s=3.0)
     assert result.digest == serial.digest
     assert result.cost.wall_s > 2.5
-    history = read_history(tmp_path / "run")
+    history = follow(tmp_path / "run", HISTORY).rows()
     assert len(history) >= 2
     assert (np.diff(history["events"]) >= 0).all()
     assert history["n_signal"][-1] > 0
