@@ -62,8 +62,13 @@ _FILES = (*_SHOWN, LEDGER, f"{LEDGER}-wal")
 _LOG_BYTES = 4096
 _LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}")
 
-Stamp = tuple[int, int, int]
-"""What tells a file's versions apart: inode, size, time of its last change [ns]."""
+
+class Stamp(NamedTuple):
+    """What tells a file's versions apart; ``changed`` is in ns."""
+
+    inode: int
+    size: int
+    changed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +252,7 @@ class Book:
 
     def _look(self, started: float | None) -> View:
         stamps = {name: stamp for name in _FILES if (stamp := _stamp(self.folder / name)) is not None}
-        seen = max((stamp[2] for stamp in stamps.values()), default=0) / 1e9
+        seen = max((stamp.changed for stamp in stamps.values()), default=0) / 1e9
         last, changed = self._view, {name for name in _SHOWN if stamps.get(name) != self._stamps.get(name)}
         known = (last.result, last.wrong) if last and RESULT not in changed else self._result()
         result, wrong = known
@@ -273,7 +278,7 @@ class Book:
 
     def _phase(self, result: Result | None, stamps: dict[str, Stamp], seen: float, started: float | None) -> Phase:
         fresh = time.time() - seen < SILENCE_S
-        written = stamps[RESULT][2] / 1e9 if RESULT in stamps else 0.0
+        written = stamps[RESULT].changed / 1e9 if RESULT in stamps else 0.0
         if started is not None and written < started:
             return "starting"
         if result is None:
@@ -342,7 +347,7 @@ def _stamp(path: Path) -> Stamp | None:
         about = path.lstat()
     except OSError:
         return None
-    return about.st_ino, about.st_size, about.st_mtime_ns
+    return Stamp(about.st_ino, about.st_size, about.st_mtime_ns)
 
 
 class Client:
@@ -362,7 +367,7 @@ class Client:
         found = []
         try:
             for folder in self._runs.iterdir():
-                stamps = [stamp[2] for name in _FILES if (stamp := _stamp(folder / name)) is not None]
+                stamps = [stamp.changed for name in _FILES if (stamp := _stamp(folder / name)) is not None]
                 if stamps and re.fullmatch(RUN_ID, folder.name) and not folder.is_symlink():
                     found.append((max(stamps), folder.name))
         except OSError:
