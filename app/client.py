@@ -85,7 +85,7 @@ class View:
     seen: float
     log: str
     wrong: str | None
-    _book: Book = field(repr=False)
+    _reader: RunReader = field(repr=False)
     _made: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -96,12 +96,12 @@ class View:
     @property
     def dashboard(self) -> Dashboard | None:
         """The Ray dashboard of the run's own cluster, while there is one on this machine."""
-        return self.once("dashboard", self._book.dashboard) if self.live else None
+        return self.once("dashboard", self._reader.dashboard) if self.live else None
 
     @property
     def has_ledger(self) -> bool:
         """Whether the run can be gone on with from this folder."""
-        return self._book.run.has_ledger
+        return self._reader.run.has_ledger
 
     @property
     def live(self) -> bool:
@@ -138,7 +138,7 @@ class View:
         return [wrong for name in tables if (wrong := self._table(name)[1]) is not None]
 
     def _table(self, name: str) -> tuple[Rows, str | None]:
-        return self.once(("table", name), lambda: self._book.table(name))
+        return self.once(("table", name), lambda: self._reader.table(name))
 
     def once(self, key: object, make: Callable[[], _T]) -> _T:
         """Make something of this view, once for all viewers."""
@@ -149,7 +149,7 @@ class View:
 
     def showing(self, observable: str) -> tuple[Result | None, str | None]:
         """Return the result as it shows another observable; None, and why in one line, where it can't be shown yet."""
-        return self.once(("showing", observable), lambda: self._book.showing(self.result, observable))
+        return self.once(("showing", observable), lambda: self._reader.showing(self.result, observable))
 
     def run(self) -> Run:
         """Return what comparisons are made of; raises UsageError before the first result."""
@@ -183,7 +183,7 @@ class RunRow(NamedTuple):
     wrong: str | None = None
 
 
-class Book:
+class RunReader:
     """One run's folder. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
@@ -359,7 +359,7 @@ class Client:
     def __init__(self, runs: Path, started: Callable[[str], float | None] = lambda _: None) -> None:
         self._runs = runs
         self._started = started
-        self._books: dict[str, Book] = {}
+        self._readers: dict[str, RunReader] = {}
         self._lock = threading.Lock()
 
     def run_ids(self) -> list[str]:
@@ -376,17 +376,17 @@ class Client:
 
     def view(self, run_id: str) -> View:
         """Return a run as it stands; raises UsageError where there is none."""
-        return self._book(run_id).view(self._started(run_id))
+        return self._reader(run_id).view(self._started(run_id))
 
     def rows(self) -> tuple[list[RunRow], list[str]]:
         """Return all runs in short, and in one line each what is wrong with those that can't be read."""
         rows, wrong = [], []
         for run_id in self.run_ids():
             try:
-                book = self._book(run_id)
+                reader = self._reader(run_id)
             except UsageError:  # it has gone meanwhile
                 continue
-            row = book.row(self._started(run_id))
+            row = reader.row(self._started(run_id))
             rows.append(row)
             if row.wrong:
                 wrong.append(row.wrong)
@@ -394,15 +394,15 @@ class Client:
 
     def look_again(self, run_id: str) -> None:
         """Read a run anew the next time it is asked for: something was done to it."""
-        self._book(run_id).look_again()
+        self._reader(run_id).look_again()
 
     def folder(self, run_id: str) -> RunFolder:
         """Return a run's folder; raises UsageError where there is no such run."""
-        return self._book(run_id).run
+        return self._reader(run_id).run
 
-    def _book(self, run_id: str) -> Book:
+    def _reader(self, run_id: str) -> RunReader:
         folder = self._runs / run_id
         if not re.fullmatch(RUN_ID, run_id) or folder.is_symlink() or not folder.is_dir():
             raise UsageError(f"no run {run_id!r} in {self._runs}")
         with self._lock:
-            return self._books.setdefault(run_id, Book(folder))
+            return self._readers.setdefault(run_id, RunReader(folder))
