@@ -62,8 +62,13 @@ _FILES = (*_SHOWN, LEDGER, f"{LEDGER}-wal")
 _LOG_BYTES = 4096
 _LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}")
 
-Stamp = tuple[int, int, int]
-"""What tells a file's versions apart: inode, size, time of its last change [ns]."""
+
+class Stamp(NamedTuple):
+    """What tells a file's versions apart; ``changed`` is in ns."""
+
+    inode: int
+    size: int
+    changed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +85,7 @@ class View:
     seen: float
     log: str
     wrong: str | None
-    _book: Book = field(repr=False)
+    _reader: RunReader = field(repr=False)
     _made: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -91,12 +96,12 @@ class View:
     @property
     def dashboard(self) -> Dashboard | None:
         """The Ray dashboard of the run's own cluster, while there is one on this machine."""
-        return self.once("dashboard", self._book.dashboard) if self.live else None
+        return self.once("dashboard", self._reader.dashboard) if self.live else None
 
     @property
     def has_ledger(self) -> bool:
         """Whether the run can be gone on with from this folder."""
-        return self._book.run.has_ledger
+        return self._reader.run.has_ledger
 
     @property
     def live(self) -> bool:
@@ -133,7 +138,7 @@ class View:
         return [wrong for name in tables if (wrong := self._table(name)[1]) is not None]
 
     def _table(self, name: str) -> tuple[Rows, str | None]:
-        return self.once(("table", name), lambda: self._book.table(name))
+        return self.once(("table", name), lambda: self._reader.table(name))
 
     def once(self, key: object, make: Callable[[], _T]) -> _T:
         """Make something of this view, once for all viewers."""
@@ -144,7 +149,7 @@ class View:
 
     def showing(self, observable: str) -> tuple[Result | None, str | None]:
         """Return the result as it shows another observable; None, and why in one line, where it can't be shown yet."""
-        return self.once(("showing", observable), lambda: self._book.showing(self.result, observable))
+        return self.once(("showing", observable), lambda: self._reader.showing(self.result, observable))
 
     def run(self) -> Run:
         """Return what comparisons are made of; raises UsageError before the first result."""
@@ -160,7 +165,7 @@ class Dashboard(NamedTuple):
     token: str
 
 
-class Row(NamedTuple):
+class RunRow(NamedTuple):
     """A run in the list of runs; what its result doesn't tell yet is None."""
 
     run_id: str
@@ -178,7 +183,7 @@ class Row(NamedTuple):
     wrong: str | None = None
 
 
-class Book:
+class RunReader:
     """One run's folder. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
@@ -191,7 +196,7 @@ class Book:
         self._stamps: dict[str, Stamp] = {}
         self._looked = -_FRESH_S
         self._view: View | None = None
-        self._row: tuple[Stamp | None, Row] | None = None
+        self._row: tuple[Stamp | None, RunRow] | None = None
 
     def view(self, started: float | None) -> View:
         """Return the run as it stands; ``started`` is since when a process started here works on it, if one does."""
@@ -226,7 +231,7 @@ class Book:
         """Look at the folder the next time, however soon that is."""
         self._looked = -_FRESH_S
 
-    def row(self, started: float | None) -> Row:
+    def row(self, started: float | None) -> RunRow:
         """Return the run in short. Of one that has ended, nothing but this is kept in memory."""
         stamp = _stamp(self.folder / RESULT)
         if self._row is None or self._row[0] != stamp or self._row[1].phase in LIVE or started is not None:
@@ -247,7 +252,7 @@ class Book:
 
     def _look(self, started: float | None) -> View:
         stamps = {name: stamp for name in _FILES if (stamp := _stamp(self.folder / name)) is not None}
-        seen = max((stamp[2] for stamp in stamps.values()), default=0) / 1e9
+        seen = max((stamp.changed for stamp in stamps.values()), default=0) / 1e9
         last, changed = self._view, {name for name in _SHOWN if stamps.get(name) != self._stamps.get(name)}
         known = (last.result, last.wrong) if last and RESULT not in changed else self._result()
         result, wrong = known
@@ -273,7 +278,7 @@ class Book:
 
     def _phase(self, result: Result | None, stamps: dict[str, Stamp], seen: float, started: float | None) -> Phase:
         fresh = time.time() - seen < SILENCE_S
-        written = stamps[RESULT][2] / 1e9 if RESULT in stamps else 0.0
+        written = stamps[RESULT].changed / 1e9 if RESULT in stamps else 0.0
         if started is not None and written < started:
             return "starting"
         if result is None:
@@ -315,12 +320,12 @@ def _published(run_id: str, log: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _row(view: View) -> Row:
+def _row(view: View) -> RunRow:
     result = view.result
     if result is None:
-        return Row(view.run_id, view.phase, view.seen, wrong=view.wrong)
+        return RunRow(view.run_id, view.phase, view.seen, wrong=view.wrong)
     spec, cost = result.spec, result.cost
-    return Row(
+    return RunRow(
         run_id=view.run_id,
         phase=view.phase,
         environment=result.environment,
@@ -342,7 +347,7 @@ def _stamp(path: Path) -> Stamp | None:
         about = path.lstat()
     except OSError:
         return None
-    return about.st_ino, about.st_size, about.st_mtime_ns
+    return Stamp(about.st_ino, about.st_size, about.st_mtime_ns)
 
 
 class Client:
@@ -354,7 +359,7 @@ class Client:
     def __init__(self, runs: Path, started: Callable[[str], float | None] = lambda _: None) -> None:
         self._runs = runs
         self._started = started
-        self._books: dict[str, Book] = {}
+        self._readers: dict[str, RunReader] = {}
         self._lock = threading.Lock()
 
     def run_ids(self) -> list[str]:
@@ -362,7 +367,7 @@ class Client:
         found = []
         try:
             for folder in self._runs.iterdir():
-                stamps = [stamp[2] for name in _FILES if (stamp := _stamp(folder / name)) is not None]
+                stamps = [stamp.changed for name in _FILES if (stamp := _stamp(folder / name)) is not None]
                 if stamps and re.fullmatch(RUN_ID, folder.name) and not folder.is_symlink():
                     found.append((max(stamps), folder.name))
         except OSError:
@@ -371,17 +376,17 @@ class Client:
 
     def view(self, run_id: str) -> View:
         """Return a run as it stands; raises UsageError where there is none."""
-        return self._book(run_id).view(self._started(run_id))
+        return self._reader(run_id).view(self._started(run_id))
 
-    def rows(self) -> tuple[list[Row], list[str]]:
+    def rows(self) -> tuple[list[RunRow], list[str]]:
         """Return all runs in short, and in one line each what is wrong with those that can't be read."""
         rows, wrong = [], []
         for run_id in self.run_ids():
             try:
-                book = self._book(run_id)
+                reader = self._reader(run_id)
             except UsageError:  # it has gone meanwhile
                 continue
-            row = book.row(self._started(run_id))
+            row = reader.row(self._started(run_id))
             rows.append(row)
             if row.wrong:
                 wrong.append(row.wrong)
@@ -389,15 +394,15 @@ class Client:
 
     def look_again(self, run_id: str) -> None:
         """Read a run anew the next time it is asked for: something was done to it."""
-        self._book(run_id).look_again()
+        self._reader(run_id).look_again()
 
     def folder(self, run_id: str) -> RunFolder:
         """Return a run's folder; raises UsageError where there is no such run."""
-        return self._book(run_id).run
+        return self._reader(run_id).run
 
-    def _book(self, run_id: str) -> Book:
+    def _reader(self, run_id: str) -> RunReader:
         folder = self._runs / run_id
         if not re.fullmatch(RUN_ID, run_id) or folder.is_symlink() or not folder.is_dir():
             raise UsageError(f"no run {run_id!r} in {self._runs}")
         with self._lock:
-            return self._books.setdefault(run_id, Book(folder))
+            return self._readers.setdefault(run_id, RunReader(folder))

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.client import Client
 from app.launch import Launcher
-from app.settings import Settings, read_settings
+from app.settings import AppSettings, read_settings
 from app.watch import Watch
 from hzzray.engine.ledger import Wish
 
@@ -17,7 +17,7 @@ from hzzray.engine.ledger import Wish
 class Services:
     """The runs, and what starts and directs them. ``watch`` is there when a cluster elsewhere is watched."""
 
-    settings: Settings
+    settings: AppSettings
     client: Client
     launcher: Launcher
     watch: Watch | None

@@ -14,7 +14,7 @@ SOURCES = ("data", "toy")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AppSettings:
     """The app's surroundings.
 
     Attributes
@@ -47,10 +47,10 @@ class Settings:
     password: str | None = field(repr=False)
 
 
-def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+def read_settings(environ: Mapping[str, str] = os.environ) -> AppSettings:
     """Read the environment; raises UsageError for a password file that can't be read or is empty."""
     catalogue = environ.get("HZZRAY_CATALOGUE")
-    return Settings(
+    return AppSettings(
         runs=Path(environ.get("HZZRAY_RUNS") or "runs"),
         sources=_listed(environ, "HZZRAY_SOURCES") or SOURCES,
         catalogue=Path(catalogue) if catalogue else None,

@@ -9,7 +9,7 @@ import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -308,7 +308,7 @@ def failures(
     """List a run's failed tasks with their reasons: from its ledger, or from a broker's dead letters."""
     folder = _folder(run_name, runs)
     rows = _failed(folder) if broker is None else _dead(broker, prefix, folder.run_id)
-    chosen = [(task, attempts, why) for task, attempts, why in rows if reason in why]
+    chosen = [row for row in rows if reason in row.reason]
     if not chosen:
         console.print("no failed tasks")
         return
@@ -318,18 +318,30 @@ def failures(
     console.print(table)
 
 
-def _failed(folder: RunFolder) -> list[tuple[Task, int, str]]:
+class _FailureRow(NamedTuple):
+    """A failed task as it is listed."""
+
+    task: Task
+    attempts: int
+    reason: str
+
+
+def _failed(folder: RunFolder) -> list[_FailureRow]:
     with folder.ledger() as ledger:
-        return [(row.task, row.attempts, row.reason) for row in ledger.failures()]
+        return [_FailureRow(row.task, row.attempts, row.reason) for row in ledger.failures()]
 
 
-def _dead(broker: str, prefix: str, run_id: str) -> list[tuple[Task, int, str]]:
+def _dead(broker: str, prefix: str, run_id: str) -> list[_FailureRow]:
     settings = broker_settings(broker, prefix)
     from bridge.dead_letters import dead_letters  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
 
     letters = asyncio.run(dead_letters(settings, Topology(prefix), lambda letter: letter.run_id == run_id))
-    return [(letter.message.task, letter.attempts, letter.reason) for letter in letters if letter.message is not None]
+    return [
+        _FailureRow(letter.message.task, letter.attempts, letter.reason)
+        for letter in letters
+        if letter.message is not None
+    ]
 
 
 @app.command()

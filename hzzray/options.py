@@ -8,7 +8,6 @@ from inspect import Parameter, signature
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
-from annotated_types import Ge
 from rich.markup import escape
 
 from hzzray.runs.request import Asked, RunRequest, options
@@ -62,11 +61,11 @@ def _parameter(asked: Asked) -> Parameter:
 
 def _option(asked: Asked) -> Any:  # noqa: ANN401
     form = asked.option
-    bounds = [rule.ge for rule in asked.field.metadata if isinstance(rule, Ge) and isinstance(rule.ge, int | float)]
+    bounds = [getattr(rule, "ge", None) for rule in asked.field.metadata]
     return typer.Option(
         form.flag,
         metavar=form.metavar,
         envvar=form.envvar,
-        min=next(iter(bounds), None),
+        min=next((bound for bound in bounds if bound is not None), None),
         help=escape(asked.field.description or ""),
     )

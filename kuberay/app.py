@@ -6,8 +6,7 @@ import hashlib
 import json
 
 from kuberay import broker, ray
-from kuberay.config import RUNS, Values
-from kuberay.parts import (
+from kuberay.common import (
     Object,
     analysis_env,
     container,
@@ -25,6 +24,7 @@ from kuberay.parts import (
     token,
     with_runs,
 )
+from kuberay.config import RUNS, Values
 
 PORT = 8501
 

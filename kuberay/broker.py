@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kuberay.config import Values
-from kuberay.parts import (
+from kuberay.common import (
     BROKER_USER,
     LAST_WORDS,
     MACHINE,
@@ -24,6 +23,7 @@ from kuberay.parts import (
     spread,
     thing,
 )
+from kuberay.config import Values
 
 AMQP, AMQPS, MANAGEMENT, MANAGEMENT_TLS, METRICS, METRICS_TLS = 5672, 5671, 15672, 15671, 15692, 15691
 

@@ -270,7 +270,7 @@ class Job(_Asked):
     keep_s: Count
 
 
-class Metrics(_Frozen):
+class Monitoring(_Frozen):
     """How Prometheus finds the pods."""
 
     pod_monitor: bool
@@ -322,7 +322,7 @@ class Values(_Frozen):
     data: Data
     loader: Loader
     job: Job
-    metrics: Metrics
+    metrics: Monitoring
     network: Network
     priority: Priority
 

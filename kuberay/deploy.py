@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 from kuberay import objects, redis
 from kuberay.broker import USERS
+from kuberay.common import Object, is_made_by_us, part_of, thing
 from kuberay.config import Values
 from kuberay.health import KINDS, Part, parts
 from kuberay.kubectl import APPLY, Kubectl, KubeError, Say
-from kuberay.parts import Object, is_made_by_us, part_of, thing
 from kuberay.removal import BUDGETS
 from kuberay.requirements import check
 

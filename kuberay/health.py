@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from kuberay.common import Object
 from kuberay.config import Values
-from kuberay.parts import Object
 
 # What a container that starts says of itself.
 _STARTING = {"ContainerCreating", "PodInitializing"}

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from hzzray.errors import HzzrayError
-from kuberay.parts import Object
+from kuberay.common import Object
 
 Say = Callable[[str], None]
 """Is told what a user should know, a line at a time."""

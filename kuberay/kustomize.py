@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
+from kuberay.common import Object
 from kuberay.config import load, overlays
 from kuberay.objects import Key, deployment, jobs, key
-from kuberay.parts import Object
 
 HEADER = "# Written by `hzzray kube manifests` from kuberay/values.yaml: change that, and write it again.\n"
 

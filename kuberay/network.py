@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from kuberay import app, broker, ray, redis
+from kuberay.common import Object, broker_selector, selector, thing
 from kuberay.config import Values
-from kuberay.parts import Object, broker_selector, selector, thing
 
 _DNS = {
     "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}],

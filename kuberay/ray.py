@@ -6,8 +6,7 @@ import shlex
 
 from hzzray.runs.request import RunRequest
 from kuberay import broker, redis
-from kuberay.config import RUNS, Values, quantity
-from kuberay.parts import (
+from kuberay.common import (
     MACHINE,
     ZONE,
     Object,
@@ -30,6 +29,7 @@ from kuberay.parts import (
     token,
     with_runs,
 )
+from kuberay.config import RUNS, Values, quantity
 
 GCS, DASHBOARD, CLIENT, METRICS, AUTOSCALER_METRICS, DASHBOARD_METRICS = 6379, 8265, 10001, 8080, 44217, 44227
 

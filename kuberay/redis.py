@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kuberay.config import Values
-from kuberay.parts import (
+from kuberay.common import (
     BROKER_USER,
     LAST_WORDS,
     Object,
@@ -18,6 +17,7 @@ from kuberay.parts import (
     selector,
     thing,
 )
+from kuberay.config import Values
 
 PORT = 6379
 

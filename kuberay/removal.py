@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Sequence
 
 from kuberay import objects
+from kuberay.common import Object, is_made_by_us, part_of
 from kuberay.config import Values
 from kuberay.health import is_ours
 from kuberay.kubectl import Kubectl, KubeError, Say
-from kuberay.parts import Object, is_made_by_us, part_of
 
 #: What we make, in the order in which it goes: Ray first, as its state is cleaned out of Redis before that goes.
 _RAY = ("rayjobs.ray.io", "rayclusters.ray.io")

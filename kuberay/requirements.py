@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kuberay import objects
+from kuberay.common import Object
 from kuberay.config import Values
 from kuberay.health import state_of_pod
 from kuberay.kubectl import APPLY, Kubectl, KubeError, Say
-from kuberay.parts import Object
 
 _HOW = "docs/kuberay.md says how to install it"
 

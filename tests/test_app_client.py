@@ -23,7 +23,7 @@ from hzzray.report.stack import contents
 from hzzray.runs.folder import save_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.result import SampleResult, moment
-from hzzray.runs.tables import Recorder, cpu_percent, read_history, read_usage
+from hzzray.runs.tables import HISTORY, Recorder, cpu_percent, follow, read_usage
 from hzzray.statistics.significance import poisson_interval
 from tests.support.result import make_result, with_groups
 from tests.support.usage import MIB, make_run, record
@@ -227,14 +227,14 @@ def test_the_history_ends_with_the_result(tmp_path):
         table = charts.history(rows, result).rows
         return table[table["which"] == name][["t", "z"]].to_numpy().tolist()
 
-    assert drawn(read_history(tmp_path)) == [[result.cost.wall_s, now.asimov]]
+    assert drawn(follow(tmp_path, HISTORY).rows()) == [[result.cost.wall_s, now.asimov]]
     with Recorder(tmp_path, "local") as recorder:
         recorder.add_history(1.0, now._replace(events=5, asimov=math.nan))
         recorder.add_history(2.0, now._replace(events=6, asimov=0.5))
-    assert drawn(read_history(tmp_path)) == [[2.0, 0.5], [3.0, now.asimov]]
+    assert drawn(follow(tmp_path, HISTORY).rows()) == [[2.0, 0.5], [3.0, now.asimov]]
     with Recorder(tmp_path, "local") as recorder:
         recorder.add_history(2.5, now)
-    assert drawn(read_history(tmp_path))[-1] == [4.5, pytest.approx(now.asimov, abs=1e-3)]
+    assert drawn(follow(tmp_path, HISTORY).rows())[-1] == [4.5, pytest.approx(now.asimov, abs=1e-3)]
 
 
 def test_cpu_is_averaged_over_the_steps(tmp_path):

@@ -27,7 +27,7 @@ from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import Scale, Usage, service
 from hzzray.engine.source import Congestion
 from hzzray.runs.folder import load_json, save_json
-from hzzray.runs.request import make_spec
+from hzzray.runs.request import RunRequest, make_spec
 from hzzray.runs.result import FailureRow, Luminosity, expected_in_full, moment
 from hzzray.runs.run import Settings, StoppedError, execute
 from hzzray.runs.tables import Recorder
@@ -718,6 +718,26 @@ def test_bins_and_window_are_chosen(runs, started):
     test.text_input(key="run name").set_value("mine").run()
     press(test, "Start")
     assert "--axis 80:250:170 --window 116:131" in " ".join(started[0][1])
+
+
+def test_the_launch_page_asks_for_all_of_a_request(runs, started, monkeypatch):
+    """But for a file to run (no path is taken from a page), the server's catalogue, and its engine."""
+    asked = set()
+    of = RunRequest.of
+
+    def spied(**chosen):
+        asked.update(chosen)
+        return of(**chosen)
+
+    monkeypatch.setattr(RunRequest, "of", spied)
+    test = look("launch")
+    test.toggle(key="elastic").set_value(True).run()
+    assert asked == RunRequest.model_fields.keys() - {"analysis", "catalogue", "engine"}
+    test.selectbox(key="release").set_value("2025").run()
+    assert "--openmagic" not in words(test)
+    test.toggle(key="openmagic").set_value(True).run()
+    assert "hzzray run --release 2025 " in words(test)
+    assert "--openmagic" in words(test)
 
 
 def test_other_releases_and_samples(runs, toys, tmp_path, started):

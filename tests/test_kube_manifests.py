@@ -22,8 +22,8 @@ import hzzray
 from bridge.topology import Topology
 from kuberay import broker, kustomize, objects
 from kuberay import ray as ray_parts
+from kuberay.common import Object
 from kuberay.config import Values, load, overlays, quantity
-from kuberay.parts import Object
 from tests.support.overlays import build
 
 ROOT = Path(__file__).parents[1]

@@ -20,14 +20,15 @@ from hzzray.engine.source import Congestion
 from hzzray.files import OutputError
 from hzzray.messages import Cost, Task
 from hzzray.runs.tables import (
+    HISTORY,
     QUEUE,
+    SCALE,
     USAGE,
     Moment,
     Recorder,
     cpu_percent,
     follow,
     of_actors,
-    read_history,
     read_scale,
     read_usage,
 )
@@ -181,7 +182,7 @@ def test_rows_come_back(tmp_path):
         0,
     )
     assert read_scale(tmp_path)[0].item()[:-1] == (1.0, "KubeRay, here", 1, 2, 3, 4, 5)
-    history = read_history(tmp_path)[0]
+    history = follow(tmp_path, HISTORY).rows()[0]
     assert history.item()[:-2] == (1.0, "KubeRay, here", 10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0)
     assert np.isnan(history["observed"])
 
@@ -194,7 +195,7 @@ def test_rows_tell_when_they_were_written(tmp_path):
         recorder.add_scale(1.0, Scale(actors=1, pending=0, nodes=1, waiting=0, in_flight=0))
         recorder.add_history(1.0, Moment(10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0, math.nan))
         recorder.add_queue(1.0, Congestion(*range(len(Congestion._fields))))
-    for rows in (read_usage(tmp_path), read_scale(tmp_path), read_history(tmp_path), follow(tmp_path, QUEUE).rows()):
+    for rows in (follow(tmp_path, table).rows() for table in (USAGE, SCALE, HISTORY, QUEUE)):
         (text,) = rows["timestamp"]
         assert text.endswith("Z")
         assert before - timedelta(milliseconds=1) <= datetime.fromisoformat(text) <= datetime.now(UTC)

@@ -11,9 +11,10 @@ import pytest
 import uproot
 
 from hzzray.engine.rounded import tables
+from hzzray.errors import UsageError
 from hzzray.messages import Entries
 from hzzray.physics.histogram import LIMBS, Blocks
-from hzzray.runs.folder import load_json, save_json
+from hzzray.runs.folder import RunFolder, all_runs, find_run, load_json, save_json
 from hzzray.runs.result import summarise
 from hzzray.runs.templates import save_root
 from tests.support.exact import add_exact
@@ -161,3 +162,24 @@ def test_a_result_of_an_earlier_version_has_no_errors_of_flow_bins(tmp_path):
         variances = np.array(file["groups/Data/all"].member("fSumw2"))
     assert np.isnan(variances[[0, -1]]).all()
     assert np.isfinite(variances[1:-1]).all()
+
+
+def test_a_runs_folder_knows_its_ledger(tmp_path):
+    mine = RunFolder(tmp_path / "mine")
+    assert not mine.has_ledger
+    with pytest.raises(UsageError, match="no such run"):
+        mine.ledger()
+    mine.create_ledger(SPEC)
+    mine.create_ledger(SPEC)  # by another process
+    with mine.ledger() as ledger:
+        assert (ledger.run_id, ledger.spec) == ("mine", SPEC)
+    (tmp_path / "theirs").mkdir()
+    theirs = RunFolder(tmp_path / "theirs")
+    theirs.ledger_path.symlink_to(mine.ledger_path)
+    assert (mine.has_ledger, theirs.has_ledger) == (True, False)
+    assert (mine.shown_status, theirs.shown_status) == (None, None)
+    save_json(of_one_template(), mine.path)
+    assert mine.shown_status == "complete"
+    assert find_run("mine", tmp_path) == find_run(str(tmp_path / "mine"), tmp_path / "other") == mine
+    assert find_run("none", tmp_path).path == tmp_path / "none"
+    assert [one.run_id for one in all_runs(tmp_path)] == ["mine", "theirs"]

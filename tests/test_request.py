@@ -16,6 +16,7 @@ from hzzray import cli
 from hzzray.errors import UsageError
 from hzzray.options import asks
 from hzzray.runs.request import RunRequest, options
+from hzzray.runs.run import limits_for
 from kuberay import app as pages
 from kuberay import objects
 from kuberay.config import OF_DATA, OF_WORKERS, load
@@ -108,6 +109,23 @@ def test_its_words_ask_for_the_same(published, monkeypatch):
 def test_what_can_not_be_asked_for(chosen, said):
     with pytest.raises(UsageError, match=said):
         RunRequest.of(**chosen)
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        ({}, 4, 4),
+        ({"actors": 3}, 3, 3),
+        ({"min_actors": 1}, 1, 4),
+        ({"min_actors": 6}, 6, 6),
+        ({"max_actors": 2}, 2, 2),
+        ({"min_actors": 1, "max_actors": 9}, 1, 9),
+    ],
+)
+def test_a_pools_bounds_make_sense(asked, least, most, monkeypatch):
+    monkeypatch.setattr("hzzray.runs.run.usable_cpus", lambda: 4)
+    limits = limits_for(RunRequest.of(**asked))
+    assert (limits.min_actors, limits.max_actors) == (least, most)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

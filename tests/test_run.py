@@ -24,8 +24,8 @@ from hzzray.physics.selection import preset
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.plan import make_plan
 from hzzray.runs.request import make_spec
-from hzzray.runs.run import Settings, _in_time, execute, retract
-from hzzray.runs.tables import read_history, read_scale, read_usage
+from hzzray.runs.run import Ended, Settings, StoppedError, _in_time, execute, finish, retract, settings_of
+from hzzray.runs.tables import HISTORY, follow, read_scale, read_usage
 from tests.support.chaos import plan_run
 from tests.support.http_server import serve
 from tests.support.ledgers import digest_of
@@ -364,7 +364,7 @@ def test_a_serial_run_drains_on_sigterm_and_keeps_its_files(toys, serial, tmp_pa
     assert load_json(folder).status == "running"
     merged = load_json(folder).tasks.merged
     assert 0 < merged < load_json(folder).tasks.planned
-    assert read_history(folder)["events"][-1] == load_json(folder).cost.events
+    assert follow(folder, HISTORY).rows()["events"][-1] == load_json(folder).cost.events
     scale = read_scale(folder)
     assert (scale["actors"][-1], scale["waiting"][-1]) == (1, load_json(folder).tasks.planned - merged)
     assert {row["actor"].partition(":")[0] for row in read_usage(folder)} == {"worker-0", "node"}
@@ -461,7 +461,7 @@ def test_a_paced_run_takes_its_time_and_keeps_its_history(toys, toy_spec, serial
     result = run(tmp_path, [toys], toy_spec, engine="ray", actors=2, chunk=2_000, pace_s=3.0)
     assert result.digest == serial.digest
     assert result.cost.wall_s > 2.5
-    history = read_history(tmp_path / "run")
+    history = follow(tmp_path / "run", HISTORY).rows()
     assert len(history) >= 2
     assert (np.diff(history["events"]) >= 0).all()
     assert history["n_signal"][-1] > 0
@@ -605,6 +605,36 @@ def test_a_file_written_over_after_the_first_of_two_tasks_is_refused(of_one, tmp
     assert retract(RunFolder(tmp_path / "run"), "Zee")[0] == 1
     result = run(tmp_path, [source], spec, chunk=1_000)
     assert (result.status, result.samples["Zee"].n_out) == ("complete", after)
+
+
+def test_a_run_is_begun_in_one_way_whatever_carries_its_tasks(toys, tmp_path):
+    """Issue 13: checked, planned, agreed on, written down; then the transport works, and says what ended it."""
+    began = []
+
+    class Paper:
+        is_bridged = True
+
+        def check(self):
+            began.append("check")
+
+        def agree(self, spec, run_id, plan):
+            assert not (tmp_path / "run").exists(), "what nobody agrees to leaves nothing behind"
+            began.append("agree")
+            return plan
+
+        def work(self, ledger, settings, progress):
+            began.append(ledger.counts()[:3])
+            return Ended(finish(ledger), "drain")
+
+    settings = Settings(runs=tmp_path, run_id="run", sources=(str(toys),))
+    with pytest.raises(StoppedError, match="run run: drain, 12 tasks left; the same --run-id goes on"):
+        execute(
+            make_spec(release("toy")), settings, progress=lambda _: None, transport=Paper(),
+            planned=lambda plan: began.append(len(plan.tasks)),
+        )  # fmt: skip
+    assert began == ["check", "agree", 12, (12, 0, 0)]
+    kept = settings_of(RunFolder(tmp_path / "run"))
+    assert kept == (make_spec(release("toy")), settings.model_copy(update={"bridged": True}))
 
 
 def test_a_file_written_over_after_it_was_merged_is_refused(cli, of_one, tmp_path):

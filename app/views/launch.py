@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import streamlit as st
@@ -24,6 +25,7 @@ from hzzray.urls import redact
 _TOYS = {200_000: "200 k events, 30 MB", 1_000_000: "1 M events, 150 MB", 5_000_000: "5 M events, 775 MB"}
 _ADDRESS = ""  # the choice of the release's own addresses
 _MOST_ACTORS = 64
+_OPENMAGIC = "2025"  # the release that atlasopenmagic knows, where it is installed
 _HERE, _BRIDGES = "actors of this machine", "bridges of the broker"
 
 # How parameters are called on the page, with their units: those that aren't here by their names.
@@ -82,6 +84,10 @@ def _choose() -> _Chosen:
             release = known[name]
         with second:
             source, events = _source(release)
+        openmagic = (
+            name == _OPENMAGIC and find_spec("atlasopenmagic") is not None
+            and st.toggle("Ask atlasopenmagic where the files are", key="openmagic", help="When the run begins.")
+        )  # fmt: skip
         samples = _samples(release)
         first, second = st.columns(2)
         with first:
@@ -109,6 +115,7 @@ def _choose() -> _Chosen:
     data = {
         "sources": (source,) if source else (),
         "events": events,
+        "openmagic": openmagic,
         "samples": samples,
         "luminosity": None if luminosity == release.luminosity else luminosity,
         "fraction": fraction / 100,

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, parts, words
-from app.client import Row, View
+from app.client import RunRow, View
 from app.downloads import content, is_there, offers, picture
 from app.services import services
 from hzzray.errors import HzzrayError
@@ -55,7 +55,7 @@ def main() -> None:
             _compare(rows)
 
 
-def _list(rows: list[Row]) -> None:
+def _list(rows: list[RunRow]) -> None:
     """Show all runs; a click on one opens it."""
     table = pd.DataFrame(
         [
@@ -243,7 +243,7 @@ def _chosen() -> None:
     st.query_params[_COMPARED] = st.session_state[_COMPARED] or [""]
 
 
-def _compare(rows: list[Row]) -> None:
+def _compare(rows: list[RunRow]) -> None:
     names = [row.run_id for row in rows if row.events is not None]
     given = st.query_params.get_all(_COMPARED) or st.session_state.get(_SEEN) or names[:2]
     for name in given:

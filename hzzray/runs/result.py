@@ -30,13 +30,13 @@ from hzzray.urls import redact
 _MANY = 10
 
 
-class Row(BaseModel):
+class _Frozen(BaseModel):
     """A frozen part of a result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
-class Cut(Row):
+class Cut(_Frozen):
     """One row of a cutflow: raw and weighted events that are left after the cut."""
 
     cut: str
@@ -44,7 +44,7 @@ class Cut(Row):
     yield_: float = Field(alias="yield")
 
 
-class Bins(Row):
+class Bins(_Frozen):
     """Binned yields. ``sumw`` and ``sumw2`` are per bin of ``Result.edges``; the rest is in the flow fields.
 
     ``n_out`` and the ``n_…flow`` fields are raw events. The results of earlier versions lack those that may be None.
@@ -93,7 +93,7 @@ class GroupResult(Bins):
     channels: dict[str, Bins]
 
 
-class Significance(Row):
+class Significance(_Frozen):
     """Counts of the window and their significances, simulation at ``Result.luminosity.simulation``.
 
     None where no window was chosen, their ingredients were not read, or where the counts define none: ``withheld`` has
@@ -123,7 +123,7 @@ class Significance(Row):
         return {name: why for name, why in self.withheld.items() if why != NO_WINDOW}
 
 
-class Luminosity(Row):
+class Luminosity(_Frozen):
     """What the numbers that stand side by side stand for, in fb⁻¹.
 
     ``asked`` is the run's, ``simulation`` that which groups and significances are scaled to, ``data`` that of the data
@@ -150,7 +150,7 @@ class Luminosity(Row):
         return f"{self.data:.4g} of {self.asked:.4g} fb⁻¹: the data that were read, simulation scaled to them"
 
 
-class Tasks(Row):
+class Tasks(_Frozen):
     """Tasks planned, merged and failed. A finished run has planned = merged + failed."""
 
     planned: int
@@ -158,7 +158,7 @@ class Tasks(Row):
     failed: int
 
 
-class Cost(Row):
+class CostResult(_Frozen):
     """What the run took: seconds of wall clock and, summed over workers, of CPU and of reading; bytes read."""
 
     wall_s: float
@@ -169,7 +169,7 @@ class Cost(Row):
     events_per_s: float
 
 
-class FailureRow(Row):
+class FailureRow(_Frozen):
     """A failed task as the result lists it."""
 
     sample: str
@@ -179,7 +179,7 @@ class FailureRow(Row):
     reason: str
 
 
-class Result(Row):
+class Result(_Frozen):
     """A run's numbers, finished or not. Everything in ``groups`` and ``significance`` is of one luminosity."""
 
     run_id: str
@@ -198,7 +198,7 @@ class Result(Row):
     missing: tuple[str, ...]
     warnings: tuple[str, ...] = Field(default=(), description="what a reader of the numbers must know, but failures")
     failures: tuple[FailureRow, ...]
-    cost: Cost
+    cost: CostResult
     versions: dict[str, str]
 
     @model_validator(mode="before")
@@ -270,16 +270,16 @@ def binned(n_out: int, sumw: NDArray[np.float64], sumw2: NDArray[np.float64]) ->
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Sums:
+class _RegionYields:
     """Yields by channel and bin with flow bins, shape (channels, bins + 2)."""
 
     n: NDArray[np.int64]
     sumw: NDArray[np.float64]
     sumw2: NDArray[np.float64]
 
-    def scaled(self, factor: float) -> _Sums:
+    def scaled(self, factor: float) -> _RegionYields:
         """Scale the weights."""
-        return _Sums(self.n, self.sumw * factor, self.sumw2 * factor**2)
+        return _RegionYields(self.n, self.sumw * factor, self.sumw2 * factor**2)
 
     def bins(self) -> dict[str, Any]:
         """Lay out all channels together as ``Bins``."""
@@ -290,16 +290,16 @@ class _Sums:
     def channels(self, regions: Sequence[str]) -> dict[str, Bins]:
         """Lay out each channel."""
         return {
-            name: Bins.model_validate(_Sums(self.n[[i]], self.sumw[[i]], self.sumw2[[i]]).bins())
+            name: Bins.model_validate(_RegionYields(self.n[[i]], self.sumw[[i]], self.sumw2[[i]]).bins())
             for i, name in enumerate(regions)
         }
 
 
-def _total(parts: Iterable[_Sums], regions: Sequence[str], axis: Axis) -> _Sums:
+def _total(parts: Iterable[_RegionYields], regions: Sequence[str], axis: Axis) -> _RegionYields:
     shape = (len(regions), axis.bins + 2)
-    total = _Sums(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape))
+    total = _RegionYields(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape))
     for part in parts:
-        total = _Sums(total.n + part.n, total.sumw + part.sumw, total.sumw2 + part.sumw2)
+        total = _RegionYields(total.n + part.n, total.sumw + part.sumw, total.sumw2 + part.sumw2)
     return total
 
 
@@ -437,7 +437,7 @@ def summarise(state: RunState) -> Result:
         for sample in release.samples
     }
     standing = scaling(spec, readings, running=status == "running")
-    parts: dict[str, _Sums] = {}
+    parts: dict[str, _RegionYields] = {}
     samples: dict[str, SampleResult] = {}
     for sample in release.samples:
         yields, read = state.yields[sample.name], readings[sample.name]
@@ -445,7 +445,7 @@ def summarise(state: RunState) -> Result:
         luminosity = standing.samples.get(sample.name)
         simulated = release.role(sample) != "data"
         scale = read.scale if simulated else 1.0
-        sums = _Sums(yields.n, yields.sumw, yields.sumw2).scaled(scale)
+        sums = _RegionYields(yields.n, yields.sumw, yields.sumw2).scaled(scale)
         unopened = state.unopened.get(sample.name, 0)
         about = {"planned": planned, "total": read.total, "unopened": unopened, "luminosity": luminosity}
         samples[sample.name] = _sample(spec, sample, yields, sums, scale, about)
@@ -495,7 +495,7 @@ def summarise(state: RunState) -> Result:
             )
             for failure in state.failures
         ),
-        cost=Cost(
+        cost=CostResult(
             wall_s=state.wall_s,
             cpu_s=cost.cpu_s,
             read_s=cost.read_s,
@@ -549,7 +549,7 @@ def _its_files(sample: Sample, one: str, several: str) -> str:
 
 
 def _sample(
-    spec: RunSpec, sample: Sample, yields: Yields, sums: _Sums, scale: float, about: Mapping[str, object]
+    spec: RunSpec, sample: Sample, yields: Yields, sums: _RegionYields, scale: float, about: Mapping[str, object]
 ) -> SampleResult:
     lepton, weight = yields.invalid.tolist()
     rows = zip(spec.rows, yields.left.tolist(), (yields.left_sumw * scale).tolist(), strict=True)

@@ -100,7 +100,8 @@ def settings_for(request: RunRequest, sources: tuple[str, ...], runs: Path) -> S
 def limits_for(request: RunRequest) -> Limits:
     """Make the limits of a pool of the actors that somebody asks for: one a CPU where nothing is said."""
     usual = request.actors or usable_cpus()
-    return Limits(min_actors=request.min_actors or usual, max_actors=request.max_actors or usual)
+    least = request.min_actors or min(usual, request.max_actors or usual)
+    return Limits(min_actors=least, max_actors=request.max_actors or max(usual, least))
 
 
 def settings_of(folder: RunFolder) -> tuple[RunSpec, Settings]:

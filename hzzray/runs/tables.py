@@ -302,20 +302,12 @@ def read_scale(folder: Path) -> Rows:
     return follow(folder, SCALE).rows()
 
 
-def read_history(folder: Path) -> Rows:
-    """Read a run's ``history.csv`` as ``read_usage`` does its file.
-
-    Fields: time_s [s], environment, those of ``hzzray.runs.result.Moment``, timestamp; nan is a significance that isn't
-    defined.
-    """
-    return follow(folder, HISTORY).rows()
-
-
 def follow(folder: Path, table: str, limit: int | None = None) -> Follower:
     """Follow one of a run's tables, for a run that goes on; its rows are as those of ``read_usage``.
 
-    ``QUEUE`` has rows only of a run through a broker: time_s [s], environment, the fields of
-    ``hzzray.engine.source.Congestion``, timestamp. ``EVENTS`` tells what happened, in words.
+    ``HISTORY`` and ``QUEUE`` have time_s [s], environment, the fields of ``Moment`` (nan is a significance that isn't
+    defined) or of ``hzzray.engine.source.Congestion``, and timestamp; of a run without a broker there is no ``QUEUE``.
+    ``EVENTS`` tells what happened, in words.
     """
     return Follower(folder / table, _COLUMNS[table], limit)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,21 +181,30 @@ def save_root(result: Result, found: Tables, folder: Path) -> Path:
             there = [template for template in result.spec.templates[1:] if template.observable in found]
             for i, template in enumerate((result.spec.templates[0], *there)):
                 shown = showing(result, found, template.observable)
-                for name, bins, title in _histograms(shown):
-                    file[f"{template.observable}/{name}" if i else name] = _filled(bins, template, title)
+                for one in _histograms(shown):
+                    name = f"{template.observable}/{one.name}" if i else one.name
+                    file[name] = _filled(one.bins, template, one.title)
 
     return write_whole(folder / HISTOGRAMS, write)
 
 
-def _histograms(result: Result) -> Iterator[tuple[str, Bins, str]]:
-    """List what is shown: a name, the bins, and a title."""
+class _Named(NamedTuple):
+    """A histogram of the ROOT file, and its place in there."""
+
+    name: str
+    bins: Bins
+    title: str
+
+
+def _histograms(result: Result) -> Iterator[_Named]:
+    """List what is shown."""
     tables: dict[str, dict[str, SampleResult | GroupResult]]
     tables = {"samples": {**result.samples}, "groups": {**result.groups}}
     for folder, rows in tables.items():
         for key, (name, row) in zip(_keys(rows), rows.items(), strict=True):
             for region, bins in (("all", row), *row.channels.items()):
                 title = name if region == "all" else f"{name}, {region.replace('mu', '#mu')}"
-                yield f"{folder}/{key}/{region}", bins, title
+                yield _Named(f"{folder}/{key}/{region}", bins, title)
 
 
 def _keys(names: Iterable[str]) -> list[str]:
