@@ -118,6 +118,7 @@ def test_what_nodes_lack():
     absences.note("a", "/data/1")
     assert not absences.may("a", "/data/1", live)
     assert not absences.may("a", "/data/2", live), "nothing else of that source"
+    assert not absences.may("a", "/data/2", set()), "nor before it is known which nodes there are"
     assert absences.may("a", "https://x/1", live)
     assert absences.may("b", "/data/1", live)
     absences.note("b", "/data/2")

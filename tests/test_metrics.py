@@ -13,7 +13,8 @@ from typing import get_args
 import pytest
 
 from hzzray.engine import metrics
-from hzzray.engine.metrics import Metrics
+from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
+from hzzray.engine.source import Congestion
 
 PATIENCE_S = 60.0  # Ray reports every ten seconds
 
@@ -38,6 +39,11 @@ def scrape(port: int) -> dict[tuple[str, str], float]:
         if line.startswith("ray_hzzray_") and labels.get("run") == "a-run" and "le" not in labels:
             values[line.partition("{")[0], labels["actor"]] = float(line.split()[-1])
     return values
+
+
+def test_each_figure_of_the_queues_has_a_level_of_its_own():
+    assert sorted(QUEUE_LEVELS.values()) == sorted(Congestion._fields)
+    assert QUEUE_LEVELS["queue_oldest_seconds"] == "oldest_s"
 
 
 def test_what_is_counted_is_on_the_endpoint(ray_cluster):

@@ -221,6 +221,7 @@ class Fleet:
         """End the actors that are leaving and have nothing in flight: one that idles would keep its node."""
         for actor in [actor for actor in self.actors if actor.leaving and not actor.in_flight]:
             self.actors.remove(actor)
+            self.free = deque(slot for slot in self.free if slot.actor is not actor)
             self._emit(Tell("worker left", actor.name))
             self._emit(EndWorker(actor.name))
 

@@ -192,7 +192,8 @@ class Reducer:
         return self._live(than)
 
     def _live(self, than: int) -> Live:
-        return Live(self.newer(than), *_together(list(self._reports.values())), self._events)
+        usages, scale, congestion = _together(list(self._reports.values()))
+        return Live(state=self.newer(than), usages=usages, scale=scale, congestion=congestion, events=self._events)
 
     def reload(self) -> None:
         """Take note of what others wrote into the ledger: tasks that are planned now, failures that were forgiven."""

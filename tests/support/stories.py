@@ -180,6 +180,7 @@ class World:
         self.failures: dict[str, Failure] = {}
         self.replaced: set[str] = set()
         self.waiting_for_commit = 0
+        self.is_storing = False
         self.most_workers = 0
 
     @property
@@ -296,6 +297,8 @@ class World:
             case EndWorker(name):
                 assert not self.workers.pop(name).calls, "who is let go has ended what it began"
             case Commit(partials):
+                assert not self.is_storing, "one commit at a time"
+                self.is_storing = True
                 self._soon(lambda: self._merge(partials), 0.05)
             case StoreFailure(delivery, failure):
                 self._soon(lambda: self._fail(delivery, failure), 0.05)
@@ -312,6 +315,7 @@ class World:
             case Tell():
                 self.happened.append(instruction)
             case Stop():
+                assert not self.is_storing, "a commit that has begun is counted"
                 self.stopped = "done"
             case Abort(reason):
                 self.stopped = self.aborted = reason
@@ -513,6 +517,7 @@ class World:
 
     def _committed(self, number: int) -> None:
         self.waiting_for_commit -= number
+        self.is_storing = False
         self.tell(Committed())
 
     def _fail(self, delivery: int, failure: Failure) -> None:
