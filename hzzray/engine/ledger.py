@@ -468,6 +468,21 @@ class Ledger:
         query = "SELECT sample, path, uuid, planned FROM files WHERE uuid NOT LIKE ? ORDER BY rowid"
         return [KnownFile(*row) for row in self._all(query, f"{UNREAD}%")]
 
+    def laid_out(self) -> tuple[list[PlannedFile], list[UnreadFile]]:
+        """Tell the run's plan as it is now, whatever became of its tasks: files, and those that could not be read."""
+        query = "SELECT sample, file, uuid, tree, start, stop FROM tasks WHERE state != ? ORDER BY uuid, start, stop"
+        tasks: dict[str, list[Task]] = {}
+        for row in self._all(query, _SPLIT):
+            tasks.setdefault(row[2], []).append(self._task(*row))
+        failures = {failure.task.uuid: failure for failure in self.failures()}
+        files, unread = [], []
+        for uuid, path, total in self._all("SELECT uuid, path, total FROM files ORDER BY rowid"):
+            if not uuid.startswith(UNREAD):
+                files.append(PlannedFile(path, total, tuple(tasks[uuid])))
+            elif uuid in failures:
+                unread.append(UnreadFile(path, failures[uuid], again=total == 0))
+        return files, unread
+
     def blocks(self) -> dict[str, Blocks]:
         """Sum up what was merged, of each of the spec's samples."""
         sums = {sample.name: Blocks.zeros(self._shape) for sample in self.spec.release.samples}
