@@ -8,7 +8,7 @@ import math
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -200,15 +200,18 @@ _RUN = ("runNumber", "run_number", "RunNumber", "run")
 _EVENT = ("eventNumber", "event_number", "EventNumber", "event")
 
 
+def content(file: str, spec: RunSpec, branches: tuple[str, ...], cache: Path | None) -> str:
+    """Name a file's content as a planner does for whom some branches count; raises DataError where it can't be read."""
+    with closing(open_bytes(file)) as source:
+        return read_layout(source, spec.release.schema_.tree, branches, cache).uuid
+
+
 def details(task: Task, schema: Schema, rows: Sequence[Candidate], cache: Path | None) -> list[Candidate]:
     """Add to candidates of a range what only their file tells; raises DataError where it can't be read."""
     leptons = all(schema.kinematics)
     numbers = (*_RUN, *_EVENT)
-    file = open_bytes(task.file)
-    try:
+    with closing(open_bytes(task.file)) as file:
         there = read_layout(file, schema.tree, numbers, cache).branches
-    finally:
-        file.close()
 
     def jagged(role: str, dtype: Literal["f4", "i4"] = "f4") -> Jagged | Unread:
         read = Jagged(getattr(schema, role), dtype, absolute=role == "type")
@@ -225,8 +228,6 @@ def details(task: Task, schema: Schema, rows: Sequence[Candidate], cache: Path |
     )
     found = []
     with Reader(task.file, schema.tree, Reads(seen), cache=cache) as reader:
-        if reader.layout.uuid != task.uuid:
-            raise DataError(f"{redact(task.file)}: another file since it was planned (its content changed)")
         for row in sorted(rows, key=lambda row: row.entry):
             (step,) = reader.steps(row.entry, row.entry + 1)
             columns = step.columns
@@ -273,6 +274,7 @@ class HotWorker(Worker):
         self._store = Store(memory_bound() if memory is None else memory)
         self._reading = threading.Lock()
         self._dropped = -1
+        self._contents: dict[str, str] = {}
         self._made = 0, 0  # entries and bytes of all that was ever hot
         super().__init__(spec, sources, name, cache, places)
 
@@ -296,6 +298,20 @@ class HotWorker(Worker):
         keeper = Keeper(analysis, self._spec.selection, numbers, self._spec.release.schema_.gev)
         keeper.warm_up(nothing(analyses.reads(self._spec, analysis, simulation=True)))
         return keeper
+
+    def _content(self, task: Task, reader: Reader) -> str:
+        """Name the content of a task's file by the branches that the run itself reads, as its planner did."""
+        _, (_, own) = self._ways
+        if self._reads is own:
+            return reader.layout.uuid
+        if task.file not in self._contents:
+            self._contents = {task.file: content(task.file, self._spec, own[True].branches, self._cache)}
+        return self._contents[task.file]
+
+    def close(self) -> None:
+        """Let go of the file that is open, if any."""
+        super().close()
+        self._contents = {}
 
     def key(self, number: int) -> Key:
         """Name the candidates of a range."""
@@ -424,6 +440,7 @@ class HotWorker(Worker):
             )
         try:
             with self._reading:
+                self._open(task, simulation=self._spec.release.role(self._spec.release.sample(task.sample)) != "data")
                 return details(task, self._spec.release.schema_, rows, self._cache)
         except (DataError, TransientError):
             return rows  # what is hot is all that is known

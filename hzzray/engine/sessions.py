@@ -252,10 +252,10 @@ class Coordinator:
 
     async def _share(self, member: _Member, question: Question, *, apart: bool) -> Share | None:
         """Ask one worker; None where it fell, or the question was dropped."""
-        share: Share | None = None
+        shares: list[Share | None] = []
         with self._fallible(member):
-            share = await member.handle.answer.remote(question, sorted(member.mine), apart=apart)
-        return share
+            shares.append(await member.handle.answer.remote(question, sorted(member.mine), apart=apart))
+        return shares[0] if shares else None
 
     @contextlib.contextmanager
     def _fallible(self, member: _Member) -> Iterator[None]:

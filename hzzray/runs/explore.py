@@ -18,10 +18,10 @@ from typing import Any, Literal, Self
 from hzzray import analyses
 from hzzray.data.catalogue import release
 from hzzray.engine.explore import Alone, Explorer, Heard, Standing
-from hzzray.engine.hot import Candidate, Pick
+from hzzray.engine.hot import Candidate, Pick, content
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.rounded import Tables, tables
-from hzzray.errors import UsageError
+from hzzray.errors import DataError, TransientError, UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, PlannedFile, RunSpec, RunState, Task, UnreadFile
 from hzzray.physics.analysis import Analysis, Bound, Template
 from hzzray.physics.histogram import Blocks, digest
@@ -31,12 +31,16 @@ from hzzray.runs.request import bound_of, change_spec, make_spec
 from hzzray.runs.result import Result, environment, summarise
 from hzzray.runs.run import Settings, finish, new_run_id, settings_of
 from hzzray.runs.templates import as_json, scaled
+from hzzray.side_by_side import side_by_side
 
 #: A session that nobody asks anything for so long ends by itself [s].
 IDLE_S = 900.0
 
 #: Candidates that are listed at once, at the most: the leptons of each are read again.
 MOST_CANDIDATES = 1000
+
+# Files that are opened at a time.
+_AT_ONCE = 8
 
 Ends = tuple[float | None, float | None]
 """Between what a variable must lie; None for no bound."""
@@ -313,8 +317,9 @@ class Session:
         if path.exists():
             raise UsageError(f"run {settings.run_id} exists in {settings.runs}: take another name")
         ids = {"run_id": settings.run_id, "spec": spec.digest}
+        uuids = self._contents(spec)
         with Ledger.create(path, settings.run_id, spec, environment()) as ledger:
-            renamed = {task.task_id: _renamed(task, ids) for task in self._tasks}
+            renamed = {task.task_id: _renamed(task, {**ids, "uuid": uuids[task.uuid]}) for task in self._tasks}
             ledger.plan(
                 [
                     PlannedFile(file.path, file.entries, tuple(renamed[task.task_id] for task in file.tasks))
@@ -334,6 +339,23 @@ class Session:
             ledger.add_wall(time.perf_counter() - begun)
             finish(ledger)
         return settings.folder
+
+    def _contents(self, spec: RunSpec) -> dict[str, str]:
+        """Name the files' contents as a run of a spec does, for which other branches may count."""
+        uuids = {file.uuid: file.uuid for file in self._files}
+        before, after = (analyses.reads(one, self.analysis, simulation=True).branches for one in (self.spec, spec))
+        if before == after:
+            return uuids
+        cache = cache_folder()
+
+        def name(file: PlannedFile) -> str:
+            try:
+                same = content(file.file, self.spec, before, cache) == file.uuid
+                return content(file.file, spec, after, cache) if same else file.uuid
+            except (DataError, TransientError):
+                return file.uuid  # it was there; who goes on with the run will see
+
+        return uuids | dict(zip(uuids, side_by_side(name, self._files, _AT_ONCE), strict=True))
 
     def command(self, what: Answer | RunSpec) -> str:
         """Tell the command line that makes such a run from nothing; raises UsageError where there is none."""
