@@ -179,6 +179,7 @@ def filler(spec: RunSpec, analysis: Analysis) -> Filler:
 def warm_up() -> None:
     """Compile what our own analyses and the reader run, or load it from the cache."""
     from hzzray.data import unpacking  # noqa: PLC0415 (imports numba)
+    from hzzray.physics import hot  # noqa: PLC0415
     from hzzray.physics.filler import Filler  # noqa: PLC0415
 
     schema = release("toy").schema_
@@ -187,6 +188,8 @@ def warm_up() -> None:
         made = Filler(analysis, selection, analysis.templates, schema.gev)
         columns = needed(analysis.columns(schema, parameters_of(analysis, selection, schema.gev)), set())
         made.warm_up(nothing(Reads(columns, schema.factors)))
+        hot.Keeper(analysis, selection, (0,), schema.gev).warm_up(nothing(Reads(columns, schema.factors)))
+    hot.warm_up()
     unpacking.warm_up()
 
 

@@ -23,6 +23,7 @@ from bridge.settings import DEFAULT_PREFIX
 from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
+from hzzray.explore_cli import app as explore_commands
 from hzzray.urls import is_remote, redact
 from kuberay.cli import app as kube_commands
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(broker_commands)
+app.add_typer(explore_commands)
 app.add_typer(kube_commands, name="kube")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)

@@ -1,7 +1,11 @@
 """Exploring sessions: re-cuts of a run against runs that read everything."""
 
 import json
+import os
 import shlex
+import signal
+import threading
+import time
 
 import hist
 import numpy as np
@@ -10,6 +14,7 @@ import uhi.io.json
 
 import hzzray
 from hzzray.data.catalogue import release
+from hzzray.engine.explore import OvertakenError
 from hzzray.engine.ledger import Ledger
 from hzzray.errors import UsageError
 from hzzray.runs.folder import load_json
@@ -122,3 +127,142 @@ def test_mistakes_are_told_in_one_line(session, asked, said):
 def test_there_must_be_such_a_run(runs):
     with pytest.raises(UsageError, match="no such run"):
         hzzray.explore("nothing", runs=runs, engine="serial")
+
+
+def test_what_has_no_room_is_read_again_to_the_same_bits(runs):
+    whole = hzzray.explore("base", runs=runs, engine="serial")
+    whole.recut()
+    bound = whole.standing().nbytes // 4
+    with hzzray.explore("base", runs=runs, engine="serial", memory=bound) as session:
+        answers = [session.recut(CUTS, observables=OBSERVABLES) for _ in range(3)]
+        standing = session.standing()
+    assert {answer.digest for answer in answers} == {load_json(runs / "other").digest}
+    assert 0 < standing.nbytes <= bound == standing.bound
+    # What was hot is taken first, before what must be read drives it out.
+    assert [0 < answer.read < standing.ranges for answer in answers] == [False, True, True]
+
+
+def test_candidates_have_their_leptons(session):
+    answer = session.recut({}, observables=["m4l"])
+    rows = session.candidates(answer, (80, 250), samples=["llll", "ttbar_lep"], limit=30)
+    assert len(rows) == 30
+    for row in rows:
+        assert {row.sample} <= {"llll", "ttbar_lep"}
+        assert 80 <= row.values["m4l"] < 250
+        assert row.run is not None
+        assert row.event is not None
+        assert [lepton.pt for lepton in row.leptons] == [row.values[f"pt{i}"] for i in range(1, 5)]
+        assert sum(lepton.charge for lepton in row.leptons) == 0
+        flavours = {"4e": [11] * 4, "4mu": [13] * 4, "2e2mu": [11, 11, 13, 13]}
+        assert sorted(lepton.flavour for lepton in row.leptons) == flavours[row.region]
+        vectors = [momentum(lepton) for lepton in row.leptons]
+        assert mass(sum(vectors)) == pytest.approx(row.values["m4l"], rel=1e-3)  # of massless leptons
+    assert len(session.candidates({}, samples=["llll"], limit=5000)) == 1000
+    everything = session.recut(CUTS, observables=["m4l=0:100000:1"])
+    data = session.candidates(everything)
+    n = sum(everything.result.samples[name].n_out for name in everything.result.samples if name.startswith("data"))
+    assert len(data) == n
+
+
+def momentum(lepton):
+    pt, eta, phi = lepton[:3]
+    return np.array([pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)])
+
+
+def mass(p):
+    return np.sqrt(p[0] ** 2 - (p[1:] ** 2).sum())
+
+
+# --- over Ray ---
+
+
+@pytest.fixture
+def shared(runs, ray_cluster):
+    with hzzray.explore("base", runs=runs, actors=2) as session:
+        yield session
+        session._explorer.end()
+
+
+@pytest.mark.slow
+def test_viewers_share_a_session_of_actors(shared, runs):
+    answer = shared.recut(CUTS, observables=OBSERVABLES)
+    cold = load_json(runs / "other")
+    assert (answer.digest, answer.fraction, answer.read) == (cold.digest, 1.0, 0)
+    with hzzray.explore("base", runs=runs, actors=2) as other:
+        assert other.recut().digest == load_json(runs / "base").digest
+        assert other._explorer.pids() == shared._explorer.pids()
+    assert load_json(shared.keep(answer, "kept-by-ray")).digest == cold.digest
+    assert len(shared.candidates(answer, samples=["llll"], limit=10)) == 10
+
+
+@pytest.mark.slow
+def test_a_newer_question_of_the_same_viewer_overtakes(shared):
+    shared.recut()
+    ends = []
+
+    def ask(low):
+        try:
+            ends.append((low, shared.recut({"m12": (low, 106)}, viewer="dragging").digest))
+        except OvertakenError:
+            ends.append((low, "overtaken"))
+
+    threads = [threading.Thread(target=ask, args=(low,)) for low in range(50, 80)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answered = {low: digest for low, digest in ends if digest != "overtaken"}
+    assert len(ends) == 30
+    assert 0 < len(answered) < 30
+    for low, digest in answered.items():
+        assert shared.recut({"m12": (low, 106)}).digest == digest
+
+
+@pytest.mark.slow
+def test_answers_are_exact_or_marked_while_actors_are_killed(shared, runs):
+    """Each answer's part is what a run of just these files says; in the end all is there again."""
+    base = load_json(runs / "base").digest
+    assert shared.recut().digest == base
+    answers, stop = [], threading.Event()
+
+    def drag():
+        while not stop.is_set():
+            answers.append(shared.recut(whole=False))
+
+    viewer = threading.Thread(target=drag)
+    viewer.start()
+    try:
+        for _ in range(2):
+            for pid in shared._explorer.pids():
+                os.kill(pid, signal.SIGKILL)
+                until = time.monotonic() + 60
+                before = len(answers)
+                while time.monotonic() < until and not any(answer.fraction < 1 for answer in answers[before:]):
+                    time.sleep(0.01)
+                while time.monotonic() < until and not (answers[-1].fraction == 1 and shared.standing().actors == 2):
+                    time.sleep(0.01)
+    finally:
+        stop.set()
+        viewer.join()
+    assert shared.recut().digest == base
+    assert any(answer.fraction < 1 for answer in answers)
+    for answer in answers:
+        events = sum(sample.entries for sample in answer.result.samples.values())
+        assert (answer.digest == base) == (answer.fraction == 1)
+        assert answer.fraction == pytest.approx(events / sum(task.entries for task in shared.tasks))
+        assert answer.result.status == ("complete" if answer.fraction == 1 else "running")
+
+
+@pytest.mark.slow
+def test_a_session_that_nobody_asks_ends_by_itself(runs, ray_cluster):
+    import ray
+
+    with hzzray.explore("other", runs=runs, actors=1, idle_s=2.0) as session:
+        digest = session.recut().digest
+        name = session._explorer._plot.name
+        until = time.monotonic() + 60
+        while time.monotonic() < until and name in {one["name"] for one in ray.util.list_named_actors(True)}:
+            time.sleep(0.1)
+        assert name not in {one["name"] for one in ray.util.list_named_actors(True)}
+        assert session.recut().digest == digest  # and is there again when somebody asks
+        session._explorer.end()

@@ -29,7 +29,7 @@ from hzzray.physics.columns import Jagged, Offsets, Reads, Scalar, Unread, nothi
 from hzzray.physics.fill import Sums
 from hzzray.physics.filler import Filler
 from hzzray.physics.histogram import Blocks
-from hzzray.physics.hot import Hot, Keeper, Picked, Refiller, UnmeasuredError
+from hzzray.physics.hot import Hot, Keeper, Picked, Refiller, UnmeasuredError, warm_up
 from hzzray.urls import redact
 
 #: The part of the memory that an actor may use which its hot candidates may take, unless somebody says otherwise.
@@ -277,6 +277,7 @@ class HotWorker(Worker):
         self._contents: dict[str, str] = {}
         self._made = 0, 0  # entries and bytes of all that was ever hot
         super().__init__(spec, sources, name, cache, places)
+        warm_up()
 
     def _prepare(self, places: tuple[str, ...]) -> tuple[Filler | DataError, dict[bool, Reads]]:
         filler, own = super()._prepare(places)

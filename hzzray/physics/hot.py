@@ -39,15 +39,19 @@ from hzzray.physics.fill import (
     weigh,
 )
 from hzzray.physics.filler import exact, no_sums, refuse_misplaced, refuse_too_large, run_measure
-from hzzray.physics.histogram import LIMBS, Blocks
-from hzzray.physics.jit import entry, one_at_a_time, without_extensions
+from hzzray.physics.histogram import LIMBS, Blocks, Shape
+from hzzray.physics.jit import entry, inlined, kernel, one_at_a_time, without_extensions
 from hzzray.physics.selection import Selection, parameters_of
 
 #: Candidates of a part at the most, about: their columns go through the second-level cache together.
 PART = 32_768
 
-#: Events that are filled at once.
-CHUNK = 4096
+#: Events of a part at the most.
+MOST = PART + BLOCK
+
+# Weights of a part lie within so many powers of two, and above a least one, where they are summed up the fast way.
+_OCTAVES = 11
+_LEAST = -38
 
 # Values that a column is tried by first: most that need a larger type show it here.
 _TRIED = 64
@@ -85,7 +89,8 @@ class Part(NamedTuple):
 
     Each belongs to an event of its own, or, where there is a ``first`` (int32, one more than events), those of an event
     are together, with their ``rank`` (float64, shape (2, candidates)). Events have a ``weight`` and their ``entry``,
-    counted from where the range starts (uint32).
+    counted from where the range starts (uint32). Weights are 2**octave or more and less than that times 2**_OCTAVES,
+    whatever their sign; None where there is no such power of two.
     """
 
     columns: tuple[Column | None, ...]
@@ -94,6 +99,7 @@ class Part(NamedTuple):
     entry: NDArray[np.uint32]
     first: NDArray[np.int32] | None
     rank: NDArray[np.float64]
+    octave: int | None
 
     @property
     def nbytes(self) -> int:
@@ -146,6 +152,8 @@ def shrink(values: NDArray[np.float64]) -> Column:
                 if _holds(values[:_TRIED], dtype) and _holds(values, dtype):
                     kept = values.astype(dtype)
                     break
+            else:
+                kept = values.copy()  # of its own, lest it keeps alive what it is a part of
     least, most = float(kept.min()), float(kept.max())
     holes = math.isnan(least)
     if holes:
@@ -175,6 +183,11 @@ def _weigh(start: int, events: int, c: Candidates, weights: Weights, regions: in
 @entry
 def _sum_up(w: NDArray[np.float64], which: NDArray[np.int64], split: Split, sums: NDArray[np.int64]) -> None:
     """Add weights to the cells that they are of, each with its count."""
+    _add_up(w, which, split, sums)
+
+
+@kernel
+def _add_up(w: NDArray[np.float64], which: NDArray[np.int64], split: Split, sums: NDArray[np.int64]) -> None:
     for i in range(w.size):
         split_weight(w[i], split, 0, 0, SUMW)
         add_one(sums, which[i], split, 0)
@@ -259,8 +272,8 @@ class _Making:
         self._split = split
         self._parts: list[Part] = []
         self._single: list[_Kept] = []
-        self._waiting = 0
         self._multiple: list[_Kept] = []
+        self._rare: list[_Kept] = []
         self._classes: dict[bytes, NDArray[np.int64]] = {}
         self._invalid_sums = np.zeros(CELL, np.int64)
         self.invalid = np.zeros(2, np.int64)
@@ -274,17 +287,11 @@ class _Making:
         if not sound.all():
             w = c.weight[:events][~sound]
             _sum_up(w, np.zeros(w.size, np.int64), self._split, self._invalid_sums)
-        fillable = sound & single & (region >= 0)
         no_region = np.flatnonzero(sound & single & (region < 0))
         if no_region.size:
-            fillable[self._count(c, no_region)] = True
-        at = np.flatnonzero(fillable)
-        k = first[at]
-        self._single.append(
-            _Kept(c.values[:, k], c.region[k], c.weight[at], at + self.entries, number[at], np.empty((2, 0)))
-        )
-        self._waiting += at.size
-        if self._waiting >= PART:
+            self._put(self._rare, c, self._count(c, no_region))
+        self._put(self._single, c, np.flatnonzero(sound & single & (region >= 0)))
+        if sum(one.entry.size for one in self._single) >= PART:
             self._seal()
         several = sound & ~single
         if several.any():
@@ -293,7 +300,18 @@ class _Making:
             self._multiple.append(
                 _Kept(c.values[:, k], c.region[k], c.weight[at], at + self.entries, number[at], c.rank[:, k])
             )
+            if sum(one.region.size for one in self._multiple) >= PART:
+                self._part(self._multiple, several=True)
         self.entries += events
+
+    def _put(self, where: list[_Kept], c: Candidates, events: NDArray[np.int64]) -> None:
+        """Put events of one candidate each somewhere."""
+        if events.size:
+            k = c.first[events]
+            one_each = np.ones(events.size, np.int64)
+            where.append(
+                _Kept(c.values[:, k], c.region[k], c.weight[events], events + self.entries, one_each, np.empty((2, 0)))
+            )
 
     def _count(self, c: Candidates, events: NDArray[np.int64]) -> NDArray[np.int64]:
         """Count events that are alike, as far as cuts can tell; returns those that are like no other one."""
@@ -312,27 +330,40 @@ class _Making:
         return rare
 
     def _seal(self) -> None:
-        kept, self._single, self._waiting = self._single, [], 0
-        if kept and sum(one.region.size for one in kept):
-            self._parts.append(self._part(kept, several=False))
+        """Make a part of what has gathered, but for events that weigh much more or less than most."""
+        if not self._single:
+            return
+        whole = _together(self._single)
+        self._single.clear()
+        octave, alike = _octave(whole.weight)
+        if octave is not None and not alike.all():
+            self._rare.append(_some(whole, ~alike))
+            whole = _some(whole, alike)
+        self._parts.append(self._made(whole, several=False))
 
-    def _part(self, kept: Sequence[_Kept], *, several: bool) -> Part:
-        values = np.concatenate([one.values for one in kept], axis=1)
-        number = np.concatenate([one.number for one in kept])
+    def _part(self, kept: list[_Kept], *, several: bool) -> None:
+        if kept:
+            self._parts.append(self._made(_together(kept), several=several))
+            kept.clear()
+
+    def _made(self, kept: _Kept, *, several: bool) -> Part:
+        octave, alike = _octave(kept.weight)
+        values = np.ascontiguousarray(kept.values)
         return Part(
             tuple(shrink(values[slot]) if slot >= 0 else None for slot in self._slots.tolist()),
-            np.concatenate([one.region for one in kept]).astype(np.int8),
-            shrink(np.concatenate([one.weight for one in kept])),
-            np.concatenate([one.entry for one in kept]).astype(np.uint32),
-            np.concatenate([[0], np.cumsum(number)]).astype(np.int32) if several else None,
-            np.concatenate([one.rank for one in kept], axis=1),
+            kept.region.astype(np.int8),
+            _weights(kept.weight),
+            kept.entry.astype(np.uint32),
+            np.concatenate([[0], np.cumsum(kept.number)]).astype(np.int32) if several else None,
+            kept.rank,
+            octave if alike.all() else None,
         )
 
     def whole(self, measured: frozenset[int]) -> Hot:
         """Return all that was gathered."""
         self._seal()
-        if self._multiple:
-            self._parts.append(self._part(self._multiple, several=True))
+        self._part(self._rare, several=False)
+        self._part(self._multiple, several=True)
         rows = np.frombuffer(b"".join(self._classes), np.float64).reshape(
             len(self._classes), int((self._slots >= 0).sum())
         )
@@ -347,48 +378,109 @@ class _Making:
         )  # fmt: skip
 
 
+def _together(kept: Sequence[_Kept]) -> _Kept:
+    return _Kept(*(np.concatenate(arrays, axis=-1) for arrays in zip(*kept, strict=True)))
+
+
+def _some(kept: _Kept, wanted: NDArray[np.bool_]) -> _Kept:
+    """Take some of events that have one candidate each."""
+    return _Kept(
+        kept.values[:, wanted], kept.region[wanted], kept.weight[wanted], kept.entry[wanted], kept.number[wanted],
+        kept.rank,
+    )  # fmt: skip
+
+
+def _weights(weight: NDArray[np.float64]) -> Column:
+    """Keep weights: one where all are the same."""
+    alike = bool((weight == weight[0]).all())
+    return Column(weight[:1].copy() if alike else weight, float(weight.min()), float(weight.max()), holes=False)
+
+
+def _octave(weight: NDArray[np.float64]) -> tuple[int | None, NDArray[np.bool_]]:
+    """Find where most weights lie: the least power of two, if it isn't too small, and which of them lie there."""
+    _, exponent = np.frexp(weight)
+    low, number = np.unique(exponent[weight != 0] - 1, return_counts=True)
+    best, most = None, 0
+    for first in low.tolist():
+        inside = int(number[(low >= first) & (low < first + _OCTAVES)].sum())
+        if first >= _LEAST and inside > most:
+            best, most = first, inside
+    if best is None:
+        return None, np.ones(weight.size, bool)
+    return best, (weight != 0) & (exponent - 1 >= best) & (exponent - 1 < best + _OCTAVES)
+
+
 # --- judging and filling ---
 
 
 class _Scratch(NamedTuple):
-    """What judging and filling a part needs; grows with the largest."""
+    """What judging and filling a part needs.
+
+    ``folds`` (float64, four an event) are weights and their squares, each cut in two; ``rows`` and ``cells`` (float64,
+    ``FOLDS`` each) are sums of them, with a count: of rows of the cutflow, of cells.
+    """
 
     alive: NDArray[np.uint8]
     passed: NDArray[np.int16]
-    chosen: NDArray[np.int32]
+    chosen: NDArray[np.uint32]
     region: NDArray[np.int32]
     cell: NDArray[np.int32]
     x: NDArray[np.float64]
     split: Split
+    folds: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    cells: NDArray[np.float64]
 
 
-def _make_scratch(room: int) -> _Scratch:
+#: Numbers of a sum of folds: two of weights, two of their squares, the count; a cache line.
+FOLDS = 8
+
+
+def _make_scratch(room: int, shape: Shape) -> _Scratch:
     return _Scratch(
-        np.zeros(room, np.uint8), np.zeros(room, np.int16), np.zeros(room, np.int32), np.zeros(CHUNK, np.int32),
-        np.zeros(LOT, np.int32), np.zeros(LOT), _make_split(CHUNK),
+        np.zeros(room, np.uint8), np.zeros(room, np.int16), np.zeros(room, np.uint32), np.zeros(room, np.int32),
+        np.zeros(LOT, np.int32), np.zeros(LOT), _make_split(BLOCK), np.zeros(room * 4),
+        np.zeros(shape.rows * FOLDS), np.zeros(shape.cells * FOLDS),
     )  # fmt: skip
 
 
 @entry
 def _narrow(x: NDArray[Any], low: float, high: float, alive: NDArray[np.uint8]) -> None:
     """Let those live on whose value lies between two bounds."""
-    open_end = high == math.inf
-    for k in range(x.size):
-        value = np.float64(x[k])
-        alive[k] &= np.uint8((value > low) & ((value < high) | open_end))
+    _between(x.size, x, low, high, alive)
+
+
+@kernel
+def _between(n: int, x: NDArray[Any], low: float, high: float, alive: NDArray[np.uint8]) -> None:
+    if high == math.inf:
+        for k in range(n):
+            alive[k] &= np.uint8(np.float64(x[k]) > low)
+    else:
+        for k in range(n):
+            alive[k] &= np.uint8((np.float64(x[k]) > low) & (np.float64(x[k]) < high))
 
 
 @entry
 def _narrow_whole(x: NDArray[np.int8], low: int, high: int, alive: NDArray[np.uint8]) -> None:
     """Likewise, of whole numbers: from ``low`` to ``high``."""
+    _between_whole(x.size, x, low, high, alive)
+
+
+@kernel
+def _between_whole(n: int, x: NDArray[np.int8], low: int, high: int, alive: NDArray[np.uint8]) -> None:
     least, most = np.int8(low), np.int8(high)
-    for k in range(x.size):
+    for k in range(n):
         alive[k] &= np.uint8((x[k] >= least) & (x[k] <= most))
 
 
 @entry
 def _advance(n: int, cuts: int, alive: NDArray[np.uint8], passed: NDArray[np.int16]) -> None:
     """Count so many more cuts for those that live."""
+    _count_on(n, cuts, alive, passed)
+
+
+@kernel
+def _count_on(n: int, cuts: int, alive: NDArray[np.uint8], passed: NDArray[np.int16]) -> None:
     times = np.int16(cuts)
     for k in range(n):
         passed[k] += np.int16(alive[k]) * times
@@ -396,10 +488,17 @@ def _advance(n: int, cuts: int, alive: NDArray[np.uint8], passed: NDArray[np.int
 
 @entry
 def _choose(
-    first: NDArray[np.int32], rank: NDArray[np.float64], passed: NDArray[np.int16], out: NDArray[np.int32]
+    first: NDArray[np.int32], rank: NDArray[np.float64], passed: NDArray[np.int16], out: NDArray[np.uint32]
 ) -> None:
     """Choose for each event the candidate that counts, as ``judge.choose`` does."""
-    for e in range(first.size - 1):
+    _choose_all(first.size - 1, first, rank, passed, out)
+
+
+@kernel
+def _choose_all(
+    events: int, first: NDArray[np.int32], rank: NDArray[np.float64], passed: NDArray[np.int16], out: NDArray[np.uint32]
+) -> None:
+    for e in range(events):
         best = first[e]
         for k in range(best + 1, first[e + 1]):
             better = passed[k] > passed[best] or (
@@ -411,32 +510,159 @@ def _choose(
         out[e] = best
 
 
+# Unsigned numbers index without a look at whether they are negative.
+_1, _2, _3, _4, _FOLD, _FOLDS = (np.uint64(number) for number in (1, 2, 3, 4, 4, FOLDS))
+
+
+@inlined
+def _row_of(k: Any, s: _Scratch, region: NDArray[np.int8], fit: NDArray[np.bool_], last: int, t: Sums) -> int:  # noqa: ANN401
+    """Find the row of the cutflow where an event stops whose candidate counts; more than the last for none."""
+    row: int = s.passed[k] + 1
+    if row > last and region[k] < 0:
+        row = last
+    elif row > last and fit.size and not fit[k]:
+        t.invalid[0] += 1
+        row = 1
+    return row
+
+
 @entry
 def _settle(
+    events: int, region: NDArray[np.int8], weight: NDArray[np.float64], fit: NDArray[np.bool_], octave: int,
+    s: _Scratch, t: Sums,
+) -> int:  # fmt: skip
+    """Add up the events that a cut stops; moves the others to the front, and returns how many they are.
+
+    ``fit`` tells which candidates have a finite first observable; empty for all. Weights lie within ``_OCTAVES`` from
+    ``octave`` on, and so do their squares: cut in two at a fixed place, each half of ``MOST`` of them adds up in a
+    double without rounding. A half is what is left when a number that is large enough was added and taken away again.
+    """
+    large = 1.5 * 2.0 ** (octave + _OCTAVES + 16)
+    larger = 1.5 * 2.0 ** (2 * (octave + _OCTAVES) + 16)
+    m: int = _settle_all(events, region, weight, fit, large, larger, s, t)
+    _gather(s.rows, t.stopped, s.split, False)  # noqa: FBT003
+    return m
+
+
+@kernel
+def _settle_all(
+    events: int, region: NDArray[np.int8], weight: NDArray[np.float64], fit: NDArray[np.bool_], large: float,
+    larger: float, s: _Scratch, t: Sums,
+) -> int:  # fmt: skip
+    last = t.stopped.size // CELL - 1
+    step = np.uint64(weight.size > 1)
+    m = np.uint64(0)
+    for i in range(events):
+        e = np.uint64(i)
+        k = np.uint64(s.chosen[e])
+        row = _row_of(k, s, region, fit, last, t)
+        w = weight[e * step]
+        high = (w + large) - large
+        if row <= last:
+            to = np.uint64(row) * _FOLDS
+            s.rows[to] += high
+            s.rows[to + _1] += w - high
+            s.rows[to + _4] += 1.0
+        else:
+            w2 = w * w
+            higher = (w2 + larger) - larger
+            to = m * _FOLD
+            s.folds[to] = high
+            s.folds[to + _1] = w - high
+            s.folds[to + _2] = higher
+            s.folds[to + _3] = w2 - higher
+            s.chosen[m] = s.chosen[e]
+            s.region[m] = region[k]
+            m += _1
+    return int(m)
+
+
+@kernel
+def _gather(folds: NDArray[np.float64], cells: NDArray[np.int64], split: Split, squares: bool) -> None:  # noqa: FBT001
+    """Move sums of folds, each of which is exact, to the cells that they are of."""
+    for i in range(folds.size // FOLDS):
+        first = i * FOLDS
+        if folds[first + 4] != 0.0:
+            to = i * CELL
+            cells[to] += np.int64(folds[first + 4])
+            for which in range(4 if squares else 2):
+                split_weight(folds[first + which], split, 0, 0, SUMW if which < 2 else SUMW2)
+                at = to + np.int64(split.at[0, 0])
+                for j in range(3):
+                    cells[at + j] += split.parts[0, j]
+                folds[first + which] = 0.0
+            folds[first + 4] = 0.0
+
+
+@entry
+def _fill(x: NDArray[Any], m: int, axis: NDArray[np.float64], first: int, s: _Scratch) -> None:
+    """Fill a template with m chosen candidates."""
+    _fill_all(x, m, axis, first, s)
+
+
+@kernel
+def _fill_all(x: NDArray[Any], m: int, axis: NDArray[np.float64], first: int, s: _Scratch) -> None:
+    step = np.uint64(x.size > 1)
+    for at in range(0, m, LOT):
+        n = min(LOT, m - at)
+        chosen = s.chosen[at : at + n]
+        for i in range(n):
+            s.x[i] = x[np.uint64(chosen[i]) * step]
+        find_bins(n, s.x, axis, s.region[at:], first, s.cell)
+        _add_folds(n, s.cells, s.cell, s.folds[at * 4 :])
+
+
+@kernel
+def _add_folds(n: int, cells: NDArray[np.float64], cell: NDArray[np.int32], folds: NDArray[np.float64]) -> None:
+    for i in range(n):
+        e = np.uint64(i)
+        to, of = np.uint64(cell[e]) * _FOLDS, e * _FOLD
+        # All are read before one is written, so that they can be added together.
+        one, two, three, four = cells[to], cells[to + _1], cells[to + _2], cells[to + _3]
+        one += folds[of]
+        two += folds[of + _1]
+        three += folds[of + _2]
+        four += folds[of + _3]
+        cells[to] = one
+        cells[to + _1] = two
+        cells[to + _2] = three
+        cells[to + _3] = four
+        cells[to + _4] += 1.0
+
+
+@entry
+def _collect(s: _Scratch, t: Sums) -> None:
+    """Move what was filled of a part to where all is summed up."""
+    _gather(s.cells, t.cells, s.split, True)  # noqa: FBT003
+
+
+@entry
+def _settle_any(
     begin: int, end: int, region: NDArray[np.int8], weight: NDArray[np.float64], fit: NDArray[np.bool_], s: _Scratch,
     t: Sums,
 ) -> int:  # fmt: skip
-    """Add up the events, of those from ``begin`` to ``end``, that a cut stops; moves the others to the front.
+    """Likewise of some events, whatever their weights: these are cut at limb borders one by one."""
+    m: int = _settle_each(begin, end, region, weight, fit, s, t)
+    return m
 
-    ``fit`` tells which candidates have a finite first observable; empty for all.
-    """
+
+@kernel
+def _settle_each(
+    begin: int, end: int, region: NDArray[np.int8], weight: NDArray[np.float64], fit: NDArray[np.bool_], s: _Scratch,
+    t: Sums,
+) -> int:  # fmt: skip
     last = t.stopped.size // CELL - 1
     step = np.int64(weight.size > 1)
     m = 0
     for e in range(begin, end):
         k = s.chosen[e]
-        row = s.passed[k] + 1
-        if row > last and region[k] < 0:
-            row = last
-        elif row > last and fit.size and not fit[k]:
-            t.invalid[0] += 1
-            row = 1
+        row = _row_of(k, s, region, fit, last, t)
         w = weight[e * step]
         split_weight(w, s.split, m, 0, SUMW)
+        split_weight(w * w, s.split, m, 1, SUMW2)
         if row <= last:
             add_one(t.stopped, row, s.split, m)
         else:
-            split_weight(w * w, s.split, m, 1, SUMW2)
             s.chosen[begin + m] = k
             s.region[m] = region[k]
             m += 1
@@ -444,10 +670,17 @@ def _settle(
 
 
 @entry
-def _fill(
+def _fill_any(
     x: NDArray[Any], begin: int, m: int, axis: NDArray[np.float64], first: int, s: _Scratch, cells: NDArray[np.int64]
 ) -> None:
     """Fill a template with m chosen candidates, those from ``begin`` on."""
+    _fill_each(x, begin, m, axis, first, s, cells)
+
+
+@kernel
+def _fill_each(
+    x: NDArray[Any], begin: int, m: int, axis: NDArray[np.float64], first: int, s: _Scratch, cells: NDArray[np.int64]
+) -> None:
     step = np.int64(x.size > 1)
     for at in range(0, m, LOT):
         n = min(LOT, m - at)
@@ -455,6 +688,27 @@ def _fill(
             s.x[i] = x[s.chosen[begin + at + i] * step]
         find_bins(n, s.x, axis, s.region[at:], first, s.cell)
         add(n, cells, s.cell, s.split.parts[at:], s.split.at[at:])
+
+
+@without_extensions()
+def warm_up() -> None:
+    """Compile what judges and fills, for each type that a column may have, or load it from numba's cache."""
+    shape = Shape(1, (1,), 2)
+    s, t = _make_scratch(1, shape), no_sums(shape)
+    axis, none, flags = np.array([0.0, 1.0, 1.0, 1.0]), np.empty(0, np.int8), np.empty(0, np.bool_)
+    with one_at_a_time("judging and filling of hot candidates"):
+        for dtype in (np.int8, np.float32, np.float64):
+            x = np.empty(0, dtype)
+            _fill(x, 0, axis, 0, s)
+            _fill_any(x, 0, 0, axis, 0, s, t.cells)
+        _settle(0, none, np.empty(0), flags, 0, s, t)
+        _settle_any(0, 0, none, np.empty(0), flags, s, t)
+        for values in (np.empty(0, np.float32), np.empty(0)):
+            _narrow(values, 0.0, 1.0, s.alive)
+        _narrow_whole(none, 0, 1, s.alive)
+        _advance(0, 1, s.alive, s.passed)
+        _choose(np.zeros(1, np.int32), np.empty((2, 0)), s.passed, s.chosen)
+        _collect(s, t)
 
 
 class UnmeasuredError(ValueError):
@@ -504,7 +758,7 @@ class Refiller:
         ]
         wanted = {variable for cut in self._cuts for variable, _, _ in cut} | {row[0] for row in self._observables}
         self._wanted = {variable: analysis.variables[variable].name for variable in wanted}
-        self._s = _make_scratch(PART + BLOCK)
+        self._s = _make_scratch(MOST, self.shape)
 
     def fill(self, hot: Iterable[Hot]) -> Blocks:
         """Fill blocks with what is hot; raises UnmeasuredError where a variable is lacking."""
@@ -559,20 +813,25 @@ class Refiller:
         fit = np.empty(0, np.bool_)
         if not _column(part, self._observables[0][0]).finite:
             fit = np.broadcast_to(np.isfinite(columns[0][0]), part.region.shape).copy()
-        for begin in range(0, events, CHUNK):
-            m = _settle(begin, min(begin + CHUNK, events), part.region, weight, fit, s, sums)
-            if m:
-                for x, axis, first in columns:
-                    _fill(x, begin, m, axis, first, s, sums.cells)
+        if part.octave is not None and events <= MOST:
+            m = _settle(events, part.region, weight, fit, part.octave, s, sums)
+            for x, axis, first in columns:
+                _fill(x, m, axis, first, s)
+            _collect(s, sums)
+            return
+        for begin in range(0, events, BLOCK):
+            m = _settle_any(begin, min(begin + BLOCK, events), part.region, weight, fit, s, sums)
+            for x, axis, first in columns:
+                _fill_any(x, begin, m, axis, first, s, sums.cells)
 
-    def judge(self, part: Part) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    def judge(self, part: Part) -> tuple[NDArray[np.uint32], NDArray[np.int16]]:
         """Tell which candidate of each event counts, and how many cuts each candidate passes before one that stops it.
 
         Both live until the next call.
         """
         n = part.region.size
         if n > self._s.alive.size:
-            self._s = _make_scratch(n)
+            self._s = _make_scratch(n, self.shape)
         s = self._s
         alive, passed = s.alive[:n], s.passed[:n]
         alive[:] = 1
@@ -590,7 +849,7 @@ class Refiller:
             due += 1
         _advance(n, due, alive, passed)
         if part.first is None:
-            s.chosen[:n] = np.arange(n, dtype=np.int32)
+            s.chosen[:n] = np.arange(n, dtype=np.uint32)
         else:
             _choose(part.first, part.rank, passed, s.chosen)
         return s.chosen[: part.entry.size], passed
@@ -609,7 +868,7 @@ class Refiller:
         sums.invalid[:2] += hot.invalid
 
 
-def _picked(part: Part, events: NDArray[np.int64], chosen: NDArray[np.int32]) -> Picked:
+def _picked(part: Part, events: NDArray[np.int64], chosen: NDArray[np.uint32]) -> Picked:
     rows = [
         np.full(events.size, np.nan) if column is None else column.values[chosen * column.step].astype(np.float64)
         for column in part.columns

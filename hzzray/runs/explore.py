@@ -8,7 +8,7 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from functools import cached_property, partial
@@ -25,6 +25,7 @@ from hzzray.errors import DataError, TransientError, UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, PlannedFile, RunSpec, RunState, Task, UnreadFile
 from hzzray.physics.analysis import Analysis, Bound, Template
 from hzzray.physics.histogram import Blocks, digest
+from hzzray.physics.hot import Picked
 from hzzray.places import cache_folder
 from hzzray.runs.plan import CHUNK, Plan, readable
 from hzzray.runs.request import bound_of, change_spec, make_spec
@@ -292,6 +293,12 @@ class Session:
             max(0, min(limit, MOST_CANDIDATES)),
         )
         return self._explorer.pick(pick)
+
+    def picked(self, what: Answer | RunSpec | Mapping[str, Ends | None]) -> Iterator[tuple[int, Picked]]:
+        """Give all candidates that are filled, range after range: a range's number in ``tasks``, and arrays."""
+        spec = self._spec_of(what)
+        samples = frozenset(sample.name for sample in spec.release.samples)
+        return self._explorer.picked(Pick(spec.selection.cuts, spec.templates[0], samples))
 
     def _template(self, spec: RunSpec, observable: str) -> Template:
         if not observable:
