@@ -7,7 +7,8 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -103,7 +104,7 @@ def _found(ref: AnalysisRef, places: Sequence[str]) -> Analysis:
 
 def reads(spec: RunSpec, analysis: Analysis, *, simulation: bool) -> Reads:
     """Say what a run reads of a file; raises UsageError naming what the release has no branch for."""
-    schema, selection = spec.release.schema_, spec.selection
+    selection = spec.selection
     variables = {bound.variable for cut in selection.cuts for bound in cut.bounds}
     variables |= {template.observable for template in spec.templates}
     try:
@@ -111,9 +112,28 @@ def reads(spec: RunSpec, analysis: Analysis, *, simulation: bool) -> Reads:
     except ValueError as error:
         who = f"analysis {spec.analysis}" if spec.analysis.module else f"selection {selection.name}"
         raise UsageError(f"{who} asks for {error}, which release {spec.release.name} has no branch for") from error
-    if not simulation:
-        return Reads(columns)
-    return Reads(columns, schema.factors, schema.divisor or "")
+    return _weighted(spec, columns, simulation=simulation)
+
+
+def _weighted(spec: RunSpec, columns: Any, *, simulation: bool) -> Reads:  # noqa: ANN401 (an analysis' own NamedTuple)
+    schema = spec.release.schema_
+    return Reads(columns, schema.factors, schema.divisor or "") if simulation else Reads(columns)
+
+
+def measurable(spec: RunSpec, analysis: Analysis) -> tuple[str, ...]:
+    """List the variables of an analysis that a release has branches for."""
+    columns = _columns(spec, analysis)
+    found = []
+    for variable in analysis.variables:
+        with suppress(ValueError):
+            needed(columns, {variable.name})
+            found.append(variable.name)
+    return tuple(found)
+
+
+def reads_all(spec: RunSpec, analysis: Analysis, variables: Collection[str], *, simulation: bool) -> Reads:
+    """Say what is read of a file to measure some variables, each of them ``measurable``, whatever is cut on."""
+    return _weighted(spec, needed(_columns(spec, analysis), set(variables)), simulation=simulation)
 
 
 def _columns(spec: RunSpec, analysis: Analysis) -> Any:  # noqa: ANN401 (an analysis' own NamedTuple)
@@ -159,6 +179,7 @@ def filler(spec: RunSpec, analysis: Analysis) -> Filler:
 def warm_up() -> None:
     """Compile what our own analyses and the reader run, or load it from the cache."""
     from hzzray.data import unpacking  # noqa: PLC0415 (imports numba)
+    from hzzray.physics import hot  # noqa: PLC0415
     from hzzray.physics.filler import Filler  # noqa: PLC0415
 
     schema = release("toy").schema_
@@ -167,6 +188,8 @@ def warm_up() -> None:
         made = Filler(analysis, selection, analysis.templates, schema.gev)
         columns = needed(analysis.columns(schema, parameters_of(analysis, selection, schema.gev)), set())
         made.warm_up(nothing(Reads(columns, schema.factors)))
+        hot.Keeper(analysis, selection, (0,), schema.gev).warm_up(nothing(Reads(columns, schema.factors)))
+    hot.warm_up()
     unpacking.warm_up()
 
 

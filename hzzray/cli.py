@@ -19,12 +19,13 @@ from bridge.cli import Broker as BrokerUrl
 from bridge.cli import Prefix, broker_settings
 from bridge.cli import app as broker_commands
 from bridge.settings import DEFAULT_PREFIX
-from hzzray import __version__
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
+from hzzray.explore_cli import app as explore_commands
 from hzzray.options import asks, option
 from hzzray.runs.request import RunRequest, make_spec
 from hzzray.urls import is_remote, redact
+from hzzray.version import __version__
 from kuberay.cli import app as kube_commands
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(broker_commands)
+app.add_typer(explore_commands)
 app.add_typer(kube_commands, name="kube")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)

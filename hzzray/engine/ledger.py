@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import ValidationError
 
-from hzzray import __version__
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import (
     UNREAD,
@@ -35,6 +34,7 @@ from hzzray.messages import (
     unread_uuid,
 )
 from hzzray.physics.histogram import Blocks
+from hzzray.version import __version__
 
 #: What a run's user wants of it: that it goes on, waits, ends after what is in flight, or ends at once.
 Wish = Literal["run", "pause", "drain", "cancel"]
@@ -479,6 +479,21 @@ class Ledger:
         """List the files that could be read when they were planned, in the order in which they were."""
         query = "SELECT sample, path, uuid, planned FROM files WHERE uuid NOT LIKE ? ORDER BY rowid"
         return [KnownFile(*row) for row in self._all(query, f"{UNREAD}%")]
+
+    def laid_out(self) -> tuple[list[PlannedFile], list[UnreadFile]]:
+        """Tell the run's plan as it is now, whatever became of its tasks: files, and those that could not be read."""
+        query = "SELECT sample, file, uuid, tree, start, stop FROM tasks WHERE state != ? ORDER BY uuid, start, stop"
+        tasks: dict[str, list[Task]] = {}
+        for row in self._all(query, _SPLIT):
+            tasks.setdefault(row[2], []).append(self._task(*row))
+        failures = {failure.task.uuid: failure for failure in self.failures()}
+        files, unread = [], []
+        for uuid, path, total in self._all("SELECT uuid, path, total FROM files ORDER BY rowid"):
+            if not uuid.startswith(UNREAD):
+                files.append(PlannedFile(path, total, tuple(tasks[uuid])))
+            elif uuid in failures:
+                unread.append(UnreadFile(path, failures[uuid], again=total == 0))
+        return files, unread
 
     def blocks(self) -> dict[str, Blocks]:
         """Sum up what was merged, of each of the spec's samples."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hzzray import analyses
@@ -109,17 +110,9 @@ class Worker:
         sample = spec.release.sample(task.sample)
         reader = self._open(task, simulation=spec.release.role(sample) != "data")
         norm = spec.release.normalisation(sample, spec.luminosity)
-        try:
+        with self._explained(task):
             blocks = self._filler.fill(reader.steps(task.start, task.stop), norm)
             reader.confirm()
-        except WeightError as error:
-            what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
-            raise DataError(f"{redact(task.file)}: {error}: check {what} of sample {sample.name}") from error
-        except MeasureError as error:
-            raise DataError(f"{redact(task.file)}: analysis {spec.analysis}: {error}") from error
-        except HzzrayError:
-            self.close()  # the next try opens the file anew: it may have been put right, or replaced
-            raise
         read_s, bytes_read = self._counted  # by earlier tasks of this file; opening it counts for its first one
         self._counted = reader.read_s, reader.bytes_read
         cost = Cost(
@@ -130,6 +123,22 @@ class Worker:
             events=task.entries,
         )
         return Partial(task, blocks.pack(), cost, self.name)
+
+    @contextmanager
+    def _explained(self, task: Task) -> Iterator[None]:
+        """Name file and sample in what goes wrong while a task's entries are read and measured."""
+        spec = self._spec
+        try:
+            yield
+        except WeightError as error:
+            sample = spec.release.sample(task.sample)
+            what = "xsec and sumw" if sample.xsec is not None else f"branch {spec.release.schema_.divisor}"
+            raise DataError(f"{redact(task.file)}: {error}: check {what} of sample {sample.name}") from error
+        except MeasureError as error:
+            raise DataError(f"{redact(task.file)}: analysis {spec.analysis}: {error}") from error
+        except HzzrayError:
+            self.close()  # the next try opens the file anew: it may have been put right, or replaced
+            raise
 
     def _open(self, task: Task, *, simulation: bool) -> Reader:
         if self._reader is None or self._location != task.file:
@@ -148,11 +157,15 @@ class Worker:
             )
             self._location = task.file
             self._counted = (0.0, 0)
-        if self._reader.layout.uuid != task.uuid:
+        if self._content(task, self._reader) != task.uuid:
             self.close()
             # The planned one isn't there, but may be on another node.
             raise MissingFileError(f"{redact(task.file)}: another file since it was planned (its content changed)")
         return self._reader
+
+    def _content(self, task: Task, reader: Reader) -> str:  # noqa: ARG002 (see HotWorker)
+        """Name the content of a task's file, as the run's planner did."""
+        return reader.layout.uuid
 
     def close(self) -> None:
         """Let go of the file that is open, if any."""

@@ -103,7 +103,7 @@ _ONE, _TWO = np.uint64(1), np.uint64(2)
 
 
 @kernel
-def _add(
+def add(
     n: int, cells: NDArray[np.int64], cell: NDArray[np.int32], parts: NDArray[np.int64], at: NDArray[np.uint64]
 ) -> None:
     """Add to each of n cells one event: its count, its weight, the weight's square."""
@@ -122,7 +122,7 @@ def _add(
 
 
 @kernel
-def _bins(
+def find_bins(
     n: int, x: NDArray[np.float64], axis: NDArray[np.float64], region: NDArray[np.int32], first: int,
     cell: NDArray[np.int32],
 ) -> None:  # fmt: skip
@@ -193,9 +193,9 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
     Returns ``FINE``. ``UNEVEN``, with nothing done, where an event has no candidate, or more than there is room for;
     ``NOWHERE`` where a candidate is of a region that there isn't.
     """
-    if not _is_whole(events, c):
+    if not is_whole(events, c):
         return UNEVEN
-    if not _has_place(c.first[events], c.region, lay.regions):
+    if not has_place(c.first[events], c.region, lay.regions):
         return NOWHERE
     weigh(start, events, weights, c)
     count_passed(c.first[events], c, lay, s.passed, s.alive)
@@ -210,13 +210,13 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
                 for i in range(n):
                     s.x[i] = x[s.chosen[at + i] - begin]
                 x = s.x[:n]
-            _bins(n, x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
-            _add(n, t.cells, s.cell, s.split.parts[at:], s.split.at[at:])
+            find_bins(n, x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
+            add(n, t.cells, s.cell, s.split.parts[at:], s.split.at[at:])
     return FINE
 
 
 @inlined
-def _is_whole(events: int, c: Candidates) -> bool:
+def is_whole(events: int, c: Candidates) -> bool:
     """Tell whether each event has a candidate at least, and all have room: who measured may be anybody."""
     whole = c.first[0] == 0 and c.first[events] <= c.region.size
     for e in range(events):
@@ -225,7 +225,7 @@ def _is_whole(events: int, c: Candidates) -> bool:
 
 
 @inlined
-def _has_place(n: int, region: NDArray[np.int64], regions: int) -> bool:
+def has_place(n: int, region: NDArray[np.int64], regions: int) -> bool:
     """Tell whether the regions of n candidates are those that there are, or -1 for none."""
     least, most = -1, -1
     for k in range(n):
@@ -256,7 +256,7 @@ def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int
         split_weight(w, s.split, m, 0, SUMW)
         split_weight(w * w, s.split, m, 1, SUMW2)
         if row <= last:
-            _add_one(t.stopped, row, s.split, m)
+            add_one(t.stopped, row, s.split, m)
         else:
             s.chosen[m] = k
             s.region[m] = c.region[k]
@@ -265,7 +265,8 @@ def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int
 
 
 @inlined
-def _add_one(cells: NDArray[np.int64], row: int, w: Split, m: int) -> None:
+def add_one(cells: NDArray[np.int64], row: int, w: Split, m: int) -> None:
+    """Add the event of row m of a split to one cell: its count and its weight, not the square."""
     cells[row * CELL] += 1
     first = row * CELL + np.int64(w.at[m, 0])
     for i in range(3):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hzzray.blame import told
 from hzzray.physics.analysis import Analysis, Template, lay_out, shape_of
-from hzzray.physics.candidates import BLOCK, make_room
+from hzzray.physics.candidates import BLOCK, Candidates, make_room
 from hzzray.physics.columns import Step
 from hzzray.physics.fill import CELL, COUNT, NOWHERE, SUMW, SUMW2, UNEVEN, Sums, Weights, judge_and_fill, make_scratch
-from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks
+from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape
 from hzzray.physics.jit import one_at_a_time, without_extensions
 from hzzray.physics.selection import Selection, parameters_of
 
@@ -53,7 +54,7 @@ class Filler:
         Raises WeightError where weights of MAX_WEIGHT or more come out of finite factors, MeasureError where measuring
         fails.
         """
-        sums = self._nothing()
+        sums = no_sums(self.shape)
         entries = 0
         for step in steps:
             weights = Weights(step.factors, step.divisor, norm, self._absolute)
@@ -61,43 +62,15 @@ class Filler:
             while start < step.events:
                 start += self._run(start, min(start + self._block, step.events), step.columns, weights, sums)
             entries += step.events
-            if sums.invalid[2]:
-                raise WeightError(
-                    f"{sums.invalid[2]} of {step.events} events weigh {MAX_WEIGHT:.3g} or more, too large"
-                )
-        used = [COUNT, *range(SUMW, SUMW + LIMBS), *range(SUMW2, SUMW2 + LIMBS)]
-        cells, stopped = sums.cells.reshape(-1, CELL), sums.stopped.reshape(-1, CELL)
-        return Blocks.settled(self.shape, cells[:, used], stopped[:, used[: 1 + LIMBS]], sums.invalid[:2], entries)
-
-    def _nothing(self) -> Sums:
-        """Make sums of nothing."""
-        cells, rows = self.shape.cells * CELL, self.shape.rows * CELL
-        return Sums(np.zeros(cells, np.int64), np.zeros(rows, np.int64), np.zeros(3, np.int64))
+            refuse_too_large(sums, step.events)
+        return exact(self.shape, sums, entries)
 
     def _run(self, start: int, stop: int, columns: object, weights: Weights, sums: Sums) -> int:
         """Measure, judge and fill a block of events; returns how many there were."""
         layout, candidates = self._layout, self._candidates
-        try:
-            measured = self._measure(start, stop, columns, self._parameters, layout.slots, candidates)
-        except Exception as error:  # somebody's own function may raise what it likes
-            file = self._measure.__code__.co_filename
-            raise MeasureError(f"measure: {told(error, file)}") from error
-        if type(measured) is not int or not min(1, stop - start) <= measured <= stop - start:
-            raise MeasureError(
-                f"measure returned {measured!r} for events {start} to {stop}: it must return how many it measured"
-            )
+        measured = run_measure(self._measure, start, stop, columns, self._parameters, layout.slots, candidates)
         became = judge_and_fill(start, measured, candidates, weights, layout, self._scratch, sums)
-        if became == NOWHERE:
-            found = candidates.region[: candidates.first[measured]]
-            other = next(region for region in found.tolist() if not -1 <= region < layout.regions)
-            raise MeasureError(
-                f"measure gave a candidate region {other}: there are 0 to {layout.regions - 1}, and -1 for none"
-            )
-        if became == UNEVEN:
-            raise MeasureError(
-                "measure left an event without a candidate, or more "
-                "candidates than there is room for: candidates.first must rise from 0"
-            )
+        refuse_misplaced(became, candidates, measured, layout.regions)
         return measured
 
     @without_extensions()
@@ -105,4 +78,54 @@ class Filler:
         """Compile what runs, or load it from numba's cache, by running it over a step of no events."""
         weights = Weights(nothing.factors, nothing.divisor, 1.0, self._absolute)
         with one_at_a_time(f"{self._measure.__module__} {self._measure.__name__}"):
-            self._run(0, 0, nothing.columns, weights, self._nothing())
+            self._run(0, 0, nothing.columns, weights, no_sums(self.shape))
+
+
+def no_sums(shape: Shape) -> Sums:
+    """Make sums of nothing."""
+    return Sums(
+        np.zeros(shape.cells * CELL, np.int64), np.zeros(shape.rows * CELL, np.int64), np.zeros(3, np.int64)
+    )  # fmt: skip
+
+
+def exact(shape: Shape, sums: Sums, entries: int) -> Blocks:
+    """Make the blocks that sums of so many entries are."""
+    used = [COUNT, *range(SUMW, SUMW + LIMBS), *range(SUMW2, SUMW2 + LIMBS)]
+    cells, stopped = sums.cells.reshape(-1, CELL), sums.stopped.reshape(-1, CELL)
+    return Blocks.settled(shape, cells[:, used], stopped[:, used[: 1 + LIMBS]], sums.invalid[:2], entries)
+
+
+def refuse_too_large(sums: Sums, events: int) -> None:
+    """Raise WeightError where weights, of so many events, are too large for exact sums."""
+    if sums.invalid[2]:
+        raise WeightError(f"{sums.invalid[2]} of {events} events weigh {MAX_WEIGHT:.3g} or more, too large")
+
+
+def run_measure(
+    measure: Callable[..., int], start: int, stop: int, columns: object, parameters: object, slots: NDArray[np.int64],
+    candidates: Candidates,
+) -> int:  # fmt: skip
+    """Measure events from start on; returns how many there were. Raises MeasureError where that fails."""
+    try:
+        measured = measure(start, stop, columns, parameters, slots, candidates)
+    except Exception as error:  # somebody's own function may raise what it likes
+        file = measure.__code__.co_filename
+        raise MeasureError(f"measure: {told(error, file)}") from error
+    if type(measured) is not int or not min(1, stop - start) <= measured <= stop - start:
+        raise MeasureError(
+            f"measure returned {measured!r} for events {start} to {stop}: it must return how many it measured"
+        )
+    return measured
+
+
+def refuse_misplaced(became: int, candidates: Candidates, measured: int, regions: int) -> None:
+    """Raise MeasureError where candidates, or their regions, aren't what an analysis may measure."""
+    if became == NOWHERE:
+        found = candidates.region[: candidates.first[measured]]
+        other = next(region for region in found.tolist() if not -1 <= region < regions)
+        raise MeasureError(f"measure gave a candidate region {other}: there are 0 to {regions - 1}, and -1 for none")
+    if became == UNEVEN:
+        raise MeasureError(
+            "measure left an event without a candidate, or more "
+            "candidates than there is room for: candidates.first must rise from 0"
+        )

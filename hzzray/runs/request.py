@@ -276,6 +276,48 @@ def make_spec(release: Release, request: RunRequest | None = None, **chosen: Any
     return spec
 
 
+def change_spec(
+    spec: RunSpec,
+    analysis: Analysis,
+    cuts: Sequence[Bound] = (),
+    *,
+    observables: Sequence[str] = (),
+    axis: str | None = None,
+    window: str | None = None,
+) -> RunSpec:
+    """Change cuts and templates of a spec, nothing of what is measured; raises UsageError naming what is wrong.
+
+    ``cuts`` take the place of those that the spec has on the same variables (see ``selection.changed``). The rest is
+    as in ``make_spec``; an observable without an axis gets the one that the spec has, else the analysis' own.
+    """
+    own = [*spec.templates, *analysis.templates]
+    names = [template.observable for template in own]
+    known = [template for i, template in enumerate(own) if template.observable not in names[:i]]
+    chosen = observables or [template.observable for template in spec.templates]
+    templates = _templates(analysis, known, chosen, axis)
+    its_window = spec.window if templates[0].observable == spec.templates[0].observable else None
+    try:
+        made = RunSpec(
+            **{
+                **{name: getattr(spec, name) for name in RunSpec.model_fields},
+                "selection": changed(analysis, spec.selection, cuts, {}),
+                "templates": templates,
+                "window": _window(window) if window else its_window,
+            }
+        )
+    except ValidationError as error:
+        raise UsageError(mistake(error) + ("" if window else "; give a window too")) from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    analyses.reads(made, analysis, simulation=True)  # refuses what the release has no branches for
+    return made
+
+
+def bound_of(text: str) -> Bound:
+    """Read a cut as the command line has it: ``m12=60:106``; raises UsageError naming what is wrong."""
+    return _bound(text)
+
+
 def _templates(
     analysis: Analysis, own: Sequence[Template], observables: Sequence[str], axis: str | None
 ) -> tuple[Template, ...]:

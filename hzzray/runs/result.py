@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hzzray import __version__
 from hzzray.data.catalogue import Role, Sample
 from hzzray.messages import SPEC_VERSION, Entries, RunSpec, RunState, Status
 from hzzray.physics.analysis import Template
@@ -25,6 +24,7 @@ from hzzray.runs.tables import Moment
 from hzzray.statistics import significance as z
 from hzzray.statistics.scaling import Need, Reading, Scaling, reading, scaling
 from hzzray.urls import redact
+from hzzray.version import __version__
 
 # So many events, none of which passes a cut that any sample's events pass, say that something is wrong.
 _MANY = 10

@@ -36,9 +36,15 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
 
     ``hist.Hist(json.load(file, object_hook=uhi.io.json.object_hook)["m12"])`` reads one.
     """
+    text = as_json(result, found)
+    return write_whole(folder / TEMPLATES, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def as_json(result: Result, found: Tables) -> str:
+    """Lay templates out as ``templates.json`` has them."""
     spec = result.spec
     histograms = {}
-    for template in spec.templates:
+    for template in (one for one in spec.templates if one.observable in found):
         table, axis = found[template.observable], template.axis
         histograms[template.observable] = {
             "uhi_schema": 1,
@@ -64,8 +70,7 @@ def save_templates(result: Result, found: Tables, folder: Path) -> Path:
                 "variances": table.sumw2.tolist(),
             },
         }
-    text = json.dumps(histograms, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return write_whole(folder / TEMPLATES, lambda path: path.write_text(text, encoding="utf-8"))
+    return json.dumps(histograms, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _categories(name: str, values: list[str] | tuple[str, ...]) -> dict[str, object]:

@@ -1,0 +1,459 @@
+"""Exploring sessions over Ray: one for all viewers of a run, its ranges spread over actors that keep them hot.
+
+A coordinator (an actor of a name that the run's viewers know) deals the ranges out, asks all workers the newest
+question, and merges what they answer. A worker that dies takes its ranges along: until others have loaded them, answers
+are of a part, and say so. Nothing is kept that a later session needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hzzray.engine.cluster import ClusterError, working_nodes
+from hzzray.engine.explore import Heard, OvertakenError, Standing
+from hzzray.engine.hot import Candidate, HotWorker, Pick, Question, Share
+from hzzray.errors import HzzrayError, MissingFileError, TransientError
+from hzzray.messages import RunSpec, Task
+from hzzray.physics.analysis import Cut, Template
+from hzzray.physics.hot import Picked
+from hzzray.retry import waits
+
+#: How often a range is tried that fails in a way that may pass, and how long after [s].
+ATTEMPTS = 4
+_AGAIN_S = 1.0
+
+_TICK_S = 1.0
+_PING_S = 20.0
+
+#: How long a session may make no progress in loading before it answers of what there is [s].
+_PATIENCE_S = 120.0
+
+#: How often a question is asked again whose answer lacks what a worker took along.
+_AGAIN = 5
+
+# A coordinator that died is back so soon, or there is none [s].
+_BACK_S = 60.0
+
+# How many ranges more than another one a worker may have.
+_UNEVEN = 2
+
+
+class Plot(NamedTuple):
+    """What a session explores, and how: the arguments of its workers, how many there are (None: one a CPU slot)."""
+
+    spec: RunSpec
+    sources: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    cache: Path | None
+    places: tuple[str, ...]
+    actors: int | None
+    memory: int | None
+    idle_s: float
+
+    @property
+    def name(self) -> str:
+        """Name of the session's coordinator: another one where the run has become another."""
+        ids = "\0".join(task.task_id for task in self.tasks)
+        return f"explore:{self.tasks[0].run_id}:{hashlib.sha256(ids.encode()).hexdigest()[:12]}"
+
+
+@dataclass(eq=False, slots=True)
+class _Member:
+    """A worker actor, and the ranges that it answers for. ``pid`` is that of its process when it last told one."""
+
+    name: str
+    handle: Any
+    mine: set[int] = field(default_factory=set)
+    ready: bool = False
+    pid: int = 0
+    nbytes: int = 0
+    bound: int = 0
+    hot: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A viewer's question, until it is answered or overtaken; ``number`` is 0 until it is asked."""
+
+    cuts: tuple[Cut, ...]
+    templates: tuple[Template, ...]
+    apart: bool
+    answer: asyncio.Future[Heard]
+    number: int = 0
+
+
+class Coordinator:
+    """Answers all viewers of a run. An actor, whose methods run side by side in one thread."""
+
+    def __init__(self, plot: Plot) -> None:
+        self._plot = plot
+        self._numbers = itertools.count(1)
+        self._members: list[_Member] = []
+        self._waiting: deque[int] = deque(range(len(plot.tasks)))
+        self._tried: Counter[int] = Counter()
+        self._lacking: dict[int, set[str]] = {}
+        self._failed: dict[int, str] = {}
+        self._pending: dict[str, _Asked] = {}
+        self._current: tuple[str, _Asked] | None = None
+        self._fresh = asyncio.Event()
+        self._progress = asyncio.Condition()
+        self._used = time.monotonic()
+        self._services: list[asyncio.Task[None]] = []
+
+    def __repr__(self) -> str:
+        """Return the name that the Ray dashboard shows."""
+        return self._plot.name
+
+    # What viewers ask.
+
+    async def ask(
+        self, viewer: str, cuts: tuple[Cut, ...], templates: tuple[Template, ...], *, apart: bool, whole: bool
+    ) -> Heard:
+        """Answer a viewer's newest question; raises OvertakenError where a newer one came meanwhile."""
+        self._begin()
+        self._overtake(viewer)
+        mine = _Asked(cuts, templates, apart, asyncio.get_running_loop().create_future())
+        for _ in range(_AGAIN):
+            self._pending[viewer] = mine
+            if whole:
+                await self._loaded(mine)
+            self._fresh.set()
+            heard = await mine.answer
+            if not whole or len(heard.done) + len(heard.failed) >= len(self._plot.tasks):
+                break
+            mine = _Asked(cuts, templates, apart, asyncio.get_running_loop().create_future())
+        return heard
+
+    def _overtake(self, viewer: str) -> None:
+        """Drop the question that a viewer asked before, if it isn't answered yet."""
+        asked = self._pending.pop(viewer, None)
+        if self._current is not None and self._current[0] == viewer:
+            asked = self._current[1]
+            for member in self._members:
+                member.handle.drop.options(concurrency_group="monitor").remote(asked.number)
+        if asked is not None and not asked.answer.done():
+            asked.answer.set_exception(OvertakenError("a newer question overtook this one"))
+
+    async def _loaded(self, asked: _Asked) -> None:
+        """Wait until all that can be read is ready, a question is overtaken, or nothing goes on any more."""
+        while not self._is_whole and not asked.answer.done():
+            before = len(self._failed), sum(len(member.mine) for member in self._members)
+            async with self._progress:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._progress.wait(), _PATIENCE_S)
+                    continue
+            if before == (len(self._failed), sum(len(member.mine) for member in self._members)):
+                return
+
+    @property
+    def _is_whole(self) -> bool:
+        return len(self._failed) + sum(len(member.mine) for member in self._members) >= len(self._plot.tasks)
+
+    async def pick(self, pick: Pick) -> list[Candidate]:
+        """Find candidates."""
+        self._begin()
+        found: list[Candidate] = []
+        for member in self._members:
+            if pick.limit is not None and len(found) >= pick.limit:
+                break
+            with self._fallible(member):
+                picked: dict[int, Picked] = await member.handle.pick.remote(pick, sorted(member.mine))
+                for number, some in picked.items():
+                    found += await member.handle.describe.remote(number, some)
+        return found[: pick.limit]
+
+    async def picked(self, pick: Pick, number: int) -> Picked | None:
+        """Find the candidates of one range; None where it can't be read."""
+        self._begin()
+        found: dict[int, Picked] = {}
+        for member in [one for one in self._members if number in one.mine]:
+            with self._fallible(member):
+                found = await member.handle.pick.remote(pick, [number])
+        return found.get(number)
+
+    async def standing(self) -> Standing:
+        """Tell how much is ready, and how much of it is hot."""
+        self._begin()
+        return Standing(
+            ready=sum(len(member.mine) for member in self._members),
+            failed=len(self._failed),
+            ranges=len(self._plot.tasks),
+            hot_ranges=sum(member.hot for member in self._members),
+            nbytes=sum(member.nbytes for member in self._members),
+            bound=sum(member.bound for member in self._members),
+            actors=sum(member.ready for member in self._members),
+        )
+
+    async def pids(self) -> list[int]:
+        """Tell the processes of the workers that are there."""
+        return [member.pid for member in self._members if member.ready]
+
+    async def end(self) -> None:
+        """End the session."""
+        self._end()
+
+    # What goes on meanwhile.
+
+    def _begin(self) -> None:
+        """Start workers, if there are none yet: a coordinator that died begins anew."""
+        self._used = time.monotonic()
+        if self._services:
+            return
+        plot = self._plot
+        tasks = ray.put(plot.tasks)
+        remote: Any = ray.remote
+        actor = remote(concurrency_groups={"load": 1, "monitor": 1})(HotWorker)
+        number = plot.actors or max(1, sum(int(node.cpus) for node in working_nodes()))
+        for i in range(number):
+            name = f"explorer-{i}"
+            handle = actor.options(num_cpus=1, max_restarts=-1, max_task_retries=0).remote(
+                plot.spec, plot.sources, tasks, name, plot.cache, plot.places, plot.memory
+            )
+            self._members.append(_Member(name, handle))
+        going = (self._answer_all(), self._watch(), *map(self._load, self._members))
+        self._services = [asyncio.ensure_future(service) for service in going]
+
+    async def _answer_all(self) -> None:
+        """Ask all workers the newest question that waits, one after the other."""
+        while True:
+            await self._fresh.wait()
+            if not self._pending:
+                self._fresh.clear()
+                continue
+            viewer = next(reversed(self._pending))  # asked last
+            asked = self._pending.pop(viewer)
+            if asked.answer.done():
+                continue
+            asked.number = next(self._numbers)
+            self._current = viewer, asked
+            question = Question(asked.number, asked.cuts, asked.templates)
+            there = [member for member in self._members if member.mine]
+            shares = await asyncio.gather(*(self._share(member, question, apart=asked.apart) for member in there))
+            self._current = None
+            if not asked.answer.done():
+                heard = Heard.of([share for share in shares if share is not None])
+                asked.answer.set_result(Heard(
+                    heard.blocks, heard.done, self._failed | heard.failed, heard.read, heard.packed
+                ))  # fmt: skip
+            self._used = time.monotonic()
+
+    async def _share(self, member: _Member, question: Question, *, apart: bool) -> Share | None:
+        """Ask one worker; None where it fell, or the question was dropped."""
+        shares: list[Share | None] = []
+        with self._fallible(member):
+            shares.append(await member.handle.answer.remote(question, sorted(member.mine), apart=apart))
+        return shares[0] if shares else None
+
+    @contextlib.contextmanager
+    def _fallible(self, member: _Member) -> Iterator[None]:
+        """Take note that a worker fell, where what is asked of it fails for that."""
+        try:
+            yield
+        except RayTaskError as error:
+            if isinstance(error.cause, HzzrayError):
+                raise error.cause from error
+            self._fell(member)
+        except RayError:
+            self._fell(member)
+
+    def _fell(self, member: _Member) -> None:
+        """Give a worker's ranges to whoever loads them first."""
+        member.ready = False
+        self._waiting.extend(sorted(member.mine))
+        member.mine.clear()
+        member.nbytes = member.hot = 0
+
+    async def _load(self, member: _Member) -> None:
+        """Let a worker load one range after the other, as long as there are some; for ever."""
+        pauses = waits(0.1, 2.0)
+        while True:
+            if not member.ready:
+                await self._revive(member)
+            number = self._next(member)
+            if number is None:
+                await asyncio.sleep(0.05 if self._waiting else next(pauses))
+                continue
+            pauses = waits(0.1, 2.0)
+            try:
+                await member.handle.load.options(concurrency_group="load").remote(number)
+            except RayError as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                await self._blame(member, number, cause)
+                continue
+            for other in self._members:
+                other.mine.discard(number)
+            member.mine.add(number)
+            await self._tell()
+
+    def _next(self, member: _Member) -> int | None:
+        """Choose what a worker loads next: what nobody has, else one of those of which another has too many."""
+        for _ in range(len(self._waiting)):
+            number = self._waiting.popleft()
+            if member.name not in self._lacking.get(number, ()):
+                return number
+            self._waiting.append(number)
+        richest = max(self._members, key=lambda one: len(one.mine))
+        if len(richest.mine) - len(member.mine) > _UNEVEN:
+            movable = (number for number in richest.mine if member.name not in self._lacking.get(number, ()))
+            return next(movable, None)
+        return None
+
+    async def _blame(self, member: _Member, number: int, cause: BaseException) -> None:
+        """Decide what becomes of a range that a worker could not load."""
+        if any(number in other.mine for other in self._members):
+            self._lacking.setdefault(number, set()).add(member.name)  # it is well where it is
+        elif isinstance(cause, MissingFileError):
+            self._lacking.setdefault(number, set()).add(member.name)
+            if len(self._lacking[number]) == len(self._members):
+                self._failed[number] = str(cause)
+            else:
+                self._waiting.append(number)
+        elif isinstance(cause, TransientError) and self._tried[number] + 1 < ATTEMPTS:
+            self._tried[number] += 1
+            self._waiting.append(number)
+            await asyncio.sleep(_AGAIN_S)
+        elif isinstance(cause, HzzrayError):
+            self._failed[number] = str(cause)
+        elif isinstance(cause, RayError) and self._tried[number] + 1 < ATTEMPTS:
+            self._tried[number] += 1  # it may be this very range that workers die of
+            self._waiting.append(number)
+            self._fell(member)
+        else:
+            self._failed[number] = f"workers fail over it: {type(cause).__name__}: {cause}".splitlines()[0]
+            self._fell(member)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._progress:
+            self._progress.notify_all()
+
+    async def _revive(self, member: _Member) -> None:
+        """Wait until a worker answers: for the first time, or because Ray has started it again."""
+        for wait in waits(0.05, 2.0):
+            if await self._look_at(member):
+                member.ready = True
+                return
+            await asyncio.sleep(wait)
+
+    async def _look_at(self, member: _Member) -> bool:
+        """Ask a worker how it stands; tells whether it answered. One that has another process has nothing hot."""
+        try:
+            call = member.handle.warmth.options(concurrency_group="monitor").remote()
+            warmth = await asyncio.wait_for(_future(call), _PING_S)
+        except (RayError, TimeoutError):
+            return False
+        if member.pid not in (0, warmth.usage.pid) and member.ready:
+            self._fell(member)
+        member.pid, member.nbytes, member.bound = warmth.usage.pid, warmth.nbytes, warmth.bound
+        member.hot = warmth.ranges
+        return True
+
+    async def _watch(self) -> None:
+        """See that workers are there; end the session when nobody has asked anything for long."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for member in self._members:
+                if member.ready and not await self._look_at(member):
+                    self._fell(member)
+            idle = not self._pending and self._current is None
+            if idle and time.monotonic() - self._used > self._plot.idle_s:
+                self._end()
+
+    def _end(self) -> None:
+        for member in self._members:
+            ray.kill(member.handle)
+        ray.kill(ray.get_runtime_context().current_actor)
+
+
+async def _future(ref: Any) -> Any:  # noqa: ANN401 (Ray's references have no types)
+    return await ref
+
+
+def join(plot: Plot) -> Any:  # noqa: ANN401 (an actor's handle)
+    """Find the coordinator that a run's viewers share, or start it, on this node."""
+    actor: Any = ray.remote(Coordinator)
+    node = ray.get_runtime_context().get_node_id()
+    return actor.options(
+        name=plot.name,
+        get_if_exists=True,
+        lifetime="detached",  # viewers come and go
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=1000,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+    ).remote(plot)
+
+
+class Shared:
+    """A viewer's way to a session. One that has ended, as it was idle, is started again by the next question."""
+
+    def __init__(self, plot: Plot) -> None:
+        self._plot = plot
+        self._coordinator = join(plot)
+
+    def ask(
+        self, viewer: str, cuts: tuple[Cut, ...], templates: tuple[Template, ...], *, apart: bool, whole: bool
+    ) -> Heard:
+        """Ask; raises OvertakenError, and ClusterError where there is no session any more."""
+        heard: Heard = self._call(lambda handle: handle.ask.remote(viewer, cuts, templates, apart=apart, whole=whole))
+        return heard
+
+    def pick(self, pick: Pick) -> list[Candidate]:
+        """Find candidates."""
+        found: list[Candidate] = self._call(lambda handle: handle.pick.remote(pick))
+        return found
+
+    def picked(self, pick: Pick) -> Iterator[tuple[int, Picked]]:
+        """Find candidates, however many, range by range."""
+        for number in range(len(self._plot.tasks)):
+            found: Picked | None = self._call(lambda handle, number=number: handle.picked.remote(pick, number))
+            if found is not None:
+                yield number, found
+
+    def standing(self) -> Standing:
+        """Tell how much is ready."""
+        standing: Standing = self._call(lambda handle: handle.standing.remote())
+        return standing
+
+    def pids(self) -> Sequence[int]:
+        """Tell the workers' processes."""
+        pids: list[int] = self._call(lambda handle: handle.pids.remote())
+        return pids
+
+    def close(self) -> None:
+        """Leave the session to the others."""
+
+    def end(self) -> None:
+        """End the session, for all."""
+        with contextlib.suppress(RayError):
+            ray.get(self._coordinator.end.remote(), timeout=_PING_S)
+
+    def _call(self, ask: Callable[..., Any]) -> Any:  # noqa: ANN401
+        until = time.monotonic() + _BACK_S
+        for wait in waits(0.05, 2.0):
+            try:
+                return ray.get(ask(self._coordinator))
+            except RayTaskError as error:
+                if isinstance(error.cause, HzzrayError):
+                    raise error.cause from None
+                raise
+            except RayError as error:
+                if time.monotonic() > until:
+                    raise ClusterError(f"the session of {self._plot.name} is gone: {error}") from error
+            time.sleep(wait)
+            self._coordinator = join(self._plot)
+        raise AssertionError

@@ -1,0 +1,207 @@
+"""Commands that explore a run: ``hzzray explore`` and ``hzzray skim``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hzzray.errors import HzzrayError, UsageError
+
+if TYPE_CHECKING:
+    from hzzray.runs.explore import Answer, Session
+
+app = typer.Typer()
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
+
+Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
+Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
+Cut = Annotated[
+    list[str] | None,
+    typer.Option("--cut", metavar="VARIABLE=LOW:HIGH", help="In the place of the run's: m12=60:106, m12=: for none."),
+]
+Observable = Annotated[
+    list[str] | None,
+    typer.Option("--observable", metavar="NAME[=START:STOP:BINS]", help="What is filled. Default: all of the run's."),
+]
+AxisText = Annotated[str | None, typer.Option("--axis", metavar="START:STOP:BINS", help="Of the first observable.")]
+WindowText = Annotated[
+    str | None, typer.Option("--window", metavar="LOW:HIGH", help="Where the significance is counted.")
+]
+Engine = Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")]
+Actors = Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")]
+HotMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--hot-memory", metavar="SIZE", help="Of an actor, such as 2GB. Default: a quarter of what it may use."
+    ),
+]
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+_HOW = """Move a cut: a line of options, as `hzzray run` has them, and the numbers follow. For example:
+  --cut m12=60:106 --cut pt1=25: --observable m4l=80:250:34
+`keep NAME` writes the last as a run, `command` says what line makes it, `quit` ends.
+In Python: hzzray.explore({run!r}).recut({{"m12": (60, 106)}}).hist("m4l")"""
+
+
+@app.command()
+def explore(
+    run_name: Run,
+    cut: Cut = None,
+    observable: Observable = None,
+    axis: AxisText = None,
+    window: WindowText = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as result.json has it.")] = False,
+    engine: Engine = "ray",
+    actors: Actors = None,
+    hot_memory: HotMemory = None,
+    idle: Annotated[float, typer.Option(min=1, help="End a session that nobody asks anything for so long [s].")] = 900,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Keep a run's candidates hot and move its cuts: once with options, else line by line."""
+    from hzzray.runs.explore import explore as start  # noqa: PLC0415 (help needn't wait for numerics)
+
+    memory = _bytes(hot_memory)
+    with start(run_name, runs=runs, engine=engine, actors=actors, memory=memory, idle_s=idle) as session:
+        if cut or observable or axis or window or as_json:
+            answer = _answer(session, cut, observable, axis, window)
+            if as_json:
+                typer.echo(answer.result.model_dump_json(by_alias=True, indent=1))
+            else:
+                _show(answer, observable or ())
+        else:
+            _talk(session)
+
+
+@app.command()
+def skim(
+    run_name: Run,
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .arrow, .feather or .root.")],
+    cut: Cut = None,
+    engine: Engine = "ray",
+    actors: Actors = None,
+    hot_memory: HotMemory = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a run's candidates, one a row: sample, region, weight and all variables."""
+    from hzzray.runs.explore import explore as start  # noqa: PLC0415
+    from hzzray.runs.skim import check_kind  # noqa: PLC0415
+    from hzzray.runs.skim import skim as write  # noqa: PLC0415
+
+    check_kind(out)
+    with start(run_name, runs=runs, engine=engine, actors=actors, memory=_bytes(hot_memory)) as session:
+        answer = _answer(session, cut, None, None, None)
+        written = write(session, answer, out)
+    _tell_part(answer)
+    console.print(f"{out}: {written} candidates", highlight=False, soft_wrap=True)
+
+
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B|)", text.strip().upper())
+    if found is None:
+        raise UsageError(f"--hot-memory {text}: expected a size such as 512MB or 2GB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _answer(
+    session: Session, cut: list[str] | None, observable: list[str] | None, axis: str | None, window: str | None
+) -> Answer:
+    from hzzray.runs.request import bound_of  # noqa: PLC0415
+
+    return session.recut([bound_of(text) for text in cut or ()], observables=observable or (), axis=axis, window=window)
+
+
+def _show(answer: Answer, asked: Sequence[str]) -> None:
+    """Print an answer's numbers, and the bins of observables that were asked for."""
+    from hzzray.report.console import summary  # noqa: PLC0415
+
+    observables = [text.partition("=")[0] for text in asked]
+    summary(answer.result, console)
+    for observable in observables:
+        console.print(_bins(answer, observable))
+    _tell_part(answer)
+    console.print(
+        f"answered in {1e3 * answer.seconds:.0f} ms of {100 * answer.fraction:.4g} % of the events; "
+        f"digest {answer.digest[:16]}",
+        highlight=False,
+    )
+
+
+def _bins(answer: Answer, observable: str) -> Table:
+    """Lay out an observable's bins by group."""
+    from hzzray.runs.templates import showing  # noqa: PLC0415
+
+    shown = showing(answer.result, answer.tables, observable)
+    unit = f" [{shown.observable.unit}]" if shown.observable.unit else ""
+    table = Table(f"{observable}{unit}", *shown.groups)
+    for i, (low, high) in enumerate(pairwise(shown.edges)):
+        values = (f"{group.sumw[i]:.4g} ± {group.sumw2[i] ** 0.5:.2g}" for group in shown.groups.values())
+        table.add_row(f"{low:g} to {high:g}", *values)
+    return table
+
+
+def _talk(session: Session) -> None:
+    """Answer lines of options until there are no more."""
+    begun = time.monotonic()
+    answer = session.recut()
+    where = session.standing()
+    console.print(
+        f"run {session.run_id}: {answer.result.cost.events} events hot in {time.monotonic() - begun:.1f} s: "
+        f"{where.nbytes / 1e6:.1f} MB on {where.actors} actors\n{_HOW.format(run=session.run_id)}",
+        highlight=False,
+        markup=False,
+    )
+    for line in sys.stdin:
+        words = line.split()
+        if words[:1] == ["quit"]:
+            return
+        try:
+            if words[:1] == ["command"]:
+                console.print(session.command(answer), highlight=False, soft_wrap=True, markup=False)
+            elif words[:1] == ["keep"]:
+                folder = session.keep(answer, words[1] if len(words) > 1 else None)
+                console.print(folder, highlight=False, soft_wrap=True)
+            elif words:
+                asked = _options(line)
+                answer = _answer(session, **asked)
+                _show(answer, asked["observable"])
+        except HzzrayError as error:
+            errors.print(error, style="red", highlight=False, soft_wrap=True, markup=False)
+
+
+def _options(line: str) -> dict[str, Any]:
+    """Read a line of options; raises UsageError naming what is wrong."""
+    found: dict[str, Any] = {"cut": [], "observable": [], "axis": None, "window": None}
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"{line.strip()}: {error}") from error
+    for name, value in zip_longest(words[::2], words[1::2]):
+        key = name.removeprefix("--")
+        if key not in found or not name.startswith("--") or value is None:
+            raise UsageError(
+                f"{name}: expected {', '.join(f'--{one}' for one in found)} with a value; keep, command, quit"
+            )
+        if isinstance(found[key], list):
+            found[key].append(value)
+        else:
+            found[key] = value
+    return found
+
+
+def _tell_part(answer: Answer) -> None:
+    for reason in dict.fromkeys(answer.failed):
+        errors.print(reason, style="yellow", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,268 @@
+"""Exploring sessions: re-cuts of a run against runs that read everything."""
+
+import json
+import os
+import shlex
+import signal
+import threading
+import time
+
+import hist
+import numpy as np
+import pytest
+import uhi.io.json
+
+import hzzray
+from hzzray.data.catalogue import release
+from hzzray.engine.explore import OvertakenError
+from hzzray.engine.ledger import Ledger
+from hzzray.errors import UsageError
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
+from hzzray.runs.run import execute, make_settings, settings_of
+
+
+def run(runs, toys, run_id, **chosen):
+    """Do a run in this process; returns its result."""
+    options = {"selection": "h4l", **chosen}
+    settings = make_settings(runs=runs, run_id=run_id, sources=(str(toys),), engine="serial", chunk=3_000)
+    return execute(make_spec(release("toy"), **options), settings, planned=lambda _: None, progress=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, toys):
+    """Runs of the toys: the preset, and the same with other cuts and observables."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(folder, toys, "base")
+    changes = {"cuts": ["m12=60:100", "pt1=25:", "m34=12:", "dr_same=:"], "observables": ["m12", "pt4l=0:300:30"]}
+    run(folder, toys, "other", **changes)
+    return folder
+
+
+CUTS = {"m12": (60, 100), "pt1": (25, None), "m34": (12, None), "dr_same": None}
+OBSERVABLES = ["m12", "pt4l=0:300:30"]
+
+
+@pytest.fixture(scope="module")
+def session(runs):
+    with hzzray.explore("base", runs=runs, engine="serial") as one:
+        yield one
+
+
+def test_without_changes_the_run_is_answered(session, runs):
+    answer = session.recut()
+    cold = load_json(runs / "base")
+    assert (answer.digest, answer.fraction, answer.failed) == (cold.digest, 1.0, ())
+    assert answer.spec == cold.spec
+
+
+def test_a_recut_is_what_a_run_of_it_is(session, runs):
+    answer = session.recut(CUTS, observables=OBSERVABLES)
+    cold = load_json(runs / "other")
+    assert answer.spec.digest == cold.spec.digest
+    assert answer.digest == cold.digest
+    assert answer.read == 0
+    same = {"run_id", "cost"}
+    assert answer.result.model_dump(exclude=same) == cold.model_dump(exclude=same)
+
+
+def test_a_histogram_is_that_of_the_runs_file(session, runs):
+    answer = session.recut(CUTS, observables=OBSERVABLES)
+    file = json.loads((runs / "other" / "templates.json").read_text(), object_hook=uhi.io.json.object_hook)
+    for name in ("m12", "pt4l"):
+        assert answer.hist(name) == hist.Hist(file[name])
+    assert answer.hist() == answer.hist("m12")
+    assert answer.hist("m12").sum().value > 0
+    with pytest.raises(UsageError, match="no observable 'm4l' in this answer; it has m12, pt4l"):
+        answer.hist("m4l")
+
+
+def test_a_recut_is_kept_as_a_run_of_the_same_digest(session, runs, toys):
+    answer = session.recut(CUTS, observables=OBSERVABLES)
+    folder = session.keep(answer, "kept")
+    kept, cold = load_json(folder), load_json(runs / "other")
+    assert (kept.digest, kept.status, kept.tasks.merged) == (cold.digest, "complete", kept.tasks.planned)
+    assert (folder / "templates.json").read_text().replace("kept", "other") == (
+        runs / "other" / "templates.json"
+    ).read_text()
+    spec, settings = settings_of(folder)
+    assert (spec.digest, settings.sources) == (cold.spec.digest, (str(toys),))
+    with Ledger.open(folder / "ledger.db") as ledger:
+        assert not ledger.counts().due
+    with pytest.raises(UsageError, match="run kept exists"):
+        session.keep(answer, "kept")
+
+
+def test_its_command_line_makes_it(session, runs, toys):
+    answer = session.recut(CUTS, observables=OBSERVABLES)
+    words = shlex.split(session.command(answer))
+    assert words[:4] == ["hzzray", "run", "--release", "toy"]
+    options = list(zip(words[2::2], words[3::2], strict=True))
+    assert ("--source", str(toys)) in options
+    cuts = [value for name, value in options if name == "--cut"]
+    observables = [value for name, value in options if name == "--observable"]
+    (selection,) = [value for name, value in options if name == "--selection"] or ["h4l"]
+    made = make_spec(release("toy"), selection=selection, cuts=cuts, observables=observables)
+    assert made.digest == load_json(runs / "other").spec.digest
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"cuts": {"m5": (1, 2)}}, "analysis h4l has no variable 'm5'"),
+        ({"cuts": {"m12": (100, 60)}}, "nothing is above 100 and below 60"),
+        ({"cuts": {"m12": 60}}, r"cut on m12: expected \(low, high\) or None, not 60"),
+        ({"cuts": {"m12": (np.nan, 60)}}, "nan is no number"),
+        ({"observables": ["m12=1:2"]}, "expected START:STOP:BINS"),
+        ({"observables": ["charge"]}, "give its axis too"),
+        ({"axis": (80, 250, 33)}, "give a window too"),
+        ({"window": (117, 130)}, "doesn't lie on bin edges"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(session, asked, said):
+    with pytest.raises(UsageError, match=said):
+        session.recut(**asked)
+
+
+def test_there_must_be_such_a_run(runs):
+    with pytest.raises(UsageError, match="no such run"):
+        hzzray.explore("nothing", runs=runs, engine="serial")
+
+
+def test_what_has_no_room_is_read_again_to_the_same_bits(runs):
+    whole = hzzray.explore("base", runs=runs, engine="serial")
+    whole.recut()
+    bound = whole.standing().nbytes // 4
+    with hzzray.explore("base", runs=runs, engine="serial", memory=bound) as session:
+        answers = [session.recut(CUTS, observables=OBSERVABLES) for _ in range(3)]
+        standing = session.standing()
+    assert {answer.digest for answer in answers} == {load_json(runs / "other").digest}
+    assert 0 < standing.nbytes <= bound == standing.bound
+    # What was hot is taken first, before what must be read drives it out.
+    assert [0 < answer.read < standing.ranges for answer in answers] == [False, True, True]
+
+
+def test_candidates_have_their_leptons(session):
+    answer = session.recut({}, observables=["m4l"])
+    rows = session.candidates(answer, (80, 250), samples=["llll", "ttbar_lep"], limit=30)
+    assert len(rows) == 30
+    for row in rows:
+        assert {row.sample} <= {"llll", "ttbar_lep"}
+        assert 80 <= row.values["m4l"] < 250
+        assert row.run is not None
+        assert row.event is not None
+        assert [lepton.pt for lepton in row.leptons] == [row.values[f"pt{i}"] for i in range(1, 5)]
+        assert sum(lepton.charge for lepton in row.leptons) == 0
+        flavours = {"4e": [11] * 4, "4mu": [13] * 4, "2e2mu": [11, 11, 13, 13]}
+        assert sorted(lepton.flavour for lepton in row.leptons) == flavours[row.region]
+        vectors = [momentum(lepton) for lepton in row.leptons]
+        assert mass(sum(vectors)) == pytest.approx(row.values["m4l"], rel=1e-3)  # of massless leptons
+    assert len(session.candidates({}, samples=["llll"], limit=5000)) == 1000
+    everything = session.recut(CUTS, observables=["m4l=0:100000:1"])
+    data = session.candidates(everything)
+    n = sum(everything.result.samples[name].n_out for name in everything.result.samples if name.startswith("data"))
+    assert len(data) == n
+
+
+def momentum(lepton):
+    pt, eta, phi = lepton[:3]
+    return np.array([pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)])
+
+
+def mass(p):
+    return np.sqrt(p[0] ** 2 - (p[1:] ** 2).sum())
+
+
+# --- over Ray ---
+
+
+@pytest.fixture
+def shared(runs, ray_cluster):
+    with hzzray.explore("base", runs=runs, actors=2) as session:
+        yield session
+        session._explorer.end()
+
+
+@pytest.mark.slow
+def test_viewers_share_a_session_of_actors(shared, runs):
+    answer = shared.recut(CUTS, observables=OBSERVABLES)
+    cold = load_json(runs / "other")
+    assert (answer.digest, answer.fraction, answer.read) == (cold.digest, 1.0, 0)
+    with hzzray.explore("base", runs=runs, actors=2) as other:
+        assert other.recut().digest == load_json(runs / "base").digest
+        assert other._explorer.pids() == shared._explorer.pids()
+    assert load_json(shared.keep(answer, "kept-by-ray")).digest == cold.digest
+    assert len(shared.candidates(answer, samples=["llll"], limit=10)) == 10
+
+
+@pytest.mark.slow
+def test_a_newer_question_of_the_same_viewer_overtakes(shared):
+    shared.recut()
+    ends = []
+
+    def ask(low):
+        try:
+            ends.append((low, shared.recut({"m12": (low, 106)}, viewer="dragging").digest))
+        except OvertakenError:
+            ends.append((low, "overtaken"))
+
+    threads = [threading.Thread(target=ask, args=(low,)) for low in range(50, 80)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answered = {low: digest for low, digest in ends if digest != "overtaken"}
+    assert len(ends) == 30
+    assert 0 < len(answered) < 30
+    for low, digest in answered.items():
+        assert shared.recut({"m12": (low, 106)}).digest == digest
+
+
+@pytest.mark.slow
+def test_answers_are_exact_or_marked_while_actors_are_killed(shared, runs):
+    """Each answer's part is what a run of just these files says; in the end all is there again."""
+    base = load_json(runs / "base").digest
+    assert shared.recut().digest == base
+    answers, stop = [], threading.Event()
+
+    def drag():
+        while not stop.is_set():
+            answers.append(shared.recut(whole=False))
+
+    viewer = threading.Thread(target=drag)
+    viewer.start()
+    try:
+        for _ in range(2):
+            for pid in shared._explorer.pids():
+                os.kill(pid, signal.SIGKILL)
+                until = time.monotonic() + 60
+                before = len(answers)
+                while time.monotonic() < until and not any(answer.fraction < 1 for answer in answers[before:]):
+                    time.sleep(0.01)
+                while time.monotonic() < until and not (answers[-1].fraction == 1 and shared.standing().actors == 2):
+                    time.sleep(0.01)
+    finally:
+        stop.set()
+        viewer.join()
+    assert shared.recut().digest == base
+    assert any(answer.fraction < 1 for answer in answers)
+    for answer in answers:
+        events = sum(sample.entries for sample in answer.result.samples.values())
+        assert (answer.digest == base) == (answer.fraction == 1)
+        assert answer.fraction == pytest.approx(events / sum(task.entries for task in shared.tasks))
+        assert answer.result.status == ("complete" if answer.fraction == 1 else "running")
+
+
+@pytest.mark.slow
+def test_a_session_that_nobody_asks_ends_by_itself(runs, ray_cluster):
+    import ray
+
+    with hzzray.explore("other", runs=runs, actors=1, idle_s=2.0) as session:
+        digest = session.recut().digest
+        name = session._explorer._plot.name
+        until = time.monotonic() + 60
+        while time.monotonic() < until and name in {one["name"] for one in ray.util.list_named_actors(True)}:
+            time.sleep(0.1)
+        assert name not in {one["name"] for one in ray.util.list_named_actors(True)}
+        assert session.recut().digest == digest  # and is there again when somebody asks
+        session._explorer.end()

@@ -1,0 +1,162 @@
+"""Hot candidates against what fills the same events cold: to the last bit, whatever is cut on and filled."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hzzray.engine.hot import Store
+from hzzray.physics.analysis import Bound, Cut, Template
+from hzzray.physics.filler import Filler, WeightError
+from hzzray.physics.histogram import MAX_WEIGHT, Axis
+from hzzray.physics.hot import Hot, Keeper, Refiller, UnmeasuredError, shrink
+from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
+from tests.support.form import Form
+from tests.test_kernels import AXIS, PROFILE, check, columns, generated, weights
+
+NORM = 0.37
+
+
+def sound(step, form=None):
+    """Make what would be too heavy nonsense instead: all else stays as odd as it is."""
+    heavy = ~(np.abs(weights(step, form or Form("any"), NORM)) < MAX_WEIGHT)
+    return step._replace(factors=np.where(heavy, np.nan, step.factors))
+
+
+@lru_cache(8)
+def events(seed, style):
+    return sound(columns(generated(seed, 700, style)))
+
+
+@lru_cache(8)
+def kept(analysis, step_of, absolute=False):
+    selection = Selection("any", select(analysis).parameters, analysis.cuts, absolute)
+    return Keeper(analysis, selection, range(len(analysis.variables)), 1.0).keep([events(*step_of)], NORM)
+
+
+def same(hot, cold):
+    assert hot.entries == cold.entries
+    for name in ("invalid", "stopped", "cells"):
+        assert np.array_equal(getattr(hot, name), getattr(cold, name)), name
+    assert hot.pack() == cold.pack()
+
+
+NUMBERS = st.sampled_from([-1.0, -0.5, 0.0, 0.1, 0.5, 1.0, 3.5, 4.0, 4.5, 7.0, 15.0, 20.0, 50.0, 91.1876, 106.0, 1e4])
+ENDS = st.one_of(st.none(), NUMBERS, st.floats(-200, 300))
+BOUNDS = st.builds(
+    Bound, st.sampled_from([variable.name for variable in H4L.variables]), ENDS, ENDS
+)  # an interval may be empty
+SOME = st.lists(BOUNDS, min_size=1, max_size=3).map(tuple)
+CUTS = st.lists(st.builds(Cut, st.just("cut"), SOME), min_size=1, max_size=6)
+AXES = st.builds(
+    lambda start, width, bins: Axis(start, start + width, bins),
+    st.floats(-50, 120), st.floats(0.5, 400), st.integers(1, 60),
+)  # fmt: skip
+TEMPLATES = st.lists(
+    st.builds(Template, st.sampled_from([variable.name for variable in H4L.variables]), AXES),
+    min_size=1, max_size=4, unique_by=lambda template: template.observable,
+)  # fmt: skip
+
+
+@PROFILE
+@given(
+    analysis=st.sampled_from([H4L, NOTEBOOK]),
+    step=st.tuples(st.integers(1, 3), st.sampled_from(["realistic", "unrealistic"])),
+    chosen=CUTS,
+    templates=TEMPLATES,
+)
+def test_whatever_is_asked_of_hot_candidates_is_filled_as_from_files(analysis, step, chosen, templates):
+    selection = Selection("any", select(analysis).parameters, tuple(chosen))
+    cold = Filler(analysis, selection, templates, 1.0).fill([events(*step)], NORM)
+    same(Refiller(analysis, chosen, templates).fill([kept(analysis, step)]), cold)
+
+
+@PROFILE
+@given(
+    seed=st.integers(0, 2**31),
+    pt_min=st.lists(st.sampled_from([5.0, 10.0, 15.0, 20.0, 30.0]), max_size=4).map(
+        lambda pts: tuple(sorted(pts, reverse=True))
+    ),
+    z1=st.tuples(st.floats(12, 70), st.floats(80, 140)),
+    z2_max=st.floats(60, 140),
+    sfos_mass_min=st.floats(0, 12),
+    dr=st.floats(0.05, 0.4),
+    bins=st.integers(1, 80),
+)
+def test_hot_candidates_fare_as_the_oracle_says(seed, pt_min, z1, z2_max, sfos_mass_min, dr, bins):
+    form = Form(
+        "drawn", "best", pt_min, electron_pt_min=7.0, muon_pt_min=6.0, z1_window=z1, z2_max=z2_max,
+        sfos_mass_min=sfos_mass_min, dr_same=dr,
+    )  # fmt: skip
+    axis = Axis(80, 250, bins)
+    drawn = generated(seed, 120, "realistic")
+    check(drawn, form, 1.0, NORM, axis)  # what is filled cold
+    analysis, selection = form.produced()
+    step, template = sound(columns(drawn), form), Template("m4l", axis)
+    hot = Keeper(analysis, selection, range(len(analysis.variables)), 1.0).keep([step], NORM)
+    cold = Filler(analysis, selection, [template], 1.0).fill([step], NORM)
+    same(Refiller(analysis, selection.cuts, [template]).fill([hot]), cold)
+
+
+def test_events_that_are_alike_and_of_no_region_are_only_counted():
+    hot = kept(H4L, (1, "realistic"))
+    whole = sum(part.entry.size for part in hot.parts)
+    counted = int(hot.sums[:, 0].sum()) + int(hot.invalid_sums[0])
+    assert whole + counted == hot.entries == 700
+    assert counted > 100
+    assert len(hot.classes.T) < counted / 2
+
+
+def test_a_column_is_kept_in_the_smallest_type_that_holds_it():
+    rng = np.random.default_rng(1)
+    for values, dtype, size in (
+        (np.full(100, 91.1876), np.float64, 1),
+        (np.full(100, np.nan), np.float64, 1),
+        (rng.integers(-128, 128, 100).astype(float), np.int8, 100),
+        (rng.normal(size=100).astype(np.float32).astype(float), np.float32, 100),
+        (rng.normal(size=100), np.float64, 100),
+        (np.append(np.zeros(99), -0.0), np.float32, 100),
+        (np.append(np.zeros(99), 0.1), np.float64, 100),
+    ):
+        column = shrink(values)
+        assert (column.values.dtype, column.values.size) == (dtype, size)
+        assert np.array_equal(np.broadcast_to(column.values.astype(float), 100).view(np.int64) if size > 1 else
+                              np.full(100, column.values[0]).view(np.int64), values.view(np.int64))  # fmt: skip
+
+
+def test_what_was_not_measured_is_told():
+    analysis = H4L
+    hot = Keeper(analysis, select(analysis), [analysis.index("m4l")], 1.0).keep([events(1, "realistic")], NORM)
+    refiller = Refiller(analysis, [Cut("m12", (Bound("m12", 50.0),))], [Template("m4l", AXIS)])
+    with pytest.raises(UnmeasuredError, match=r"^m12$"):
+        refiller.fill([hot])
+
+
+def test_weights_that_are_too_large_are_told_as_from_files():
+    step = events(1, "realistic")
+    step = step._replace(factors=np.where(np.arange(700) == 5, 1e12, step.factors), divisor=np.ones(700))
+    with pytest.raises(WeightError) as cold:
+        Filler(H4L, select(H4L), H4L.templates, 1.0).fill([step], NORM)
+    with pytest.raises(WeightError) as hot:
+        Keeper(H4L, select(H4L), range(len(H4L.variables)), 1.0).keep([step], NORM)
+    assert str(hot.value) == str(cold.value)
+
+
+def hot_of(size):
+    """Something hot that takes so many bytes."""
+    return Hot(1, (), np.zeros((1, size // 8)), np.zeros((0, 7), np.int64), np.zeros(2), np.zeros(7), frozenset())
+
+
+def test_what_was_not_used_for_the_longest_time_goes_first():
+    store = Store(1000)
+    keys = [("digest", "uuid", i, i + 1) for i in range(4)]
+    for key in keys[:3]:
+        store.put(key, hot_of(320))
+    assert store.get(keys[0]) is not None
+    store.put(keys[3], hot_of(320))
+    assert [key in store for key in keys] == [True, False, True, True]
+    assert store.nbytes == 960
+    store.put(keys[1], hot_of(2000))  # never has room
+    assert [key in store for key in keys] == [True, False, True, True]
