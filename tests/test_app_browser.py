@@ -79,11 +79,11 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         page.get_by_text("run-id: must be of letters").wait_for()
         assert page.get_by_role("button", name="Start").is_disabled()
         name.fill("story")
-        page.get_by_text("hzzray run --release toy --run-id story").wait_for()
+        page.get_by_text("--pace 30 --run-id story").wait_for()
         chunk = page.get_by_role("slider", name="Events a task")
         chunk.focus()
         chunk.press("Home")
-        page.get_by_text("--chunk 1000 --pace 30 --actors 2").wait_for()
+        page.get_by_text("--actors 2 --chunk 1000 --pace 30").wait_for()
         page.get_by_role("button", name="Start").click()
 
         # Live: the events grow, and the significance.
