@@ -164,7 +164,8 @@ def _ranges(about: About, ask: Ask) -> dict[str, _Range]:
             else:
                 looked[name] = closer
     found |= {name: _Range(*ends, counts=False) for name, ends in looked.items()}
-    return found | _counted({name: found[name] for name in rest}, about, loose, ask)
+    first = about.spec.templates[0].observable
+    return found | _counted({name: one for name, one in found.items() if name != first}, about, loose, ask)
 
 
 def _closer(result: Result) -> tuple[float, float] | None:
@@ -184,8 +185,8 @@ def _counted(ranges: dict[str, _Range], about: About, loose: tuple[Bound, ...], 
         return {}
     axes = []
     for name, one in short.items():
-        low, high = math.floor(one.low) - 1, math.ceil(one.high) + 1
-        axes.append(f"{name}={low - 0.05!r}:{high - 0.05!r}:{10 * (high - low)}")
+        start, stop = math.floor(one.low) - 1, math.ceil(one.high) + 1
+        axes.append(f"{name}={start - 0.05!r}:{stop - 0.05!r}:{10 * (stop - start)}")
     results = ask(Question(loose, (about.spec.templates[0].observable, *axes))).results
     found = {}
     for name in short:
@@ -203,7 +204,7 @@ def _laid_out(found: _Range, bound: Bound) -> tuple[float, float, float]:
     if found.counts:
         low = found.low if bound.low is None else min(found.low, bound.low - 0.5)
         high = found.high if bound.high is None else max(found.high, bound.high + 0.5)
-        return math.floor(low), max(math.ceil(high), math.floor(low) + 1.0), 1.0
+        return float(math.floor(low)), max(float(math.ceil(high)), math.floor(low) + 1.0), 1.0
     step = _nice((found.high - found.low) / _STEPS)
     low = found.low if bound.low is None else min(found.low, bound.low - 5 * step)
     high = found.high if bound.high is None else max(found.high, bound.high + 5 * step)

@@ -103,7 +103,8 @@ class Asked:
             results = {name: showing(answer.result, answer.tables, name) for name in names}
             return Found(results, answer.digest, answer.fraction, answer.failed, answer.seconds)
 
-        return self._in_turn(ask)
+        found: Found = self._in_turn(ask)
+        return found
 
     def candidates(self, question: Question, window: tuple[float, float], samples: tuple[str, ...]) -> list[Candidate]:
         """List candidates in a window of the first observable."""
@@ -116,7 +117,7 @@ class Asked:
 
     def keep(self, question: Question, run_id: str) -> Kept:
         """Write a re-cut as a run."""
-            spec = self._spec(question)
+        spec = self._spec(question)
         folder = self._in_turn(lambda: self._session.keep(spec, run_id))
         return Kept(folder.name, load_json(folder).digest)
 
@@ -170,6 +171,6 @@ def main(fd: int, folder: str, engine: Literal["ray", "serial"]) -> None:
 
 
 if __name__ == "__main__":
-    from app import explorer  # by its own name, which is that of what it sends
+    from app import explorer  # noqa: PLW0406 (by its own name, which is that of what it sends)
 
     explorer.main(int(sys.argv[1]), sys.argv[2], "serial" if sys.argv[3] == "serial" else "ray")

@@ -311,7 +311,7 @@ def test_a_session_says_why_it_is_none(runs, tmp_path):
     session = Exploring(runs / "base", "serial", None)
     wait_for("the end", lambda: session.trouble is not None, 60)
     assert "no such run" in session.trouble
-    with pytest.raises(ClusterError, match="The session has ended: .*no such run"):
+    with pytest.raises(ClusterError, match=r"The session has ended: .*no such run"):
         session.recut(Question())
     session.close()
 

@@ -518,12 +518,12 @@ def _keep(session: Exploring, question: Question, found: Found) -> None:
         go = st.button("Keep this as a run", type="primary", icon=":material/save:", disabled=found.fraction < 1)
     if go:
         try:
-            kept = session.keep(asked, run_id)
+            done = session.keep(asked, run_id)
         except HzzrayError as error:
             st.error(words.plain(str(error)), icon=":material/error:")
         else:
             st.session_state["suggested to keep"] = new_run_id()
-            st.session_state[f"kept-{session.run_id}"] = kept
+            st.session_state[f"kept-{session.run_id}"] = done
     kept = st.session_state.get(f"kept-{session.run_id}")
     if kept is not None:
         st.success(f"Run {words.plain(kept.run_id)} is there. Digest {kept.digest}", icon=":material/verified:")
