@@ -160,6 +160,8 @@ class Exploring:
                 self._fail("its process ended")
                 self._process.wait()
                 return
+            if number == 0 and isinstance(said, HzzrayError):
+                self._fail(str(said))  # it ends of this: nothing else is to be told of it
             future = self._futures.get(number)
             with suppress(InvalidStateError):
                 if future is not None and isinstance(said, BaseException):

@@ -7,7 +7,6 @@ import math
 import re
 import shlex
 import shutil
-import time
 
 import numpy as np
 import pandas as pd
@@ -279,7 +278,7 @@ def test_the_page_from_its_start_to_a_kept_run(runs):
     assert "The data in the window are hidden" in said(test)
     moved = figures(test)["Signal"][0]
     assert moved != f"{own.significance.n_signal:.2f}"
-    assert test.query_params["cut"] == ["m12=50:92"]
+    assert test.query_params["cut"] == "m12=50:92"
     hide = next(toggle for toggle in test.toggle if toggle.key == "blind")
     hide.set_value(False).run()
     assert figures(test)["Data"][0] != "hidden"
@@ -287,7 +286,7 @@ def test_the_page_from_its_start_to_a_kept_run(runs):
 
     press(test, "Undo")
     assert figures(test)["Signal"][0] == f"{own.significance.n_signal:.2f}"
-    assert test.query_params.get("cut", []) == []
+    assert "cut" not in test.query_params
     next(one for one in test.slider if one.key == "slider-base-m12").set_value((50.0, 92.0)).run()
     for tab in ("Cutflow", "Best cut", "Every cut but one", "Events", "Keep as a run"):
         test.session_state["more"] = tab
@@ -344,5 +343,4 @@ def test_a_session_that_nobody_asks_ends(runs, monkeypatch):
     session = mine.begin(runs / "base")
     wait_for("its end", lambda: session.trouble is not None, 60)
     assert mine.find("base") is None
-    assert session._process.poll() is not None
-    assert time.monotonic() - session.begun < 60
+    wait_for("its process to end", lambda: session._process.poll() is not None, 10)
