@@ -524,6 +524,7 @@ def _keep(session: Exploring, question: Question, found: Found) -> None:
         else:
             st.session_state["suggested to keep"] = new_run_id()
             st.session_state[f"kept-{session.run_id}"] = done
+            st.rerun()  # the data of these cuts are hidden no more
     kept = st.session_state.get(f"kept-{session.run_id}")
     if kept is not None:
         st.success(f"Run {words.plain(kept.run_id)} is there. Digest {kept.digest}", icon=":material/verified:")
