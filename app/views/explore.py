@@ -126,6 +126,12 @@ def _change(session: Exploring, tuning: Tuning) -> None:
     st.query_params[_CUTS] = [explore.written(bound) for bound in tuning.cuts]
 
 
+def _viewer() -> str:
+    """Name this viewer: a newer question overtakes those of the same one alone."""
+    name: str = st.session_state.setdefault("viewer", secrets.token_hex(4))
+    return name
+
+
 def _own(session: Exploring) -> dict[str, Bound]:
     assert session.about is not None  # noqa: S101 (it is there before sliders are)
     return explore.bounds(session.about.spec.selection.cuts)
@@ -179,7 +185,7 @@ def _explore(session: Exploring) -> None:
     about = session.about
     if about is None or session.trouble is not None:
         st.rerun()
-    viewer = st.session_state.setdefault("viewer", secrets.token_hex(4))
+    viewer = _viewer()
     tuning = _tuning(session)
     left, right = st.columns([1.75, 1], gap="medium")
     with right, st.container(key="cuts"):
@@ -467,7 +473,7 @@ def _scan(session: Exploring, question: Question, region: str | None) -> None:
         values = explore.thresholds(slider)
         for i, threshold in enumerate(values, 1):
             bound = explore.with_threshold(slider, now, threshold, above=above)
-            answer = session.recut(replace(asked, cuts=(*others, bound)), "scan")
+            answer = session.recut(replace(asked, cuts=(*others, bound)), f"{_viewer()}-scan")
             points.append(explore.point(threshold, answer.first, region))
             bar.progress(i / len(values), f"{i} of {len(values)} thresholds")
         bar.empty()
@@ -503,7 +509,7 @@ def _but_one(session: Exploring, question: Question, *, blind: bool) -> None:
     columns = st.columns(3, gap="medium")
     for i, (name, one) in enumerate(asked.items()):
         with columns[i % 3], parts.part(f"The plot of {name}"):
-            result = session.recut(one, "but-one").results[name]
+            result = session.recut(one, f"{_viewer()}-but-one").results[name]
             chart = explore.but_one_chart(result, session.sliders[name], tuning.bound(name, own), data=not blind)
             parts.draw(chart, f"but-one-{name}", alt=f"{session.sliders[name].title} by every cut but its own")
     st.caption(f"Grey: what the variable's own cut takes away.{' Data are hidden.' if blind else ''}")
@@ -515,7 +521,12 @@ def _keep(session: Exploring, question: Question, found: Found) -> None:
     suggested = st.session_state.setdefault("suggested to keep", new_run_id())
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         run_id = st.text_input("Name of the run to keep", suggested, max_chars=64, width=320, live=True)
-        go = st.button("Keep this as a run", type="primary", icon=":material/save:", disabled=found.fraction < 1)
+        go = st.button(
+            "Keep this as a run",
+            type="primary",
+            icon=":material/save:",
+            disabled=found.fraction < 1 and not found.failed,
+        )
     if go:
         try:
             done = session.keep(asked, run_id)
