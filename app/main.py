@@ -8,9 +8,8 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1])
-)  # the app is no installed package: it lies in a checkout, or the image
+# The app is no installed package: it lies in a checkout, or the image.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.gate import Gate, Lock, allowed_hosts
 from app.settings import read_settings

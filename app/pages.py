@@ -23,6 +23,7 @@ def main() -> None:
         st.Page("views/live.py", title="Live", icon=":material/monitoring:", default=True),
         st.Page("views/actors.py", title="Actors", icon=":material/memory:"),
         st.Page("views/runs.py", title="Runs", icon=":material/folder_open:"),
+        st.Page("views/explore.py", title="Explore", icon=":material/tune:"),
         st.Page("views/launch.py", title="Launch", icon=":material/rocket_launch:"),
         st.Page("views/failures.py", title="Failures", icon=":material/report:"),
     ]

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app.client import Client
 from app.launch import Launcher
+from app.sessions import Sessions
 from app.settings import AppSettings, read_settings
 from app.watch import Watch
 from hzzray.engine.ledger import Wish
@@ -15,11 +16,12 @@ from hzzray.engine.ledger import Wish
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The runs, and what starts and directs them. ``watch`` is there when a cluster elsewhere is watched."""
+    """The runs, and what starts, directs and explores them. ``watch`` is there when a cluster elsewhere is watched."""
 
     settings: AppSettings
     client: Client
     launcher: Launcher
+    sessions: Sessions
     watch: Watch | None
 
     @property
@@ -48,5 +50,6 @@ def services() -> Services:
         settings=settings,
         client=Client(settings.runs, launcher.started),
         launcher=launcher,
+        sessions=Sessions(settings.engine, inside),
         watch=Watch(settings.address, settings.runs) if settings.address else None,
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hzzray.errors import UsageError
 
@@ -29,6 +30,9 @@ class AppSettings:
         Ray cluster whose runs are shown (``HZZRAY_ADDRESS``); none for runs of this folder alone.
     dashboard
         Where a browser finds the Ray dashboard (``HZZRAY_DASHBOARD``); None where each run tells its own cluster's.
+    engine
+        Who answers on the explore page (``HZZRAY_EXPLORE``): ``ray``, actors of the cluster that runs started here use;
+        or ``serial``, a process on this machine.
     broker
         Broker whose queues are shown (``HZZRAY_BROKER``).
     hosts
@@ -43,12 +47,13 @@ class AppSettings:
     address: str | None
     dashboard: str | None
     hosts: tuple[str, ...]
+    engine: Literal["ray", "serial"]
     broker: str | None = field(repr=False)
     password: str | None = field(repr=False)
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> AppSettings:
-    """Read the environment; raises UsageError for a password file that can't be read or is empty."""
+    """Read the environment; raises UsageError for what makes no sense: a password file without one, say."""
     catalogue = environ.get("HZZRAY_CATALOGUE")
     return AppSettings(
         runs=Path(environ.get("HZZRAY_RUNS") or "runs"),
@@ -57,9 +62,19 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> AppSettings:
         address=environ.get("HZZRAY_ADDRESS") or None,
         dashboard=(environ.get("HZZRAY_DASHBOARD") or "").rstrip("/") or None,
         hosts=_listed(environ, "HZZRAY_APP_HOSTS"),
+        engine=_engine(environ),
         broker=environ.get("HZZRAY_BROKER") or None,
         password=_password(environ),
     )
+
+
+def _engine(environ: Mapping[str, str]) -> Literal["ray", "serial"]:
+    name = environ.get("HZZRAY_EXPLORE") or "ray"
+    if name == "serial":
+        return "serial"
+    if name != "ray":
+        raise UsageError(f"HZZRAY_EXPLORE={name}: it is ray or serial")
+    return "ray"
 
 
 def _listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

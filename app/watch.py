@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from app.children import environment
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.ledger import Wish
 
@@ -76,14 +76,13 @@ class Watch:
     def _once(self) -> str:
         """Run a mirror until it ends; returns why it did."""
         command = [sys.executable, *COMMAND, self._address, str(self._runs)]
-        paths = (str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")]))
         self._process = process = subprocess.Popen(  # noqa: S603 (our own program, no shell)
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=environment(),
         )
         reason = "it ended"
         done = threading.Event()

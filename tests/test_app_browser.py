@@ -6,8 +6,11 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -193,6 +196,55 @@ def _stands_still(viewer: Viewer) -> bool:
 
 def _all_change(bars: dict[str, set[str]]) -> bool:
     return set(bars) == {"worker-0", "worker-1"} and all(len(values) > 2 for values in bars.values())
+
+
+def test_a_cut_that_is_moved_and_kept_as_a_run(browser, toys, tmp_path):
+    folder = tmp_path / "app"
+    settings = Settings(runs=folder / "runs", run_id="base", sources=(str(toys),), engine="serial", limits=Limits())
+    own = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
+    with serve_app(folder, HZZRAY_SOURCES=str(toys), HZZRAY_EXPLORE="serial") as app:
+        viewer = Viewer(browser, app).open("/explore?run=base", shows="h1")
+        page = viewer.page
+        page.get_by_role("button", name="Start exploring").click()
+        page.locator(".st-key-mass svg.marks").wait_for(timeout=180_000)
+        assert viewer.figure("Expected") == f"{own.significance.asimov:.2f} σ"
+        before = viewer.figure("Background")
+
+        # Each step of a thumb moves the numbers; the data of cuts that were never run are hidden.
+        upper = page.get_by_role("slider", name="m₁₂ [GeV]").last
+        upper.focus()
+        for _ in range(20):
+            upper.press("ArrowLeft")
+        wait_for("other numbers", lambda: viewer.figure("Background") != before)
+        page.wait_for_url(re.compile("cut=m12"))
+        wait_for("hidden data", lambda: viewer.figure("Data") == "hidden")
+        page.get_by_role("button", name="Undo").click()
+        wait_for("the numbers of before", lambda: viewer.figure("Background") == before)
+        wait_for("the data", lambda: viewer.figure("Data") == str(own.significance.n_data))
+
+        # A reload shows the same cuts; they are kept as a run, which the command line makes again.
+        for _ in range(20):
+            upper.press("ArrowLeft")
+        wait_for("other numbers", lambda: viewer.figure("Background") != before)
+        page.wait_for_url(re.compile("cut=m12"))
+        wait_for("a rest", lambda: page.get_by_text("Answered in").count() == 1)
+        moved = viewer.figure("Background")
+        page.reload()
+        wait_for("the same numbers", lambda: viewer.shows("figures") and viewer.figure("Background") == moved)
+        page.get_by_role("tab", name="Keep as a run").click()
+        page.get_by_label("Name of the run to keep").fill("kept")
+        page.get_by_role("button", name="Keep this as a run").click()
+        page.get_by_text("Run kept is there.").wait_for()
+        line = page.locator("[data-testid=stCode]", has_text="hzzray run").inner_text().strip()
+        kept = load_json(app.runs / "kept")
+        assert kept.digest != own.digest
+        page.get_by_text(kept.digest).wait_for()
+        again = [*shlex.split(line)[1:], "--run-id", "again", "--engine", "serial", "--runs", str(tmp_path)]
+        subprocess.run([sys.executable, "-m", "hzzray", *again], check=True, timeout=300)
+        assert load_json(tmp_path / "again").digest == kept.digest
+        assert viewer.errors == []
+        assert "Traceback" not in app.said()
+        viewer.close()
 
 
 def test_a_cluster_that_goes_and_comes_back(browser, toys, tmp_path, monkeypatch):

@@ -83,6 +83,16 @@ def main(out: Path) -> None:
         with serve_app(folder) as app:
             in_both(browser, app, out, "runs", "/runs?run=compose-2-actors", "[data-testid=stImage] img", first_run)
             in_both(browser, app, out, "compare", "/runs", "[data-testid=stImage] img", compare)
+            in_both(
+                browser,
+                app,
+                out,
+                "explore",
+                "/explore?run=compose-2-actors&cut=m12%3D60%3A106",
+                "h1",
+                explore,
+                most=1500,
+            )
             in_both(browser, app, out, "failures", "/failures?run=damaged-file", "[data-testid=stDataFrame]")
             in_both(browser, app, out, "launch", "/launch", ".st-key-confirm", launch)
             work = ("run", "--source", "data/toy-1000000", "--selection", "h4l", "--chunk", 4_000, "--actors", 3)
@@ -121,6 +131,15 @@ def compare(viewer: Viewer) -> None:
     """Choose two runs that did the same."""
     viewer.page.get_by_role("tab", name="Compare").click()
     viewer.page.locator(".st-key-bars-wall_s svg.marks").wait_for()
+
+
+def explore(viewer: Viewer) -> None:
+    """Start a session, if there is none, and wait for its plot."""
+    page = viewer.page
+    page.wait_for_timeout(1000)
+    if (start := page.get_by_role("button", name="Start exploring")).count():
+        start.click()
+    page.locator(".st-key-mass svg.marks").wait_for(timeout=180_000)
 
 
 def launch(viewer: Viewer) -> None:

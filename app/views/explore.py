@@ -1,0 +1,615 @@
+"""The explore page: move a cut, and see what it does."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+import streamlit as st
+
+from app import charts, explore, parts, words
+from app.explore import Slider, Tuning
+from app.explorer import About, Found, Question
+from app.services import services
+from app.sessions import Exploring
+from hzzray.engine.hot import Candidate
+from hzzray.errors import HzzrayError, UsageError
+from hzzray.physics.analysis import Bound
+from hzzray.runs.request import bound_of
+from hzzray.runs.result import Result
+from hzzray.runs.run import new_run_id
+
+# How often the page looks at a session that loads, and at one of which a part is lost [s].
+_LOADING_S, _HEALING_S = 0.5, 1.0
+
+_CUTS = "cut"  # in the address
+_MOST_PLOTS = 24
+
+
+def main() -> None:
+    """Let the viewer choose a run; show its session, or offer to start one."""
+    names = services().client.run_ids()
+    if not names and "run" not in st.query_params:
+        parts.nothing("Explore", "No runs yet. Start one here, or with `hzzray run` in a terminal.")
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
+        parts.heading(1, "Explore")
+        run_id = parts.pick(names)
+        head = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    if run_id is None:
+        return
+    try:
+        view = services().client.view(run_id)
+    except HzzrayError:
+        parts.unknown(run_id)
+        return
+    session = services().sessions.find(run_id)
+    if session is not None and session.trouble is None:
+        with head:
+            parts.badge(view.phase)
+            st.space("stretch")
+            if session.is_ready and st.button("End the session", icon=":material/stop:", help="For all its viewers."):
+                services().sessions.end(run_id)
+                st.rerun()
+        if session.is_ready:
+            _explore(session)
+        else:
+            st.fragment(_loading, run_every=_LOADING_S)(session)
+        return
+    if session is not None:
+        parts.wrong([f"The session has ended: {session.trouble}."])
+    _start(run_id, has_ledger=view.has_ledger)
+
+
+def _start(run_id: str, *, has_ledger: bool) -> None:
+    """Say what a session is, and start it."""
+    with st.container(border=True):
+        parts.heading(2, ":material/tune: Move a cut, and see it answer at once")
+        st.markdown(
+            "A session reads the run's files once and keeps what it measured in memory. From then on cuts, observables "
+            "and bins change while you drag, with the exact numbers that a run of its own would give."
+        )
+        if not has_ledger:
+            st.caption("Its ledger is not in this folder of runs: explore it where it ran.")
+        if st.button("Start exploring", type="primary", icon=":material/play_arrow:", disabled=not has_ledger):
+            parts.attempt(lambda: services().sessions.begin(services().client.folder(run_id).path))
+        st.caption("All viewers of the run share it. It ends by itself when nobody has asked anything for 15 min.")
+
+
+def _loading(session: Exploring) -> None:
+    """Show how far a session is."""
+    if session.is_ready or session.trouble is not None:
+        st.rerun()
+    try:
+        part = session.loaded()
+    except HzzrayError:
+        st.rerun()
+    says = "Reading the run's files" if part < 1 else "Looking at all variables"
+    if session.about is None:
+        says = "Starting"
+    with st.container(border=True, key="loading"):
+        parts.heading(2, f":material/hourglass_top: {says}")
+        st.progress(part, f"{words.percent(part)} of the run is in memory")
+        st.caption(f"Since {words.seconds(time.monotonic() - session.begun)}.")
+
+
+# What the viewer has moved, kept over pages.
+
+
+def _tuning(session: Exploring) -> Tuning:
+    """Tell what this viewer has changed: at first what the address says."""
+    key = f"tuning-{session.run_id}"
+    if key not in st.session_state:
+        bounds, wrong = [], []
+        for text in st.query_params.get_all(_CUTS)[:100]:
+            try:
+                bound = bound_of(text[:200])
+            except UsageError as error:
+                wrong.append(str(error))
+                continue
+            if bound.variable in session.sliders:
+                bounds.append(bound)
+            else:
+                wrong.append(f"there is no variable {bound.variable!r} to cut on")
+        parts.wrong(wrong)
+        st.session_state[key] = Tuning(tuple({bound.variable: bound for bound in bounds}.values()))
+    found: Tuning = st.session_state[key]
+    return found
+
+
+def _change(session: Exploring, tuning: Tuning) -> None:
+    """Keep what this viewer has changed, in the address too."""
+    st.session_state[f"tuning-{session.run_id}"] = tuning
+    st.query_params[_CUTS] = [explore.written(bound) for bound in tuning.cuts]
+
+
+def _viewer() -> str:
+    """Name this viewer: a newer question overtakes those of the same one alone."""
+    name: str = st.session_state.setdefault("viewer", secrets.token_hex(4))
+    return name
+
+
+def _own(session: Exploring) -> dict[str, Bound]:
+    assert session.about is not None  # noqa: S101 (it is there before sliders are)
+    return explore.bounds(session.about.spec.selection.cuts)
+
+
+def _move(session: Exploring, bound: Bound) -> None:
+    _change(session, _tuning(session).move(bound, _own(session), time.monotonic()))
+
+
+def _moved(session: Exploring, slider: Slider) -> None:
+    """Take a slider's ends for the cut's bounds."""
+    _move(session, slider.bound(st.session_state[_key(session, slider)]))
+
+
+def _switched(session: Exploring, slider: Slider) -> None:
+    """Switch a cut off, or on again as the run has it."""
+    on = st.session_state[f"on-{_key(session, slider)}"]
+    own = _own(session).get(slider.variable)
+    last = st.session_state.get(f"last-{_key(session, slider)}")
+    bound = (last or own) if on else None
+    _move(session, bound or Bound(slider.variable))
+
+
+def _added(session: Exploring) -> None:
+    """Show a slider of one more variable."""
+    name = st.session_state["another"]
+    if name is not None:
+        st.session_state.setdefault(f"added-{session.run_id}", []).append(name)
+        st.session_state["another"] = None
+
+
+def _undo(session: Exploring) -> None:
+    _change(session, _tuning(session).undo())
+
+
+def _reset(session: Exploring) -> None:
+    st.session_state.pop(f"added-{session.run_id}", None)
+    _change(session, _tuning(session).reset(time.monotonic()))
+
+
+def _key(session: Exploring, slider: Slider) -> str:
+    return f"slider-{session.run_id}-{slider.variable}"
+
+
+# The page.
+
+
+@st.fragment
+def _explore(session: Exploring) -> None:
+    """Show what the cuts give, and the cuts."""
+    about = session.about
+    if about is None or session.trouble is not None:
+        st.rerun()
+    viewer = _viewer()
+    tuning = _tuning(session)
+    left, right = st.columns([1.75, 1], gap="medium")
+    with right, st.container(key="cuts"):
+        _cuts(session, tuning)
+    with left, st.container(key="answer"):
+        figures = st.container(horizontal=True, gap="small", key="figures")
+        question, before, region, log, overlay, hide = _choose(session, about, tuning)
+        try:
+            found = session.recut(question, viewer)
+            own = session.recut(before, f"{viewer}-before")
+        except HzzrayError as error:
+            if session.trouble is not None:
+                st.rerun()
+            st.error(words.plain(str(error)), icon=":material/error:")
+            return
+        blind = hide and found.cuts not in session.run
+        _lacking(found)
+        with figures, parts.part("The numbers"):
+            _figures(found.first, own.first, region, blind=blind)
+        with parts.part("The spectrum"):
+            _spectrum(found, own, region, log=log, overlay=overlay, blind=blind)
+    with parts.part("What more there is"):
+        _more(session, question, found, own, region, blind=blind)
+
+
+def _choose(
+    session: Exploring, about: About, tuning: Tuning
+) -> tuple[Question, Question, str | None, bool, bool, bool]:
+    """Let the viewer choose what is plotted; returns the question, the same of the run's own cuts, and how to show."""
+    spec = about.spec
+    first = spec.templates[0].observable
+    names = [first, *(name for name in session.sliders if name != first)]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="choices"):
+        shown = st.selectbox(
+            "Observable", names, key="shown", bind="query-params", label_visibility="collapsed",
+            format_func=lambda name: session.sliders[name].title if name in session.sliders else name, width=200,
+        )  # fmt: skip
+        region = st.segmented_control(
+            "Region", ["all", *spec.analysis.regions], default="all", required=True, key="channel",
+            format_func=lambda name: words.plain(name.replace("mu", "µ")), label_visibility="collapsed",
+            bind="query-params",
+        )  # fmt: skip
+        log = st.toggle("Log scale", key="log", bind="query-params")
+        axis, window = _binning(session, about, shown)
+        overlay = st.toggle("Before", value=True, key="before", bind="query-params",
+                            help="The dashed line: what simulation is with the run's own cuts.")  # fmt: skip
+        hide = st.toggle(
+            "Hide the data in the window", value=True, key="blind", bind="query-params",
+            help="While cuts are tuned that were never run, so that nobody tunes them to what the data happen to be.",
+        )  # fmt: skip
+    axes = [f"{first}={axis}" if axis and shown == first else first]
+    if shown != first:
+        axes.append(f"{shown}={axis}")
+    question = Question(tuning.cuts, tuple(axes), window=window)
+    return question, replace(question, cuts=()), None if region == "all" else region, log, overlay, hide
+
+
+def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, str | None]:
+    """Let the viewer choose bins, and where is counted; returns what differs from the run's own."""
+    spec = about.spec
+    first = spec.templates[0]
+    known = {template.observable: template.axis for template in (*about.templates, *spec.templates)}
+    own = known.get(shown)
+    if own is None:
+        slider = session.sliders[shown]
+        half = 0.5 if slider.counts else 0.0
+        usual = f"{slider.low - half:g}:{slider.high + half:g}:{slider.signal.size if slider.counts else 40}"
+    else:
+        usual = f"{own.start:g}:{own.stop:g}:{own.bins}"
+    counted = "" if spec.window is None else ":".join(f"{end:g}" for end in spec.window)
+    with st.popover("Bins", icon=":material/tune:"):
+        axis = st.text_input(
+            "Axis: from, to, bins", usual, key=f"axis-{session.run_id}-{shown}", live=True, max_chars=60
+        )
+        window = st.text_input(
+            f"Window of the significance, in {words.plain(first.observable)}", counted,
+            key=f"window-{session.run_id}", live=True, max_chars=60, help="From a bin's edge to another's.",
+        )  # fmt: skip
+    axis, window = axis.replace(" ", ""), window.replace(" ", "")
+    if shown == first.observable and axis == usual:
+        axis = ""
+    return axis or None, None if window == counted or not window else window
+
+
+def _lacking(found: Found) -> None:
+    """Say what an answer doesn't cover, and look again."""
+    for reason in found.failed[:3]:
+        st.warning(words.plain(reason), icon=":material/broken_image:")
+    if found.fraction < 1:
+        st.warning(
+            f"This is of {words.percent(found.fraction)} of the run's events"
+            + (": the rest could not be read." if found.failed else ": the rest is being read again."),
+            icon=":material/hourglass_top:",
+        )
+        if not found.failed:
+            st.fragment(_again, run_every=_HEALING_S)(time.monotonic())
+
+
+def _again(since: float) -> None:
+    """Run the page again a while after."""
+    if time.monotonic() - since > _HEALING_S / 2:
+        st.rerun()
+
+
+def _figures(now: Result, own: Result, region: str | None, *, blind: bool) -> None:
+    """Show what the cuts give in the window."""
+    found, before = explore.counts(now, region), explore.counts(own, region)
+    said = next(iter(found.withheld.values()), "not defined")
+    same = now.spec.selection.cuts == own.spec.selection.cuts
+
+    def was(value: float | None, form: str) -> str:
+        return "as in the run" if same else "no such number" if value is None else f"was {format(value, form)}"
+
+    parts.figure(
+        "Expected", words.sigma(found.asimov),
+        words.plain(said) if found.asimov is None else f"{was(before.asimov, '.2f')}{'' if same else ' σ'}",
+        says="Asimov: the median significance expected of the Higgs boson.",
+    )  # fmt: skip
+    parts.figure("Signal", _number(found.n_signal), was(before.n_signal, ".2f"))
+    error = "" if found.n_background_error is None else f" ± {found.n_background_error:.2f}"
+    parts.figure("Background", _number(found.n_background), f"{error.strip()} · {was(before.n_background, '.2f')}")
+    if blind:
+        parts.figure("Data", "hidden", "cuts that were never run", says="In the window. Switch it below.")
+    else:
+        observed = f"{words.sigma(found.observed)} observed" if found.observed is not None else "in the window"
+        parts.figure("Data", words.NONE if found.n_data is None else str(found.n_data), observed)
+
+
+def _number(value: float | None) -> str:
+    return words.NONE if value is None else f"{value:.2f}"
+
+
+def _spectrum(found: Found, own: Found, region: str | None, *, log: bool, overlay: bool, blind: bool) -> None:
+    """Draw the observable that was asked for last."""
+    name = list(found.results)[-1]
+    result = found.results[name]
+    chart = charts.mass(result, channel=region, log=log)
+    if blind:
+        chart = explore.blinded(chart, result, result.significance.window)
+    if overlay and name in own.results and result.spec.selection.cuts != own.cuts:
+        chart = explore.overlaid(chart, own.results[name], region)
+    parts.draw_mass(chart)
+    says = f"Luminosity: {result.luminosity}. Answered in {words.seconds(found.seconds)}, digest {found.digest[:16]}."
+    hidden = " The data in the window are hidden: these cuts were never run." if result.is_first else (
+        " Data are hidden: those in the window are among them, and these cuts were never run."
+    )  # fmt: skip
+    st.caption(f"{words.plain(says)}{hidden if blind else ''}")
+
+
+def _cuts(session: Exploring, tuning: Tuning) -> None:
+    """Show a slider for each cut; what is behind it is the variable by every other cut of the run."""
+    own = _own(session)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        parts.heading(2, "Cuts")
+        st.space("stretch")
+        st.button("Undo", icon=":material/undo:", on_click=_undo, args=(session,), disabled=not tuning.past)
+        st.button("Reset", icon=":material/restart_alt:", on_click=_reset, args=(session,), disabled=not tuning.cuts,
+                  help="Back to the run's own cuts.")  # fmt: skip
+    added: list[str] = st.session_state.get(f"added-{session.run_id}", [])
+    changed_ones = [bound.variable for bound in tuning.cuts]
+    names = [name for name in dict.fromkeys([*own, *changed_ones, *added]) if name in session.sliders]
+    with st.container(key="sliders", gap="small"):
+        for name in names:
+            _slider(session, tuning, session.sliders[name], own)
+    rest = [name for name in session.sliders if name not in names]
+    st.selectbox(
+        "Cut on another variable", rest, index=None, key="another", on_change=_added, args=(session,),
+        placeholder="Cut on another variable", label_visibility="collapsed",
+        format_func=lambda name: session.sliders[name].title if name in session.sliders else name,
+    )  # fmt: skip
+
+
+def _slider(session: Exploring, tuning: Tuning, slider: Slider, own: dict[str, Bound]) -> None:
+    bound = tuning.bound(slider.variable, own)
+    key = _key(session, slider)
+    ends = slider.ends(bound)
+    if bound is not None:
+        st.session_state[f"last-{key}"] = bound
+    if st.session_state.get(key) != ends:
+        st.session_state[key] = ends
+    if st.session_state.get(f"on-{key}") != (bound is not None):
+        st.session_state[f"on-{key}"] = bound is not None
+    is_changed = any(one.variable == slider.variable for one in tuning.cuts)
+    with st.container(key=f"box-{slider.variable}", gap=None):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.toggle(
+                words.plain(slider.title), key=f"on-{key}", on_change=_switched, args=(session, slider),
+                disabled=bound is None and slider.variable not in own and f"last-{key}" not in st.session_state,
+            )  # fmt: skip
+            st.space("stretch")
+            says = slider.says(bound)
+            st.markdown(f"**{words.plain(says)}**" if is_changed else words.plain(says), width="content")
+        st.html(explore.behind(slider, bound))
+        st.slider(
+            words.plain(slider.title), slider.low, slider.high, step=slider.step, format=slider.form, key=key,
+            on_change=_moved, args=(session, slider), label_visibility="collapsed",
+        )  # fmt: skip
+
+
+def _more(session: Exploring, question: Question, found: Found, own: Found, region: str | None, *, blind: bool) -> None:
+    """Show all else there is to see of these cuts, one at a time."""
+    keep, table, cutflow, scan, but_one, events = st.tabs(
+        ["Keep as a run", "Yields", "Cutflow", "Best cut", "Every cut but one", "Events"], key="more",
+        on_change="rerun", default="Yields",
+    )  # fmt: skip
+    with keep:
+        if keep.open:
+            _keep(session, question, found)
+    with table:
+        if table.open:
+            _yields(found.first, own.first, region, blind=blind)
+    with cutflow:
+        if cutflow.open:
+            _cutflow(found.first, blind=blind)
+    with scan:
+        if scan.open:
+            _scan(session, question, region)
+    with but_one:
+        if but_one.open:
+            _but_one(session, question, blind=blind)
+    with events:
+        if events.open:
+            _events(session, question, found, blind=blind)
+
+
+def _yields(now: Result, own: Result, region: str | None, *, blind: bool) -> None:
+    """Show each group in the window, now and with the run's own cuts."""
+    rows = explore.yields(now, own, region, blind=blind)
+    table = pd.DataFrame(
+        [
+            {
+                "group": words.short(row.group),
+                "now": "hidden" if row.now is None else f"{row.now:.2f} ± {row.error:.2f}",
+                "the run's own cuts": f"{row.before:.2f}",
+                "change": _change_of(row),
+            }
+            for row in rows
+        ]
+    )
+    st.table(table.map(words.plain), border="horizontal", hide_index=True)
+    window = now.significance.window
+    unit = words.plain(now.spec.templates[0].unit)
+    where = "of everything" if window is None else f"in {window[0]:g} to {window[1]:g} {unit}".rstrip()
+    st.caption(f"Events {where}; errors are those of the statistics.")
+
+
+def _change_of(row: explore.Yield) -> str:
+    return words.NONE if row.now is None or not row.before else f"{100 * (row.now / row.before - 1):+.1f} %"
+
+
+def _cutflow(now: Result, *, blind: bool) -> None:
+    """Show how many events each cut leaves, by group."""
+    table = pd.DataFrame({"cut": [words.short(cut) for cut in now.spec.rows]})
+    for sample in now.samples.values():
+        if blind and now.groups[sample.group].role == "data":
+            continue
+        column, factor = words.short(sample.group), now.side_by_side(sample)
+        values = [factor * row.yield_ for row in sample.cutflow]
+        table[column] = table[column] + values if column in table else values
+    number = st.column_config.NumberColumn(format="%.2f")
+    config = {name: number for name in table.columns if name != "cut"}
+    st.dataframe(table, hide_index=True, height="content", key="cutflow", column_config=config)
+    st.caption(f"Weighted events of {now.luminosity}.{' Data are hidden.' if blind else ''}")
+
+
+def _scan(session: Exploring, question: Question, region: str | None) -> None:
+    """Let the viewer scan one cut: what significance each threshold gives, all else as it is."""
+    own = _own(session)
+    names = list(dict.fromkeys([*own, *(bound.variable for bound in question.cuts), *session.sliders]))
+    names = [name for name in names if name in session.sliders]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        name = st.selectbox("Variable", names, key=f"scanned-{session.run_id}", width=260,
+                            format_func=lambda name: session.sliders[name].title)  # fmt: skip
+        side = st.segmented_control("Keep what is", ["above", "below"], default="above", required=True, key="side")
+        go = st.button("Scan", icon=":material/search:", type="primary")
+    slider, above = session.sliders[name], side == "above"
+    now = next((bound for bound in question.cuts if bound.variable == name), own.get(name))
+    others = tuple(bound for bound in question.cuts if bound.variable != name)
+    asked = replace(question, cuts=others, observables=question.observables[:1])
+    key = (asked, name, above, now, region)
+    kept = f"scan-{session.run_id}"
+    if go:
+        points = []
+        bar = st.progress(0.0, "Scanning")
+        values = explore.thresholds(slider)
+        for i, threshold in enumerate(values, 1):
+            bound = explore.with_threshold(slider, now, threshold, above=above)
+            answer = session.recut(replace(asked, cuts=(*others, bound)), f"{_viewer()}-scan")
+            points.append(explore.point(threshold, answer.first, region))
+            bar.progress(i / len(values), f"{i} of {len(values)} thresholds")
+        bar.empty()
+        st.session_state[kept] = key, points
+    was, points = st.session_state.get(kept, (None, []))
+    if was != key:
+        st.caption("Each threshold is a re-cut of all events; the other end of the cut, and all other cuts, stay.")
+        return
+    end = None if now is None else slider.ends(now)[0 if above else 1]
+    parts.draw(explore.scan_chart(points, slider, end, above=above), "scan", alt="Expected significance by threshold")
+    top = explore.best(points)
+    if top is None:
+        st.caption("No threshold gives a significance.")
+        return
+    error = "" if top.error is None else f" ± {top.error:.2f}"
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"Best: **{top.asimov:.2f}{error} σ** at {top.threshold:g}.", width="content")
+        st.caption("The band is the statistics of simulation.", width="content")
+        st.button(
+            "Take it", icon=":material/check:", on_click=_move,
+            args=(session, explore.with_threshold(slider, now, top.threshold, above=above)),
+        )  # fmt: skip
+
+
+def _but_one(session: Exploring, question: Question, *, blind: bool) -> None:
+    """Draw each variable that is cut on, by every cut but its own."""
+    assert session.about is not None  # noqa: S101 (it is there before sliders are)
+    own = _own(session)
+    tuning = Tuning(question.cuts)
+    names = [name for name in dict.fromkeys([*own, *(bound.variable for bound in question.cuts)])
+             if name in session.sliders and tuning.bound(name, own) is not None][:_MOST_PLOTS]  # fmt: skip
+    asked = explore.all_but_one(names, session.sliders, question.cuts, session.about.spec.templates[0])
+    columns = st.columns(3, gap="medium")
+    for i, (name, one) in enumerate(asked.items()):
+        with columns[i % 3], parts.part(f"The plot of {name}"):
+            result = session.recut(one, f"{_viewer()}-but-one").results[name]
+            chart = explore.but_one_chart(result, session.sliders[name], tuning.bound(name, own), data=not blind)
+            parts.draw(chart, f"but-one-{name}", alt=f"{session.sliders[name].title} by every cut but its own")
+    st.caption(f"Grey: what the variable's own cut takes away.{' Data are hidden.' if blind else ''}")
+
+
+def _keep(session: Exploring, question: Question, found: Found) -> None:
+    """Write these cuts as a run, and say how to make it from nothing."""
+    asked = _to_keep(session, question)
+    suggested = st.session_state.setdefault("suggested to keep", new_run_id())
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        run_id = st.text_input("Name of the run to keep", suggested, max_chars=64, width=320, live=True)
+        go = st.button(
+            "Keep this as a run",
+            type="primary",
+            icon=":material/save:",
+            disabled=found.fraction < 1 and not found.failed,
+        )
+    if go:
+        try:
+            done = session.keep(asked, run_id)
+        except HzzrayError as error:
+            st.error(words.plain(str(error)), icon=":material/error:")
+        else:
+            st.session_state["suggested to keep"] = new_run_id()
+            st.session_state[f"kept-{session.run_id}"] = done
+            st.rerun()  # the data of these cuts are hidden no more
+    kept = st.session_state.get(f"kept-{session.run_id}")
+    if kept is not None:
+        st.success(f"Run {words.plain(kept.run_id)} is there. Digest {kept.digest}", icon=":material/verified:")
+        if st.button("See it", icon=":material/arrow_forward:"):
+            parts.show_run(kept.run_id)
+            st.switch_page("views/live.py")
+    st.caption("The same from nothing, in a terminal:")
+    try:
+        st.code(session.command(asked), language="bash", wrap_lines=True)
+    except HzzrayError as error:
+        st.caption(words.plain(str(error)))
+
+
+def _to_keep(session: Exploring, question: Question) -> Question:
+    """Fill what the run fills, and what is shown besides."""
+    assert session.about is not None  # noqa: S101 (it is there before sliders are)
+    own = [template.observable for template in session.about.spec.templates]
+    asked = {text.partition("=")[0]: text for text in question.observables}
+    if all(text == name for name, text in asked.items()) and set(asked) <= set(own):
+        return replace(question, observables=())
+    return replace(question, observables=tuple(asked.pop(name, name) for name in own) + tuple(asked.values()))
+
+
+def _events(session: Exploring, question: Question, found: Found, *, blind: bool) -> None:
+    """List candidates in the window, and show one of them."""
+    result = found.first
+    release = result.spec.release
+    data = [name for name, sample in result.samples.items() if result.groups[sample.group].role == "data"]
+    rest = [name for name in result.samples if name not in data]
+    options = [*(["data"] if data else []), *rest]
+    signal = [name for name in rest if result.groups[result.samples[name].group].role == "signal"]
+    start = options.index(signal[0]) if blind and signal else 0
+    chosen = st.selectbox("Candidates of", options, index=start, key=f"of-{session.run_id}-{blind}", width=260,
+                          format_func=words.short)  # fmt: skip
+    window = result.significance.window
+    if chosen == "data" and blind:
+        st.info("The data in the window are hidden: these cuts were never run.", icon=":material/visibility_off:")
+        return
+    samples = tuple(data) if chosen == "data" else (release.sample(chosen).name,)
+    low, high = window or (float("-inf"), float("inf"))
+    found_ones = session.candidates(replace(question, observables=question.observables[:1]), (low, high), samples)
+    if not found_ones:
+        st.caption("None in the window.")
+        return
+    _event_table(found_ones, session)
+
+
+def _event_table(found: Sequence[Candidate], session: Exploring) -> None:
+    """Show candidates as a table, as CSV, and the chosen one's leptons."""
+    masses = [name for name, slider in session.sliders.items() if name.startswith("m") and "GeV" in slider.title]
+    table = explore.listed(found, masses)
+    picked = st.dataframe(
+        table, hide_index=True, key="candidates", on_select="rerun", selection_mode="single-row", height=300,
+        column_config={name: st.column_config.NumberColumn(session.sliders[name].title, format="%.2f")
+                       for name in masses},
+    )  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.download_button("CSV", explore.as_csv(found), f"{session.run_id}-candidates.csv", "text/csv",
+                           on_click="ignore", icon=":material/download:", key="candidates csv")  # fmt: skip
+        st.caption(f"{words.number(len(found))} candidates. Choose one to see its leptons.")
+    rows = picked.selection.rows
+    one = found[rows[0] if rows and rows[0] < len(found) else 0]
+    if not one.leptons:
+        st.caption("Its leptons could not be read.")
+        return
+    name = f"run {one.run}, event {one.event}" if one.event is not None else f"entry {one.entry}"
+    parts.heading(3, f"{words.plain(one.region.replace('mu', 'µ'))}, {name}")
+    across, along = st.columns(2, gap="medium")
+    with across:
+        parts.draw(explore.display(one, "r-phi"), "r-phi", alt="The leptons across the beam")
+        st.caption("Across the beam (r–φ). A line is as long as the lepton's pT [GeV].")
+    with along:
+        parts.draw(explore.display(one, "r-z"), "r-z", alt="The leptons along the beam")
+        st.caption("Along the beam (r–z): directions; lengths are pT again.")
+
+
+main()
