@@ -251,14 +251,14 @@ def is_steep(slider: Slider) -> bool:
 def behind(slider: Slider, bound: Bound | None) -> str:
     """Draw what lies behind a slider in HTML: background and signal, each as high as it gets, and what is cut away."""
     low, high = slider.ends(bound)
-    # Of whole numbers bins lie about thumbs: half of the first and of the last one are beyond.
+    # Bins of whole numbers lie about the thumbs: half of the first one and of the last one are beyond the track.
     half = 0.5 if slider.counts else 0.0
-    wide = slider.high - slider.low + 2 * half
-    left = 100 * (low - slider.low) / wide
-    right = 100 * (slider.high - high) / wide
+    wide = slider.high - slider.low
+    left = 100 * max(0.0, low - half - slider.low) / wide
+    right = 100 * max(0.0, slider.high - high - half) / wide
     log = is_steep(slider)
     layers = "".join(
-        f'<div class="{name}" style="clip-path:{silhouette(values, log=log)}"></div>'
+        f'<div class="{name}" style="clip-path:{silhouette(_on_track(slider, values), log=log)}"></div>'
         for name, values in (("background", slider.background), ("signal", slider.signal))
     )
     away = "".join(
@@ -266,8 +266,12 @@ def behind(slider: Slider, bound: Bound | None) -> str:
         for side, share in (("left", left), ("right", right))
         if share > 0.005
     )
-    margin = f' style="margin:0 calc(-{50 * half / max(wide - 2 * half, 1):.2f}%)"' if half else ""
-    return f'<div class="behind"{margin}>{layers}{away}</div>'
+    return f'<div class="behind">{layers}{away}</div>'
+
+
+def _on_track(slider: Slider, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave out of bins what is beyond the slider's track."""
+    return np.repeat(values, 2)[1:-1] if slider.counts else values
 
 
 # What moves.

@@ -138,6 +138,8 @@ def test_what_lies_behind_a_slider(sliders):
     wide = one.high - one.low
     assert shares == pytest.approx([100 * (50 - one.low) / wide, 100 * (one.high - 106) / wide], abs=0.01)
     assert explore.behind(one, None).count("away") == 0
+    counted = explore.behind(slider(low=0.0, high=2.0, step=1.0, counts=True), Bound("x", 0.5))
+    assert "left:0;width:25.00%" in counted  # to between 0 and 1
     assert explore.silhouette(np.array([1.0, 4.0])) == (
         "polygon(0% 100%, 0.00% 75.0%, 50.00% 75.0%, 50.00% 0.0%, 100.00% 0.0%, 100% 100%)"
     )

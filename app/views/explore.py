@@ -380,7 +380,7 @@ def _slider(session: Exploring, tuning: Tuning, slider: Slider, own: dict[str, B
             st.markdown(f"**{words.plain(says)}**" if is_changed else words.plain(says), width="content")
         st.html(explore.behind(slider, bound))
         st.slider(
-            words.plain(slider.title), slider.low, slider.high, step=slider.step, format=slider.form, key=key,
+            slider.title, slider.low, slider.high, step=slider.step, format=slider.form, key=key,
             on_change=_moved, args=(session, slider), label_visibility="collapsed",
         )  # fmt: skip
 
