@@ -162,7 +162,7 @@ def test_candidates_have_their_leptons(session):
         vectors = [momentum(lepton) for lepton in row.leptons]
         assert mass(sum(vectors)) == pytest.approx(row.values["m4l"], rel=1e-3)  # of massless leptons
     assert len(session.candidates({}, samples=["llll"], limit=5000)) == 1000
-    everything = session.recut(CUTS, observables=["m4l=0:100000:1"])
+    everything = session.recut(CUTS, observables=["m4l=0:100000:1"], window=(0, 100000))
     data = session.candidates(everything)
     n = sum(everything.result.samples[name].n_out for name in everything.result.samples if name.startswith("data"))
     assert len(data) == n

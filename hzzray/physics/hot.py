@@ -520,9 +520,8 @@ _1, _2, _3, _4, _FOLD, _FOLDS = (np.uint64(number) for number in (1, 2, 3, 4, 4,
 def _row_of(k: Any, s: _Scratch, region: NDArray[np.int8], fit: NDArray[np.bool_], last: int, t: Sums) -> int:  # noqa: ANN401
     """Find the row of the cutflow where an event stops whose candidate counts; more than the last for none."""
     row: int = s.passed[k] + 1
-    if row > last and region[k] < 0:
-        row = last
-    elif row > last and fit.size and not fit[k]:
+    row = last if (row > last) & (region[k] < 0) else row
+    if fit.size and row > last and not fit[k]:
         t.invalid[0] += 1
         row = 1
     return row
