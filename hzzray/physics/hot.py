@@ -51,9 +51,11 @@ MOST = PART + BLOCK
 
 _NUMBERS = np.arange(MOST, dtype=np.uint32)
 
-# Weights of a part lie within so many powers of two, and above a least one, where they are summed up the fast way.
+# Weights of a part lie within so many powers of two, the first of them from the least to the largest one here, where
+# they are summed up the fast way: bits below the least of exact sums are none of theirs, and the squares of ``MOST`` of
+# them add up to no more than 2**64, as a double that is cut into limbs must not.
 _OCTAVES = 11
-_LEAST = -38
+_LEAST, _LARGEST = -38, 13
 
 # Values that a column is tried by first: most that need a larger type show it here.
 _TRIED = 64
@@ -405,7 +407,7 @@ def _octave(weight: NDArray[np.float64]) -> tuple[int | None, NDArray[np.bool_]]
     best, most = None, 0
     for first in low.tolist():
         inside = int(number[(low >= first) & (low < first + _OCTAVES)].sum())
-        if first >= _LEAST and inside > most:
+        if _LEAST <= first <= _LARGEST and inside > most:
             best, most = first, inside
     if best is None:
         return None, np.ones(weight.size, bool)
