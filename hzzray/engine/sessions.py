@@ -148,13 +148,14 @@ class Coordinator:
 
     def _overtake(self, viewer: str) -> None:
         """Drop the question that a viewer asked before, if it isn't answered yet."""
-        asked = self._pending.pop(viewer, None)
+        overtaken = [self._pending.pop(viewer)] if viewer in self._pending else []
         if self._current is not None and self._current[0] == viewer:
-            asked = self._current[1]
+            overtaken.append(self._current[1])
             for member in self._members:
-                member.handle.drop.options(concurrency_group="monitor").remote(asked.number)
-        if asked is not None and not asked.answer.done():
-            asked.answer.set_exception(OvertakenError(_OVERTAKEN))
+                member.handle.drop.options(concurrency_group="monitor").remote(self._current[1].number)
+        for asked in overtaken:
+            if not asked.answer.done():
+                asked.answer.set_exception(OvertakenError(_OVERTAKEN))
 
     async def _loaded(self, viewer: str, turn: int) -> None:
         """Wait until all that can be read is ready, a question is overtaken, or nothing goes on any more."""
