@@ -64,8 +64,8 @@ def best(call: Callable[[], object], passes: int = PASSES) -> float:
 def hot_of(session: Session) -> list[Hot]:
     """Find what a session of one process holds."""
     session.recut()
-    worker = session._explorer._worker
-    return [worker._store.get(worker.key(number)) for number in range(len(session.tasks))]
+    worker = session._explorer._worker  # noqa: SLF001
+    return [worker._store.get(worker.key(number)) for number in range(len(session.tasks))]  # noqa: SLF001
 
 
 def touched(hot: list[Hot], session: Session, observables: int) -> float:
@@ -104,7 +104,7 @@ def one_core(runs: Path, console: Console) -> list[list[str]]:
                     f"{found:.0f} M events/s",
                     f"{goal:.0f}",
                     f"{need:.0f} B/event at {speed:.1f} GB/s: {1e3 * speed / need:.0f} M events/s at most",
-                ]  # fmt: skip
+                ]
             )
             console.print(rows[-1])
         console.print(f"{sum(one.nbytes for one in hot) / events:.0f} bytes an event")
@@ -148,7 +148,7 @@ def main() -> int:
             machine.settle()
             seconds = answers(session, options.questions)
             standing = session.standing()
-            session._explorer.end()
+            session._explorer.end()  # noqa: SLF001
     median, p95 = statistics.median(seconds), float(np.quantile(seconds, 0.95))
     rows += [
         [f"question to answer, {options.actors} actors", f"{1e3 * p95:.0f} ms (p95)", f"{GOALS['p95_ms']:.0f}",

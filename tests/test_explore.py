@@ -9,10 +9,14 @@ import time
 
 import hist
 import numpy as np
+import pyarrow.feather
 import pytest
 import uhi.io.json
+import uproot
+from pyarrow import parquet
 
 import hzzray
+from hzzray import explore_cli
 from hzzray.data.catalogue import release
 from hzzray.engine.explore import OvertakenError
 from hzzray.engine.ledger import Ledger
@@ -130,9 +134,9 @@ def test_there_must_be_such_a_run(runs):
 
 
 def test_what_has_no_room_is_read_again_to_the_same_bits(runs):
-    whole = hzzray.explore("base", runs=runs, engine="serial")
-    whole.recut()
-    bound = whole.standing().nbytes // 4
+    with hzzray.explore("base", runs=runs, engine="serial") as whole:
+        whole.recut()
+        bound = whole.standing().nbytes // 4
     with hzzray.explore("base", runs=runs, engine="serial", memory=bound) as session:
         answers = [session.recut(CUTS, observables=OBSERVABLES) for _ in range(3)]
         standing = session.standing()
@@ -158,7 +162,7 @@ def test_candidates_have_their_leptons(session):
         vectors = [momentum(lepton) for lepton in row.leptons]
         assert mass(sum(vectors)) == pytest.approx(row.values["m4l"], rel=1e-3)  # of massless leptons
     assert len(session.candidates({}, samples=["llll"], limit=5000)) == 1000
-    everything = session.recut(CUTS, observables=["m4l=0:100000:1"])
+    everything = session.recut(CUTS, observables=["m4l=0:100000:1"], window=(0, 100000))
     data = session.candidates(everything)
     n = sum(everything.result.samples[name].n_out for name in everything.result.samples if name.startswith("data"))
     assert len(data) == n
@@ -171,6 +175,75 @@ def momentum(lepton):
 
 def mass(p):
     return np.sqrt(p[0] ** 2 - (p[1:] ** 2).sum())
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "feather", "root"])
+def test_a_skim_has_every_candidate_with_its_weight(cli, runs, tmp_path, kind):
+    out = tmp_path / f"candidates.{kind}"
+    cut = ["--cut", "m12=60:100", "--cut", "pt1=25:"]
+    code, said, _ = cli("skim", "base", "--runs", runs, "--out", out, "--engine", "serial", *cut)
+    assert code == 0
+    with hzzray.explore("base", runs=runs, engine="serial") as session:
+        answer = session.recut({"m12": (60, 100), "pt1": (25, None)})
+    samples = answer.result.samples
+    if kind == "root":
+        with uproot.open(out) as file:
+            names = str(file["samples"]).split(",")
+            columns = file["candidates"].arrays(library="np")
+            sample = np.array(names)[columns["sample"]]
+    else:
+        read = parquet.read_table if kind == "parquet" else pyarrow.feather.read_table
+        columns = read(out).to_pydict()
+        sample = np.array(columns["sample"])
+    m12, weight = np.array(columns["m12"]), np.array(columns["weight"])
+    assert f"{len(m12)} candidates" in said
+    assert ((m12 > 60) & (m12 < 100)).all()
+    for name, one in samples.items():
+        assert (sample == name).sum() == one.n_out
+        assert weight[sample == name].sum() == pytest.approx(one.yield_)
+        bins = np.histogram(
+            np.array(columns["m4l"])[sample == name], answer.result.edges, weights=weight[sample == name]
+        )
+        assert bins[0] == pytest.approx(one.sumw)
+
+
+def test_what_a_skim_is_to_be_must_be_known(cli, runs, tmp_path):
+    code, _, said = cli("skim", "base", "--runs", runs, "--out", tmp_path / "skim.csv")
+    assert code == 2
+    assert "must end in .parquet, .arrow, .feather, .root" in said
+
+
+def test_the_command_line_answers_once(cli, runs):
+    asked = ["--cut", "m12=60:100", "--cut", "pt1=25:", "--cut", "m34=12:", "--cut", "dr_same=:"]
+    asked += ["--observable", "m12", "--observable", "pt4l=0:300:30", "--engine", "serial", "--runs", runs]
+    code, said, _ = cli("explore", "base", *asked)
+    cold = load_json(runs / "other")
+    assert code == 0
+    assert f"digest {cold.digest[:16]}" in said
+    assert "58 to 60" in said
+    code, said, _ = cli("explore", "base", *asked, "--json")
+    assert json.loads(said)["digest"] == cold.digest
+
+
+def test_the_command_line_answers_line_by_line(cli, runs, monkeypatch):
+    lines = [
+        "--cut m12=60:100 --cut pt1=25: --cut m34=12: --cut dr_same=: --observable m12 --observable pt4l=0:300:30",
+        "command", "keep by-hand", "--cut m5=1:2", "--what 3", "quit", "never",
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.stdin", lines)
+    code, said, trouble = cli("explore", "base", "--engine", "serial", "--runs", runs)
+    assert code == 0
+    assert "hzzray run --release toy" in said
+    assert load_json(runs / "by-hand").digest == load_json(runs / "other").digest
+    assert "has no variable 'm5'" in trouble
+    assert "--what: expected --cut" in trouble
+
+
+@pytest.mark.parametrize(("size", "bytes_"), [("2GB", 2 * 10**9), ("512MiB", 2**29), ("1000", 1000), ("1.5 kB", 1500)])
+def test_memory_is_given_with_its_unit(size, bytes_):
+    assert explore_cli._bytes(size) == bytes_
+    with pytest.raises(UsageError, match="expected a size"):
+        explore_cli._bytes("much")
 
 
 # --- over Ray ---

@@ -62,6 +62,8 @@ class Heard:
             failed |= share.failed
             packed |= share.packed
         done = tuple(sorted(number for share in shares for number in share.done))
+        if len(set(done)) != len(done):
+            raise HzzrayError("a range was answered for twice")
         return cls(blocks, done, failed, sum(share.read for share in shares), packed)
 
 

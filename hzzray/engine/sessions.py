@@ -14,7 +14,7 @@ import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,8 @@ _AGAIN = 5
 
 # A coordinator that died is back so soon, or there is none [s].
 _BACK_S = 60.0
+
+_OVERTAKEN = "a newer question overtook this one"
 
 # How many ranges more than another one a worker may have.
 _UNEVEN = 2
@@ -106,6 +108,7 @@ class Coordinator:
         self._tried: Counter[int] = Counter()
         self._lacking: dict[int, set[str]] = {}
         self._failed: dict[int, str] = {}
+        self._turns: dict[str, int] = {}  # of each viewer who waits, the newest question's
         self._pending: dict[str, _Asked] = {}
         self._current: tuple[str, _Asked] | None = None
         self._fresh = asyncio.Event()
@@ -125,31 +128,38 @@ class Coordinator:
         """Answer a viewer's newest question; raises OvertakenError where a newer one came meanwhile."""
         self._begin()
         self._overtake(viewer)
-        mine = _Asked(cuts, templates, apart, asyncio.get_running_loop().create_future())
-        for _ in range(_AGAIN):
-            self._pending[viewer] = mine
-            if whole:
-                await self._loaded(mine)
-            self._fresh.set()
-            heard = await mine.answer
-            if not whole or len(heard.done) + len(heard.failed) >= len(self._plot.tasks):
-                break
-            mine = _Asked(cuts, templates, apart, asyncio.get_running_loop().create_future())
-        return heard
+        turn = self._turns[viewer] = next(self._numbers)
+        try:
+            for _ in range(_AGAIN):
+                if whole:
+                    await self._loaded(viewer, turn)
+                if self._turns.get(viewer) != turn:
+                    raise OvertakenError(_OVERTAKEN)
+                asked = _Asked(cuts, templates, apart, asyncio.get_running_loop().create_future())
+                self._pending[viewer] = asked
+                self._fresh.set()
+                heard = await asked.answer
+                if not whole or len(heard.done) + len(heard.failed) >= len(self._plot.tasks):
+                    break
+            return heard
+        finally:
+            if self._turns.get(viewer) == turn:
+                del self._turns[viewer]
 
     def _overtake(self, viewer: str) -> None:
         """Drop the question that a viewer asked before, if it isn't answered yet."""
-        asked = self._pending.pop(viewer, None)
+        overtaken = [self._pending.pop(viewer)] if viewer in self._pending else []
         if self._current is not None and self._current[0] == viewer:
-            asked = self._current[1]
+            overtaken.append(self._current[1])
             for member in self._members:
-                member.handle.drop.options(concurrency_group="monitor").remote(asked.number)
-        if asked is not None and not asked.answer.done():
-            asked.answer.set_exception(OvertakenError("a newer question overtook this one"))
+                member.handle.drop.options(concurrency_group="monitor").remote(self._current[1].number)
+        for asked in overtaken:
+            if not asked.answer.done():
+                asked.answer.set_exception(OvertakenError(_OVERTAKEN))
 
-    async def _loaded(self, asked: _Asked) -> None:
+    async def _loaded(self, viewer: str, turn: int) -> None:
         """Wait until all that can be read is ready, a question is overtaken, or nothing goes on any more."""
-        while not self._is_whole and not asked.answer.done():
+        while not self._is_whole and self._turns.get(viewer) == turn:
             before = len(self._failed), sum(len(member.mine) for member in self._members)
             async with self._progress:
                 with contextlib.suppress(TimeoutError):
@@ -240,21 +250,27 @@ class Coordinator:
             asked.number = next(self._numbers)
             self._current = viewer, asked
             question = Question(asked.number, asked.cuts, asked.templates)
-            there = [member for member in self._members if member.mine]
-            shares = await asyncio.gather(*(self._share(member, question, apart=asked.apart) for member in there))
-            self._current = None
-            if not asked.answer.done():
+            # All at once, before anything else goes on: ranges move from one worker to another.
+            parts = [(member, sorted(member.mine)) for member in self._members if member.mine]
+            try:
+                shares = await asyncio.gather(
+                    *(self._share(member, question, numbers, apart=asked.apart) for member, numbers in parts)
+                )
                 heard = Heard.of([share for share in shares if share is not None])
-                asked.answer.set_result(Heard(
-                    heard.blocks, heard.done, self._failed | heard.failed, heard.read, heard.packed
-                ))  # fmt: skip
+            except HzzrayError as error:
+                if not asked.answer.done():
+                    asked.answer.set_exception(error)
+            else:
+                if not asked.answer.done():
+                    asked.answer.set_result(replace(heard, failed=self._failed | heard.failed))
+            self._current = None
             self._used = time.monotonic()
 
-    async def _share(self, member: _Member, question: Question, *, apart: bool) -> Share | None:
+    async def _share(self, member: _Member, question: Question, numbers: Sequence[int], *, apart: bool) -> Share | None:
         """Ask one worker; None where it fell, or the question was dropped."""
         shares: list[Share | None] = []
         with self._fallible(member):
-            shares.append(await member.handle.answer.remote(question, sorted(member.mine), apart=apart))
+            shares.append(await member.handle.answer.remote(question, numbers, apart=apart))
         return shares[0] if shares else None
 
     @contextlib.contextmanager

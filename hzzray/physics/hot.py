@@ -49,9 +49,13 @@ PART = 32_768
 #: Events of a part at the most.
 MOST = PART + BLOCK
 
-# Weights of a part lie within so many powers of two, and above a least one, where they are summed up the fast way.
+_NUMBERS = np.arange(MOST, dtype=np.uint32)
+
+# Weights of a part lie within so many powers of two, the first of them from the least to the largest one here, where
+# they are summed up the fast way: bits below the least of exact sums are none of theirs, and the squares of ``MOST`` of
+# them add up to no more than 2**64, as a double that is cut into limbs must not.
 _OCTAVES = 11
-_LEAST = -38
+_LEAST, _LARGEST = -38, 13
 
 # Values that a column is tried by first: most that need a larger type show it here.
 _TRIED = 64
@@ -403,7 +407,7 @@ def _octave(weight: NDArray[np.float64]) -> tuple[int | None, NDArray[np.bool_]]
     best, most = None, 0
     for first in low.tolist():
         inside = int(number[(low >= first) & (low < first + _OCTAVES)].sum())
-        if first >= _LEAST and inside > most:
+        if _LEAST <= first <= _LARGEST and inside > most:
             best, most = first, inside
     if best is None:
         return None, np.ones(weight.size, bool)
@@ -417,7 +421,7 @@ class _Scratch(NamedTuple):
     """What judging and filling a part needs.
 
     ``folds`` (float64, four an event) are weights and their squares, each cut in two; ``rows`` and ``cells`` (float64,
-    ``FOLDS`` each) are sums of them, with a count: of rows of the cutflow, of cells.
+    ``FOLDS`` each) are sums of them, with a count: of rows of the cutflow, two for each, in turn, and of cells.
     """
 
     alive: NDArray[np.uint8]
@@ -440,7 +444,7 @@ def _make_scratch(room: int, shape: Shape) -> _Scratch:
     return _Scratch(
         np.zeros(room, np.uint8), np.zeros(room, np.int16), np.zeros(room, np.uint32), np.zeros(room, np.int32),
         np.zeros(LOT, np.int32), np.zeros(LOT), _make_split(BLOCK), np.zeros(room * 4),
-        np.zeros(shape.rows * FOLDS), np.zeros(shape.cells * FOLDS),
+        np.zeros(2 * (shape.rows + 1) * FOLDS), np.zeros(shape.cells * FOLDS),
     )  # fmt: skip
 
 
@@ -518,9 +522,8 @@ _1, _2, _3, _4, _FOLD, _FOLDS = (np.uint64(number) for number in (1, 2, 3, 4, 4,
 def _row_of(k: Any, s: _Scratch, region: NDArray[np.int8], fit: NDArray[np.bool_], last: int, t: Sums) -> int:  # noqa: ANN401
     """Find the row of the cutflow where an event stops whose candidate counts; more than the last for none."""
     row: int = s.passed[k] + 1
-    if row > last and region[k] < 0:
-        row = last
-    elif row > last and fit.size and not fit[k]:
+    row = last if (row > last) & (region[k] < 0) else row
+    if fit.size and row > last and not fit[k]:
         t.invalid[0] += 1
         row = 1
     return row
@@ -540,7 +543,8 @@ def _settle(
     large = 1.5 * 2.0 ** (octave + _OCTAVES + 16)
     larger = 1.5 * 2.0 ** (2 * (octave + _OCTAVES) + 16)
     m: int = _settle_all(events, region, weight, fit, large, larger, s, t)
-    _gather(s.rows, t.stopped, s.split, False)  # noqa: FBT003
+    s.rows[2 * FOLDS * (t.stopped.size // CELL) :] = 0.0
+    _gather(s.rows, 1, t.stopped, s.split, False)  # noqa: FBT003
     return m
 
 
@@ -558,32 +562,38 @@ def _settle_all(
         row = _row_of(k, s, region, fit, last, t)
         w = weight[e * step]
         high = (w + large) - large
-        if row <= last:
-            to = np.uint64(row) * _FOLDS
-            s.rows[to] += high
-            s.rows[to + _1] += w - high
-            s.rows[to + _4] += 1.0
-        else:
-            w2 = w * w
-            higher = (w2 + larger) - larger
-            to = m * _FOLD
-            s.folds[to] = high
-            s.folds[to + _1] = w - high
-            s.folds[to + _2] = higher
-            s.folds[to + _3] = w2 - higher
-            s.chosen[m] = s.chosen[e]
-            s.region[m] = region[k]
-            m += _1
+        w2 = w * w
+        higher = (w2 + larger) - larger
+        # Without a branch, which processors guess wrongly half of the time: those that pass have a row that nobody
+        # collects, and those that stop leave their folds where the next one's go.
+        to = np.uint64(2 * row + (i & 1)) * _FOLDS
+        s.rows[to] += high
+        s.rows[to + _1] += w - high
+        s.rows[to + _4] += 1.0
+        at = m * _FOLD
+        s.folds[at] = high
+        s.folds[at + _1] = w - high
+        s.folds[at + _2] = higher
+        s.folds[at + _3] = w2 - higher
+        s.chosen[m] = s.chosen[e]
+        s.region[m] = region[k]
+        m += np.uint64(row > last)
     return int(m)
 
 
 @kernel
-def _gather(folds: NDArray[np.float64], cells: NDArray[np.int64], split: Split, squares: bool) -> None:  # noqa: FBT001
-    """Move sums of folds, each of which is exact, to the cells that they are of."""
+def _gather(
+    folds: NDArray[np.float64],
+    doubled: int,
+    cells: NDArray[np.int64],
+    split: Split,
+    squares: bool,  # noqa: FBT001
+) -> None:
+    """Move sums of folds, each of which is exact, to the cells that they are of; 2**doubled are of the same one."""
     for i in range(folds.size // FOLDS):
         first = i * FOLDS
         if folds[first + 4] != 0.0:
-            to = i * CELL
+            to = (i >> doubled) * CELL
             cells[to] += np.int64(folds[first + 4])
             for which in range(4 if squares else 2):
                 split_weight(folds[first + which], split, 0, 0, SUMW if which < 2 else SUMW2)
@@ -633,7 +643,7 @@ def _add_folds(n: int, cells: NDArray[np.float64], cell: NDArray[np.int32], fold
 @entry
 def _collect(s: _Scratch, t: Sums) -> None:
     """Move what was filled of a part to where all is summed up."""
-    _gather(s.cells, t.cells, s.split, True)  # noqa: FBT003
+    _gather(s.cells, 0, t.cells, s.split, True)  # noqa: FBT003
 
 
 @entry
@@ -849,7 +859,7 @@ class Refiller:
             due += 1
         _advance(n, due, alive, passed)
         if part.first is None:
-            s.chosen[:n] = np.arange(n, dtype=np.uint32)
+            s.chosen[:n] = _NUMBERS[:n] if n <= MOST else np.arange(n, dtype=np.uint32)
         else:
             _choose(part.first, part.rank, passed, s.chosen)
         return s.chosen[: part.entry.size], passed

@@ -129,6 +129,7 @@ class Session:
         self.analysis: Analysis = analyses.resolve(self.spec.analysis, places)
         #: Variables that cuts and observables may use: those that the release has branches for.
         self.variables = analyses.measurable(self.spec, self.analysis)
+        self._viewer = secrets.token_hex(8)
         with ExitStack() as stack:
             self._explorer = start(self, stack)
             self._stack = stack.pop_all()
@@ -198,7 +199,7 @@ class Session:
         window
             LOW:HIGH where the significance is counted, on the first observable's bin edges, or the two numbers.
         viewer
-            Whose question this is: a newer one of the same viewer overtakes it.
+            Whose question this is, by default the session's: a newer one of the same viewer overtakes it.
         whole
             Wait until all that can be read is; else the answer is of what is ready, and says which part that is.
 
@@ -214,7 +215,7 @@ class Session:
         return self._answer(spec, heard, time.perf_counter() - begun)
 
     def _ask(self, spec: RunSpec, *, viewer: str = "", whole: bool = True, apart: bool = False) -> Heard:
-        return self._explorer.ask(viewer, spec.selection.cuts, spec.templates, apart=apart, whole=whole)
+        return self._explorer.ask(viewer or self._viewer, spec.selection.cuts, spec.templates, apart=apart, whole=whole)
 
     def _answer(self, spec: RunSpec, heard: Heard, seconds: float) -> Answer:
         shape = spec.shape
