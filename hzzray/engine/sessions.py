@@ -115,6 +115,7 @@ class Coordinator:
         self._progress = asyncio.Condition()
         self._used = time.monotonic()
         self._services: list[asyncio.Task[None]] = []
+        self._tasks: Any = None
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -223,14 +224,14 @@ class Coordinator:
         if self._services:
             return
         plot = self._plot
-        tasks = ray.put(plot.tasks)
+        self._tasks = ray.put(plot.tasks)  # kept: a worker that Ray starts again takes it once more
         remote: Any = ray.remote
         actor = remote(concurrency_groups={"load": 1, "monitor": 1})(HotWorker)
         number = plot.actors or max(1, sum(int(node.cpus) for node in working_nodes()))
         for i in range(number):
             name = f"explorer-{i}"
             handle = actor.options(num_cpus=1, max_restarts=-1, max_task_retries=0).remote(
-                plot.spec, plot.sources, tasks, name, plot.cache, plot.places, plot.memory
+                plot.spec, plot.sources, self._tasks, name, plot.cache, plot.places, plot.memory
             )
             self._members.append(_Member(name, handle))
         going = (self._answer_all(), self._watch(), *map(self._load, self._members))
