@@ -28,7 +28,7 @@ from hzzray.retry import waits
 IN_FLIGHT = 2
 
 _PING_S = 20.0
-_DEATHS = 5  # of an actor that was never heard of, in a row
+_DEATHS = 5  # of an actor that never answered, in a row
 _FRUITLESS = 20  # restarts by Ray without an answer
 
 
