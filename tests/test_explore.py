@@ -305,15 +305,14 @@ def test_answers_are_exact_or_marked_while_actors_are_killed(shared, runs):
     viewer = threading.Thread(target=drag)
     viewer.start()
     try:
-        for _ in range(2):
-            for pid in shared._explorer.pids():
-                os.kill(pid, signal.SIGKILL)
-                until = time.monotonic() + 60
-                before = len(answers)
-                while time.monotonic() < until and not any(answer.fraction < 1 for answer in answers[before:]):
-                    time.sleep(0.01)
-                while time.monotonic() < until and not (answers[-1].fraction == 1 and shared.standing().actors == 2):
-                    time.sleep(0.01)
+        for pid in shared._explorer.pids():
+            os.kill(pid, signal.SIGKILL)
+            until = time.monotonic() + 60
+            before = len(answers)
+            while time.monotonic() < until and not any(answer.fraction < 1 for answer in answers[before:]):
+                time.sleep(0.01)
+            while time.monotonic() < until and not (answers[-1].fraction == 1 and shared.standing().actors == 2):
+                time.sleep(0.01)
     finally:
         stop.set()
         viewer.join()

@@ -144,6 +144,7 @@ class Coordinator:
                     break
             return heard
         finally:
+            self._used = time.monotonic()
             if self._turns.get(viewer) == turn:
                 del self._turns[viewer]
 
@@ -385,8 +386,7 @@ class Coordinator:
             for member in self._members:
                 if member.ready and not await self._look_at(member):
                     self._fell(member)
-            idle = not self._pending and self._current is None
-            if idle and time.monotonic() - self._used > self._plot.idle_s:
+            if not self._turns and time.monotonic() - self._used > self._plot.idle_s:
                 self._end()
 
     def _end(self) -> None:
