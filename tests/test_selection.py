@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.physics.analysis import Bound
+from hzzray.physics.analysis import Bound, Cut
 from hzzray.physics.selection import CHANNELS, H4L, NOTEBOOK, PRESETS, Selection, changed, parameters_of, preset, select
 from tests.support.form import FORMS
 
@@ -164,6 +164,8 @@ def test_what_an_analysis_does_not_know_is_refused_and_a_selection_does_not_chan
 def test_a_selection_of_everything_is_refused():
     with pytest.raises(ValueError, match=r"^a selection needs at least one cut$"):
         Selection("all", {}, ())
+    with pytest.raises(ValueError, match=r"^cut all: there must be one bound at least$"):
+        Selection("all", {}, (Cut("all", ()),))
     own = select(NOTEBOOK)
     everything = [Bound(bound.variable) for cut in own.cuts for bound in cut.bounds]
     with pytest.raises(ValueError, match=r"^a selection needs at least one cut$"):

@@ -23,9 +23,12 @@ class Selection:
     absolute_weights: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a selection of everything: events that can't be filled stop at a cut. Raises ValueError."""
+        """Refuse a selection without a cut, and a cut without a bound: events that can't be filled stop at one."""
         if not self.cuts:
             raise ValueError("a selection needs at least one cut")
+        for cut in self.cuts:
+            if not cut.bounds:
+                raise ValueError(f"cut {cut.name}: there must be one bound at least")
 
     @property
     def rows(self) -> tuple[str, ...]:
