@@ -32,9 +32,8 @@ app: $(VENV)/.run
 screenshots: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m tests.support.screenshots $(ARGS)
 
-# Three at a time, in the groups that tests/conftest.py makes: much of what brokers and clusters take is waiting. SPREAD=
-# runs them one by one.
-SPREAD ?= --numprocesses 3 --dist loadscope --no-loadscope-reorder
+# Two at a time, in the groups that tests/conftest.py makes. SPREAD= runs them one by one.
+SPREAD ?= --numprocesses 2 --dist loadscope --no-loadscope-reorder
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 

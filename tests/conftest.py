@@ -12,15 +12,15 @@ from filelock import FileLock
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
-#: What files of tests need, and the words that tell so: the first that fits. Others need nothing that takes its time.
-_NEEDS = {"broker": ("vhost", "Broker("), "cluster": ("mark.slow", "ray_cluster")}
+#: Words that tell of tests which need a broker, a cluster, or as long as these take.
+_HEAVY = ("vhost", "Broker(", "mark.slow", "ray_cluster")
 
 
 @cache
-def _need(path: str) -> str:
-    """Tell what a file's tests need: a broker, a cluster (or as long as one takes), or neither."""
+def _is_heavy(path: str) -> bool:
+    """Tell whether tests of a file need a broker or a cluster, or long."""
     text = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
-    return next((need for need, words in _NEEDS.items() if any(word in text for word in words)), "")
+    return any(word in text for word in _HEAVY)
 
 
 def pytest_addoption(parser):
@@ -29,25 +29,26 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Begin with the files that take longest; a stable sort: within a file, the order is the file's."""
-    needs = {item: _need(item.nodeid.split("::")[0]) for item in items}
+    heavy = {item: _is_heavy(item.nodeid.split("::")[0]) for item in items}
     if config.getoption("quick"):
-        config.hook.pytest_deselected(items=[item for item in items if needs[item]])
-        items[:] = [item for item in items if not needs[item]]
-    items.sort(key=lambda item: not needs[item])
+        config.hook.pytest_deselected(items=[item for item in items if heavy[item]])
+        items[:] = [item for item in items if not heavy[item]]
+    items.sort(key=lambda item: not heavy[item])
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Share out files to pytest-xdist's workers: those that need a broker to one, those that need a cluster to another.
+    """Let one of pytest-xdist's workers do all that needs a cluster or a broker, one after the other, beside the rest.
 
-    What kills and waits for processes would fall over others of its kind, and one broker and one cluster serve all.
-    Each of the other files stays together. (Marks of groups get lost with pytest 9.)
+    What kills and waits for processes would fall over others that do so at the same time (on two cores it did), and one
+    worker's cluster and broker serve all. Each of the other files stays together. (Marks of groups get lost with pytest
+    9.)
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class InGroups(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
-            return _need(file) or file
+            return "heavy" if _is_heavy(file) else file
 
     return InGroups(config, log)
 

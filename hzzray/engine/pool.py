@@ -306,7 +306,7 @@ class Pool:
             return
         before = await asyncio.to_thread(restarts, worker)
         try:
-            await asyncio.wait_for(_usage(worker), look.within_s)
+            await _usage(worker, look.within_s)
         except (TimeoutError, RayError) as error:
             now = await asyncio.to_thread(restarts, worker)
             self._tell(no_answer(look.worker, error, before, now))
@@ -377,9 +377,7 @@ class Pool:
     async def _usages(self) -> dict[str, Usage]:
         """Ask the workers what they have used, and what is used around them; by name."""
         ready = [self._workers[one.name] for one in self._dispatch.standings if one.is_ready]
-        answers = await asyncio.gather(
-            *(asyncio.wait_for(_usage(worker), _TICK_S) for worker in ready), return_exceptions=True
-        )
+        answers = await asyncio.gather(*(_usage(worker, _TICK_S) for worker in ready), return_exceptions=True)
         usages = {usage.actor: usage for answer in answers if isinstance(answer, tuple) for usage in answer}
         for name in self._workers.keys() & usages.keys():
             self._tell(ProcessSeen(name, usages[name].pid))
@@ -440,6 +438,8 @@ def _outcome(outcome: Partial | Exception) -> Partial | Fault:
     return outcome if isinstance(outcome, Partial) else fault_of(outcome)
 
 
-async def _usage(worker: Handle) -> tuple[Usage, ...]:
-    usage: tuple[Usage, ...] = await worker.usage.options(concurrency_group="monitor").remote()
+async def _usage(worker: Handle, within_s: float) -> tuple[Usage, ...]:
+    """Ask a worker what it has used. The limit is set in here: a coroutine that is cancelled unborn complains."""
+    async with asyncio.timeout(within_s):
+        usage: tuple[Usage, ...] = await worker.usage.options(concurrency_group="monitor").remote()
     return usage
