@@ -21,7 +21,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.explore import OvertakenError
 from hzzray.engine.ledger import Ledger
 from hzzray.errors import UsageError
-from hzzray.runs.folder import load_json
+from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import execute, make_settings, settings_of
 
@@ -89,7 +89,7 @@ def test_a_recut_is_kept_as_a_run_of_the_same_digest(session, runs, toys):
     assert (folder / "templates.json").read_text().replace("kept", "other") == (
         runs / "other" / "templates.json"
     ).read_text()
-    spec, settings = settings_of(folder)
+    spec, settings = settings_of(RunFolder(folder))
     assert (spec.digest, settings.sources) == (cold.spec.digest, (str(toys),))
     with Ledger.open(folder / "ledger.db") as ledger:
         assert not ledger.counts().due
