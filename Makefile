@@ -1,6 +1,6 @@
 # make run    the whole analysis on a local Ray cluster, from nothing
 # make app    watch it: the live page in a browser, http://127.0.0.1:8501
-# make test   every test        make test-quick  in a minute        make check   lint, format and types        make bench   measure against the peers
+# make test   every test        make test-quick  without Ray, broker, browser       make check   lint, format and types        make bench   measure against the peers
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
