@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app import words
 from app.charts import COLOURS, Chart, Spec
 from app.explorer import About, Found, Question
-from hzzray.engine.hot import Candidate
+from hzzray.engine.questions import Candidate
 from hzzray.physics.analysis import Bound, Cut, Template
 from hzzray.report.stack import contents
 from hzzray.runs.result import Result, Significance, significance

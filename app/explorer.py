@@ -13,17 +13,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hzzray.engine.explore import Standing
-from hzzray.engine.hot import Candidate
+from hzzray.engine.questions import Candidate, Standing
 from hzzray.errors import HzzrayError
 from hzzray.messages import RunSpec
 from hzzray.physics.analysis import Bound, Cut, Template, Variable
-from hzzray.runs.explore import Session, explore
 from hzzray.runs.folder import load_json
 from hzzray.runs.result import Result
 from hzzray.runs.templates import showing
+
+if TYPE_CHECKING:
+    from hzzray.runs.explore import Session
 
 #: Questions that are asked side by side, at the most.
 _MOST = 16
@@ -159,6 +160,8 @@ def _serve(wire: Connection, asked: Asked) -> None:
 
 def main(fd: int, folder: str, engine: Literal["ray", "serial"]) -> None:
     """Serve."""
+    from hzzray.runs.explore import explore  # noqa: PLC0415 (imports numerics, which the app itself does without)
+
     wire = Connection(fd)
     try:
         session = explore(folder, engine=engine)

@@ -19,8 +19,7 @@ from app.children import environment
 from app.explore import Slider, sliders
 from app.explorer import About, Found, Kept, Question
 from hzzray.engine.cluster import ClusterError
-from hzzray.engine.explore import OvertakenError, Standing
-from hzzray.engine.hot import Candidate
+from hzzray.engine.questions import Candidate, OvertakenError, Standing
 from hzzray.errors import HzzrayError
 from hzzray.physics.analysis import Cut
 

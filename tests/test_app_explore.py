@@ -7,6 +7,9 @@ import math
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -346,3 +349,9 @@ def test_a_session_that_nobody_asks_ends(runs, monkeypatch):
     wait_for("its end", lambda: session.trouble is not None, 60)
     assert mine.find("base") is None
     wait_for("its process to end", lambda: session._process.poll() is not None, 10)
+
+
+def test_the_app_itself_does_without_numerics():
+    """What explores is a process of its own: the server would start later, and each of its processes be larger."""
+    code = "import sys; import app.services; assert not {'numba', 'ray'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[1])

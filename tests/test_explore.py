@@ -18,8 +18,8 @@ from pyarrow import parquet
 import hzzray
 from hzzray import explore_cli
 from hzzray.data.catalogue import release
-from hzzray.engine.explore import OvertakenError
 from hzzray.engine.ledger import Ledger
+from hzzray.engine.questions import OvertakenError
 from hzzray.errors import UsageError
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.request import make_spec

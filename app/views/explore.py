@@ -15,7 +15,7 @@ from app.explore import Slider, Tuning
 from app.explorer import About, Found, Question
 from app.services import services
 from app.sessions import Exploring
-from hzzray.engine.hot import Candidate
+from hzzray.engine.questions import Candidate
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.physics.analysis import Bound
 from hzzray.runs.request import bound_of

@@ -4,67 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
-from hzzray.engine.hot import Candidate, HotWorker, Pick, Question, Share
-from hzzray.errors import HzzrayError
+from hzzray.engine.hot import HotWorker
+from hzzray.engine.questions import Candidate, Heard, OvertakenError, Pick, Question, Standing
 from hzzray.physics.analysis import Cut, Template
-from hzzray.physics.histogram import Blocks
 from hzzray.physics.hot import Picked
-
-
-class OvertakenError(HzzrayError):
-    """A question that a newer one of the same viewer overtook: nobody waits for its answer any more."""
-
-
-class Standing(NamedTuple):
-    """How a session stands: ranges that can be answered for, those that can't be read, all; bytes that are hot."""
-
-    ready: int
-    failed: int
-    ranges: int
-    hot_ranges: int
-    nbytes: int
-    bound: int
-    actors: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether an answer covers all that can be read."""
-        return self.ready + self.failed >= self.ranges
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Heard:
-    """An answer as its parts gave it: exact blocks by sample, and the numbers of the ranges that they are of.
-
-    ``failed`` says of ranges why they can't be read, ``read`` counts those that were not hot, and ``packed`` has blocks
-    range by range where they were asked for so.
-    """
-
-    blocks: dict[str, Blocks]
-    done: tuple[int, ...]
-    failed: dict[int, str]
-    read: int = 0
-    packed: dict[int, bytes] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, shares: Sequence[Share]) -> Heard:
-        """Merge what workers answered."""
-        blocks: dict[str, Blocks] = {}
-        failed: dict[int, str] = {}
-        packed: dict[int, bytes] = {}
-        for share in shares:
-            for sample, own in share.blocks.items():
-                blocks[sample] = blocks[sample] + own if sample in blocks else own
-            failed |= share.failed
-            packed |= share.packed
-        done = tuple(sorted(number for share in shares for number in share.done))
-        if len(set(done)) != len(done):
-            raise HzzrayError("a range was answered for twice")
-        return cls(blocks, done, failed, sum(share.read for share in shares), packed)
 
 
 class Explorer(Protocol):

@@ -9,7 +9,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,14 +21,14 @@ from hzzray.data.reader import Reader
 from hzzray.data.schema import Schema
 from hzzray.data.storage import open_bytes
 from hzzray.engine.monitor import Usage, place
+from hzzray.engine.questions import Candidate, Lepton, Pick, Question, Share
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, MissingFileError, TransientError
 from hzzray.messages import RunSpec, Task
-from hzzray.physics.analysis import Analysis, Cut, Template
+from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Jagged, Offsets, Reads, Scalar, Unread, nothing
 from hzzray.physics.fill import Sums
 from hzzray.physics.filler import Filler
-from hzzray.physics.histogram import Blocks
 from hzzray.physics.hot import Hot, Keeper, Picked, Refiller, UnmeasuredError, warm_up
 from hzzray.urls import redact
 
@@ -101,76 +101,6 @@ class Store:
     def _forget(self, key: Key) -> None:
         if (old := self._kept.pop(key, None)) is not None:
             self.nbytes -= old.nbytes
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: other cuts and templates of a run. ``number`` tells it from all others."""
-
-    number: int
-    cuts: tuple[Cut, ...]
-    templates: tuple[Template, ...]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Share:
-    """What a worker answers of its ranges, by their numbers: ``blocks`` by sample, and which ranges they are of.
-
-    ``failed`` says of ranges why they can't be read; ``read`` counts those that were not hot. Where blocks were asked
-    for range by range, ``packed`` has them.
-    """
-
-    blocks: dict[str, Blocks]
-    done: tuple[int, ...]
-    failed: dict[int, str]
-    read: int = 0
-    packed: dict[int, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """Which candidates are wanted: those that are filled by some cuts, of some samples.
-
-    The first observable lies from ``low`` on and below ``high``; ``limit`` is how many a worker gives at the most.
-    """
-
-    cuts: tuple[Cut, ...]
-    template: Template
-    samples: frozenset[str]
-    low: float = -math.inf
-    high: float = math.inf
-    limit: int | None = None
-
-
-class Lepton(NamedTuple):
-    """A lepton of a candidate: pt [GeV], η, φ, charge, and 11 for an electron, 13 for a muon."""
-
-    pt: float
-    eta: float
-    phi: float
-    charge: int
-    flavour: int
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A candidate as people look at it.
-
-    ``run`` and ``event`` are the experiment's numbers, None where the file doesn't say; ``entry`` is the one in
-    ``file``. ``weight`` is what the event weighs of what was read (``SampleResult.scale`` scales it to all).
-    ``values`` has the analysis' variables, those that were measured. ``leptons`` are the chosen four, hardest first or
-    in the file's order as the analysis has them; of an analysis that is not of four leptons there are none.
-    """
-
-    sample: str
-    file: str
-    entry: int
-    region: str
-    weight: float
-    values: dict[str, float]
-    run: int | None = None
-    event: int | None = None
-    leptons: tuple[Lepton, ...] = ()
 
 
 class Warmth(NamedTuple):

@@ -23,8 +23,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hzzray.engine.cluster import ClusterError, working_nodes
-from hzzray.engine.explore import Heard, OvertakenError, Standing
-from hzzray.engine.hot import Candidate, HotWorker, Pick, Question, Share
+from hzzray.engine.hot import HotWorker
+from hzzray.engine.questions import Candidate, Heard, OvertakenError, Pick, Question, Share, Standing
 from hzzray.errors import HzzrayError, MissingFileError, TransientError
 from hzzray.messages import RunSpec, Task
 from hzzray.physics.analysis import Cut, Template

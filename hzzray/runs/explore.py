@@ -17,9 +17,10 @@ from typing import Any, Literal, Self
 
 from hzzray import analyses
 from hzzray.data.catalogue import release
-from hzzray.engine.explore import Alone, Explorer, Heard, Standing
-from hzzray.engine.hot import Candidate, Pick, content
+from hzzray.engine.explore import Alone, Explorer
+from hzzray.engine.hot import content
 from hzzray.engine.ledger import Ledger
+from hzzray.engine.questions import Candidate, Heard, Pick, Standing
 from hzzray.engine.rounded import Tables, tables
 from hzzray.errors import DataError, TransientError, UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, PlannedFile, RunSpec, RunState, Task, UnreadFile
