@@ -55,12 +55,17 @@ class Scratch(NamedTuple):
     split: Split
 
 
+def make_split(events: int) -> Split:
+    """Make room for the parts of so many weights."""
+    return Split(np.zeros((events, 6), np.int64), np.zeros((events, 2), np.uint64))
+
+
 def make_scratch() -> Scratch:
     """Make room for what a block needs."""
     room = BLOCK + SPARE
     return Scratch(
         np.zeros(room, np.int64), np.zeros(room, np.bool_), np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.int32),
-        np.zeros(LOT, np.int32), np.zeros(LOT), Split(np.zeros((BLOCK, 6), np.int64), np.zeros((BLOCK, 2), np.uint64)),
+        np.zeros(LOT, np.int32), np.zeros(LOT), make_split(BLOCK),
     )  # fmt: skip
 
 
@@ -158,7 +163,7 @@ class Weights(NamedTuple):
 
 
 @kernel
-def weigh(start: int, events: int, weights: Weights, out: Candidates) -> None:
+def _weigh_all(start: int, events: int, weights: Weights, out: Candidates) -> None:
     """Weigh events from ``start`` on. What is no weight counts as nothing, and makes its event invalid."""
     w = out.weight
     for e in range(events):
@@ -177,6 +182,21 @@ def weigh(start: int, events: int, weights: Weights, out: Candidates) -> None:
             w[e] = 0.0
 
 
+@kernel
+def weigh(start: int, events: int, weights: Weights, regions: int, out: Candidates) -> int:
+    """Weigh a block of events, from event ``start`` of the weights on.
+
+    Returns ``FINE``. ``UNEVEN``, with nothing done, where an event has no candidate, or more than there is room for;
+    ``NOWHERE`` where a candidate is of none of the ``regions``.
+    """
+    if not _is_whole(events, out):
+        return UNEVEN
+    if not _has_place(out.first[events], out.region, regions):
+        return NOWHERE
+    _weigh_all(start, events, weights, out)
+    return FINE
+
+
 @inlined
 def _is_finite(event: int, weights: Weights) -> bool:
     """Tell a weight that is too large from one that nan, inf or a division by 0 has spoilt."""
@@ -188,18 +208,12 @@ def _is_finite(event: int, weights: Weights) -> bool:
 
 @entry
 def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> int:
-    """Weigh and judge a block of events, from event ``start`` of the weights on, and add them up.
-
-    Returns ``FINE``. ``UNEVEN``, with nothing done, where an event has no candidate, or more than there is room for;
-    ``NOWHERE`` where a candidate is of a region that there isn't.
-    """
-    if not is_whole(events, c):
-        return UNEVEN
-    if not has_place(c.first[events], c.region, lay.regions):
-        return NOWHERE
-    weigh(start, events, weights, c)
+    """Weigh, judge and add up a block of events; returns what ``weigh`` does, with nothing added but for FINE."""
+    became = weigh(start, events, weights, lay.regions, c)
+    if became != FINE:
+        return int(became)
     count_passed(c.first[events], c, lay, s.passed, s.alive)
-    choose(events, c, s.passed, s.chosen)
+    choose(events, c.first, c.rank, s.passed, s.chosen)
     m = _settle(events, c, lay, s, t)
     for at in range(0, m, LOT):
         n = min(LOT, m - at)
@@ -216,7 +230,7 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
 
 
 @inlined
-def is_whole(events: int, c: Candidates) -> bool:
+def _is_whole(events: int, c: Candidates) -> bool:
     """Tell whether each event has a candidate at least, and all have room: who measured may be anybody."""
     whole = c.first[0] == 0 and c.first[events] <= c.region.size
     for e in range(events):
@@ -225,7 +239,7 @@ def is_whole(events: int, c: Candidates) -> bool:
 
 
 @inlined
-def has_place(n: int, region: NDArray[np.int64], regions: int) -> bool:
+def _has_place(n: int, region: NDArray[np.int64], regions: int) -> bool:
     """Tell whether the regions of n candidates are those that there are, or -1 for none."""
     least, most = -1, -1
     for k in range(n):

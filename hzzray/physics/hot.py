@@ -21,26 +21,23 @@ from hzzray.physics.columns import Step
 from hzzray.physics.fill import (
     CELL,
     COUNT,
-    FINE,
     LOT,
-    NOWHERE,
     SUMW,
     SUMW2,
-    UNEVEN,
     Split,
     Sums,
     Weights,
     add,
     add_one,
     find_bins,
-    has_place,
-    is_whole,
+    make_split,
     split_weight,
     weigh,
 )
 from hzzray.physics.filler import exact, no_sums, refuse_misplaced, refuse_too_large, run_measure
 from hzzray.physics.histogram import LIMBS, Blocks, Shape
 from hzzray.physics.jit import entry, inlined, kernel, one_at_a_time, without_extensions
+from hzzray.physics.judge import choose
 from hzzray.physics.selection import Selection, parameters_of
 
 #: Candidates of a part at the most, about: their columns go through the second-level cache together.
@@ -174,14 +171,9 @@ def _holds(values: NDArray[np.float64], dtype: type[np.int8 | np.float32]) -> bo
 
 
 @entry
-def _weigh(start: int, events: int, c: Candidates, weights: Weights, regions: int) -> int:
-    """Weigh a block of events; returns what ``judge_and_fill`` would."""
-    if not is_whole(events, c):
-        return UNEVEN
-    if not has_place(c.first[events], c.region, regions):
-        return NOWHERE
-    weigh(start, events, weights, c)
-    return FINE
+def _weigh(start: int, events: int, weights: Weights, regions: int, c: Candidates) -> int:
+    became: int = weigh(start, events, weights, regions, c)
+    return became
 
 
 @entry
@@ -195,10 +187,6 @@ def _add_up(w: NDArray[np.float64], which: NDArray[np.int64], split: Split, sums
     for i in range(w.size):
         split_weight(w[i], split, 0, 0, SUMW)
         add_one(sums, which[i], split, 0)
-
-
-def _make_split(events: int) -> Split:
-    return Split(np.zeros((events, 6), np.int64), np.zeros((events, 2), np.uint64))
 
 
 class _Kept(NamedTuple):
@@ -228,7 +216,7 @@ class Keeper:
         self._slots = np.full(len(analysis.variables), -1, np.int64)
         self._slots[list(self._variables)] = range(len(self._variables))
         self._candidates = make_room(len(self._variables))
-        self._split = _make_split(1)
+        self._split = make_split(1)
 
     def keep(self, steps: Iterable[Step], norm: float) -> Hot:
         """Keep what a series of steps holds, whose events weigh ``norm`` times their factors.
@@ -253,7 +241,7 @@ class Keeper:
     def _run(self, start: int, stop: int, columns: object, weights: Weights) -> int:
         c = self._candidates
         measured = run_measure(self._measure, start, stop, columns, self._parameters, self._slots, c)
-        refuse_misplaced(_weigh(start, measured, c, weights, self._regions), c, measured, self._regions)
+        refuse_misplaced(_weigh(start, measured, weights, self._regions, c), c, measured, self._regions)
         return measured
 
     @without_extensions()
@@ -443,7 +431,7 @@ FOLDS = 8
 def _make_scratch(room: int, shape: Shape) -> _Scratch:
     return _Scratch(
         np.zeros(room, np.uint8), np.zeros(room, np.int16), np.zeros(room, np.uint32), np.zeros(room, np.int32),
-        np.zeros(LOT, np.int32), np.zeros(LOT), _make_split(BLOCK), np.zeros(room * 4),
+        np.zeros(LOT, np.int32), np.zeros(LOT), make_split(BLOCK), np.zeros(room * 4),
         np.zeros(2 * (shape.rows + 1) * FOLDS), np.zeros(shape.cells * FOLDS),
     )  # fmt: skip
 
@@ -494,24 +482,8 @@ def _count_on(n: int, cuts: int, alive: NDArray[np.uint8], passed: NDArray[np.in
 def _choose(
     first: NDArray[np.int32], rank: NDArray[np.float64], passed: NDArray[np.int16], out: NDArray[np.uint32]
 ) -> None:
-    """Choose for each event the candidate that counts, as ``judge.choose`` does."""
-    _choose_all(first.size - 1, first, rank, passed, out)
-
-
-@kernel
-def _choose_all(
-    events: int, first: NDArray[np.int32], rank: NDArray[np.float64], passed: NDArray[np.int16], out: NDArray[np.uint32]
-) -> None:
-    for e in range(events):
-        best = first[e]
-        for k in range(best + 1, first[e + 1]):
-            better = passed[k] > passed[best] or (
-                passed[k] == passed[best]
-                and (rank[0, k] < rank[0, best] or (rank[0, k] == rank[0, best] and rank[1, k] < rank[1, best]))
-            )
-            if better:
-                best = k
-        out[e] = best
+    """Choose for each event the candidate that counts."""
+    choose(first.size - 1, first, rank, passed, out)
 
 
 # Unsigned numbers index without a look at whether they are negative.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,17 +34,19 @@ def count_passed(n: int, c: Candidates, lay: Layout, passed: NDArray[np.int64], 
 
 
 @kernel
-def choose(events: int, c: Candidates, passed: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
-    """Choose for each event the candidate that passes most cuts, of equal ones that of the least rank."""
+def choose(
+    events: int, first: NDArray[Any], rank: NDArray[np.float64], passed: NDArray[Any], chosen: NDArray[Any]
+) -> None:
+    """Choose for each event the candidate that passes most cuts, of equal ones that of the least rank.
+
+    ``first`` and ``rank`` are as in Candidates; ``first``, ``passed`` and ``chosen`` are whole numbers of any type.
+    """
     for e in range(events):
-        best = c.first[e]
-        for k in range(best + 1, c.first[e + 1]):
+        best = first[e]
+        for k in range(best + 1, first[e + 1]):
             better = passed[k] > passed[best] or (
                 passed[k] == passed[best]
-                and (
-                    c.rank[0, k] < c.rank[0, best]
-                    or (c.rank[0, k] == c.rank[0, best] and c.rank[1, k] < c.rank[1, best])
-                )
+                and (rank[0, k] < rank[0, best] or (rank[0, k] == rank[0, best] and rank[1, k] < rank[1, best]))
             )
             if better:
                 best = k
