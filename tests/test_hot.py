@@ -48,29 +48,30 @@ def same(hot, cold):
 
 NUMBERS = st.sampled_from([-1.0, -0.5, 0.0, 0.1, 0.5, 1.0, 3.5, 4.0, 4.5, 7.0, 15.0, 20.0, 50.0, 91.1876, 106.0, 1e4])
 ENDS = st.one_of(st.none(), NUMBERS, st.floats(-200, 300))
-BOUNDS = st.builds(
-    Bound, st.sampled_from([variable.name for variable in H4L.variables]), ENDS, ENDS
-)  # an interval may be empty
-SOME = st.lists(BOUNDS, min_size=1, max_size=3).map(tuple)
-CUTS = st.lists(st.builds(Cut, st.just("cut"), SOME), min_size=1, max_size=6)
 AXES = st.builds(
     lambda start, width, bins: Axis(start, start + width, bins),
     st.floats(-50, 120), st.floats(0.5, 400), st.integers(1, 60),
 )  # fmt: skip
-TEMPLATES = st.lists(
-    st.builds(Template, st.sampled_from([variable.name for variable in H4L.variables]), AXES),
-    min_size=1, max_size=4, unique_by=lambda template: template.observable,
-)  # fmt: skip
+
+
+def asked(analysis):
+    """Whatever may be asked of an analysis: with it, cuts and templates."""
+    variable = st.sampled_from([variable.name for variable in analysis.variables])
+    some = st.lists(st.builds(Bound, variable, ENDS, ENDS), min_size=1, max_size=3).map(tuple)  # may be empty intervals
+    cuts = st.lists(st.builds(Cut, st.just("cut"), some), min_size=1, max_size=6)
+    templates = st.lists(
+        st.builds(Template, variable, AXES), min_size=1, max_size=4, unique_by=lambda template: template.observable
+    )
+    return st.tuples(st.just(analysis), cuts, templates)
 
 
 @RANDOM
 @given(
-    analysis=st.sampled_from([H4L, NOTEBOOK]),
+    asked=st.sampled_from([H4L, NOTEBOOK]).flatmap(asked),
     step=st.tuples(st.integers(1, 3), st.sampled_from(["realistic", "unrealistic"])),
-    chosen=CUTS,
-    templates=TEMPLATES,
 )
-def test_whatever_is_asked_of_hot_candidates_is_filled_as_from_files(analysis, step, chosen, templates):
+def test_whatever_is_asked_of_hot_candidates_is_filled_as_from_files(asked, step):
+    analysis, chosen, templates = asked
     selection = Selection("any", select(analysis).parameters, tuple(chosen))
     cold = Filler(analysis, selection, templates, 1.0).fill([events(*step)], NORM)
     same(Refiller(analysis, chosen, templates).fill([kept(analysis, step)]), cold)

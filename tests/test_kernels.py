@@ -2,6 +2,7 @@
 
 import operator
 import shutil
+from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -16,13 +17,15 @@ from hypothesis import strategies as st
 from hzzray.data.catalogue import release
 from hzzray.data.reader import Reader
 from hzzray.physics import h4l, notebook
+from hzzray.physics.analysis import Bound, Cut
 from hzzray.physics.columns import Step
 from hzzray.physics.fill import judge_and_fill
-from hzzray.physics.filler import WeightError
+from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.four_leptons import M_Z
 from hzzray.physics.histogram import MAX_WEIGHT, Axis, Blocks, Shape
+from hzzray.physics.hot import Keeper
 from hzzray.physics.leptons import TEMPLATES, Leptons
-from hzzray.physics.selection import parameters_of
+from hzzray.physics.selection import H4L, NOTEBOOK, parameters_of, select
 from tests.support import oracle
 from tests.support.exact import exact_sum, value
 from tests.support.filling import cuts, fill, fill_blocks, filler
@@ -478,6 +481,27 @@ def test_every_observable_of_toys_is_the_oracle_s(toys, name, sample):
     passed, left_out = check_observables(events, form, schema.gev)
     assert passed > (5 if sample == "data_A" else 300)
     assert left_out <= 0.01 * passed
+
+
+@pytest.mark.parametrize("analysis", [NOTEBOOK, H4L], ids=["notebook", "h4l"])
+def test_each_variable_of_an_analysis_is_measured(analysis):
+    step = columns(make_events(realistic(np.random.default_rng(17), 300)))
+    for number, variable in enumerate(analysis.variables):
+        alone = Keeper(analysis, select(analysis), [number], 1.0).keep([step], 1.0)
+        found = [part.columns[number] for part in alone.parts if (part.region >= 0).all()]
+        assert found
+        assert all(column.least <= column.most for column in found), variable.name  # not nan alone
+
+
+@pytest.mark.parametrize("analysis", [NOTEBOOK, H4L], ids=["notebook", "h4l"])
+def test_a_cut_on_two_pairs_is_one_on_the_masses_that_they_have(analysis):
+    step = columns(make_events(realistic(np.random.default_rng(17), 1500)))
+    by_flag, by_mass = (
+        Filler(analysis, replace(select(analysis), cuts=(Cut("pairs", (bound,)),)), TEMPLATES, 1.0).fill([step], 1.0)
+        for bound in (Bound("sfos_pairs", 0.5), Bound("m12", 0.0))
+    )
+    assert 100 < by_flag.histogram().counts.sum() < 1400
+    assert by_flag.pack() == by_mass.pack()
 
 
 TAME = st.fixed_dictionaries(

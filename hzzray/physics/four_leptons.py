@@ -26,6 +26,7 @@ from hzzray.physics.leptons import (
     M_SFOS,
     PT1,
     PT4L,
+    SFOS_PAIRS,
     VARIABLES,
     Y4L,
     Leptons,
@@ -49,7 +50,7 @@ class Vectors(NamedTuple):
 
     ``k`` (float32) has pt, eta, phi, E as in the file, ``p`` (float64) px, py, pz, E in GeV; ``type``, ``charge`` are
     int32. ``m2`` (float64) has the squared masses of ``PAIRS`` [GeV²], ``found`` (float64) a row for each of
-    ``VARIABLES``; ``region`` (int64) is -1 for none.
+    ``VARIABLES``, nan until it is measured; ``region`` (int64) is -1 for none.
     """
 
     k: NDArray[np.float32]
@@ -73,7 +74,7 @@ def make_vectors() -> Vectors:
         np.empty((4, VECTOR), np.int32),
         np.empty((4, VECTOR), np.int32),
         np.empty((6, VECTOR), np.float64),
-        np.empty((_VARIABLES, VECTOR), np.float64),
+        np.full((_VARIABLES, VECTOR), np.nan, np.float64),
         np.empty(VECTOR, np.int64),
     )
 
@@ -134,7 +135,7 @@ def measure_leptons(
     _of_four(n, v.p, v.found[M4L])
     if slots[PT4L] >= 0 or slots[Y4L] >= 0:
         _motion(n, v.p, v.found)
-    if paired or slots[M12] >= 0 or slots[M34] >= 0 or slots[M_SFOS] >= 0:
+    if paired or slots[M12] >= 0 or slots[M34] >= 0 or slots[M_SFOS] >= 0 or slots[SFOS_PAIRS] >= 0:
         _of_two(n, v.p, v.m2)
         _pairings(n, v)
     _nearest(n, v, slots)

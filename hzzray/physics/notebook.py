@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from hzzray.physics import four_leptons as fl
 from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
-from hzzray.physics.four_leptons import VECTOR, Vectors, make_vectors
+from hzzray.physics.four_leptons import NO_MASS, VECTOR, Vectors, make_vectors
 from hzzray.physics.jit import entry, kernel
-from hzzray.physics.leptons import N_IDENTIFIED, N_LEPTONS, N_MATCHED, TRIGGERED, Leptons, Notebook
+from hzzray.physics.leptons import M12, N_IDENTIFIED, N_LEPTONS, N_MATCHED, SFOS_PAIRS, TRIGGERED, Leptons, Notebook
 
 
 @entry
@@ -63,6 +63,9 @@ def _measure_events(
     if slots[N_MATCHED] >= 0:
         for i in range(n):
             found[N_MATCHED, i] = fl.count(c.matched, c.offsets[start + i], c.offsets[start + i + 1])
+    if slots[SFOS_PAIRS] >= 0:
+        for i in range(n):
+            found[SFOS_PAIRS, i] = found[M12, i] != NO_MASS
     selective = parameters.identified or parameters.isolated
     if slots[N_IDENTIFIED] >= 0:
         for i in range(n):

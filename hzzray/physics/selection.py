@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hzzray.physics.analysis import Analysis, Bound, Cut
-from hzzray.physics.leptons import CHANNELS, TEMPLATES, TITLE, VARIABLES, Best, Names, Notebook, columns
+from hzzray.physics.leptons import CHANNELS, M34_EXCESS, TEMPLATES, TITLE, VARIABLES, Best, Names, Notebook, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def leading(*thresholds: float) -> Cut:
 #: The notebooks' analysis: the first four leptons of the file, in the file's order.
 NOTEBOOK = Analysis(
     "notebook",
-    VARIABLES,
+    VARIABLES[:M34_EXCESS],  # its least is a matter of h4l's parameters
     CHANNELS,
     columns,
     Notebook(),
