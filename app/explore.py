@@ -322,12 +322,6 @@ class Tuning:
         return Tuning((), (*self.past, Step(self.cuts, "", now))[-100:]) if self.cuts else self
 
 
-def written(bound: Bound) -> str:
-    """Write a cut as the command line has it."""
-    low, high = ("" if end is None else repr(end).removesuffix(".0") for end in (bound.low, bound.high))
-    return f"{bound.variable}={low}:{high}"
-
-
 # What is hidden, and what is compared.
 
 

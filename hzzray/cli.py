@@ -22,7 +22,7 @@ from bridge.settings import DEFAULT_PREFIX
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
-from hzzray.options import asks, option
+from hzzray.options import Run, Runs, asks, option
 from hzzray.runs.request import RunRequest, make_spec
 from hzzray.urls import is_remote, redact
 from hzzray.version import __version__
@@ -60,8 +60,6 @@ GoesThrough = Annotated[
     ),
 ]
 Reason = Annotated[str, typer.Option(help="Only failures whose reason has this in it.")]
-Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
-Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)

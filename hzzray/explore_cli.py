@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hzzray.errors import HzzrayError, UsageError
+from hzzray.options import Run, Runs, option
+from hzzray.runs.request import bound_of
 
 if TYPE_CHECKING:
     from hzzray.runs.explore import Answer, Session
@@ -24,22 +26,15 @@ app = typer.Typer()
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
-Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
-Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
-Cut = Annotated[
-    list[str] | None,
-    typer.Option("--cut", metavar="VARIABLE=LOW:HIGH", help="In the place of the run's: m12=60:106, m12=: for none."),
-]
+Cut = Annotated[list[str] | None, option("cuts")]
 Observable = Annotated[
     list[str] | None,
     typer.Option("--observable", metavar="NAME[=START:STOP:BINS]", help="What is filled. Default: all of the run's."),
 ]
-AxisText = Annotated[str | None, typer.Option("--axis", metavar="START:STOP:BINS", help="Of the first observable.")]
-WindowText = Annotated[
-    str | None, typer.Option("--window", metavar="LOW:HIGH", help="Where the significance is counted.")
-]
-Engine = Annotated[Literal["ray", "serial"], typer.Option(help="ray, or serial for one process.")]
-Actors = Annotated[int | None, typer.Option(min=1, help="Worker actors. Default: one a CPU.")]
+AxisText = Annotated[str | None, option("axis")]
+WindowText = Annotated[str | None, option("window")]
+Engine = Annotated[Literal["ray", "serial"], option("engine")]
+Actors = Annotated[int | None, option("actors")]
 HotMemory = Annotated[
     str | None,
     typer.Option(
@@ -66,7 +61,9 @@ def explore(
     engine: Engine = "ray",
     actors: Actors = None,
     hot_memory: HotMemory = None,
-    idle: Annotated[float, typer.Option(min=1, help="End a session that nobody asks anything for so long [s].")] = 900,
+    idle: Annotated[
+        float, typer.Option(min=1, help="End a session that nobody asks anything for so long, in seconds.")
+    ] = 900,
     runs: Runs = Path("runs"),
 ) -> None:
     """Keep a run's candidates hot and move its cuts: once with options, else line by line."""
@@ -119,8 +116,6 @@ def _bytes(text: str | None) -> int | None:
 def _answer(
     session: Session, cut: list[str] | None, observable: list[str] | None, axis: str | None, window: str | None
 ) -> Answer:
-    from hzzray.runs.request import bound_of  # noqa: PLC0415
-
     return session.recut([bound_of(text) for text in cut or ()], observables=observable or (), axis=axis, window=window)
 
 

@@ -1,10 +1,14 @@
-"""Options of commands, made of the fields of a RunRequest: each is described there, and nowhere else."""
+"""Options of commands, made of the fields of a RunRequest: each is described there, and nowhere else.
+
+And how commands are told which run they are about.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -13,6 +17,9 @@ from rich.markup import escape
 from hzzray.runs.request import Asked, RunRequest, options
 
 Command = Callable[..., None]
+
+Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
+Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
 
 
 def option(name: str) -> Any:  # noqa: ANN401 (typer's own, which stands in an Annotated)

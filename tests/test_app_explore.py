@@ -27,7 +27,7 @@ from hzzray.engine.cluster import ClusterError
 from hzzray.errors import UsageError
 from hzzray.physics.analysis import Bound
 from hzzray.runs.folder import load_json
-from hzzray.runs.request import make_spec
+from hzzray.runs.request import bound_text, make_spec
 from hzzray.runs.run import execute, make_settings
 from hzzray.statistics.significance import asimov
 from tests.support.waiting import wait_for
@@ -114,8 +114,8 @@ def test_a_cut_is_written_so_that_it_can_be_read():
     from hzzray.runs.request import bound_of
 
     for bound in (Bound("m12", 60.0, 106.25), Bound("pt1", 0.1), Bound("m34"), Bound("y4l", high=-2.0)):
-        assert bound_of(explore.written(bound)) == bound
-    assert explore.written(Bound("m12", 60.0, 106.25)) == "m12=60:106.25"
+        assert bound_of(bound_text(bound)) == bound
+    assert bound_text(Bound("m12", 60.0, 106.25)) == "m12=60:106.25"
 
 
 def test_each_variable_has_a_slider_with_its_histogram(sliders, asked):

@@ -18,7 +18,7 @@ from app.sessions import Exploring
 from hzzray.engine.questions import Candidate
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.physics.analysis import Bound
-from hzzray.runs.request import bound_of
+from hzzray.runs.request import bound_of, bound_text
 from hzzray.runs.result import Result
 from hzzray.runs.run import new_run_id
 
@@ -123,7 +123,7 @@ def _tuning(session: Exploring) -> Tuning:
 def _change(session: Exploring, tuning: Tuning) -> None:
     """Keep what this viewer has changed, in the address too."""
     st.session_state[f"tuning-{session.run_id}"] = tuning
-    st.query_params[_CUTS] = [explore.written(bound) for bound in tuning.cuts]
+    st.query_params[_CUTS] = [bound_text(bound) for bound in tuning.cuts]
 
 
 def _viewer() -> str:

@@ -30,9 +30,9 @@ from hzzray.physics.hot import Picked
 from hzzray.places import cache_folder
 from hzzray.runs.folder import RunFolder, find_run
 from hzzray.runs.plan import CHUNK, Plan, readable
-from hzzray.runs.request import bound_of, change_spec, make_spec
+from hzzray.runs.request import bound_of, bound_text, change_spec, make_spec, number_text
 from hzzray.runs.result import Result, environment, summarise
-from hzzray.runs.run import Settings, finish, new_run_id, settings_of
+from hzzray.runs.run import Settings, finish, keep_settings, new_run_id, settings_of
 from hzzray.runs.templates import as_json, scaled
 from hzzray.side_by_side import side_by_side
 
@@ -337,7 +337,7 @@ class Session:
                 ],
                 [_unread(file, ids) for file in self._unread],
             )
-            ledger.keep_settings(settings.model_dump_json(exclude={"runs", "run_id"}))
+            keep_settings(ledger, settings)
             ledger.take_over()
             partials = []
             for number in heard.done:
@@ -390,13 +390,9 @@ def _bounds(cuts: Mapping[str, Ends | None] | Sequence[Bound]) -> list[Bound]:
     for variable, ends in cuts.items():
         if ends is not None and (not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 2):
             raise UsageError(f"cut on {variable}: expected (low, high) or None, not {ends!r}")
-        low, high = ends or (None, None)
-        bounds.append(bound_of(f"{variable}={_end(low)}:{_end(high)}"))
+        low, high = (None if end is None else float(end) for end in ends or (None, None))
+        bounds.append(bound_of(bound_text(Bound(variable, low, high))))
     return bounds
-
-
-def _end(number: float | None) -> str:
-    return "" if number is None else repr(float(number))
 
 
 def _text(numbers: str | Sequence[float] | None) -> str | None:
@@ -424,7 +420,7 @@ def command(spec: RunSpec, settings: Settings) -> str:
     base = make_spec(whole, **chosen)
     chosen["cuts"] = _changed_cuts(base, spec)
     chosen["parameters"] = [
-        f"{name}={str(value).lower() if isinstance(value, bool) else _number(value)}"
+        f"{name}={str(value).lower() if isinstance(value, bool) else number_text(value)}"
         for name, value in spec.selection.parameters.items()
         if value != base.selection.parameters.get(name)
     ]
@@ -438,7 +434,7 @@ def command(spec: RunSpec, settings: Settings) -> str:
         elif isinstance(value, list):
             options += [(name.removesuffix("s"), one) for one in value]
         else:
-            options.append((name, _number(value) if isinstance(value, float) else value))
+            options.append((name, number_text(value) if isinstance(value, float) else value))
     if settings.chunk != CHUNK:
         options.append(("chunk", str(settings.chunk)))
     return shlex.join(["hzzray", "run", *(part for name, value in options for part in (f"--{name}", value))])
@@ -448,18 +444,14 @@ def _changed_cuts(base: RunSpec, spec: RunSpec) -> list[str]:
     before, after = (
         {bound.variable: bound for cut in one.selection.cuts for bound in cut.bounds} for one in (base, spec)
     )
-    gone = [f"{variable}=:" for variable in before if variable not in after]
-    return gone + [
-        f"{variable}={'' if bound.low is None else _number(bound.low)}:"
-        f"{'' if bound.high is None else _number(bound.high)}"
-        for variable, bound in after.items()
-        if before.get(variable) != bound
-    ]
+    gone = [Bound(variable) for variable in before if variable not in after]
+    moved = [bound for variable, bound in after.items() if before.get(variable) != bound]
+    return [bound_text(bound) for bound in (*gone, *moved)]
 
 
 def _changed_templates(base: RunSpec, spec: RunSpec) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    axes = [":".join(map(_number, astuple(template.axis))) for template in spec.templates]
+    axes = [":".join(map(number_text, astuple(template.axis))) for template in spec.templates]
     if spec.templates != base.templates:
         if spec.templates[1:] == base.templates[1:] and spec.templates[0].observable == base.templates[0].observable:
             found["axis"] = axes[0]
@@ -468,14 +460,8 @@ def _changed_templates(base: RunSpec, spec: RunSpec) -> dict[str, Any]:
             found["observables"] = [f"{name}={axis}" for name, axis in zip(names, axes, strict=True)]
     same = spec.templates[0].observable == base.templates[0].observable
     if spec.window is not None and spec.window != (base.window if same else None):
-        found["window"] = ":".join(map(_number, spec.window))
+        found["window"] = ":".join(map(number_text, spec.window))
     return found
-
-
-def _number(value: float) -> str:
-    """Write a number as short as it can be to be the same again."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
 
 
 def explore(

@@ -313,11 +313,6 @@ def change_spec(
     return made
 
 
-def bound_of(text: str) -> Bound:
-    """Read a cut as the command line has it: ``m12=60:106``; raises UsageError naming what is wrong."""
-    return _bound(text)
-
-
 def _templates(
     analysis: Analysis, own: Sequence[Template], observables: Sequence[str], axis: str | None
 ) -> tuple[Template, ...]:
@@ -376,13 +371,26 @@ def _numbers(text: str, option: str, form: str, count: int) -> list[float]:
 def _changed(analysis: Analysis, selection: Selection, cuts: Sequence[str], parameters: Sequence[str]) -> Selection:
     """Change a selection; raises UsageError for what it hasn't, or can't be."""
     try:
-        bounds = [_bound(text) for text in cuts]
+        bounds = [bound_of(text) for text in cuts]
         return changed(analysis, selection, bounds, dict(_parameter(selection, text) for text in parameters))
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _bound(text: str) -> Bound:
+def number_text(value: float) -> str:
+    """Write a number as short as it can be to be the same again."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def bound_text(bound: Bound) -> str:
+    """Write a cut as the command line has it: what ``bound_of`` reads."""
+    low, high = ("" if end is None else number_text(end) for end in (bound.low, bound.high))
+    return f"{bound.variable}={low}:{high}"
+
+
+def bound_of(text: str) -> Bound:
+    """Read a cut as the command line has it: ``m12=60:106``; raises UsageError naming what is wrong."""
     variable, _, ends = text.partition("=")
     low, colon, high = ends.partition(":")
     try:
