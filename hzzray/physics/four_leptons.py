@@ -49,15 +49,17 @@ class Vectors(NamedTuple):
     """Up to ``VECTOR`` candidates' four leptons, lepton j of candidate i at ``[…, j, i]``, and what they measure.
 
     ``k`` (float32) has pt, eta, phi, E as in the file, ``p`` (float64) px, py, pz, E in GeV; ``type``, ``charge`` are
-    int32. ``m2`` (float64) has the squared masses of ``PAIRS`` [GeV²], ``found`` (float64) a row for each of
-    ``VARIABLES``, nan until it is measured; ``region`` (int64) is -1 for none.
+    int32. ``m`` (float64) has the masses of ``PAIRS`` [GeV], ``sfos`` (int32) whether they are of one flavour and of
+    opposite charges; ``found`` (float64) a row for each of ``VARIABLES``, nan until it is measured; ``region`` (int64)
+    is -1 for none.
     """
 
     k: NDArray[np.float32]
     p: NDArray[np.float64]
     type: NDArray[np.int32]
     charge: NDArray[np.int32]
-    m2: NDArray[np.float64]
+    m: NDArray[np.float64]
+    sfos: NDArray[np.int32]
     found: NDArray[np.float64]
     region: NDArray[np.int64]
 
@@ -74,6 +76,7 @@ def make_vectors() -> Vectors:
         np.empty((4, VECTOR), np.int32),
         np.empty((4, VECTOR), np.int32),
         np.empty((6, VECTOR), np.float64),
+        np.empty((6, VECTOR), np.int32),
         np.full((_VARIABLES, VECTOR), np.nan, np.float64),
         np.empty(VECTOR, np.int64),
     )
@@ -136,8 +139,9 @@ def measure_leptons(
     if slots[PT4L] >= 0 or slots[Y4L] >= 0:
         _motion(n, v.p, v.found)
     if paired or slots[M12] >= 0 or slots[M34] >= 0 or slots[M_SFOS] >= 0 or slots[SFOS_PAIRS] >= 0:
-        _of_two(n, v.p, v.m2)
-        _pairings(n, v)
+        _of_two(n, v.p, v.m)
+        _find_sfos(n, v)
+        _pair_up(n, v)
     _nearest(n, v, slots)
     if _any(slots, PT1, ETA1 + 4):
         _one_by_one(n, v.k, v.found, gev, paired)
@@ -209,26 +213,33 @@ def _motion(n: int, p: NDArray[np.float64], found: NDArray[np.float64]) -> None:
         found[Y4L, i] = 0.5 * log((e + z) / (e - z)) if e > abs(z) else math.copysign(np.inf, z)
 
 
+# One row is written in a loop, and few are read: only such loops become vectors, as rows might overlap and compilers
+# look whether they do, for some pairs of them and no more.
+
+
 @kernel
-def _of_two(n: int, p: NDArray[np.float64], m2: NDArray[np.float64]) -> None:
-    """Squared masses of the six pairs in GeV²."""
+def _of_two(n: int, p: NDArray[np.float64], m: NDArray[np.float64]) -> None:
+    """Masses of the six pairs in GeV."""
     for pair, (a, b) in enumerate(PAIRS):
         for i in range(n):
             x = p[0, a, i] + p[0, b, i]
             y = p[1, a, i] + p[1, b, i]
             z = p[2, a, i] + p[2, b, i]
             e = p[3, a, i] + p[3, b, i]
-            m2[pair, i] = (e * e - x * x) - (y * y + z * z)
-
-
-@inlined
-def _sfos(v: Vectors, a: int, b: int, i: int) -> bool:
-    """Tell whether two leptons have the same flavour and opposite charges."""
-    return bool((v.type[a, i] == v.type[b, i]) & (v.charge[a, i] == -v.charge[b, i]) & (v.charge[a, i] != 0))
+            m[pair, i] = _mass((e * e - x * x) - (y * y + z * z))
 
 
 @kernel
-def _pairings(n: int, v: Vectors) -> None:
+def _find_sfos(n: int, v: Vectors) -> None:
+    """Tell which pairs have the same flavour and opposite charges."""
+    for pair, (a, b) in enumerate(PAIRS):
+        kind, other, charge, opposite, sfos = v.type[a], v.type[b], v.charge[a], v.charge[b], v.sfos[pair]
+        for i in range(n):
+            sfos[i] = (kind[i] == other[i]) & (charge[i] == -opposite[i]) & (charge[i] != 0)
+
+
+@kernel
+def _pair_up(n: int, v: Vectors) -> None:
     """Pair four leptons: m12 of the SFOS pair nearest m_Z whose rest is one too, m34 of that, in GeV; -1 for none.
 
     And the smallest mass of any SFOS pair, infinite for none.
@@ -238,30 +249,31 @@ def _pairings(n: int, v: Vectors) -> None:
         m12[i] = NO_MASS
         m34[i] = NO_MASS
         least[i] = np.inf
+    for pair in range(6):
+        m, sfos = v.m[pair], v.sfos[pair]
+        for i in range(n):  # a mass that is nan is below any bound
+            least[i] = m[i] if (sfos[i] != 0) & (not m[i] >= least[i]) else least[i]
     for pair in range(0, 6, 2):
-        a, b = PAIRS[pair]
-        d, e = PAIRS[pair + 1]
+        one, two, first, second = v.m[pair], v.m[pair + 1], v.sfos[pair], v.sfos[pair + 1]
         for i in range(n):
-            first, second = _sfos(v, a, b, i), _sfos(v, d, e, i)
-            one, two = _mass(v.m2[pair, i]), _mass(v.m2[pair + 1, i])
-            swapped = abs(two - M_Z) < abs(one - M_Z)
-            near = two if swapped else one
-            far = one if swapped else two
-            better = (first & second) & ((m12[i] == NO_MASS) | (abs(near - M_Z) < abs(m12[i] - M_Z)))
-            m12[i] = near if better else m12[i]
-            m34[i] = far if better else m34[i]
-            # A mass that is nan is below any bound.
-            least[i] = one if first & (not one >= least[i]) else least[i]
-            least[i] = two if second & (not two >= least[i]) else least[i]
+            near, far = _nearer(one[i], two[i])
+            m34[i] = far if (first[i] & second[i] != 0) & _is_better(near, m12[i]) else m34[i]
+        for i in range(n):
+            near, _ = _nearer(one[i], two[i])
+            m12[i] = near if (first[i] & second[i] != 0) & _is_better(near, m12[i]) else m12[i]
 
 
 @inlined
-def _separation2(k: NDArray[np.float32], a: int, b: int, i: int) -> float:
-    """ΔR² of two leptons, φ the short way round."""
-    eta = np.float64(k[1, a, i]) - np.float64(k[1, b, i])
-    phi = np.float64(k[2, a, i]) - np.float64(k[2, b, i])
-    phi -= 2.0 * np.pi * np.rint(phi / (2.0 * np.pi))
-    return float(eta * eta + phi * phi)
+def _nearer(one: float, two: float) -> tuple[float, float]:
+    """Order two masses: that which is nearer to m_Z comes first."""
+    swapped = abs(two - M_Z) < abs(one - M_Z)
+    return two if swapped else one, one if swapped else two
+
+
+@inlined
+def _is_better(mass: float, best: float) -> bool:
+    """Tell whether a mass is nearer to m_Z than the best one so far, if there is one."""
+    return bool((best == NO_MASS) | (abs(mass - M_Z) < abs(best - M_Z)))
 
 
 @kernel
@@ -269,20 +281,28 @@ def _nearest(n: int, v: Vectors, slots: NDArray[np.int64]) -> None:
     """Find the smallest ΔR of two leptons of the same flavour, of different ones, of any; infinite for no such two."""
     if slots[DR_MIN] < 0 and slots[DR_SAME] < 0 and slots[DR_OTHER] < 0:
         return
-    same, other, least = v.found[DR_SAME], v.found[DR_OTHER], v.found[DR_MIN]
+    same, other, r2 = v.found[DR_SAME], v.found[DR_OTHER], v.found[DR_MIN]
     for i in range(n):
         same[i] = np.inf
         other[i] = np.inf
     for a, b in PAIRS:
+        eta, its_eta, phi, its_phi = v.k[1, a], v.k[1, b], v.k[2, a], v.k[2, b]
+        for i in range(n):  # φ the short way round
+            across = np.float64(eta[i]) - np.float64(its_eta[i])
+            around = np.float64(phi[i]) - np.float64(its_phi[i])
+            around -= 2.0 * np.pi * np.rint(around / (2.0 * np.pi))
+            r2[i] = across * across + around * around
+        kind, its_kind = v.type[a], v.type[b]
         for i in range(n):
-            r2 = _separation2(v.k, a, b, i)
-            alike = v.type[a, i] == v.type[b, i]
-            same[i] = r2 if alike & (r2 < same[i]) else same[i]
-            other[i] = r2 if (not alike) & (r2 < other[i]) else other[i]
+            same[i] = r2[i] if (kind[i] == its_kind[i]) & (r2[i] < same[i]) else same[i]
+        for i in range(n):
+            other[i] = r2[i] if (kind[i] != its_kind[i]) & (r2[i] < other[i]) else other[i]
     for i in range(n):
         same[i] = math.sqrt(same[i])
+    for i in range(n):
         other[i] = math.sqrt(other[i])
-        least[i] = min(same[i], other[i])
+    for i in range(n):
+        r2[i] = min(same[i], other[i])
 
 
 @kernel
