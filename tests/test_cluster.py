@@ -12,9 +12,17 @@ import pytest
 
 from hzzray.engine.cluster import ClusterError, cluster, has_autoscaler, visit
 
-LISTENING = """
-import ipaddress, psutil
+LISTENING = '''
+import ipaddress, os, psutil, subprocess, sys
 from hzzray.engine.cluster import cluster
+
+GUEST = """
+from hzzray.engine.cluster import cluster
+
+with cluster(1):
+    import ray
+    print("guest", len(ray.nodes()))
+"""
 
 for time in range(2):  # another cluster, of another token
     with cluster(1):
@@ -27,7 +35,10 @@ for time in range(2):  # another cluster, of another token
                     address = ipaddress.ip_address(connection.laddr.ip)
                     address = getattr(address, "ipv4_mapped", None) or address
                     print(time, process.name(), address, address.is_loopback)
-"""
+        keys = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
+        others = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        subprocess.run([sys.executable, "-c", GUEST], env=others | keys, check=True)
+'''
 
 
 def test_local_clusters_one_after_the_other_listen_on_loopback_alone():
@@ -43,6 +54,8 @@ def test_local_clusters_one_after_the_other_listen_on_loopback_alone():
     )
     assert done.returncode == 0, done.stderr
     listening = done.stdout.splitlines()
+    assert [line for line in listening if line.startswith("guest")] == ["guest 1", "guest 1"]
+    listening = [line for line in listening if not line.startswith("guest")]
     for time in range(2):
         assert any(line.startswith(f"{time} gcs_server") for line in listening)
     assert [line for line in listening if not line.endswith("True")] == []

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -131,7 +132,7 @@ def cluster(cpus: int) -> Iterator[None]:
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
     own = address == "local"
-    with _environment(_SETTINGS | (_LOOPBACK | _THREADS | _token() if own else _guest())):
+    with _environment(_SETTINGS | (_LOOPBACK | _THREADS | _token() if own else _guest(address))):
         import ray  # noqa: PLC0415 (a second to import, and it reads its settings as it is)
 
         if ray.is_initialized():
@@ -193,11 +194,29 @@ def leave_word(folder: Path) -> list[Path]:
     return written
 
 
-def _guest() -> dict[str, str]:
+def _guest(address: str) -> dict[str, str]:
     """Make settings of a driver of another's cluster, with a token if one is given: Ray alone takes it at times."""
     given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     # That it answers is known before, so that a few attempts tell whether it takes the token.
-    return {"RAY_AUTH_MODE": "token" if given else "disabled", "RAY_NUM_REDIS_GET_RETRIES": "3"}
+    settings = {"RAY_AUTH_MODE": "token" if given else "disabled", "RAY_NUM_REDIS_GET_RETRIES": "3"}
+    return settings | (_LOOPBACK if _is_on_loopback_alone(address) else {})
+
+
+def _is_on_loopback_alone(address: str) -> bool:
+    """Tell whether a cluster, host:port, is one of this machine that no other can reach: Ray would look elsewhere."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdecimal():
+        return False
+    found = (one for rows in psutil.net_if_addrs().values() for one in rows if one.family == socket.AF_INET)
+    return not any(_answers(one.address, int(port)) for one in found if not one.address.startswith("127."))
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -206,7 +225,7 @@ def visit(address: str) -> Iterator[None]:
 
     Raises ClusterError saying why there is none.
     """
-    with _environment(_SETTINGS | _guest()):
+    with _environment(_SETTINGS | _guest(address)):
         import ray  # noqa: PLC0415
 
         _reread_settings()
