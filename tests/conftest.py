@@ -12,15 +12,16 @@ from filelock import FileLock
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
-#: Words that tell of tests which need a broker, a cluster, or as long as these take.
-_HEAVY = ("vhost", "Broker(", "mark.slow", "ray_cluster")
+# Words that tell of tests which share a broker, or kill what others may need; and of those that take long besides.
+_TOGETHER = ("vhost", "Broker(", "kill_something")
+_HEAVY = (*_TOGETHER, "mark.slow", "ray_cluster")
 
 
 @cache
-def _is_heavy(path: str) -> bool:
-    """Tell whether tests of a file need a broker or a cluster, or long."""
+def _has(path: str, words: tuple[str, ...]) -> bool:
+    """Tell whether a file of tests has one of some words in it."""
     text = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
-    return any(word in text for word in _HEAVY)
+    return any(word in text for word in words)
 
 
 def pytest_addoption(parser):
@@ -29,7 +30,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Begin with the files that take longest; a stable sort: within a file, the order is the file's."""
-    heavy = {item: _is_heavy(item.nodeid.split("::")[0]) for item in items}
+    heavy = {item: _has(item.nodeid.split("::")[0], _HEAVY) for item in items}
     if config.getoption("quick"):
         config.hook.pytest_deselected(items=[item for item in items if heavy[item]])
         items[:] = [item for item in items if not heavy[item]]
@@ -37,7 +38,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Let one of pytest-xdist's workers do all that needs a cluster or a broker, one after the other, beside the rest.
+    """Let one of pytest-xdist's workers do all that kills or needs a broker, one after the other, beside the rest.
 
     What kills and waits for processes would fall over others that do so at the same time (on two cores it did), and one
     worker's cluster and broker serve all. Each of the other files stays together. (Marks of groups get lost with pytest
@@ -48,7 +49,7 @@ def pytest_xdist_make_scheduler(config, log):
     class InGroups(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
-            return "heavy" if _is_heavy(file) else file
+            return "together" if _has(file, _TOGETHER) else file
 
     return InGroups(config, log)
 

@@ -380,8 +380,9 @@ def test_two_pools_share_a_run_and_the_reducer(toys, toys_digest, spec, tmp_path
 
 # Several drivers at once, and what their users and the system ask of them.
 
-RUN = ("--chunk", 10, "--actors", 1)
-LASTING = (*RUN, "--pace", 5)
+RUN = ("--chunk", 25, "--actors", 1)
+LASTING = (*RUN, "--pace", 8)  # some seconds, after which somebody has seen it
+UNENDING = (*RUN, "--pace", 90)  # others come before it ends, however busy the machine
 
 
 def test_two_runs_at_once_on_one_cluster(address, toys, toys_digest, tmp_path):
@@ -393,29 +394,29 @@ def test_two_runs_at_once_on_one_cluster(address, toys, toys_digest, tmp_path):
     nothing_is_left()
 
 
-def test_a_second_driver_of_a_run_takes_it_over(address, many, many_digest, tmp_path):
+def test_a_second_driver_of_a_run_takes_it_over(address, toys, toys_digest, tmp_path):
     with (
-        Driver(address, many, tmp_path, "same", *RUN) as first,
-        Driver(address, many, tmp_path, "same", *RUN) as second,
+        Driver(address, toys, tmp_path, "same", *RUN, "--pace", 30) as first,
+        Driver(address, toys, tmp_path, "same", *RUN, "--pace", 30) as second,
     ):
         # Only one of them may win: the later one; and the earlier one says why it stopped, at once.
         assert {first.end(60), second.end()} == {0, 1}, first.said() + second.said()
     loser = first if first.code else second
     assert "another process has taken over" in loser.said().strip().splitlines()[-1]
     assert "Traceback" not in loser.said()
-    assert digest_of(first) == many_digest
+    assert digest_of(first) == toys_digest
     check_ledger(first.ledger)
     nothing_is_left()
 
 
-def test_a_live_run_is_taken_over(address, many, many_digest, tmp_path):
-    with Driver(address, many, tmp_path, "same", *LASTING) as first:
+def test_a_live_run_is_taken_over(address, toys, toys_digest, tmp_path):
+    with Driver(address, toys, tmp_path, "same", *UNENDING) as first:
         first.wait_until_merged(100)
-        with Driver(address, many, tmp_path, "same", *LASTING) as second:
+        with Driver(address, toys, tmp_path, "same", *LASTING) as second:
             assert first.end(60) == 1
             assert "another process has taken over" in first.said().strip().splitlines()[-1]
             assert second.end() == 0, second.said()
-    assert digest_of(second) == many_digest
+    assert digest_of(second) == toys_digest
     check_ledger(second.ledger)
 
 
