@@ -151,17 +151,23 @@ class Pool:
         counts, wish = await self._reducer.call("progress")
         return counts, wish
 
-    async def run(self, source: TaskSource, progress: Callable[[Counts], None]) -> RunState:
+    async def run(
+        self, source: TaskSource, progress: Callable[[Counts], None], known: Counts | None = None
+    ) -> RunState:
         """Work until the source ends, or until the run's user wants an end; returns the run as it stands then.
 
+        Who has ``known`` how the run stands needn't wait for the reducer to tell: workers start beside it.
         Raises LedgerError when results can't be stored, ClusterError when workers or reducer can't be kept alive.
         """
         self._source = source
         try:
             async with self._group:
+                if known is not None:
+                    self._tell(Begun(known))
                 counts, _ = await self.look()
                 progress(counts)
-                self._tell(Begun(counts))
+                if known is None:
+                    self._tell(Begun(counts))
                 self._do(self._watch(progress))
                 await self._over.wait()
                 for job in self._jobs:  # what is in flight is not acknowledged, and so will be done another time

@@ -366,7 +366,7 @@ async def _with_ray(ledger: Ledger, settings: Settings, progress: Callable[[Coun
         tasks, interval_s = _in_time(ledger, settings)
         source = MemorySource(tasks, interval_s=interval_s)
         with signals(pool.obey):
-            state = await pool.run(source, progress)
+            state = await pool.run(source, progress, ledger.counts())
         journal.end(state)
     return pool.wish
 

@@ -239,7 +239,7 @@ def pool_run(
             pool = Pool(start, lambda: reducer, limits)
             meanwhile(pool)
             try:
-                return await pool.run(source or MemorySource(ledger.due()), progress)
+                return await pool.run(source or MemorySource(ledger.due()), progress, ledger.counts())
             finally:
                 ray.kill(reducer)
 
