@@ -311,7 +311,8 @@ def unread_uuid(sample: str, path: str) -> str:
 class RunState:
     """A run as its reducer knows it: yields by sample, what is planned, what failed, what it took.
 
-    ``yields`` are those of the first template, ``digest`` names its exact contents. ``entries`` are those of each
+    ``yields`` are those of the first template, ``digest`` names its exact contents, ``varied_digest`` those of all
+    variations, where there are some. ``entries`` are those of each
     sample's files that could be opened; ``unopened`` counts the others, where there are some.
     """
 
@@ -327,6 +328,7 @@ class RunState:
     cost: Cost
     wall_s: float
     unopened: Mapping[str, int] = field(default_factory=dict)
+    varied_digest: str = ""
 
     def with_wall(self, seconds: float) -> RunState:
         """Return a copy that took this long."""

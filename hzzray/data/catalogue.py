@@ -108,8 +108,8 @@ class Release(Frozen):
     """A release: its schema, groups, samples and the defaults that its notebook uses, which an analysis of ours takes.
 
     ``window`` (GeV) is where the significance is counted: from a bin's edge to another's. ``sources`` are the folders
-    of the web that hold its files. ``variations`` are the systematics that are known of its simulation. Where ``entries_vary``, files may have any number of entries: those of the samples
-    are proportions.
+    of the web that hold its files. ``variations`` are the systematics that are known of its simulation. Where
+    ``entries_vary``, files may have any number of entries: those of the samples are proportions.
     """
 
     name: str

@@ -322,9 +322,7 @@ def shape_of(
     return Shape(len(regions), bins, 1 + len(cuts), directions, varied if directions else 0)
 
 
-def lay_out(
-    analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template], also: Sequence[str] = ()
-) -> Layout:
+def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template], also: Sequence[str] = ()) -> Layout:
     """Lay out what is wanted of an analysis: only variables that a cut or a template uses, or ``also``, have a row."""
     shape = shape_of(analysis.regions, cuts, templates)
     slots = np.full(len(analysis.variables), -1, np.int64)

@@ -94,9 +94,7 @@ class Filler:
                 for _ in self._blocks(step.events, one.columns_of(step), weights, varied.layout, own):
                     pass
 
-    def _blocks(
-        self, events: int, columns: object, weights: Weights, layout: Layout, sums: Sums
-    ) -> Iterator[int]:
+    def _blocks(self, events: int, columns: object, weights: Weights, layout: Layout, sums: Sums) -> Iterator[int]:
         """Measure, judge and fill events, a block of them after the other; gives where each one started."""
         start = 0
         while start < events:

@@ -240,18 +240,18 @@ class Shape(NamedTuple):
     @property
     def cells(self) -> int:
         """Cells of all templates and variations."""
-        return self.block(self.directions).start
-
-    def slice(self, template: int) -> slice:
-        """Find the cells of a template."""
-        first = self._cells(template)
-        return slice(first, first + self.regions * (self.bins[template] + 2))
+        return self._cells(len(self.bins)) + self.directions * self._cells(self.varied)
 
     def block(self, direction: int) -> slice:
         """Find the cells of a direction: of its templates those that ``slice`` has, counted from its start."""
         each = self._cells(self.varied)
         first = self._cells(len(self.bins)) + direction * each
         return slice(first, first + each)
+
+    def slice(self, template: int) -> slice:
+        """Find the cells of a template."""
+        first = self._cells(template)
+        return slice(first, first + self.regions * (self.bins[template] + 2))
 
     def _cells(self, templates: int) -> int:
         """Count the cells of the first templates."""
@@ -350,6 +350,11 @@ class Blocks:
         cells = self._template(self.cells[self.shape.block(direction)], template)
         return ExactSums(cells[..., _W]), ExactSums(cells[..., _W2])
 
+    def varied_sha(self) -> str:
+        """SHA-256 of the exact contents of all variations; empty where the shape has none."""
+        cells = self.cells[self.shape.block(0).start :]
+        return hashlib.sha256(cells.astype("<i8").tobytes()).hexdigest() if self.shape.directions else ""
+
     def _template(self, cells: NDArray[np.int64], template: int) -> NDArray[np.int64]:
         return cells[self.shape.slice(template)].reshape(self.shape.regions, -1, _CELL)
 
@@ -394,14 +399,11 @@ def _decompress(packed: bytes) -> bytes:
         raise ValueError(str(error)) from error
 
 
-def varied_digest(blocks: Mapping[str, Blocks]) -> str:
-    """SHA-256 over the names and the exact contents of all variations of samples, whatever the samples' order."""
-    sha = hashlib.sha256()
-    for name in sorted(blocks):
-        body = blocks[name].cells[blocks[name].shape.block(0).start :].astype("<i8").tobytes()
-        sha.update(f"{name}\0{len(body)}\0".encode())
-        sha.update(body)
-    return sha.hexdigest()
+def varied_digest(samples: Mapping[str, str]) -> str:
+    """SHA-256 over what names the exact contents of samples' variations (``Blocks.varied_sha``); empty for none."""
+    if not any(samples.values()):
+        return ""
+    return hashlib.sha256("".join(f"{name}\0{samples[name]}\0" for name in sorted(samples)).encode()).hexdigest()
 
 
 def digest(histograms: Mapping[str, Histogram]) -> str:

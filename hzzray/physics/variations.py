@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Analysis, Layout, Variation
-from hzzray.physics.candidates import BLOCK, Candidates
+from hzzray.physics.candidates import Candidates
 from hzzray.physics.columns import Reads, Role, Scalar, Step, roles_of
-from hzzray.physics.fill import CELL, LOT, SUMW, SUMW2, Scratch, Split, Sums, Weights, find_bins, make_split
-from hzzray.physics.fill import split_weight as cut
+from hzzray.physics.fill import CELL, SUMW, SUMW2, Scratch, Split, Sums, Weights, find_bins, make_split, split_weight
 from hzzray.physics.histogram import MAX_WEIGHT, Shape
 from hzzray.physics.jit import entry, inlined, kernel
 
@@ -34,19 +33,19 @@ _EVENTS = 2**15
 
 
 class _Weighed(NamedTuple):
-    """Directions of which events weigh otherwise. All arrays have one entry a direction, unless said otherwise.
+    """Directions of which events weigh otherwise, those that are made alike together.
 
-    ``first`` is a direction's first cell. ``power`` (float64, shape (kinds, _MOST + 1, directions)) is what weights are
-    multiplied by, each kind by the value of a variable in ``rows`` (one a kind; -1 for once in any case). ``replaced``
-    numbers the directions, and ``factor`` the factors, in whose place stands another: 1 + (f - 1) · ``spread``, or row
-    ``other`` of what is read beside (-1 for none): all one a replaced direction.
+    ``first`` (int64, one a direction) is a direction's first cell. ``power`` (float64, shape (kinds, _MOST + 1,
+    directions)) is what weights are multiplied by, each kind by the value of a variable, in row ``rows`` (int64, one a
+    kind; -1 for once in any case). ``groups`` (int64, shape (groups, 4)) are directions with something else in the
+    place of one factor, the last number: from the first number to the second ``spread`` (float64, one a direction)
+    times what it is above one, from there to the third row ``other`` (int64, one a direction) of what is read beside.
     """
 
     first: NDArray[np.int64]
     power: NDArray[np.float64]
     rows: NDArray[np.int64]
-    replaced: NDArray[np.int64]
-    factor: NDArray[np.int64]
+    groups: NDArray[np.int64]
     spread: NDArray[np.float64]
     other: NDArray[np.int64]
 
@@ -55,64 +54,82 @@ class _Room(NamedTuple):
     """What weighing otherwise needs.
 
     ``folds`` (float64, shape (cells, 4, directions)) has the upper and lower halves of weights and of their squares,
-    ``counts`` (int64, one a cell) how many events that is. ``events`` has each passing event's number, ``state`` how
-    many events are in the folds and the power of two that these are made for; ``x`` is what an event weighs in each
-    direction, ``parts`` (shape (4, directions)) the halves of that.
+    ``counts`` (int64, one a cell) how many events that is. ``state`` has how many they are together, and the power of
+    two that these are made for. Of a lot of events ``x`` (float64, shape (events, directions)) is what they weigh,
+    ``event`` and ``candidate`` (int64) are their numbers, ``fits`` tells whether that can go to the folds.
     """
 
     folds: NDArray[np.float64]
     counts: NDArray[np.int64]
-    events: NDArray[np.int64]
     state: NDArray[np.int64]
     x: NDArray[np.float64]
-    parts: NDArray[np.float64]
+    event: NDArray[np.int64]
+    candidate: NDArray[np.int64]
+    fits: NDArray[np.bool_]
     split: Split
 
 
 _HELD, _OCTAVE, _NO_OCTAVE = 0, 1, -(10**6)
 
+# Events at a time: so few that what they weigh in many directions stays in the first-level cache.
+_LOT = 64
+
 
 def _make_room(cells: int, directions: int) -> _Room:
     return _Room(
-        np.zeros((cells, 4, directions)), np.zeros(cells, np.int64), np.zeros(BLOCK, np.int64),
-        np.array([0, _NO_OCTAVE], np.int64), np.zeros(directions), np.zeros((4, directions)), make_split(1),
+        np.zeros((cells, 4, directions)), np.zeros(cells, np.int64), np.array([0, _NO_OCTAVE], np.int64),
+        np.zeros((_LOT, directions)), np.zeros(_LOT, np.int64), np.zeros(_LOT, np.int64), np.zeros(_LOT, np.bool_),
+        make_split(1),
     )  # fmt: skip
+
+
+class _Direction(NamedTuple):
+    """One of ``_Weighed``, by what it is made of."""
+
+    cell: int
+    each: str
+    factor: int
+    scale: float
+    spread: float
+    other: int
 
 
 def _weighed(
     analysis: Analysis, variations: Sequence[Variation], layout: Layout, shape: Shape, reads: Reads
 ) -> _Weighed:
     """Turn variations of the weight into numbers, for compiled code; raises ValueError for what can't be."""
-    first: list[int] = []
-    replaced: list[tuple[int, int, float, int]] = []
-    kinds: dict[str, list[tuple[int, float]]] = {}
     scalars = [read.branch for read in reads.more if isinstance(read, Scalar)]
+    made: list[_Direction] = []
     number = 0
     for one in variations:
-        for direction, sign in zip(one.filled, (1.0, -1.0), strict=False):
-            if not one.kinematic:
-                at = len(first)
-                first.append(shape.block(number).start)
-                if one.kind == "weight":
-                    kinds.setdefault(one.each, []).append((at, 1.0 + sign * (one.size or 0.0)))
-                else:
-                    factor = _factor(one, reads)
-                    other = scalars.index(one.branches[one.directions.index(direction)]) if one.branches else -1
-                    replaced.append((at, factor, 1.0 + sign * (one.size or 0.0), other))
+        for up, sign in enumerate((1.0, -1.0)[: len(one.filled)]):
+            cell, scale = shape.block(number).start, 1.0 + sign * (one.size or 0.0)
             number += 1
-    power = np.ones((len(kinds), _MOST + 1, len(first)))
-    for kind, scales in enumerate(kinds.values()):
-        for at, scale in scales:
+            if one.kind == "weight":
+                made.append(_Direction(cell, one.each, -1, scale, 0.0, -1))
+            elif one.kind == "spread":
+                made.append(_Direction(cell, "", _factor(one, reads), 1.0, scale, -1))
+            elif one.kind == "branch":
+                made.append(_Direction(cell, "", _factor(one, reads), 1.0, 0.0, scalars.index(one.branches[up])))
+    made.sort(key=lambda its: (its.factor, its.other >= 0))
+    kinds = list(dict.fromkeys(its.each for its in made if its.factor < 0))
+    power = np.ones((len(kinds), _MOST + 1, len(made)))
+    for at, its in enumerate(made):
+        if its.factor < 0:
             for n in range(1, _MOST + 1):
-                power[kind, n, at] = power[kind, n - 1, at] * scale
-    rows = [layout.slots[analysis.index(each)] if each else -1 for each in kinds]
-    replaced.sort(key=lambda row: row[1])  # the rest of a weight serves all that replace one factor
-    columns = [np.array(column) for column in zip(*replaced, strict=True)] or [np.empty(0)] * 4
-    at, factor, spread, other = columns
+                power[kinds.index(its.each), n, at] = power[kinds.index(its.each), n - 1, at] * its.scale
+    groups = []
+    for factor in dict.fromkeys(its.factor for its in made if its.factor >= 0):
+        own = [at for at, its in enumerate(made) if its.factor == factor]
+        groups.append((own[0], own[0] + sum(made[at].other < 0 for at in own), own[-1] + 1, factor))
     return _Weighed(
-        np.array(first, np.int64), power, np.array(rows, np.int64), at.astype(np.int64), factor.astype(np.int64),
-        spread.astype(np.float64), other.astype(np.int64),
-    )  # fmt: skip
+        np.array([its.cell for its in made], np.int64),
+        power,
+        np.array([layout.slots[analysis.index(each)] if each else -1 for each in kinds], np.int64),
+        np.array(groups, np.int64).reshape(-1, 4),
+        np.array([its.spread for its in made], np.float64),
+        np.array([its.other for its in made], np.int64),
+    )
 
 
 def _factor(one: Variation, reads: Reads) -> int:
@@ -130,140 +147,162 @@ def _vary_weights(
     """Add the events of a block that passed, by what ``judge_and_fill`` left of them, to all directions' cells."""
     m = s.passing[0]
     e = 0
-    for i in range(m):
-        while c.first[e + 1] <= s.chosen[i]:
-            e += 1
-        room.events[i] = e
-    for at in range(0, m, LOT):
-        n = min(LOT, m - at)
+    for at in range(0, m, _LOT):
+        n = min(_LOT, m - at)
+        for i in range(n):
+            k = s.chosen[at + i]
+            while c.first[e + 1] <= k:
+                e += 1
+            room.event[i] = e
+            room.candidate[i] = k
+        _scale(n, c.weight, c.values, v.power, v.rows, room.event, room.candidate, room.x)
+        for g in range(v.groups.shape[0]):
+            _replace(n, start, v.groups[g], weights, others, v.spread, v.other, room.event, room.x)
         if room.state[_HELD] + n * lay.axis_row.size > _EVENTS:
-            _settle(v, room, t)
+            _settle(v.first, room, t)
         if room.state[_OCTAVE] == _NO_OCTAVE:
-            room.state[_OCTAVE] = _octave(n, room.events[at:], c.weight)
-        slow = 0
+            room.state[_OCTAVE] = _octave(n, room.event, c.weight)
+        fitting = _look(n, room.state[_OCTAVE], room.x, room.fits)
         for template in range(lay.axis_row.size):
             for i in range(n):
-                s.x[i] = c.values[lay.axis_row[template], s.chosen[at + i]]
+                s.x[i] = c.values[lay.axis_row[template], room.candidate[i]]
             find_bins(n, s.x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
-            for i in range(n):
-                event = room.events[at + i]
-                _weigh(start + event, s.chosen[at + i], c.weight[event], c, weights, others, v, room)
-                slow += _add(s.cell[i], v, room, t)
+            _add_folds(n, room.state[_OCTAVE], room.x, room.fits, s.cell, room.folds, room.counts)
+            if fitting < n:
+                _add_others(n, s.cell, v.first, room, t)
         room.state[_HELD] += n * lay.axis_row.size
-        if 4 * slow > n * lay.axis_row.size:  # what comes now weighs otherwise
-            _settle(v, room, t)
+        if 4 * fitting < 3 * n:  # what comes now weighs otherwise
+            _settle(v.first, room, t)
 
 
 @kernel
-def _octave(n: int, events: NDArray[np.int64], weight: NDArray[np.float64]) -> int:
+def _scale(
+    n: int, weight: NDArray[np.float64], values: NDArray[np.float64], power: NDArray[np.float64],
+    rows: NDArray[np.int64], event: NDArray[np.int64], candidate: NDArray[np.int64], x: NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Multiply what n events weigh by powers that their variables choose."""
+    for i in range(n):
+        w, own = weight[event[i]], x[i]
+        for j in range(own.size):
+            own[j] = w
+        for kind in range(rows.size):
+            times = 1
+            if rows[kind] >= 0:
+                value = values[rows[kind], candidate[i]]
+                times = int(min(max(value, 0.0), float(_MOST)) + 0.5) if not np.isnan(value) else 0
+            by = power[kind, times]
+            for j in range(own.size):
+                own[j] *= by[j]
+
+
+@kernel
+def _replace(
+    n: int, start: int, group: NDArray[np.int64], weights: Weights, others: NDArray[np.float64],
+    spread: NDArray[np.float64], other: NDArray[np.int64], event: NDArray[np.int64], x: NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Weigh n events with something else in the place of one factor."""
+    begin, middle, end, factor = group[0], group[1], group[2], group[3]
+    for i in range(n):
+        e = start + event[i]
+        own = _signed(weights.factors[factor, e], weights.absolute)
+        rest = weights.norm
+        for f in range(weights.factors.shape[0]):
+            if f != factor:
+                rest *= _signed(weights.factors[f, e], weights.absolute)
+        if weights.divisor.size:
+            rest /= _signed(weights.divisor[e], weights.absolute)
+        out, by, above = x[i, begin:middle], spread[begin:middle], own - 1.0
+        for j in range(out.size):
+            out[j] = rest * (1.0 + above * by[j])
+        for j in range(middle, end):
+            found = _signed(others[other[j], e], weights.absolute)
+            x[i, j] = rest * (found if np.isfinite(found) else own)  # what is no number varies nothing
+
+
+@inlined
+def _signed(x: float, absolute: bool) -> float:  # noqa: FBT001
+    return abs(x) if absolute else x
+
+
+@kernel
+def _octave(n: int, event: NDArray[np.int64], weight: NDArray[np.float64]) -> int:
     """Choose the power of two that folds begin at, by the largest of some weights."""
     largest = 0.0
     for i in range(n):
-        largest = max(largest, abs(weight[events[i]]))
+        largest = max(largest, abs(weight[event[i]]))
     exponent = int((np.float64(largest).view(np.int64) >> 52) & 0x7FF) - 1023
     return min(max(exponent - (_OCTAVES - 3), _LEAST), _LARGEST)
 
 
 @kernel
-def _weigh(
-    event: int, k: int, w: float, c: Candidates, weights: Weights, others: NDArray[np.float64], v: _Weighed, room: _Room
-) -> None:
-    """Tell what an event weighs in each direction."""
-    x = room.x
-    for j in range(x.size):
-        x[j] = w
-    for kind in range(v.rows.size):
-        n = 1
-        if v.rows[kind] >= 0:
-            value = c.values[v.rows[kind], k]
-            n = int(min(max(value, 0.0), float(_MOST)) + 0.5) if value == value else 0
-        power = v.power[kind, n]
-        for j in range(x.size):
-            x[j] *= power[j]
-    rest = 0.0
-    for i in range(v.replaced.size):
-        f = v.factor[i]
-        own = abs(weights.factors[f, event]) if weights.absolute else weights.factors[f, event]
-        if i == 0 or f != v.factor[i - 1]:
-            rest = _rest(f, event, weights)
-        factor = 1.0 + (own - 1.0) * v.spread[i]
-        if v.other[i] >= 0:
-            other = others[v.other[i], event]
-            other = abs(other) if weights.absolute else other
-            factor = other if np.isfinite(other) else own  # what is no number varies nothing
-        x[v.replaced[i]] = rest * factor
-
-
-@inlined
-def _rest(factor: int, event: int, weights: Weights) -> float:
-    """Tell what an event weighs without one of its factors."""
-    rest = weights.norm
-    for f in range(weights.factors.shape[0]):
-        if f != factor:
-            own = weights.factors[f, event]
-            rest *= abs(own) if weights.absolute else own
-    if weights.divisor.size:
-        own = weights.divisor[event]
-        rest /= abs(own) if weights.absolute else own
-    return rest
+def _look(n: int, octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_]) -> int:
+    """Tell which of n events weigh what folds of an octave have room for, in all directions; returns how many."""
+    least, beyond = 2.0**octave, 2.0 ** (octave + _OCTAVES)
+    fitting = 0
+    for i in range(n):
+        own, good = x[i], 0
+        for j in range(own.size):
+            size = abs(own[j])
+            good += ((size >= least) | (size == 0.0)) & (size < beyond)
+        fits[i] = good == own.size
+        fitting += fits[i]
+    return fitting
 
 
 @kernel
-def _add(cell: int, v: _Weighed, room: _Room, t: Sums) -> int:
-    """Add an event to a cell of each direction; returns 0, or 1 where its weights are none for the folds."""
-    x, parts = room.x, room.parts
-    octave = room.state[_OCTAVE]
-    least, beyond = 2.0**octave, 2.0 ** (octave + _OCTAVES)
-    odd = 0
-    for j in range(x.size):
-        size = abs(x[j])
-        odd += not (((size >= least) & (size < beyond)) | (size == 0.0))
-    if odd:
-        _add_slowly(cell, v, room, t)
-        return 1
-    # As in ``hot._settle``: what is left when a number that is large enough was added and taken away again.
+def _add_folds(
+    n: int, octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_], cell: NDArray[np.int32],
+    folds: NDArray[np.float64], counts: NDArray[np.int64],
+) -> None:  # fmt: skip
+    """Add events that fit to a cell each, in all directions.
+
+    As in ``hot._settle``, a half is what is left when a number that is large enough was added and taken away again.
+    """
     large = 1.5 * 2.0 ** (octave + _OCTAVES + 16)
     larger = 1.5 * 2.0 ** (2 * (octave + _OCTAVES) + 16)
-    high, low, high2, low2 = parts[0], parts[1], parts[2], parts[3]
-    for j in range(x.size):
-        high[j] = (x[j] + large) - large
-    for j in range(x.size):
-        low[j] = x[j] - ((x[j] + large) - large)
-    for j in range(x.size):
-        high2[j] = (x[j] * x[j] + larger) - larger
-    for j in range(x.size):
-        low2[j] = x[j] * x[j] - ((x[j] * x[j] + larger) - larger)
-    folds = room.folds[cell].reshape(-1)
-    flat = parts.reshape(-1)
-    for j in range(flat.size):
-        folds[j] += flat[j]
-    room.counts[cell] += 1
-    return 0
+    for i in range(n):
+        if fits[i]:
+            own, to = x[i], folds[cell[i]]
+            high, low, high2, low2 = to[0], to[1], to[2], to[3]
+            for j in range(own.size):
+                w = own[j]
+                half = (w + large) - large
+                w2 = w * w
+                half2 = (w2 + larger) - larger
+                high[j] += half
+                low[j] += w - half
+                high2[j] += half2
+                low2[j] += w2 - half2
+            counts[cell[i]] += 1
 
 
 @kernel
-def _add_slowly(cell: int, v: _Weighed, room: _Room, t: Sums) -> None:
-    for j in range(room.x.size):
-        x = room.x[j]
-        if not abs(x) < MAX_WEIGHT:
-            t.invalid[2] += 1
+def _add_others(n: int, cell: NDArray[np.int32], first: NDArray[np.int64], room: _Room, t: Sums) -> None:
+    """Add those that don't fit, one by one."""
+    for i in range(n):
+        if room.fits[i]:
             continue
-        to = (v.first[j] + cell) * CELL
-        t.cells[to] += 1
-        _put(x, SUMW, to, room.split, t)
-        _put(x * x, SUMW2, to, room.split, t)
+        for j in range(first.size):
+            w = room.x[i, j]
+            if not abs(w) < MAX_WEIGHT:
+                t.invalid[2] += 1
+                continue
+            to = (first[j] + cell[i]) * CELL
+            t.cells[to] += 1
+            _put(w, SUMW, to, room.split, t.cells)
+            _put(w * w, SUMW2, to, room.split, t.cells)
 
 
 @inlined
-def _put(x: float, first: int, to: int, split: Split, t: Sums) -> None:
-    cut(x, split, 0, 0, first)
+def _put(x: float, first: int, to: int, split: Split, cells: NDArray[np.int64]) -> None:
+    split_weight(x, split, 0, 0, first)
     at = to + np.int64(split.at[0, 0])
     for i in range(3):
-        t.cells[at + i] += split.parts[0, i]
+        cells[at + i] += split.parts[0, i]
 
 
 @kernel
-def _settle(v: _Weighed, room: _Room, t: Sums) -> None:
+def _settle(first: NDArray[np.int64], room: _Room, t: Sums) -> None:
     """Move what the folds hold to where all is summed up."""
     room.state[_HELD] = 0
     room.state[_OCTAVE] = _NO_OCTAVE
@@ -271,18 +310,18 @@ def _settle(v: _Weighed, room: _Room, t: Sums) -> None:
         if room.counts[cell] == 0:
             continue
         folds = room.folds[cell]
-        for j in range(v.first.size):
-            to = (v.first[j] + cell) * CELL
+        for j in range(first.size):
+            to = (first[j] + cell) * CELL
             t.cells[to] += room.counts[cell]
             for half in range(4):
-                _put(folds[half, j], SUMW if half < 2 else SUMW2, to, room.split, t)
+                _put(folds[half, j], SUMW if half < 2 else SUMW2, to, room.split, t.cells)
                 folds[half, j] = 0.0
         room.counts[cell] = 0
 
 
 @entry
-def _end(v: _Weighed, room: _Room, t: Sums) -> None:
-    _settle(v, room, t)
+def _end(first: NDArray[np.int64], room: _Room, t: Sums) -> None:
+    _settle(first, room, t)
 
 
 # --- another pt ---
@@ -369,13 +408,13 @@ class Shifted:
         role = {name: columns[i] for name, i in self.columns.items()}
         pt, kind = role["pt"], role["type"]
         ratios = np.empty(pt.size)
-        size = self.sign * (one.size or 0.0)
+        size, flavour = self.sign * (one.size or 0.0), one.flavour or 0
         if one.kind == "resolution":
-            _ratios_smeared(pt, role["eta"], role["phi"], kind, one.flavour, size, ratios)
+            _ratios_smeared(pt, role["eta"], role["phi"], kind, flavour, size, ratios)
         elif one.branch:
-            _ratios_of(pt, kind, one.flavour, step.more[self.more], self.sign, ratios)
+            _ratios_of(pt, kind, flavour, step.more[self.more], self.sign, ratios)
         else:
-            _ratios_by(kind, one.flavour, size, ratios)
+            _ratios_by(kind, flavour, size, ratios)
         changed = {}
         for name in ("pt", "energy"):
             if name in role:
@@ -428,7 +467,7 @@ class Varied:
 
     def end(self, sums: Sums) -> None:
         """Add what is still due."""
-        _end(self._weighed, self._room, sums)
+        _end(self._weighed.first, self._room, sums)
 
 
 def _shifted(variations: Sequence[Variation], shape: Shape, reads: Reads) -> list[Shifted]:

@@ -124,8 +124,8 @@ class RunRequest(BaseModel):
         tuple[str, ...], BeforeValidator(_separated), Option("--variations", "none|all|NAME,NAME", is_list=True)
     ] = Field(
         (),
-        description="Systematics of simulation that are filled too, of the release's: of the observables that are asked "
-        "for, else of the first one. Default: none.",
+        description="Systematics of the release's simulation that are filled too, up and down: of the observables that "
+        "are asked for, else of the first one. Default: none.",
     )
     luminosity: Annotated[float | None, Option("--luminosity")] = Field(
         None, gt=0, allow_inf_nan=False, description="fb⁻¹. Default: the release's."
