@@ -195,12 +195,14 @@ def warm_up() -> None:
     from hzzray.physics import hot  # noqa: PLC0415
     from hzzray.physics.filler import Filler  # noqa: PLC0415
 
-    schema = release("toy").schema_
+    toy = release("toy")
+    schema = toy.schema_
     for name in ("notebook-2020", "h4l"):
         analysis, selection = preset(name, schema)
-        made = Filler(analysis, selection, analysis.templates, schema.gev)
         columns = needed(analysis.columns(schema, parameters_of(analysis, selection, schema.gev)), set())
-        made.warm_up(nothing(Reads(columns, schema.factors)))
+        found = Reads(columns, schema.factors, more=reads_more(columns, toy.variations))
+        made = Filler(analysis, selection, analysis.templates, schema.gev, toy.variations, 1, found)
+        made.warm_up(nothing(found))
         hot.Keeper(analysis, selection, (0,), schema.gev).warm_up(nothing(Reads(columns, schema.factors)))
     hot.warm_up()
     unpacking.warm_up()
