@@ -21,7 +21,7 @@ from hzzray.data.catalogue import release
 from hzzray.errors import DataError, UsageError
 from hzzray.messages import AnalysisRef, RunSpec
 from hzzray.physics.analysis import Analysis
-from hzzray.physics.columns import Read, Reads, Unread, needed, nothing
+from hzzray.physics.columns import Read, Reads, Unread, needed, nothing, reads_more
 from hzzray.physics.selection import ANALYSES, parameters_of, preset
 
 if TYPE_CHECKING:
@@ -107,12 +107,22 @@ def reads(spec: RunSpec, analysis: Analysis, *, simulation: bool) -> Reads:
     selection = spec.selection
     variables = {bound.variable for cut in selection.cuts for bound in cut.bounds}
     variables |= {template.observable for template in spec.templates}
+    variables |= {variation.each for variation in spec.variations if variation.each}
     try:
         columns = needed(_columns(spec, analysis), variables)
     except ValueError as error:
         who = f"analysis {spec.analysis}" if spec.analysis.module else f"selection {selection.name}"
         raise UsageError(f"{who} asks for {error}, which release {spec.release.name} has no branch for") from error
-    return _weighted(spec, columns, simulation=simulation)
+    found = _weighted(spec, columns, simulation=simulation)
+    if not (simulation and spec.variations):
+        return found
+    try:
+        for variation in spec.variations:
+            if variation.each:
+                analysis.index(variation.each)
+        return found._replace(more=reads_more(columns, spec.variations))
+    except ValueError as error:
+        raise UsageError(f"analysis {spec.analysis}: {error}") from error
 
 
 def _weighted(spec: RunSpec, columns: Any, *, simulation: bool) -> Reads:  # noqa: ANN401 (an analysis' own NamedTuple)
@@ -165,12 +175,15 @@ def filler(spec: RunSpec, analysis: Analysis) -> Filler:
     """
     from hzzray.physics.filler import Filler, MeasureError  # noqa: PLC0415 (imports numba)
 
+    found = reads(spec, analysis, simulation=True)
     try:
-        made = Filler(analysis, spec.selection, spec.templates, spec.release.schema_.gev)
+        made = Filler(
+            analysis, spec.selection, spec.templates, spec.release.schema_.gev, spec.variations, spec.varied, found
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
     try:
-        made.warm_up(nothing(reads(spec, analysis, simulation=True)))
+        made.warm_up(nothing(found))
     except MeasureError as error:
         raise UsageError(f"analysis {spec.analysis}: {error}") from error
     return made
@@ -182,12 +195,14 @@ def warm_up() -> None:
     from hzzray.physics import hot  # noqa: PLC0415
     from hzzray.physics.filler import Filler  # noqa: PLC0415
 
-    schema = release("toy").schema_
+    toy = release("toy")
+    schema = toy.schema_
     for name in ("notebook-2020", "h4l"):
         analysis, selection = preset(name, schema)
-        made = Filler(analysis, selection, analysis.templates, schema.gev)
         columns = needed(analysis.columns(schema, parameters_of(analysis, selection, schema.gev)), set())
-        made.warm_up(nothing(Reads(columns, schema.factors)))
+        found = Reads(columns, schema.factors, more=reads_more(columns, toy.variations))
+        made = Filler(analysis, selection, analysis.templates, schema.gev, toy.variations, 1, found)
+        made.warm_up(nothing(found))
         hot.Keeper(analysis, selection, (0,), schema.gev).warm_up(nothing(Reads(columns, schema.factors)))
     hot.warm_up()
     unpacking.warm_up()

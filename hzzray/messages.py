@@ -13,7 +13,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hzzray.data.catalogue import Release
-from hzzray.physics.analysis import Template, shape_of
+from hzzray.physics.analysis import Template, Variation, shape_of
 from hzzray.physics.histogram import Axis, Shape, Yields
 from hzzray.physics.selection import Selection
 
@@ -71,7 +71,7 @@ class RunSpec(Message):
     ``release`` holds just the samples of this run. ``templates`` are what is filled: the first has the digest and the
     significance, which is counted in ``window``, on its bins' edges, or not at all where that is None. ``luminosity``
     is in fb⁻¹. ``fraction`` in (0, 1] is the leading part of each file's entries that is read; what that stands for is
-    decided in ``hzzray.statistics.scaling``.
+    decided in ``hzzray.statistics.scaling``. Simulation has ``variations`` of the first ``varied`` templates.
     """
 
     version: Literal[2] = SPEC_VERSION
@@ -82,6 +82,9 @@ class RunSpec(Message):
     window: tuple[float, float] | None = None
     luminosity: float = Field(gt=0, allow_inf_nan=False)
     fraction: float = Field(gt=0, le=1)
+    # Left out where there are none: a spec of before has the digest that it had.
+    variations: tuple[Variation, ...] = Field(default=(), max_length=1000, exclude_if=lambda value: not value)
+    varied: int = Field(default=1, ge=1, exclude_if=lambda value: value == 1)
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -89,8 +92,16 @@ class RunSpec(Message):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"observable {twice} is there twice")
+        directions = [name for variation in self.variations for name in variation.directions]
+        again = next((name for name in directions if directions.count(name) > 1), None)
+        if again is not None:
+            raise ValueError(f"variation {again} is there twice")
+        if self.varied > len(self.templates):
+            raise ValueError(f"{self.varied} observables are to be varied, of {len(self.templates)}")
         if self.shape.cells > MAX_CELLS:
-            raise ValueError(f"the observables have {self.shape.cells} bins in all regions, {MAX_CELLS} at most")
+            raise ValueError(
+                f"the observables have {self.shape.cells} bins in all regions and variations, {MAX_CELLS} at most"
+            )
         if self.window is not None:
             self.axis.window(*self.window)  # refuses one that is not of whole bins
         return self
@@ -108,7 +119,13 @@ class RunSpec(Message):
     @property
     def shape(self) -> Shape:
         """The form of what is filled of each sample."""
-        return shape_of(self.analysis.regions, self.selection.cuts, self.templates)
+        cuts = self.selection.cuts
+        return shape_of(self.analysis.regions, cuts, self.templates, self.variations, self.varied)
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Names of all that variations give, each up and down."""
+        return tuple(name for variation in self.variations for name in variation.directions)
 
     @cached_property
     def digest(self) -> str:
@@ -294,7 +311,8 @@ def unread_uuid(sample: str, path: str) -> str:
 class RunState:
     """A run as its reducer knows it: yields by sample, what is planned, what failed, what it took.
 
-    ``yields`` are those of the first template, ``digest`` names its exact contents. ``entries`` are those of each
+    ``yields`` are those of the first template, ``digest`` names its exact contents, ``varied_digest`` those of all
+    variations, where there are some. ``entries`` are those of each
     sample's files that could be opened; ``unopened`` counts the others, where there are some.
     """
 
@@ -310,6 +328,7 @@ class RunState:
     cost: Cost
     wall_s: float
     unopened: Mapping[str, int] = field(default_factory=dict)
+    varied_digest: str = ""
 
     def with_wall(self, seconds: float) -> RunState:
         """Return a copy that took this long."""

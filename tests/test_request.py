@@ -33,6 +33,7 @@ ASKED = {
     "cuts": ("m12=60:106", "pt1=25:"),
     "parameters": ("electron_pt_min=10", "isolated=false"),
     "observables": ("m4l", "m12=40:120:40"),
+    "variations": ("all", "muon_scale"),
     "luminosity": 36.1,
     "fraction": 0.125,
     "axis": "80:250:34",

@@ -64,6 +64,16 @@ def test_ray_gives_the_serial_digest(toys, toy_spec, serial, tmp_path, actors, c
     assert result.tasks.planned == result.tasks.merged >= len(result.samples)
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_gives_the_serial_digest_of_variations(toys, tmp_path):
+    spec = make_spec(release("toy"), samples=("Zee", "WH125_ZZ4lep", "data_A"), variations="all,electron_resolution")
+    alone = run(tmp_path / "serial", [toys], spec)
+    shared_out = run(tmp_path / "ray", [toys], spec, engine="ray", actors=2, chunk=311)
+    assert shared_out.tasks.merged > alone.tasks.merged
+    assert (shared_out.digest, shared_out.variations_digest) == (alone.digest, alone.variations_digest)
+    assert alone.variations_digest
+
+
 def test_a_worker_imports_none_of_the_packages_that_extend_numba_and_leaves_them_to_others(toys, toy_spec, tmp_path):
     tasks = make_plan(toy_spec, "r", (str(toys),), cache=tmp_path).tasks
     code = (

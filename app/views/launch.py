@@ -109,6 +109,7 @@ def _choose() -> _Chosen:
         cuts, parameters = _changes(analysis, selection)
         observables = _observables(analysis)
         axis, window = _binning(release)
+        variations = _variations(release)
     with st.container(border=True):
         parts.heading(2, ":material/memory: Work")
         published, work = _work(toy=release.name == "toy")
@@ -127,6 +128,7 @@ def _choose() -> _Chosen:
         "observables": observables,
         "axis": axis,
         "window": window,
+        "variations": variations,
     }
     return _Chosen(release, published, data | what | work)
 
@@ -241,6 +243,18 @@ def _binning(release: Release) -> tuple[str, str]:
         )  # fmt: skip
     bins, window = bins.replace(" ", ""), window.replace(" ", "")
     return "" if bins == usual[0] else bins, "" if window == usual[1] else window
+
+
+def _variations(release: Release) -> tuple[str, ...]:
+    """Let the viewer ask for the release's systematics; nothing where there are none, or they aren't wanted."""
+    known = [one.name for one in release.variations if one.default]
+    if not known:
+        return ()
+    wanted = st.toggle(
+        "Systematic variations of simulation", key=f"variations-{release.name}",
+        help=f"Filled in the same pass, up and down: {', '.join(known)}.",
+    )  # fmt: skip
+    return ("all",) if wanted else ()
 
 
 def _work(*, toy: bool) -> tuple[bool, dict[str, object]]:

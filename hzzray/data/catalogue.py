@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hzzray.data.schema import Schema
 from hzzray.errors import UsageError
+from hzzray.physics.analysis import Variation
 from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import PRESETS
 from hzzray.urls import is_pattern
@@ -107,8 +108,8 @@ class Release(Frozen):
     """A release: its schema, groups, samples and the defaults that its notebook uses, which an analysis of ours takes.
 
     ``window`` (GeV) is where the significance is counted: from a bin's edge to another's. ``sources`` are the folders
-    of the web that hold its files. Where ``entries_vary``, files may have any number of entries: those of the samples
-    are proportions.
+    of the web that hold its files. ``variations`` are the systematics that are known of its simulation. Where
+    ``entries_vary``, files may have any number of entries: those of the samples are proportions.
     """
 
     name: str
@@ -123,6 +124,8 @@ class Release(Frozen):
     groups: tuple[Group, ...]
     samples: tuple[Sample, ...]
     entries_vary: bool = Field(default=False, exclude_if=lambda value: not value)
+    # Left out of a run's spec, which has its own.
+    variations: tuple[Variation, ...] = Field(default=(), exclude_if=lambda value: not value)
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -136,7 +139,7 @@ class Release(Frozen):
                 raise ValueError(f"sample {sample.name} needs xsec and sumw: the files carry no normalisation")
             if self.role(sample) != "data" and sample.luminosity is not None:
                 raise ValueError(f"sample {sample.name} is simulation: it has no luminosity of its own")
-        for kind, rows in (("group", self.groups), ("sample", self.samples)):
+        for kind, rows in (("group", self.groups), ("sample", self.samples), ("variation", self.variations)):
             twice = _twice(row.name for row in rows)
             if twice is not None:
                 raise ValueError(f"{kind} {twice} is there twice")

@@ -242,7 +242,8 @@ class Reader:
             for row, name in zip(factors, reads.factors, strict=True):
                 self._write(_Source(name), entries, row)
             divisor = self._numbers(_Source(reads.divisor), "f8", entries) if reads.divisor else np.empty(0)
-        return Step(entries.events, columns, factors, divisor)
+            more = tuple(self._column(read, entries) for read in reads.more)
+        return Step(entries.events, columns, factors, divisor, more)
 
     def _column(self, read: Read | Unread, entries: _Range) -> NDArray[Any]:  # noqa: PLR0911 (one for each kind)
         match read:

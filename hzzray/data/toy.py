@@ -28,7 +28,7 @@ from hzzray.data.toy_physics import ELECTRON, PROCESSES, PT_MIN, Leptons, Proces
 from hzzray.errors import UsageError
 
 #: Goes up with every change of what is written: no cache may take an old file's metadata for a new one's.
-TOY_VERSION = 2
+TOY_VERSION = 3
 
 #: The seed unless another is chosen. Typical: the significance that is observed is near the median of 200 seeds
 #: (``benchmarks/seeds.py``; docs/architecture.md has the figures).
@@ -49,6 +49,9 @@ KFAC, FILTEFF = 1.1, 0.5
 
 #: How much the scale factors vary.
 SPREADS = {"PILEUP": 0.42, "ELE": 0.06, "MUON": 0.015, "LepTRIGGER": 0.13}
+
+#: Uncertainty of electrons' and of muons' pt in the median, as a part of it.
+PT_SYST = (0.0057, 0.0037)
 
 Columns = dict[str, NDArray[Any]]
 
@@ -168,7 +171,9 @@ def simulation(release: Release, sample: Sample, process: Process, entries: int,
     for block, leptons in enumerate(draw(process, entries, streams, extras=has_extras(release.schema_))):
         rng = stream(release, sample, seed, 1, block)
         weights = simulated_weights(release, sample, process, entries, len(leptons), rng)
-        yield {**lepton_columns(leptons, release.schema_, rng), **weights}
+        columns = lepton_columns(leptons, release.schema_, rng)
+        own = stream(release, sample, seed, 2, block)  # what came later must not change what the others give
+        yield {**columns, **uncertainties(leptons, release.schema_, own), **weights}
 
 
 def data(release: Release, sample: Sample, processes: dict[str, Process], seed: int) -> Iterator[Columns]:
@@ -187,7 +192,9 @@ def data(release: Release, sample: Sample, processes: dict[str, Process], seed: 
     leptons = Leptons.concatenate(parts)
     order = rng.permutation(len(leptons))
     leptons = leptons.map(lambda array: array[order])
-    yield {**lepton_columns(leptons, release.schema_, rng), **data_weights(release.schema_, len(leptons))}
+    columns = lepton_columns(leptons, release.schema_, rng)
+    weights = data_weights(release.schema_, len(leptons))
+    yield {**columns, **uncertainties(leptons, release.schema_, None), **weights}
 
 
 def has_extras(schema: Schema) -> bool:
@@ -225,6 +232,17 @@ def lepton_columns(leptons: Leptons, schema: Schema, rng: Generator) -> Columns:
     else:
         columns |= identification_2025(leptons, rng)
     return {name: single(array) for name, array in columns.items()}
+
+
+def uncertainties(leptons: Leptons, schema: Schema, rng: Generator | None) -> Columns:
+    """Uncertainty of each lepton's pt, as the 2020 format has it (MeV): some per mille, with a long tail; 0 in data."""
+    if schema.divisor is not None:
+        return {}
+    shape = leptons.pt.shape
+    electron = leptons.type == ELECTRON
+    spread = np.zeros(shape) if rng is None else np.exp(rng.normal(0.0, np.where(electron, 0.95, 0.65)))
+    relative = np.where(electron, PT_SYST[0], PT_SYST[1]) * spread
+    return {"lep_pt_syst": single(np.minimum(relative, 1.0) * leptons.pt / schema.gev)}
 
 
 def single(array: NDArray[Any]) -> NDArray[Any]:

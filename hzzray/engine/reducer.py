@@ -15,7 +15,7 @@ from hzzray.engine.monitor import Scale, Usage
 from hzzray.engine.rounded import Rounded, Tables, rounded, tables
 from hzzray.engine.source import Congestion
 from hzzray.messages import Cost, Counts, Failure, Partial, RunState, Task
-from hzzray.physics.histogram import Blocks, Yields, digest
+from hzzray.physics.histogram import Blocks, Yields, digest, varied_digest
 
 # A pool that has not reported for so long is gone.
 _FORGET_S = 10.0
@@ -89,6 +89,7 @@ class Reducer:
         self._watched = -WATCHING_S, 0
         self._shown: dict[str, tuple[Blocks, Yields]] = {}
         self._digest = -1, ""
+        self._varied: dict[str, tuple[Blocks, str]] = {}
         self._told_tables = -TABLES_S, -1
         self._rounded: dict[str, tuple[Blocks, Rounded]] = {}
 
@@ -218,6 +219,7 @@ class Reducer:
             first = {name: blocks.histogram() for name, blocks in sums.blocks.items()}
             self._digest = sums.version, digest(first)
             self._shown = _made_anew(self._shown, sums.blocks, lambda one: one.histogram().yields())
+            self._varied = _made_anew(self._varied, sums.blocks, Blocks.varied_sha)
         return RunState(
             version=sums.version,
             run_id=ledger.run_id,
@@ -231,6 +233,7 @@ class Reducer:
             cost=sums.cost,
             wall_s=ledger.wall_s(),
             unopened=ledger.unopened(),
+            varied_digest=varied_digest({name: sha for name, (_, sha) in self._varied.items()}),
         )
 
     def tables(self) -> Tables:

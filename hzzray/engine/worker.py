@@ -108,10 +108,11 @@ class Worker:
         if isinstance(self._filler, DataError):
             raise self._filler
         sample = spec.release.sample(task.sample)
-        reader = self._open(task, simulation=spec.release.role(sample) != "data")
+        simulation = spec.release.role(sample) != "data"
+        reader = self._open(task, simulation=simulation)
         norm = spec.release.normalisation(sample, spec.luminosity)
         with self._explained(task):
-            blocks = self._filler.fill(reader.steps(task.start, task.stop), norm)
+            blocks = self._filler.fill(reader.steps(task.start, task.stop), norm, vary=simulation)
             reader.confirm()
         read_s, bytes_read = self._counted  # by earlier tasks of this file; opening it counts for its first one
         self._counted = reader.read_s, reader.bytes_read

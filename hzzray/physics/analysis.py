@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,93 @@ class Template:
     axis: Axis
     label: str = ""
     unit: str = ""
+
+
+#: What may be varied of simulation: see ``Variation``.
+VariationKind = Literal["weight", "spread", "branch", "momentum", "resolution"]
+
+# Of each kind, what it must say, and what it may.
+_SAYS: dict[VariationKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "weight": (("size",), ("each",)),
+    "spread": (("factor", "size"), ()),
+    "branch": (("factor", "branches"), ()),
+    "momentum": (("flavour",), ("size", "branch")),
+    "resolution": (("flavour", "size"), ()),
+}
+
+#: The directions of a variation, as names and results have them.
+DIRECTIONS = ("up", "down")
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """A systematic: what simulation would be, were something a standard deviation higher, or lower. Data isn't varied.
+
+    With ``weight``, ``spread`` and ``branch`` events weigh otherwise. With ``momentum`` and ``resolution`` leptons (of
+    the absolute type ``flavour``) have another pt, and energies in proportion, and all is measured again.
+
+    Attributes
+    ----------
+    name
+        What results call it, ``_up`` and ``_down`` behind it.
+    kind
+        ``weight``: 1 ± ``size`` times the weight, that to the power of the variable ``each`` where there is one.
+        ``spread``: in place of the weight factor f that is the branch ``factor``, 1 + (f - 1)(1 ± ``size``).
+        ``branch``: in place of ``factor`` the two ``branches``. ``momentum``: pt is 1 ± ``size`` times what it was,
+        or what it was ± the branch ``branch``, one number a lepton. ``resolution``: pt is smeared by ``size`` of it;
+        that is what up means, and down is as much to the other side of the nominal templates.
+    source
+        Where the size is from: words, which are no part of what names a computation.
+    default
+        Whether it is one of ``all``; else it is there by name alone.
+    """
+
+    name: str
+    kind: VariationKind
+    size: float | None = None
+    each: str = ""
+    factor: str = ""
+    branch: str = ""
+    branches: tuple[str, ...] = ()
+    flavour: int | None = None
+    source: str = ""
+    default: bool = True
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (a word that is mistyped in a catalogue is a mistake)
+
+    def __post_init__(self) -> None:
+        """Refuse one that says too little, or what its kind has no use for; raises ValueError."""
+        if not self.name.isidentifier():
+            raise ValueError(f"variation {self.name!r}: its name must be letters, digits and underscores")
+        must, may = _SAYS[self.kind]
+        for field in ("size", "each", "factor", "branch", "branches", "flavour"):
+            value = getattr(self, field)
+            said = value is not None and value not in ("", ())
+            if said and field not in (*must, *may):
+                raise ValueError(f"variation {self.name}: {self.kind} has no {field}")
+            if field in must and not said:
+                raise ValueError(f"variation {self.name}: {self.kind} needs {field}")
+        if self.kind == "momentum" and (self.size is None) == (not self.branch):
+            raise ValueError(f"variation {self.name}: momentum needs size or branch, one of them")
+        if self.size is not None and not 0 < self.size < 1:
+            raise ValueError(f"variation {self.name}: size is relative, above 0 and below 1, not {self.size:g}")
+        if self.branches and len(self.branches) != len(DIRECTIONS):
+            raise ValueError(f"variation {self.name}: branches are two, one up and one down")
+
+    @property
+    def kinematic(self) -> bool:
+        """Whether all is measured again."""
+        return self.kind in ("momentum", "resolution")
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Names of what results have of it."""
+        return tuple(f"{self.name}_{direction}" for direction in DIRECTIONS)
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """Names of what is filled for it: what is smeared has one direction, of which the other one is made."""
+        return self.directions[:1] if self.kind == "resolution" else self.directions
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +306,24 @@ class Layout(NamedTuple):
     regions: int
 
 
-def shape_of(regions: Sequence[str], cuts: Sequence[Cut], templates: Sequence[Template]) -> Shape:
-    """Tell the form of all that is filled of a sample; the cutflow's first row is that of all events."""
-    return Shape(len(regions), tuple(template.axis.bins for template in templates), 1 + len(cuts))
+def shape_of(
+    regions: Sequence[str],
+    cuts: Sequence[Cut],
+    templates: Sequence[Template],
+    variations: Sequence[Variation] = (),
+    varied: int = 1,
+) -> Shape:
+    """Tell the form of all that is filled of a sample; the cutflow's first row is that of all events.
+
+    ``varied`` is how many of the templates, from the first on, have the variations too.
+    """
+    bins = tuple(template.axis.bins for template in templates)
+    directions = sum(len(variation.filled) for variation in variations)
+    return Shape(len(regions), bins, 1 + len(cuts), directions, varied if directions else 0)
 
 
-def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template]) -> Layout:
-    """Lay out what is wanted of an analysis: only variables that a cut or a template uses have a row."""
+def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template], also: Sequence[str] = ()) -> Layout:
+    """Lay out what is wanted of an analysis: only variables that a cut or a template uses, or ``also``, have a row."""
     shape = shape_of(analysis.regions, cuts, templates)
     slots = np.full(len(analysis.variables), -1, np.int64)
 
@@ -237,6 +335,8 @@ def lay_out(analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Templat
 
     bounds = [(number, row(bound.variable), bound) for number, cut in enumerate(cuts) for bound in cut.bounds]
     observables = [row(template.observable) for template in templates]
+    for variable in also:
+        row(variable)
     axes = [template.axis for template in templates]
     return Layout(
         slots=slots,

@@ -6,13 +6,15 @@ whose fields are the values below: ``Offsets``, ``Jagged``, ``Scalar``, ``Array`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hzzray.physics.analysis import Variation
 
 ELECTRON, MUON = 11, 13  # types of leptons, from the PDG's numbering
 
@@ -139,17 +141,18 @@ class Reads(NamedTuple):
     """All that is read of a file: an analysis' ``columns`` (a NamedTuple of Read), and what its events weigh.
 
     ``factors`` are branches of one number an event that are multiplied, ``divisor`` one that the product is divided by,
-    empty for none.
+    empty for none. ``more`` is what variations need beside.
     """
 
     columns: Any
     factors: tuple[str, ...] = ()
     divisor: str = ""
+    more: tuple[Jagged | Scalar, ...] = ()
 
     @property
     def wanted(self) -> Iterator[Read]:
         """The columns that are read."""
-        return (read for read in self.columns if not isinstance(read, Unread))
+        return (read for read in (*self.columns, *self.more) if not isinstance(read, Unread))
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -212,16 +215,45 @@ def _is_lacking(read: Read) -> bool:
     return not isinstance(read, Offsets) and not all(read.branches or ("",))
 
 
+def reads_more(columns: Any, variations: Sequence[Variation]) -> tuple[Jagged | Scalar, ...]:  # noqa: ANN401
+    """Say what variations need beside an analysis' columns; raises ValueError for one that these don't allow."""
+    found: dict[str, Jagged | Scalar] = {}
+    for one in variations:
+        without = f"--variations without {one.name}"
+        if one.kinematic:
+            pt = columns[roles_of(columns, one)["pt"]]
+            if one.branch:
+                found[one.branch] = Jagged(one.branch, collection=pt.collection, without=without)
+        for branch in one.branches:
+            found[branch] = Scalar(branch, without=without)
+    return tuple(found.values())
+
+
+def roles_of(columns: Any, variation: Variation) -> dict[Role, int]:  # noqa: ANN401 (an analysis' own NamedTuple)
+    """Find the columns that a kinematic variation goes by, and that it changes: energy only where it is read.
+
+    Raises ValueError where one is lacking.
+    """
+    there = {read.role: i for i, read in reversed(list(enumerate(columns))) if isinstance(read, Jagged) and read.role}
+    needed: tuple[Role, ...] = ("pt", "type", *(("eta", "phi") if variation.kind == "resolution" else ()))
+    lacking = [role for role in needed if role not in there]
+    if lacking:
+        raise ValueError(f"variation {variation.name} needs columns with the roles {', '.join(lacking)}")
+    return {role: there[role] for role in (*needed, "energy") if role in there}
+
+
 class Step(NamedTuple):
     """A range of events as it is filled: an analysis' columns (arrays), and what the events weigh.
 
-    ``factors`` (float64) has shape (factors, events), ``divisor`` (float64) shape (events,), or (0,) for none.
+    ``factors`` (float64) has shape (factors, events), ``divisor`` (float64) shape (events,), or (0,) for none. ``more``
+    are columns too.
     """
 
     events: int
     columns: Any
     factors: NDArray[np.float64]
     divisor: NDArray[np.float64]
+    more: tuple[NDArray[Any], ...] = ()
 
 
 def empty(read: Read | Unread) -> NDArray[Any]:
@@ -242,4 +274,4 @@ def empty(read: Read | Unread) -> NDArray[Any]:
 def nothing(reads: Reads) -> Step:
     """Make a step of no events: what compiled code gets to compile itself for."""
     columns = type(reads.columns)(*map(empty, reads.columns))
-    return Step(0, columns, np.empty((len(reads.factors), 0)), np.empty(0))
+    return Step(0, columns, np.empty((len(reads.factors), 0)), np.empty(0), tuple(map(empty, reads.more)))

@@ -44,7 +44,11 @@ class Split(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What judging and filling a block needs."""
+    """What judging and filling a block needs.
+
+    After that ``passing`` (one number) is how many events passed, ``chosen`` has their candidates, rising, and
+    ``region`` these candidates' regions.
+    """
 
     passed: NDArray[np.int64]
     alive: NDArray[np.bool_]
@@ -53,6 +57,7 @@ class Scratch(NamedTuple):
     cell: NDArray[np.int32]
     x: NDArray[np.float64]
     split: Split
+    passing: NDArray[np.int64]
 
 
 def make_split(events: int) -> Split:
@@ -65,7 +70,7 @@ def make_scratch() -> Scratch:
     room = BLOCK + SPARE
     return Scratch(
         np.zeros(room, np.int64), np.zeros(room, np.bool_), np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.int32),
-        np.zeros(LOT, np.int32), np.zeros(LOT), make_split(BLOCK),
+        np.zeros(LOT, np.int32), np.zeros(LOT), make_split(BLOCK), np.zeros(1, np.int64),
     )  # fmt: skip
 
 
@@ -215,6 +220,7 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
     count_passed(c.first[events], c, lay, s.passed, s.alive)
     choose(events, c.first, c.rank, s.passed, s.chosen)
     m = _settle(events, c, lay, s, t)
+    s.passing[0] = m
     for at in range(0, m, LOT):
         n = min(LOT, m - at)
         begin, end = s.chosen[at], s.chosen[at + n - 1] + 1  # they rise

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.blame import told
-from hzzray.physics.analysis import Analysis, Template, lay_out, shape_of
+from hzzray.physics.analysis import Analysis, Layout, Template, Variation, lay_out, shape_of
 from hzzray.physics.candidates import BLOCK, Candidates, make_room
-from hzzray.physics.columns import Step
+from hzzray.physics.columns import Reads, Step
 from hzzray.physics.fill import CELL, COUNT, NOWHERE, SUMW, SUMW2, UNEVEN, Sums, Weights, judge_and_fill, make_scratch
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape
 from hzzray.physics.jit import one_at_a_time, without_extensions
 from hzzray.physics.selection import Selection, parameters_of
+from hzzray.physics.variations import Varied
 
 #: What a block's candidates may take: half of a second-level cache, which cells and columns share [bytes].
 _CACHED_BYTES = 128 * 1024
@@ -31,43 +32,79 @@ class MeasureError(ValueError):
 class Filler:
     """Fills templates with events that pass a selection; ``gev`` is GeV a unit of the files' energies.
 
-    It works in memory of its own, the same for every call: one thread at a time. Raises ValueError for a cut, template
-    or parameter that the analysis doesn't know.
+    With ``variations`` it fills the first ``varied`` templates for each of their directions too, out of steps of what
+    ``reads`` says. It works in memory of its own, the same for every call: one thread at a time. Raises ValueError for
+    a cut, template, parameter or variation that the analysis doesn't know.
     """
 
-    def __init__(self, analysis: Analysis, selection: Selection, templates: Sequence[Template], gev: float) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        selection: Selection,
+        templates: Sequence[Template],
+        gev: float,
+        variations: Sequence[Variation] = (),
+        varied: int = 1,
+        reads: Reads | None = None,
+    ) -> None:
         self._analysis = analysis
         self._measure = analysis.compiled()
         self._parameters = parameters_of(analysis, selection, gev)
         self._absolute = selection.absolute_weights
         #: The form of what is filled.
-        self.shape = shape_of(analysis.regions, selection.cuts, templates)
-        self._layout = lay_out(analysis, selection.cuts, templates)
+        self.shape = shape_of(analysis.regions, selection.cuts, templates, variations, varied)
+        also = [variation.each for variation in variations if variation.each]
+        self._layout = lay_out(analysis, selection.cuts, templates, also)
+        self._varied = None
+        if variations and reads is not None:
+            self._varied = Varied(analysis, variations, self._layout, self.shape, reads)
         # Events at a time: what is measured is filled while it lies in the second-level cache.
         self._block = max(BLOCK // 8, min(BLOCK, _CACHED_BYTES // (8 * self._layout.rows)))
         self._candidates = make_room(self._layout.rows)
         self._scratch = make_scratch()
 
-    def fill(self, steps: Iterable[Step], norm: float) -> Blocks:
+    def fill(self, steps: Iterable[Step], norm: float, *, vary: bool = True) -> Blocks:
         """Fill blocks with a series of steps, whose events weigh ``norm`` times their factors.
 
-        Raises WeightError where weights of MAX_WEIGHT or more come out of finite factors, MeasureError where measuring
-        fails.
+        Where they don't ``vary``, variations stay empty: those of data. Raises WeightError where weights of MAX_WEIGHT
+        or more come out of finite factors, MeasureError where measuring fails.
         """
         sums = no_sums(self.shape)
         entries = 0
+        varied = self._varied if vary else None
+        if varied is not None:
+            varied.begin()
         for step in steps:
-            weights = Weights(step.factors, step.divisor, norm, self._absolute)
-            start = 0
-            while start < step.events:
-                start += self._run(start, min(start + self._block, step.events), step.columns, weights, sums)
+            self._fill(step, norm, sums, varied)
             entries += step.events
             refuse_too_large(sums, step.events)
+        if varied is not None:
+            varied.end(sums)
         return exact(self.shape, sums, entries)
 
-    def _run(self, start: int, stop: int, columns: object, weights: Weights, sums: Sums) -> int:
+    def _fill(self, step: Step, norm: float, sums: Sums, varied: Varied | None) -> None:
+        weights = Weights(step.factors, step.divisor, norm, self._absolute)
+        others = np.empty((0, 0)) if varied is None else varied.others(step)
+        for start in self._blocks(step.events, step.columns, weights, self._layout, sums):
+            if varied is not None:
+                varied.weigh(start, self._candidates, weights, others, self._scratch, sums)
+        if varied is not None:
+            for one in varied.shifted:
+                own = one.sums(sums)
+                for _ in self._blocks(step.events, one.columns_of(step), weights, varied.layout, own):
+                    pass
+
+    def _blocks(self, events: int, columns: object, weights: Weights, layout: Layout, sums: Sums) -> Iterator[int]:
+        """Measure, judge and fill events, a block of them after the other; gives where each one started."""
+        start = 0
+        while start < events:
+            measured = self._run(start, min(start + self._block, events), columns, weights, layout, sums)
+            yield start
+            start += measured
+
+    def _run(self, start: int, stop: int, columns: object, weights: Weights, layout: Layout, sums: Sums) -> int:
         """Measure, judge and fill a block of events; returns how many there were."""
-        layout, candidates = self._layout, self._candidates
+        candidates = self._candidates
         measured = run_measure(self._measure, start, stop, columns, self._parameters, layout.slots, candidates)
         became = judge_and_fill(start, measured, candidates, weights, layout, self._scratch, sums)
         refuse_misplaced(became, candidates, measured, layout.regions)
@@ -78,7 +115,13 @@ class Filler:
         """Compile what runs, or load it from numba's cache, by running it over a step of no events."""
         weights = Weights(nothing.factors, nothing.divisor, 1.0, self._absolute)
         with one_at_a_time(f"{self._measure.__module__} {self._measure.__name__}"):
-            self._run(0, 0, nothing.columns, weights, no_sums(self.shape))
+            self._run(0, 0, nothing.columns, weights, self._layout, no_sums(self.shape))
+        if self._varied is not None:
+            with one_at_a_time("variations"):
+                sums = no_sums(self.shape)
+                self._varied.weigh(0, self._candidates, weights, self._varied.others(nothing), self._scratch, sums)
+                self._fill(nothing, 1.0, sums, self._varied)
+                self._varied.end(sums)
 
 
 def no_sums(shape: Shape) -> Sums:

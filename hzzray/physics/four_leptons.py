@@ -24,6 +24,8 @@ from hzzray.physics.leptons import (
     M12,
     M34,
     M_SFOS,
+    N_ELECTRONS,
+    N_MUONS,
     PT1,
     PT4L,
     SFOS_PAIRS,
@@ -146,6 +148,8 @@ def measure_leptons(
     if _any(slots, PT1, ETA1 + 4):
         _one_by_one(n, v.k, v.found, gev, paired)
     _flavours(n, v)
+    if slots[N_ELECTRONS] >= 0 or slots[N_MUONS] >= 0:
+        _count_flavours(n, v)
 
 
 @inlined
@@ -334,3 +338,13 @@ def _flavours(n: int, v: Vectors) -> None:
         v.region[i] = its
         v.found[FLAVOURS, i] = its >= 0
         v.found[CHARGE, i] = v.charge[0, i] + v.charge[1, i] + v.charge[2, i] + v.charge[3, i]
+
+
+@kernel
+def _count_flavours(n: int, v: Vectors) -> None:
+    """Count the electrons and the muons of the four."""
+    for row, kind in ((N_ELECTRONS, ELECTRON), (N_MUONS, MUON)):
+        for i in range(n):
+            v.found[row, i] = (
+                ((v.type[0, i] == kind) + (v.type[1, i] == kind)) + ((v.type[2, i] == kind) + (v.type[3, i] == kind))
+            ) * 1.0

@@ -228,21 +228,34 @@ class Shape(NamedTuple):
     """The form of all that a run fills of a sample: regions, bins of each template, rows of the cutflow.
 
     Template after template, region after region, bin after bin with flow bins first and last: so cells are numbered.
+    After them come, for each of the ``directions`` of the run's variations, those of the first ``varied`` templates.
     """
 
     regions: int
     bins: tuple[int, ...]
     rows: int
+    directions: int = 0
+    varied: int = 0
 
     @property
     def cells(self) -> int:
-        """Cells of all templates."""
-        return self.regions * sum(bins + 2 for bins in self.bins)
+        """Cells of all templates and variations."""
+        return self._cells(len(self.bins)) + self.directions * self._cells(self.varied)
+
+    def block(self, direction: int) -> slice:
+        """Find the cells of a direction: of its templates those that ``slice`` has, counted from its start."""
+        each = self._cells(self.varied)
+        first = self._cells(len(self.bins)) + direction * each
+        return slice(first, first + each)
 
     def slice(self, template: int) -> slice:
         """Find the cells of a template."""
-        first = self.regions * sum(bins + 2 for bins in self.bins[:template])
+        first = self._cells(template)
         return slice(first, first + self.regions * (self.bins[template] + 2))
+
+    def _cells(self, templates: int) -> int:
+        """Count the cells of the first templates."""
+        return self.regions * sum(bins + 2 for bins in self.bins[:templates])
 
 
 #: Numbers of a cell, int64: its count, the limbs of its sum of weights, those of its sum of squared weights.
@@ -321,7 +334,7 @@ class Blocks:
 
     def histogram(self, template: int = 0) -> Histogram:
         """Show one template, with the cutflow."""
-        cells = self.cells[self.shape.slice(template)].reshape(self.shape.regions, -1, _CELL)
+        cells = self._template(self.cells, template)
         return Histogram(
             cells[..., 0],
             ExactSums(cells[..., _W]),
@@ -331,6 +344,19 @@ class Blocks:
             self.invalid,
             self.entries,
         )
+
+    def varied(self, template: int, direction: int) -> tuple[ExactSums, ExactSums]:
+        """Show one direction of a template: exact sums of weights, and of their squares, shape (regions, bins + 2)."""
+        cells = self._template(self.cells[self.shape.block(direction)], template)
+        return ExactSums(cells[..., _W]), ExactSums(cells[..., _W2])
+
+    def varied_sha(self) -> str:
+        """SHA-256 of the exact contents of all variations; empty where the shape has none."""
+        cells = self.cells[self.shape.block(0).start :]
+        return hashlib.sha256(cells.astype("<i8").tobytes()).hexdigest() if self.shape.directions else ""
+
+    def _template(self, cells: NDArray[np.int64], template: int) -> NDArray[np.int64]:
+        return cells[self.shape.slice(template)].reshape(self.shape.regions, -1, _CELL)
 
     def pack(self) -> bytes:
         """Compress for the wire and the ledger: of the cells those that an event fell into."""
@@ -371,6 +397,13 @@ def _decompress(packed: bytes) -> bytes:
         return zlib.decompress(packed)
     except zlib.error as error:
         raise ValueError(str(error)) from error
+
+
+def varied_digest(samples: Mapping[str, str]) -> str:
+    """SHA-256 over what names the exact contents of samples' variations (``Blocks.varied_sha``); empty for none."""
+    if not any(samples.values()):
+        return ""
+    return hashlib.sha256("".join(f"{name}\0{samples[name]}\0" for name in sorted(samples)).encode()).hexdigest()
 
 
 def digest(histograms: Mapping[str, Histogram]) -> str:

@@ -38,11 +38,13 @@ VARIABLES = (
     Variable("dr_same", r"smallest $\Delta R$, same flavour"),
     Variable("dr_other", r"smallest $\Delta R$, other flavour"),
     Variable("m_sfos", r"smallest $m_{\ell\ell}$ of an SFOS pair", "GeV"),
+    Variable("n_electrons", "electrons of the four"),
+    Variable("n_muons", "muons of the four"),
     Variable("m34_excess", r"$m_{34}$ above its least", "GeV"),
 )
 (
     M4L, M12, M34, PT4L, Y4L, PT1, _, _, _, ETA1, _, _, _, DR_MIN, N_LEPTONS, TRIGGERED, N_MATCHED, N_IDENTIFIED,
-    CHARGE, FLAVOURS, SFOS_PAIRS, DR_SAME, DR_OTHER, M_SFOS, M34_EXCESS,
+    CHARGE, FLAVOURS, SFOS_PAIRS, DR_SAME, DR_OTHER, M_SFOS, N_ELECTRONS, N_MUONS, M34_EXCESS,
 ) = range(len(VARIABLES))  # fmt: skip
 
 #: What is filled unless somebody asks for something else; the axis of the first is the release's.

@@ -19,7 +19,7 @@ from hzzray import analyses
 from hzzray.data.catalogue import Release
 from hzzray.errors import UsageError
 from hzzray.messages import RUN_ID, RunSpec
-from hzzray.physics.analysis import Analysis, Bound, Template, Variable
+from hzzray.physics.analysis import Analysis, Bound, Template, Variable, Variation
 from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import PRESETS, Selection, changed, preset, select
 
@@ -119,6 +119,13 @@ class RunRequest(BaseModel):
         (),
         description="What is filled, instead of the analysis' own set: m12=40:120:40. Several times; the first one "
         "counts.",
+    )
+    variations: Annotated[
+        tuple[str, ...], BeforeValidator(_separated), Option("--variations", "none|all|NAME,NAME", is_list=True)
+    ] = Field(
+        (),
+        description="Systematics of the release's simulation that are filled too, up and down: of the observables that "
+        "are asked for, else of the first one. Default: none.",
     )
     luminosity: Annotated[float | None, Option("--luminosity")] = Field(
         None, gt=0, allow_inf_nan=False, description="fb⁻¹. Default: the release's."
@@ -257,15 +264,18 @@ def make_spec(release: Release, request: RunRequest | None = None, **chosen: Any
     templates = _templates(made, own, asked.observables, asked.axis)
     if templates[0].observable != own[0].observable:
         its_window = None
+    variations = _variations(release, asked.variations)
     try:
         spec = RunSpec(
-            release=release.only(samples),
+            release=release.only(samples).model_copy(update={"variations": ()}),
             analysis=ref,
             selection=_changed(made, selected, asked.cuts, asked.parameters),
             templates=templates,
             window=_window(asked.window) if asked.window else its_window,
             luminosity=release.luminosity if asked.luminosity is None else asked.luminosity,
             fraction=asked.fraction,
+            variations=variations,
+            varied=len(templates) if variations and asked.observables else 1,
         )
     except ValidationError as error:
         axis_alone = (asked.axis or asked.observables) and not asked.window and "window" in str(error)
@@ -287,6 +297,8 @@ def change_spec(
 ) -> RunSpec:
     """Change cuts and templates of a spec, nothing of what is measured; raises UsageError naming what is wrong.
 
+    What comes of it has no variations.
+
     ``cuts`` take the place of those that the spec has on the same variables (see ``selection.changed``). The rest is
     as in ``make_spec``; an observable without an axis gets the one that the spec has, else the analysis' own.
     """
@@ -303,6 +315,7 @@ def change_spec(
                 "selection": changed(analysis, spec.selection, cuts, {}),
                 "templates": templates,
                 "window": _window(window) if window else its_window,
+                **NOMINAL,
             }
         )
     except ValidationError as error:
@@ -311,6 +324,26 @@ def change_spec(
         raise UsageError(str(error)) from error
     analyses.reads(made, analysis, simulation=True)  # refuses what the release has no branches for
     return made
+
+
+#: What a spec has that asks for no variations.
+NOMINAL: dict[str, Any] = {"variations": (), "varied": 1}
+
+
+def _variations(release: Release, asked: Sequence[str]) -> tuple[Variation, ...]:
+    """Choose variations of a release; raises UsageError with the names there are."""
+    if asked in ((), ("none",)):
+        return ()
+    known = [one.name for one in release.variations]
+    for name in asked:
+        if name not in (*known, "all"):
+            has = f"it has {', '.join(known)}" if known else "it states none"
+            raise UsageError(f"--variations: release {release.name} has no {name!r}; {has}")
+    chosen = [one for one in release.variations if one.name in asked or ("all" in asked and one.default)]
+    if not chosen:
+        raise UsageError(f"--variations {','.join(asked)}: release {release.name} states none")
+    # What is said of a size's source is no part of what is computed, nor is it who asked for it.
+    return tuple(replace(one, source="", default=True) for one in chosen)
 
 
 def _templates(

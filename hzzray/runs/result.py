@@ -188,6 +188,9 @@ class Result(_Frozen):
     status: Status
     tasks: Tasks
     digest: str
+    variations_digest: str = Field(
+        default="", exclude_if=lambda value: not value, description="SHA-256 of the exact bins of all variations"
+    )
     fraction: float = Field(description="entries read / entries of the run's samples")
     luminosity: Luminosity
     shown: str = Field(default="", exclude=True, description="an observable that isn't the first, where one is shown")
@@ -477,6 +480,7 @@ def summarise(state: RunState) -> Result:
         status=status,
         tasks=Tasks(planned=counts.planned, merged=counts.merged, failed=counts.failed),
         digest=state.digest,
+        variations_digest=state.varied_digest,
         fraction=sum(read.entries for read in readings.values()) / in_all if in_all else 0.0,
         luminosity=Luminosity(asked=spec.luminosity, simulation=standing.simulation, data=standing.data),
         edges=tuple(spec.axis.edges.tolist()),

@@ -31,7 +31,7 @@ from hzzray.engine.rounded import tables
 from hzzray.engine.source import MemorySource
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, PlannedFile, RunSpec, RunState, Task
-from hzzray.physics.histogram import digest
+from hzzray.physics.histogram import digest, varied_digest
 from hzzray.places import cache_folder
 from hzzray.runs.folder import RunFolder, save_json
 from hzzray.runs.plan import CHUNK, Plan, check_source, make_plan, readable
@@ -207,7 +207,7 @@ def check_same(folder: RunFolder, spec: RunSpec) -> None:
         began = ledger.spec
     if began.digest != spec.digest:
         names = {"templates": "observables or axis"}
-        fields = ("release", "analysis", "selection", "templates", "window", "luminosity", "fraction")
+        fields = ("release", "analysis", "selection", "templates", "window", "luminosity", "fraction", "variations")
         differing = [names.get(field, field) for field in fields if getattr(began, field) != getattr(spec, field)]
         if "analysis" in differing and str(began.analysis) == str(spec.analysis):
             differing[differing.index("analysis")] = f"content of {spec.analysis.module}.py"
@@ -437,6 +437,7 @@ def finish(ledger: Ledger) -> Result:
         cost=ledger.cost(),
         wall_s=ledger.wall_s(),
         unopened=ledger.unopened(),
+        varied_digest=varied_digest({name: one.varied_sha() for name, one in blocks.items()}),
     )
     folder = ledger.path.parent
     result = _show(folder, state)

@@ -28,12 +28,26 @@ _MOST_BYTES = 128 * 1024**2
 def scaled(result: Result, found: Tables) -> Tables:
     """Scale simulation as the result does: numbers as in the result, which all else here takes and gives."""
     scales = np.array([result.samples[sample.name].scale for sample in result.spec.release.samples])[:, None, None]
-    return {name: Table(table.sumw * scales, table.sumw2 * scales**2, table.digest) for name, table in found.items()}
+    return {
+        name: Table(
+            table.sumw * scales,
+            table.sumw2 * scales**2,
+            table.digest,
+            {direction: sumw * scales for direction, sumw in table.variations.items()},
+            {direction: sumw2 * scales**2 for direction, sumw2 in table.variations2.items()},
+        )
+        for name, table in found.items()
+    }
+
+
+#: What templates.json calls the templates without a variation.
+NOMINAL = "nominal"
 
 
 def save_templates(result: Result, found: Tables, folder: Path) -> Path:
     """Write ``templates.json``: of each observable a histogram of samples, regions and bins, numbers as in the result.
 
+    Those that are varied have an axis before these: ``nominal``, then each variation up and down.
     ``hist.Hist(json.load(file, object_hook=uhi.io.json.object_hook)["m12"])`` reads one.
     """
     text = as_json(result, found)
@@ -46,11 +60,14 @@ def as_json(result: Result, found: Tables) -> str:
     histograms = {}
     for template in (one for one in spec.templates if one.observable in found):
         table, axis = found[template.observable], template.axis
+        values, variances = _stacked(table)
+        varied = [_categories("variation", [NOMINAL, *table.variations])] if table.variations else []
         histograms[template.observable] = {
             "uhi_schema": 1,
             "writer_info": {"hzzray": {"version": result.versions["hzzray"]}},
             "metadata": {"run": result.run_id, "spec": spec.digest, "digest": table.digest},
             "axes": [
+                *varied,
                 _categories("dataset", [sample.name for sample in spec.release.samples]),
                 _categories("region", spec.analysis.regions),
                 {
@@ -66,23 +83,35 @@ def as_json(result: Result, found: Tables) -> str:
             ],
             "storage": {
                 "type": "weighted",
-                "values": table.sumw.tolist(),
-                "variances": table.sumw2.tolist(),
+                "values": values.tolist(),
+                "variances": variances.tolist(),
             },
         }
     return json.dumps(histograms, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _stacked(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Put variations behind the nominal numbers, along one more leading axis."""
+    if not table.variations:
+        return table.sumw, table.sumw2
+    both = (table.sumw, table.variations), (table.sumw2, table.variations2)
+    values, variances = (np.array([nominal, *varied.values()]) for nominal, varied in both)
+    return values, variances
 
 
 def _categories(name: str, values: list[str] | tuple[str, ...]) -> dict[str, object]:
     return {"type": "category_str", "categories": list(values), "flow": False, "metadata": {"name": name}}
 
 
+_Numbers = Annotated[list[list[list[float]]] | list[list[list[list[float]]]], Field(union_mode="left_to_right")]
+
+
 class _Storage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["weighted"]
-    values: list[list[list[float]]]
-    variances: list[list[list[float]]]
+    values: _Numbers
+    variances: _Numbers
 
 
 class _Histogram(BaseModel):
@@ -111,18 +140,24 @@ def load_templates(result: Result, folder: Path) -> Tables:
         raise OutputError(f"{path}: {error.errors()[0]['msg']}") from error
     spec = result.spec
     found = {}
-    for template in spec.templates:
+    for i, template in enumerate(spec.templates):
+        directions = spec.directions if i < spec.shape.varied else ()
         histogram = read.get(template.observable)
         if histogram is None:
             raise OutputError(f"{path}: no observable {template.observable}, which its run has")
-        wanted = (len(spec.release.samples), len(spec.analysis.regions), template.axis.bins + 2)
+        wanted: tuple[int, ...] = (len(spec.release.samples), len(spec.analysis.regions), template.axis.bins + 2)
+        wanted = (1 + len(directions), *wanted) if directions else wanted
         try:
             arrays = [np.array(numbers, float) for numbers in (histogram.storage.values, histogram.storage.variances)]
         except ValueError:  # lists of several lengths
             arrays = []
         if not arrays or any(array.shape != wanted or not np.isfinite(array).all() for array in arrays):
             raise OutputError(f"{path}: {template.observable} isn't {wanted} numbers, as its run has")
-        found[template.observable] = Table(arrays[0], arrays[1], histogram.metadata.get("digest", ""))
+        exact = histogram.metadata.get("digest", "")
+        (sumw, *varied), (sumw2, *varied2) = arrays if directions else ([arrays[0]], [arrays[1]])
+        found[template.observable] = Table(
+            sumw, sumw2, exact, dict(zip(directions, varied, strict=True)), dict(zip(directions, varied2, strict=True))
+        )
     return found
 
 
@@ -137,7 +172,12 @@ def showing(result: Result, found: Tables, observable: str) -> Result:
         raise UsageError(f"run {result.run_id} has no observable {observable!r}; it has {', '.join(names)}")
     if observable == result.observable.observable:
         return result
-    template, table = spec.templates[names.index(observable)], found[observable]
+    return _with_bins(result, spec.templates[names.index(observable)], found[observable])
+
+
+def _with_bins(result: Result, template: Template, table: Table) -> Result:
+    """Return a result whose bins are those of a table."""
+    spec, observable = result.spec, template.observable
     samples: dict[str, SampleResult] = {}
     members: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {name: [] for name in result.groups}
     for i, sample in enumerate(spec.release.samples):
@@ -177,7 +217,8 @@ def save_root(result: Result, found: Tables, folder: Path) -> Path:
 
     Names are ``samples/NAME/all``, ``samples/NAME/4e`` and so on; likewise under ``groups``. Those of the second
     observable and of later ones, as far as they are among ``found``, are in a folder of its name. In a name, what is no
-    letter, digit, dot, hyphen or underscore becomes an underscore; titles have it as it was.
+    letter, digit, dot, hyphen or underscore becomes an underscore; titles have it as it was. In folders
+    ``variations/electron_scale_up`` and so on there is the same with that variation, numbers of entries as without it.
     """
     import uproot  # noqa: PLC0415 (a second to import)
 
@@ -186,11 +227,20 @@ def save_root(result: Result, found: Tables, folder: Path) -> Path:
             there = [template for template in result.spec.templates[1:] if template.observable in found]
             for i, template in enumerate((result.spec.templates[0], *there)):
                 shown = showing(result, found, template.observable)
+                folder = f"{template.observable}/" if i else ""
                 for one in _histograms(shown):
-                    name = f"{template.observable}/{one.name}" if i else one.name
-                    file[name] = _filled(one.bins, template, one.title)
+                    file[f"{folder}{one.name}"] = _filled(one.bins, template, one.title)
+                table = found.get(template.observable, _NOTHING)
+                for name, sumw in table.variations.items():
+                    varied = Table(sumw, table.variations2[name], table.digest)
+                    for one in _histograms(_with_bins(result, template, varied)):
+                        place = f"variations/{name}/{folder}{one.name}"
+                        file[place] = _filled(one.bins, template, f"{one.title}, {name}")
 
     return write_whole(folder / HISTOGRAMS, write)
+
+
+_NOTHING = Table(np.empty(0), np.empty(0), "")
 
 
 class _Named(NamedTuple):
