@@ -1,6 +1,7 @@
 """Hot candidates against what fills the same events cold: to the last bit, whatever is cut on and filled."""
 
-from functools import lru_cache
+import operator
+from functools import lru_cache, reduce
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 from hzzray.engine.hot import Store
 from hzzray.physics.analysis import Bound, Cut, Template
 from hzzray.physics.filler import Filler, WeightError
-from hzzray.physics.histogram import MAX_WEIGHT, Axis
+from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis
 from hzzray.physics.hot import Hot, Keeper, Refiller, UnmeasuredError, shrink
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
+from tests.support.exact import exact_sum, value
 from tests.support.form import Form
-from tests.test_kernels import AXIS, PROFILE, check, columns, generated, weights
+from tests.test_kernels import AXIS, PROFILE, check, columns, generated, part, weights
 
 NORM = 0.37
 
@@ -115,7 +117,7 @@ def many(number):
 
 @pytest.mark.parametrize("lowest", [-140, -39, -38, -20, 0, 13, 14, 19, "spread", "same"])
 def test_sums_of_hot_candidates_are_exact_whatever_the_weights(lowest):
-    step = many(40_000)
+    step = many(70_000)
     rng = np.random.default_rng(2)
     if lowest == "same":
         w = np.full(step.events, 0.1)
@@ -134,6 +136,12 @@ def test_sums_of_hot_candidates_are_exact_whatever_the_weights(lowest):
     assert (None not in fast) == (lowest in (-38, -20, 0, 13, "same"))
     cold = Filler(H4L, selection, H4L.templates[:3], 1.0).fill([step], 1.0)
     same(Refiller(H4L, selection.cuts, H4L.templates[:3]).fill([hot]), cold)
+    first = cold.histogram()
+    cells = [*first.stopped_sumw.limbs, *first.sumw.limbs.reshape(-1, LIMBS)]
+    assert sum(map(value, cells)) == exact_sum(w)
+    in_parts = Filler(H4L, selection, H4L.templates[:3], 1.0)
+    parts = [in_parts.fill([part(step, start, start + 3_500)], 1.0) for start in range(0, step.events, 3_500)]
+    same(reduce(operator.add, parts), cold)
 
 
 def test_events_that_are_alike_and_of_no_region_are_only_counted():

@@ -1,4 +1,8 @@
-"""Fill templates with what was judged: a weight is cut into limbs once, then added to one cell of each template."""
+"""Fill templates with what was judged: a weight is cut in two once, then added to one cell of each template.
+
+Sums of such folds are exact, and go to the limbs of exact sums now and then. A weight that is too far from the others
+goes there at once.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,11 @@ from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Layout
 from hzzray.physics.candidates import BAD_INPUT, BAD_WEIGHT, BLOCK, SPARE, TOO_LARGE, Candidates
-from hzzray.physics.histogram import LIMB_BITS, LIMBS, MAX_WEIGHT, UNIT_BITS
+from hzzray.physics.folds import FOLDS, MOST, OCTAVES, halve, halver, octave_of, unfold
+from hzzray.physics.histogram import MAX_WEIGHT, Shape
 from hzzray.physics.jit import entry, inlined, kernel
 from hzzray.physics.judge import choose, count_passed
-
-_FULL = np.int64(2**LIMB_BITS - 1)
-
-#: Numbers of a cell: its count, the limbs of Σw, those of Σw². One limb more than a sum has takes zeros from beyond.
-COUNT, SUMW, SUMW2, CELL = 0, 1, 2 + LIMBS, 16
+from hzzray.physics.limbs import CELL, SUMW, SUMW2, Split, add_one, add_whole, make_split, split_weight
 
 #: What became of a block.
 FINE, UNEVEN, NOWHERE = 0, 1, 2
@@ -36,18 +37,14 @@ class Sums(NamedTuple):
     invalid: NDArray[np.int64]
 
 
-class Split(NamedTuple):
-    """Weights and their squares, cut at limb borders: three ``parts`` of each (int64), ``at`` which limb."""
-
-    parts: NDArray[np.int64]
-    at: NDArray[np.uint64]
-
-
 class Scratch(NamedTuple):
     """What judging and filling a block needs.
 
     After that ``passing`` (one number) is how many events passed, ``chosen`` has their candidates, rising, and
-    ``region`` these candidates' regions.
+    ``region`` these candidates' regions. Of those that passed ``folds`` (float64, ``FOLDS`` each) are weights and their
+    squares, each cut in two, and 1; zeros for the ``odd`` ones, whose weights are in ``split``. ``rows`` and ``cells``
+    (float64, ``FOLDS`` each) are sums of folds: of rows of the cutflow, two for each, in turn, and of cells. ``state``
+    says of how many events they hold something, and the octave of these events' weights.
     """
 
     passed: NDArray[np.int64]
@@ -58,77 +55,34 @@ class Scratch(NamedTuple):
     x: NDArray[np.float64]
     split: Split
     passing: NDArray[np.int64]
+    folds: NDArray[np.float64]
+    odd: NDArray[np.int64]
+    rows: NDArray[np.float64]
+    cells: NDArray[np.float64]
+    state: NDArray[np.int64]
 
 
-def make_split(events: int) -> Split:
-    """Make room for the parts of so many weights."""
-    return Split(np.zeros((events, 6), np.int64), np.zeros((events, 2), np.uint64))
+_HELD, _OCTAVE = 0, 1
+
+# Unsigned numbers index without a look at whether they are negative.
+_1, _2, _3, _4, _FOLDS = (np.uint64(number) for number in (1, 2, 3, 4, FOLDS))
 
 
-def make_scratch() -> Scratch:
-    """Make room for what a block needs."""
+def make_scratch(shape: Shape) -> Scratch:
+    """Make room for what a block needs, whose templates are those of a shape."""
     room = BLOCK + SPARE
     return Scratch(
         np.zeros(room, np.int64), np.zeros(room, np.bool_), np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.int32),
-        np.zeros(LOT, np.int32), np.zeros(LOT), make_split(BLOCK), np.zeros(1, np.int64),
+        np.zeros(LOT, np.int32), np.zeros(LOT), make_split(BLOCK), np.zeros(1, np.int64), np.zeros((BLOCK + 1) * FOLDS),
+        np.zeros(BLOCK, np.int64), np.zeros(2 * (shape.rows + 1) * FOLDS), np.zeros(shape.nominal * FOLDS),
+        np.zeros(2, np.int64),
     )  # fmt: skip
 
 
-@inlined
-def split_weight(x: float, split: Split, i: int, which: int, first: int) -> None:
-    """Cut a finite double's mantissa at limb borders, into row i of ``split``; ``first`` is where its limbs begin.
-
-    Bits below the least one (2**-128) are rounded to nearest, ties to even: once for each value, whatever the order.
-    """
-    bits = np.float64(x).view(np.int64)
-    exponent = int((bits >> 52) & 0x7FF)
-    mantissa = int(bits & 0xFFFFFFFFFFFFF)
-    if exponent > 0:
-        mantissa |= 1 << 52
-    else:
-        exponent = 1
-    place = exponent - 1075 + UNIT_BITS
-    if place < 0:
-        if place < -54:
-            mantissa = 0
-        else:
-            cut = mantissa & ((1 << -place) - 1)
-            half = 1 << (-place - 1)
-            mantissa >>= -place
-            if cut > half or (cut == half and mantissa & 1):
-                mantissa += 1
-        place = 0
-    shift = place & 31
-    low = (mantissa & _FULL) << shift
-    high = (mantissa >> LIMB_BITS) << shift
-    sign = 1 if bits >= 0 else -1
-    split.at[i, which] = first + (place >> 5)
-    split.parts[i, 3 * which] = sign * (low & _FULL)
-    split.parts[i, 3 * which + 1] = sign * (((low >> LIMB_BITS) & _FULL) + (high & _FULL))
-    split.parts[i, 3 * which + 2] = sign * (high >> LIMB_BITS)
-
-
-# Unsigned numbers index without a look at whether they are negative.
-_ONE, _TWO = np.uint64(1), np.uint64(2)
-
-
-@kernel
-def add(
-    n: int, cells: NDArray[np.int64], cell: NDArray[np.int32], parts: NDArray[np.int64], at: NDArray[np.uint64]
-) -> None:
-    """Add to each of n cells one event: its count, its weight, the weight's square."""
-    for i in range(n):
-        e = np.uint64(i)
-        here = np.uint64(cell[e]) * np.uint64(CELL)
-        cells[here] += 1
-        to = here + at[e, 0]
-        cells[to] += parts[e, 0]
-        cells[to + _ONE] += parts[e, 1]
-        cells[to + _TWO] += parts[e, 2]
-        to = here + at[e, 1]
-        cells[to] += parts[e, 3]
-        cells[to + _ONE] += parts[e, 4]
-        cells[to + _TWO] += parts[e, 5]
+def forget(s: Scratch) -> None:
+    """Forget what blocks have left in folds: of events that came to nothing."""
+    if s.state[_HELD]:
+        s.rows[:], s.cells[:], s.state[:] = 0.0, 0.0, 0
 
 
 @kernel
@@ -213,16 +167,27 @@ def _is_finite(event: int, weights: Weights) -> bool:
 
 @entry
 def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay: Layout, s: Scratch, t: Sums) -> int:
-    """Weigh, judge and add up a block of events; returns what ``weigh`` does, with nothing added but for FINE."""
+    """Weigh, judge and add up a block of events; returns what ``weigh`` does, with nothing added but for FINE.
+
+    Much of it stays in the scratch until ``settle``.
+    """
     became = weigh(start, events, weights, lay.regions, c)
     if became != FINE:
         return int(became)
     count_passed(c.first[events], c, lay, s.passed, s.alive)
     choose(events, c.first, c.rank, s.passed, s.chosen)
-    m = _settle(events, c, lay, s, t)
+    if s.state[_HELD] + events > MOST:
+        _settle(s, t)
+    if s.state[_HELD] == 0:
+        s.state[_OCTAVE] = octave_of(events, c.weight)
+    s.state[_HELD] += events
+    m, odd = _stop(events, c, lay, s, t)
     s.passing[0] = m
+    first_odd, next_odd = 0, 0
     for at in range(0, m, LOT):
         n = min(LOT, m - at)
+        while next_odd < odd and s.odd[next_odd] < at + n:
+            next_odd += 1
         begin, end = s.chosen[at], s.chosen[at + n - 1] + 1  # they rise
         for template in range(lay.axis_row.size):
             x = c.values[lay.axis_row[template], begin:end]
@@ -231,7 +196,12 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
                     s.x[i] = x[s.chosen[at + i] - begin]
                 x = s.x[:n]
             find_bins(n, x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
-            add(n, t.cells, s.cell, s.split.parts[at:], s.split.at[at:])
+            _add_folds(n, s.cells, s.cell, s.folds[at * FOLDS :])
+            for i in range(first_odd, next_odd):
+                add_whole(t.cells, s.cell[s.odd[i] - at], s.split, i)
+        first_odd = next_odd
+    if 4 * odd > m:  # what comes now weighs otherwise
+        _settle(s, t)
     return FINE
 
 
@@ -255,10 +225,16 @@ def _has_place(n: int, region: NDArray[np.int64], regions: int) -> bool:
 
 
 @kernel
-def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int:
-    """Add up the events that a cut stops; moves those that pass to the front of the scratch, and returns how many."""
+def _stop(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> tuple[int, int]:
+    """Add up the events that a cut stops; moves those that pass to the front of the scratch.
+
+    Returns how many pass, and how many of these are odd ones.
+    """
+    octave = s.state[_OCTAVE]
+    least, beyond = 2.0**octave, 2.0 ** (octave + OCTAVES)
+    by, square_by = halver(octave)
     last = t.stopped.size // CELL - 1
-    m = 0
+    m, odd = 0, 0
     for e in range(events):
         k = s.chosen[e]
         row = s.passed[k] + 1
@@ -273,21 +249,64 @@ def _settle(events: int, c: Candidates, lay: Layout, s: Scratch, t: Sums) -> int
             t.invalid[0] += 1
             row = 1
         w = c.weight[e]
-        split_weight(w, s.split, m, 0, SUMW)
-        split_weight(w * w, s.split, m, 1, SUMW2)
-        if row <= last:
-            add_one(t.stopped, row, s.split, m)
-        else:
-            s.chosen[m] = k
-            s.region[m] = c.region[k]
-            m += 1
-    return m
+        fits = ((abs(w) >= least) & (abs(w) < beyond)) | (w == 0.0)
+        folded, one = (w, 1.0) if fits else (0.0, 0.0)
+        high, low = halve(folded, by)
+        square_high, square_low = halve(folded * folded, square_by)
+        # Without a branch, which processors guess wrongly half of the time: those that pass have a row that nobody
+        # collects, and those that stop leave their folds where the next one's go.
+        to = (2 * row + (e & 1)) * FOLDS
+        s.rows[to] += high
+        s.rows[to + 1] += low
+        s.rows[to + 4] += one
+        at = m * FOLDS
+        s.folds[at] = high
+        s.folds[at + 1] = low
+        s.folds[at + 2] = square_high
+        s.folds[at + 3] = square_low
+        s.folds[at + 4] = one
+        s.chosen[m] = k
+        s.region[m] = c.region[k]
+        if not fits:
+            split_weight(w, s.split, odd, 0, SUMW)
+            split_weight(w * w, s.split, odd, 1, SUMW2)
+            if row > last:
+                s.odd[odd] = m
+                odd += 1
+            else:
+                add_one(t.stopped, row, s.split, odd)
+        m += row > last
+    return m, odd
 
 
-@inlined
-def add_one(cells: NDArray[np.int64], row: int, w: Split, m: int) -> None:
-    """Add the event of row m of a split to one cell: its count and its weight, not the square."""
-    cells[row * CELL] += 1
-    first = row * CELL + np.int64(w.at[m, 0])
-    for i in range(3):
-        cells[first + i] += w.parts[m, i]
+@kernel
+def _add_folds(n: int, cells: NDArray[np.float64], cell: NDArray[np.int32], folds: NDArray[np.float64]) -> None:
+    for i in range(n):
+        e = np.uint64(i)
+        to, of = np.uint64(cell[e]) * _FOLDS, e * _FOLDS
+        # All are read before one is written, so that they can be added together.
+        one, two, three, four = cells[to], cells[to + _1], cells[to + _2], cells[to + _3]
+        one += folds[of]
+        two += folds[of + _1]
+        three += folds[of + _2]
+        four += folds[of + _3]
+        cells[to] = one
+        cells[to + _1] = two
+        cells[to + _2] = three
+        cells[to + _3] = four
+        cells[to + _4] += folds[of + _4]
+
+
+@entry
+def settle(s: Scratch, t: Sums) -> None:
+    """Move what blocks have left in folds to the exact sums that they are of."""
+    _settle(s, t)
+
+
+@kernel
+def _settle(s: Scratch, t: Sums) -> None:
+    if s.state[_HELD]:
+        s.rows[2 * FOLDS * (t.stopped.size // CELL) :] = 0.0
+        unfold(s.rows, 1, t.stopped, s.split, False)  # noqa: FBT003
+        unfold(s.cells[: t.cells.size // CELL * FOLDS], 0, t.cells, s.split, True)  # noqa: FBT003
+        s.state[_HELD] = 0

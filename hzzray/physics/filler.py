@@ -11,14 +11,15 @@ from hzzray.blame import told
 from hzzray.physics.analysis import Analysis, Layout, Template, Variation, lay_out, shape_of
 from hzzray.physics.candidates import BLOCK, Candidates, make_room
 from hzzray.physics.columns import Reads, Step
-from hzzray.physics.fill import CELL, COUNT, NOWHERE, SUMW, SUMW2, UNEVEN, Sums, Weights, judge_and_fill, make_scratch
+from hzzray.physics.fill import NOWHERE, UNEVEN, Sums, Weights, forget, judge_and_fill, make_scratch, settle
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape
 from hzzray.physics.jit import one_at_a_time, without_extensions
+from hzzray.physics.limbs import CELL, COUNT, SUMW, SUMW2
 from hzzray.physics.selection import Selection, parameters_of
 from hzzray.physics.variations import Varied
 
 #: What a block's candidates may take: half of a second-level cache, which cells and columns share [bytes].
-_CACHED_BYTES = 128 * 1024
+_CACHED_BYTES = 256 * 1024
 
 
 class WeightError(ValueError):
@@ -61,7 +62,7 @@ class Filler:
         # Events at a time: what is measured is filled while it lies in the second-level cache.
         self._block = max(BLOCK // 8, min(BLOCK, _CACHED_BYTES // (8 * self._layout.rows)))
         self._candidates = make_room(self._layout.rows)
-        self._scratch = make_scratch()
+        self._scratch = make_scratch(self.shape)
 
     def fill(self, steps: Iterable[Step], norm: float, *, vary: bool = True) -> Blocks:
         """Fill blocks with a series of steps, whose events weigh ``norm`` times their factors.
@@ -71,6 +72,7 @@ class Filler:
         """
         sums = no_sums(self.shape)
         entries = 0
+        forget(self._scratch)
         varied = self._varied if vary else None
         if varied is not None:
             varied.begin()
@@ -78,6 +80,7 @@ class Filler:
             self._fill(step, norm, sums, varied)
             entries += step.events
             refuse_too_large(sums, step.events)
+        settle(self._scratch, sums)
         if varied is not None:
             varied.end(sums)
         return exact(self.shape, sums, entries)
@@ -88,11 +91,13 @@ class Filler:
         for start in self._blocks(step.events, step.columns, weights, self._layout, sums):
             if varied is not None:
                 varied.weigh(start, self._candidates, weights, others, self._scratch, sums)
-        if varied is not None:
+        if varied is not None and varied.shifted:
+            settle(self._scratch, sums)  # folds are of one direction at a time
             for one in varied.shifted:
                 own = one.sums(sums)
                 for _ in self._blocks(step.events, one.columns_of(step), weights, varied.layout, own):
                     pass
+                settle(self._scratch, own)
 
     def _blocks(self, events: int, columns: object, weights: Weights, layout: Layout, sums: Sums) -> Iterator[int]:
         """Measure, judge and fill events, a block of them after the other; gives where each one started."""
@@ -115,10 +120,11 @@ class Filler:
         """Compile what runs, or load it from numba's cache, by running it over a step of no events."""
         weights = Weights(nothing.factors, nothing.divisor, 1.0, self._absolute)
         with one_at_a_time(f"{self._measure.__module__} {self._measure.__name__}"):
-            self._run(0, 0, nothing.columns, weights, self._layout, no_sums(self.shape))
+            sums = no_sums(self.shape)
+            self._run(0, 0, nothing.columns, weights, self._layout, sums)
+            settle(self._scratch, sums)
         if self._varied is not None:
             with one_at_a_time("variations"):
-                sums = no_sums(self.shape)
                 self._varied.weigh(0, self._candidates, weights, self._varied.others(nothing), self._scratch, sums)
                 self._fill(nothing, 1.0, sums, self._varied)
                 self._varied.end(sums)

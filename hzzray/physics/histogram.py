@@ -238,14 +238,19 @@ class Shape(NamedTuple):
     varied: int = 0
 
     @property
+    def nominal(self) -> int:
+        """Cells of all templates."""
+        return self._cells(len(self.bins))
+
+    @property
     def cells(self) -> int:
         """Cells of all templates and variations."""
-        return self._cells(len(self.bins)) + self.directions * self._cells(self.varied)
+        return self.nominal + self.directions * self._cells(self.varied)
 
     def block(self, direction: int) -> slice:
         """Find the cells of a direction: of its templates those that ``slice`` has, counted from its start."""
         each = self._cells(self.varied)
-        first = self._cells(len(self.bins)) + direction * each
+        first = self.nominal + direction * each
         return slice(first, first + each)
 
     def slice(self, template: int) -> slice:

@@ -18,26 +18,13 @@ from numpy.typing import NDArray
 from hzzray.physics.analysis import Analysis, Cut, Template, shape_of
 from hzzray.physics.candidates import BAD_INPUT, BAD_WEIGHT, BLOCK, TOO_LARGE, Candidates, make_room
 from hzzray.physics.columns import Step
-from hzzray.physics.fill import (
-    CELL,
-    COUNT,
-    LOT,
-    SUMW,
-    SUMW2,
-    Split,
-    Sums,
-    Weights,
-    add,
-    add_one,
-    find_bins,
-    make_split,
-    split_weight,
-    weigh,
-)
+from hzzray.physics.fill import LOT, Sums, Weights, find_bins, weigh
 from hzzray.physics.filler import exact, no_sums, refuse_misplaced, refuse_too_large, run_measure
+from hzzray.physics.folds import FOLDS, LARGEST, LEAST, OCTAVES, halve, halver, unfold
 from hzzray.physics.histogram import LIMBS, Blocks, Shape
 from hzzray.physics.jit import entry, inlined, kernel, one_at_a_time, without_extensions
 from hzzray.physics.judge import choose
+from hzzray.physics.limbs import CELL, COUNT, SUMW, SUMW2, Split, add_one, add_whole, make_split, split_weight
 from hzzray.physics.selection import Selection, parameters_of
 
 #: Candidates of a part at the most, about: their columns go through the second-level cache together.
@@ -47,12 +34,6 @@ PART = 32_768
 MOST = PART + BLOCK
 
 _NUMBERS = np.arange(MOST, dtype=np.uint32)
-
-# Weights of a part lie within so many powers of two, the first of them from the least to the largest one here, where
-# they are summed up the fast way: bits below the least of exact sums are none of theirs, and the squares of ``MOST`` of
-# them add up to no more than 2**64, as a double that is cut into limbs must not.
-_OCTAVES = 11
-_LEAST, _LARGEST = -38, 13
 
 # Values that a column is tried by first: most that need a larger type show it here.
 _TRIED = 64
@@ -90,7 +71,7 @@ class Part(NamedTuple):
 
     Each belongs to an event of its own, or, where there is a ``first`` (int32, one more than events), those of an event
     are together, with their ``rank`` (float64, shape (2, candidates)). Events have a ``weight`` and their ``entry``,
-    counted from where the range starts (uint32). Weights are 2**octave or more and less than that times 2**_OCTAVES,
+    counted from where the range starts (uint32). Weights are 2**octave or more and less than that times 2**OCTAVES,
     whatever their sign; None where there is no such power of two.
     """
 
@@ -394,12 +375,12 @@ def _octave(weight: NDArray[np.float64]) -> tuple[int | None, NDArray[np.bool_]]
     low, number = np.unique(exponent[weight != 0] - 1, return_counts=True)
     best, most = None, 0
     for first in low.tolist():
-        inside = int(number[(low >= first) & (low < first + _OCTAVES)].sum())
-        if _LEAST <= first <= _LARGEST and inside > most:
+        inside = int(number[(low >= first) & (low < first + OCTAVES)].sum())
+        if LEAST <= first <= LARGEST and inside > most:
             best, most = first, inside
     if best is None:
         return None, np.ones(weight.size, bool)
-    return best, (weight != 0) & (exponent - 1 >= best) & (exponent - 1 < best + _OCTAVES)
+    return best, (weight != 0) & (exponent - 1 >= best) & (exponent - 1 < best + OCTAVES)
 
 
 # --- judging and filling ---
@@ -422,10 +403,6 @@ class _Scratch(NamedTuple):
     folds: NDArray[np.float64]
     rows: NDArray[np.float64]
     cells: NDArray[np.float64]
-
-
-#: Numbers of a sum of folds: two of weights, two of their squares, the count; a cache line.
-FOLDS = 8
 
 
 def _make_scratch(room: int, shape: Shape) -> _Scratch:
@@ -508,15 +485,14 @@ def _settle(
 ) -> int:  # fmt: skip
     """Add up the events that a cut stops; moves the others to the front, and returns how many they are.
 
-    ``fit`` tells which candidates have a finite first observable; empty for all. Weights lie within ``_OCTAVES`` from
+    ``fit`` tells which candidates have a finite first observable; empty for all. Weights lie within ``OCTAVES`` from
     ``octave`` on, and so do their squares: cut in two at a fixed place, each half of ``MOST`` of them adds up in a
     double without rounding. A half is what is left when a number that is large enough was added and taken away again.
     """
-    large = 1.5 * 2.0 ** (octave + _OCTAVES + 16)
-    larger = 1.5 * 2.0 ** (2 * (octave + _OCTAVES) + 16)
+    large, larger = halver(octave)
     m: int = _settle_all(events, region, weight, fit, large, larger, s, t)
     s.rows[2 * FOLDS * (t.stopped.size // CELL) :] = 0.0
-    _gather(s.rows, 1, t.stopped, s.split, False)  # noqa: FBT003
+    unfold(s.rows, 1, t.stopped, s.split, False)  # noqa: FBT003
     return m
 
 
@@ -533,47 +509,23 @@ def _settle_all(
         k = np.uint64(s.chosen[e])
         row = _row_of(k, s, region, fit, last, t)
         w = weight[e * step]
-        high = (w + large) - large
-        w2 = w * w
-        higher = (w2 + larger) - larger
+        high, low = halve(w, large)
+        higher, lower = halve(w * w, larger)
         # Without a branch, which processors guess wrongly half of the time: those that pass have a row that nobody
         # collects, and those that stop leave their folds where the next one's go.
         to = np.uint64(2 * row + (i & 1)) * _FOLDS
         s.rows[to] += high
-        s.rows[to + _1] += w - high
+        s.rows[to + _1] += low
         s.rows[to + _4] += 1.0
         at = m * _FOLD
         s.folds[at] = high
-        s.folds[at + _1] = w - high
+        s.folds[at + _1] = low
         s.folds[at + _2] = higher
-        s.folds[at + _3] = w2 - higher
+        s.folds[at + _3] = lower
         s.chosen[m] = s.chosen[e]
         s.region[m] = region[k]
         m += np.uint64(row > last)
     return int(m)
-
-
-@kernel
-def _gather(
-    folds: NDArray[np.float64],
-    doubled: int,
-    cells: NDArray[np.int64],
-    split: Split,
-    squares: bool,  # noqa: FBT001
-) -> None:
-    """Move sums of folds, each of which is exact, to the cells that they are of; 2**doubled are of the same one."""
-    for i in range(folds.size // FOLDS):
-        first = i * FOLDS
-        if folds[first + 4] != 0.0:
-            to = (i >> doubled) * CELL
-            cells[to] += np.int64(folds[first + 4])
-            for which in range(4 if squares else 2):
-                split_weight(folds[first + which], split, 0, 0, SUMW if which < 2 else SUMW2)
-                at = to + np.int64(split.at[0, 0])
-                for j in range(3):
-                    cells[at + j] += split.parts[0, j]
-                folds[first + which] = 0.0
-            folds[first + 4] = 0.0
 
 
 @entry
@@ -615,7 +567,7 @@ def _add_folds(n: int, cells: NDArray[np.float64], cell: NDArray[np.int32], fold
 @entry
 def _collect(s: _Scratch, t: Sums) -> None:
     """Move what was filled of a part to where all is summed up."""
-    _gather(s.cells, 0, t.cells, s.split, True)  # noqa: FBT003
+    unfold(s.cells, 0, t.cells, s.split, True)  # noqa: FBT003
 
 
 @entry
@@ -669,7 +621,8 @@ def _fill_each(
         for i in range(n):
             s.x[i] = x[s.chosen[begin + at + i] * step]
         find_bins(n, s.x, axis, s.region[at:], first, s.cell)
-        add(n, cells, s.cell, s.split.parts[at:], s.split.at[at:])
+        for i in range(n):
+            add_whole(cells, s.cell[i], s.split, at + i)
 
 
 @without_extensions()

@@ -16,17 +16,14 @@ from numpy.typing import NDArray
 from hzzray.physics.analysis import Analysis, Layout, Variation
 from hzzray.physics.candidates import Candidates
 from hzzray.physics.columns import Reads, Role, Scalar, Step, roles_of
-from hzzray.physics.fill import CELL, SUMW, SUMW2, Scratch, Split, Sums, Weights, find_bins, make_split, split_weight
+from hzzray.physics.fill import Scratch, Sums, Weights, find_bins
+from hzzray.physics.folds import LARGEST, LEAST, MOST, OCTAVES, halve, halver
 from hzzray.physics.histogram import MAX_WEIGHT, Shape
 from hzzray.physics.jit import entry, inlined, kernel
+from hzzray.physics.limbs import CELL, SUMW, SUMW2, Split, make_split, split_weight
 
 # A variation is applied once for each of so many leptons at the most.
 _MOST = 15
-
-# As of hot candidates (``hot._OCTAVES``): weights within so many powers of two, the first of them from the least to the
-# largest one here, and so many of them, add up in doubles without rounding, and so do their squares.
-_OCTAVES, _LEAST, _LARGEST = 11, -38, 13
-_EVENTS = 2**15
 
 
 # --- another weight ---
@@ -158,7 +155,7 @@ def _vary_weights(
         _scale(n, c.weight, c.values, v.power, v.rows, room.event, room.candidate, room.x)
         for g in range(v.groups.shape[0]):
             _replace(n, start, v.groups[g], weights, others, v.spread, v.other, room.event, room.x)
-        if room.state[_HELD] + n * lay.axis_row.size > _EVENTS:
+        if room.state[_HELD] + n * lay.axis_row.size > MOST:
             _settle(v.first, room, t)
         if room.state[_OCTAVE] == _NO_OCTAVE:
             room.state[_OCTAVE] = _octave(n, room.event, c.weight)
@@ -231,13 +228,13 @@ def _octave(n: int, event: NDArray[np.int64], weight: NDArray[np.float64]) -> in
     for i in range(n):
         largest = max(largest, abs(weight[event[i]]))
     exponent = int((np.float64(largest).view(np.int64) >> 52) & 0x7FF) - 1023
-    return min(max(exponent - (_OCTAVES - 3), _LEAST), _LARGEST)
+    return min(max(exponent - (OCTAVES - 3), LEAST), LARGEST)
 
 
 @kernel
 def _look(n: int, octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_]) -> int:
     """Tell which of n events weigh what folds of an octave have room for, in all directions; returns how many."""
-    least, beyond = 2.0**octave, 2.0 ** (octave + _OCTAVES)
+    least, beyond = 2.0**octave, 2.0 ** (octave + OCTAVES)
     fitting = 0
     for i in range(n):
         own, good = x[i], 0
@@ -254,25 +251,19 @@ def _add_folds(
     n: int, octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_], cell: NDArray[np.int32],
     folds: NDArray[np.float64], counts: NDArray[np.int64],
 ) -> None:  # fmt: skip
-    """Add events that fit to a cell each, in all directions.
-
-    As in ``hot._settle``, a half is what is left when a number that is large enough was added and taken away again.
-    """
-    large = 1.5 * 2.0 ** (octave + _OCTAVES + 16)
-    larger = 1.5 * 2.0 ** (2 * (octave + _OCTAVES) + 16)
+    """Add events that fit to a cell each, in all directions."""
+    large, larger = halver(octave)
     for i in range(n):
         if fits[i]:
             own, to = x[i], folds[cell[i]]
             high, low, high2, low2 = to[0], to[1], to[2], to[3]
             for j in range(own.size):
-                w = own[j]
-                half = (w + large) - large
-                w2 = w * w
-                half2 = (w2 + larger) - larger
+                half, rest = halve(own[j], large)
+                half2, rest2 = halve(own[j] * own[j], larger)
                 high[j] += half
-                low[j] += w - half
+                low[j] += rest
                 high2[j] += half2
-                low2[j] += w2 - half2
+                low2[j] += rest2
             counts[cell[i]] += 1
 
 

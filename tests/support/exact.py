@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from hzzray.physics.fill import Split, split_weight
+from hzzray.physics.limbs import Split, split_weight
 
 UNIT = Fraction(1, 2**128)
 
