@@ -213,6 +213,7 @@ def test_a_cut_that_is_moved_and_kept_as_a_run(browser, toys, tmp_path):
         # Each step of a thumb moves the numbers; the data of cuts that were never run are hidden.
         upper = page.get_by_role("slider", name=re.compile("m₁₂ .*end"))
         upper.focus()
+        assert page.locator(".st-key-answer").bounding_box()["y"] >= 0  # it stays in sight beside the last of the cuts
         for _ in range(20):
             upper.press("ArrowLeft")
         wait_for("other numbers", lambda: viewer.figure("Background") != before)
