@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +22,7 @@ from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
 from hzzray.options import Run, Runs, asks, option
 from hzzray.runs.request import RunRequest, make_spec
+from hzzray.runs.sources import places_for, release_for, release_of, write_toys_once
 from hzzray.urls import is_remote, redact
 from hzzray.version import __version__
 from kuberay.cli import app as kube_commands
@@ -92,7 +91,7 @@ def run(
 
     if broker != "memory" and (request.engine != "ray" or request.pace):
         raise UsageError("--broker goes with --engine ray, and without --pace")
-    chosen = _release(request.release, request.catalogue, openmagic=request.openmagic)
+    chosen = release_for(request)
     spec = make_spec(chosen, request)
     settings = settings_for(request, _sources(chosen, request), runs)
     _execute(spec, settings, None if broker == "memory" else _transport(broker, prefix))
@@ -112,7 +111,7 @@ def publish(request: RunRequest, broker: BrokerUrl = None, prefix: Prefix = DEFA
     from hzzray.runs.run import settings_for  # noqa: PLC0415
 
     require(where, Topology(prefix))
-    chosen = _release(request.release, request.catalogue, openmagic=request.openmagic)
+    chosen = release_for(request)
     spec = make_spec(chosen, request)
     # Bridges work elsewhere, in folders of their own.
     sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, request)]
@@ -495,7 +494,7 @@ def fetch(
     from hzzray.data.fetch import fetch as bring  # noqa: PLC0415
     from hzzray.report.transfers import bar  # noqa: PLC0415
 
-    chosen = _release(release_name, catalogue, openmagic=openmagic)
+    chosen = release_of(release_name, catalogue, openmagic=openmagic)
     wanted = RunRequest.of(samples=samples).samples or tuple(sample.name for sample in chosen.samples if sample.default)
     fetched = chosen.only(wanted).samples
     with bar(sum(len(sample.paths) for sample in fetched), console) as progress:
@@ -504,15 +503,6 @@ def fetch(
         errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
     if report.failed:
         raise typer.Exit(PARTIAL if report.fetched or report.skipped else 1)
-
-
-def _release(name: str, catalogue: Path | None, *, openmagic: bool) -> Release:
-    chosen = release(name, catalogue)
-    if not openmagic:
-        return chosen
-    from hzzray.data.openmagic import openmagic_release  # noqa: PLC0415 (an extra)
-
-    return openmagic_release(chosen)
 
 
 def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = None) -> int:
@@ -529,33 +519,17 @@ def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = N
 
 
 def _write_toys_once(chosen: Release, folder: Path, events: int, seed: int | None = None) -> None:
-    """Write toy files into a folder that isn't there: a folder that is there is whole, whoever else writes."""
+    """Write toy files into a folder that isn't there."""
     console.print(f"simulating {events} events", highlight=False)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # containers share volumes and process ids
-    _write_toys(chosen, part, events, seed)
-    try:
-        part.rename(folder)
-    except OSError as error:
-        shutil.rmtree(part)
-        if not folder.is_dir():  # else another was faster
-            raise UsageError(f"can't write {folder}: {error.strerror}") from error
+    write_toys_once(folder, lambda part: _write_toys(chosen, part, events, seed))
 
 
 def _sources(chosen: Release, request: RunRequest) -> tuple[str, ...]:
-    """Where to read from: what the user says, else the release's addresses, else toys."""
-    given, events = request.sources, request.events
-    if events is not None and len(given) > 1:
-        raise UsageError("--events goes with one --source")
-    if chosen.name == "toy" and len(given) <= 1 and not is_remote((given or ("",))[0]):
-        folder = Path(given[0] if given else "toy")
-        if (not given or events is not None) and not folder.exists():
-            _write_toys_once(chosen, folder, events or 200_000)
-        return (str(folder),)
-    if given:
-        return given
-    if not chosen.sources:
-        raise UsageError(f"release {chosen.name} names no address: give --source")
-    return chosen.sources
+    """Where to read from, with toys written if there are to be some."""
+    places = places_for(chosen, request)
+    if places.to_simulate is not None:
+        _write_toys_once(chosen, Path(places.sources[0]), places.to_simulate)
+    return places.sources
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
