@@ -172,7 +172,8 @@ def _fraction(result: Result) -> list[str]:
     ]
 
 
-_SHOWN = {
+#: Significances as people are told them, by their names in a result.
+FIGURES = {
     "notebook": "notebook",
     "s_over_sqrt_b": "s/√b",
     "asimov": "Asimov",
@@ -184,7 +185,7 @@ _SHOWN = {
 def _meaning(result: Result) -> list[str]:
     """Say the significances, and why those that are withheld are."""
     found = result.significance
-    values = [(title, name, getattr(found, name)) for name, title in _SHOWN.items()]
+    values = [(title, name, getattr(found, name)) for name, title in FIGURES.items()]
     said = ", ".join(f"{title} {'–' if value is None else f'{value:.2f}'}" for title, _, value in values)
     why: dict[str, list[str]] = {}
     for title, name, value in values:
