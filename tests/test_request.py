@@ -112,6 +112,25 @@ def test_what_can_not_be_asked_for(chosen, said):
 
 
 @pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        ({"cuts": {"m12": (60, 106), "pt1": (25, None), "m34": None}}, {"cuts": ("m12=60:106", "pt1=25:", "m34=:")}),
+        (
+            {"parameters": {"isolated": False, "electron_pt_min": 10}},
+            {"parameters": ("isolated=false", "electron_pt_min=10")},
+        ),
+        ({"observables": {"m12": (40, 120, 40)}}, {"observables": ("m12=40:120:40",)}),
+        ({"observables": "m12"}, {"observables": ("m12",)}),
+        ({"axis": (80, 250, 34), "window": [115.0, 130]}, {"axis": "80:250:34", "window": "115.0:130"}),
+        ({"sources": Path("toy")}, {"sources": ("toy",)}),
+        ({"samples": ["Zee", "llll"]}, {"samples": "Zee,llll"}),
+    ],
+)
+def test_pythons_own_values_do_as_well_as_texts(given, texts):
+    assert RunRequest.of(**given) == RunRequest.of(**texts)
+
+
+@pytest.mark.parametrize(
     ("asked", "least", "most"),
     [
         ({}, 4, 4),

@@ -66,7 +66,7 @@ def cut_texts(cuts: Mapping[str, Any]) -> tuple[str, ...]:
             low, high = (None if end is None else float(end) for end in (ends if ends is not None else (None, None)))
         except (TypeError, ValueError):
             raise UsageError(f"cut on {variable}: expected (low, high) or None, not {ends!r}") from None
-        texts.append(bound_text(Bound(str(variable), low, high)))
+        texts.append(_bound_text(str(variable), low, high))
     return tuple(texts)
 
 
@@ -429,8 +429,12 @@ def number_text(value: float) -> str:
 
 def bound_text(bound: Bound) -> str:
     """Write a cut as the command line has it: what ``bound_of`` reads."""
-    low, high = ("" if end is None else number_text(end) for end in (bound.low, bound.high))
-    return f"{bound.variable}={low}:{high}"
+    return _bound_text(bound.variable, bound.low, bound.high)
+
+
+def _bound_text(variable: str, *ends: float | None) -> str:
+    low, high = ("" if end is None else number_text(end) for end in ends)
+    return f"{variable}={low}:{high}"
 
 
 def bound_of(text: str) -> Bound:
