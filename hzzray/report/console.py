@@ -20,6 +20,7 @@ from rich.table import Table
 
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
+from hzzray.report.listings import cutflow_summary, failure_lines
 from hzzray.runs.result import Result
 from hzzray.statistics.scaling import names
 
@@ -127,7 +128,7 @@ def summary(result: Result, console: Console) -> None:
         shown[f"{window[0]:g} to {window[1]:g}{unit}"] = axis.window(*window)
     table = Table(
         title=escape(f"{result.spec.release.title}, {result.spec.selection.name}, run {result.run_id}"),
-        caption="events and yield: on the axis and beyond",
+        caption="events and yield: on the axis and beyond, with flow; ranges: without flow",
     )
     table.add_column("group")
     for title in ("events", "yield", *shown):
@@ -151,7 +152,9 @@ def summary(result: Result, console: Console) -> None:
     console.print(table)
     for line in (f"luminosity: {result.luminosity}", *_fraction(result), *_meaning(result)):
         console.print(line, highlight=False, markup=False)
-    for warning in warnings(result):
+    if result.cost.events:
+        console.print(cutflow_summary(result))
+    for warning in [*failure_lines(result), *result.warnings]:
         console.print(warning, style="yellow", highlight=False, markup=False)
     cost = result.cost
     tasks = result.tasks

@@ -29,14 +29,14 @@ class Verdict:
         SHA-256 of the bins, recorded and computed now.
     differing
         By sample, what of it is another: numbers in words.
-    again_result
+    result
         The second computation's result.
     """
 
     digest: str
     again: str
     differing: dict[str, str]
-    again_result: Result
+    result: Result
 
     @property
     def equal(self) -> bool:
