@@ -79,7 +79,7 @@ def test_each_option_has_a_value_here():
 
 def test_commands_have_all_of_them():
     root = typer.main.get_command(cli.app)
-    own = {"run": {"broker", "prefix", "runs"}, "publish": {"broker", "prefix"}}
+    own = {"run": {"broker", "prefix", "runs", "dry_run", "as_json"}, "publish": {"broker", "prefix", "dry_run"}}
     for command, names in (("run", ASKED.keys()), ("publish", PUBLISHED)):
         assert {parameter.name for parameter in root.commands[command].params} == names | own[command]
     assert ASKED.keys() - PUBLISHED == {"engine", "actors", "min_actors", "max_actors", "pace"}
