@@ -138,3 +138,8 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 $(VENV)/.system: Makefile tests/support/install.sh | $(VENV)/bin/python
 	tests/support/install.sh $(SYSTEM)
 	@touch $@
+
+# The documents as a site, in site/; any warning is an error.
+.PHONY: docs
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet --site-dir site
