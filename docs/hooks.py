@@ -88,21 +88,27 @@ def _session() -> type:
 
 
 def _function(name: str, function: Any, level: str) -> list[str]:
-    shown = str(inspect.signature(function)).replace("hzzray.", "")
+    shown = re.sub(
+        r"(?<=: )'([^']*)'|(?<=-> )'([^']*)'", lambda one: one[1] or one[2], str(inspect.signature(function))
+    )
+    shown = shown.replace("hzzray.", "")
+    if len(shown) > 80:
+        shown = re.sub(r"(?<=\(), |, (?=\*|\w+:)", ",\n    ", f"(\n    {shown[1:]}").replace(") ->", ",\n) ->")
     return [f"{level} {name}\n", f"```python\n{name}{shown}\n```\n", _text(function.__doc__)]
 
 
 def _text(doc: str | None) -> str:
     """Lay a docstring in numpy's style out: its sections are small headings, its parameters a list."""
-    text = inspect.cleandoc(doc or "")
+    text = inspect.cleandoc(doc or "").replace("``", "`")
     text = re.sub(r"^(\w[\w ]*)\n-{3,}$", r"**\1**\n", text, flags=re.MULTILINE)
     text = re.sub(r"^(\w[\w., _…]*)\n    (.+(?:\n    .*)*)", _item, text, flags=re.MULTILINE)
     text = re.sub(r"^(>>> .*(?:\n(?:>>>|\.\.\.) .*)*)", r"```python\n\1\n```", text, flags=re.MULTILINE)
-    return text.replace("``", "`").replace("`````", "```") + "\n"
+    return text + "\n"
 
 
 def _item(entry: re.Match[str]) -> str:
-    told = re.sub(r"\n\s*", " ", entry[2])
+    told = re.sub(r"\n\s*(?!-|\s)", " ", entry[2])
+    told = re.sub(r"\n\s*- ", "\n    - ", told)
     return f"- `{entry[1]}`: {told}"
 
 
@@ -139,11 +145,14 @@ def _models(top: type[BaseModel], *, units: bool) -> Iterator[str]:
         yield _text(model.__doc__).replace("\n    ", "\n")
         yield f"| key | type |{' unit |' if units else ''} |\n| --- | --- |{' --- |' if units else ''} --- |"
         for name, field in model.model_fields.items():
+            if field.exclude:
+                continue
             key = field.alias or name
             kind = _kind(field.annotation)
-            unit = f" {_unit(name)} |" if units else ""
+            inner = list(_inside(field.annotation))
+            unit = f" {'' if inner else _unit(name)} |" if units else ""
             yield f"| `{key}` | {kind} |{unit} {(field.description or '').replace('|', '/')} |"
-            seen += [one for one in _inside(field.annotation) if one not in seen]
+            seen += [one for one in inner if one not in seen]
         yield ""
 
 

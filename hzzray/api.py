@@ -249,7 +249,7 @@ def _describe() -> None:
         for one in asked
     ]
     run.__signature__ = signature(run).replace(parameters=[*own, *more])  # type: ignore[attr-defined]
-    lines = [f"        ``{one.name}``: {one.field.description}" for one in asked]
+    lines = [f"        - ``{one.name}``: {one.field.description}" for one in asked]
     given = "What ``hzzray run`` takes, by these names:"
     run.__doc__ = (run.__doc__ or "").replace(given, "\n".join([given, "", *lines]))
 

@@ -342,7 +342,7 @@ def test_a_dry_runs_time_is_that_of_an_earlier_run(cli, finished, toys):
     assert said["cpu_s"] == pytest.approx(said["events"] / 250_000)
     assert said["basis"] == "0.25 M events/s a core, as in run done"
     said = json.loads(cli(*command, "--json", "--selection", "notebook-2020")[1])
-    assert said["events_per_s"] == 2_000_000, "another selection's rate is no measure"
+    assert said["events_per_s"] == 2_000_000, "another analysis' rate is no measure"
 
 
 def test_a_dry_run_names_what_lacks_and_simulates_nothing(cli, toys, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import math
 import pytest
 from rich.console import Console
 
-from hzzray.report.console import summary
+from hzzray.messages import Counts
+from hzzray.report.console import RunProgress, summary
 from hzzray.report.listings import MOST_FAILURES, cutflow_table, failure_lines, preview_table
 from hzzray.runs.counts import Efficiency, cutflow, yields
 from hzzray.runs.preview import Preview, SampleWork
@@ -156,3 +157,19 @@ def test_a_summary_has_the_cutflow_and_the_first_failures(two):
     assert "250" in next(line for line in text.splitlines() if line.startswith("│ three"))
     assert lines[-1] in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_run_that_starts_for_long_says_so_once():
+    """A stranger's first run said "0 of 12 tasks merged" ninety times while kernels were compiled."""
+    console = Console(width=120, file=io.StringIO(), emoji=False)
+    progress = RunProgress(console)
+    for _ in range(50):
+        progress(Counts(12, 0, 0))
+    progress._said -= 3
+    progress(Counts(12, 0, 0))
+    (said,) = console.file.getvalue().splitlines()
+    assert said.startswith("12 tasks: workers start")
+    for merged in (5, 5, 12):
+        progress(Counts(12, merged, 0, 100))
+    lines = [line.partition(",")[0] for line in console.file.getvalue().splitlines()]
+    assert lines[1:] == ["5 of 12 tasks merged", "12 of 12 tasks merged"]

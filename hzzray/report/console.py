@@ -26,6 +26,12 @@ from hzzray.statistics.scaling import names
 
 _PLAIN_EVERY_S = 2.0
 
+# How often what has not changed is said again [s]: workers that start and compile may take minutes.
+_SAME_EVERY_S = 30.0
+
+# Said while nothing has come of any task.
+_STARTING = "workers start; the first time kernels are compiled for this machine, which takes a minute or some"
+
 
 class RunProgress:
     """Shows tasks done and events a second."""
@@ -35,6 +41,7 @@ class RunProgress:
         self._begun = time.monotonic()
         self._first: int | None = None
         self._said = 0.0
+        self._last: tuple[int, int] | None = None
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -69,10 +76,20 @@ class RunProgress:
         note = done + (f", [red]{failed} failed[/]" if failed else "")
         if self._bar:
             self._bar.update(self._row, completed=merged + failed, total=planned, note=note)
-        elif time.monotonic() - self._said > _PLAIN_EVERY_S or merged + failed == planned:
-            self._said = time.monotonic()
-            plain = f"{merged} of {planned} tasks merged, {failed} failed, {done}"
-            self._console.print(plain, highlight=False)
+        else:
+            self._say(planned, merged, failed, done)
+
+    def _say(self, planned: int, merged: int, failed: int, done: str) -> None:
+        """Say it in a line: now and then, in the end, and seldom where nothing has changed."""
+        waited = time.monotonic() - self._said
+        every = _SAME_EVERY_S if self._last == (merged, failed) else _PLAIN_EVERY_S
+        if waited <= every and merged + failed < planned:
+            return
+        self._said, self._last = time.monotonic(), (merged, failed)
+        if not merged + failed and planned:
+            self._console.print(f"{planned} tasks: {_STARTING}", highlight=False)
+        else:
+            self._console.print(f"{merged} of {planned} tasks merged, {failed} failed, {done}", highlight=False)
 
 
 @contextmanager

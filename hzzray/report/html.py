@@ -62,12 +62,13 @@ summary { cursor: pointer; color: var(--mark); }
 """
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
-    """Lay rows out, numbers to the right; all is text, whatever it holds."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "", *, numbers: bool = True) -> str:
+    """Lay rows out, all but the first column to the right if they are ``numbers``; all is text, whatever it holds."""
 
     def cells(tag: str, row: Sequence[object], *, scope: str = "") -> str:
         return "".join(
-            f'<{tag}{scope} class="{"n" if i else "t"}">{escape(str(cell))}</{tag}>' for i, cell in enumerate(row)
+            f'<{tag}{scope} class="{"n" if i and numbers else "t"}">{escape(str(cell))}</{tag}>'
+            for i, cell in enumerate(row)
         )
 
     head = cells("th", columns, scope=' scope="col"')
@@ -329,10 +330,11 @@ def _provenance(folder: RunFolder, record: Record) -> str:
     files = table(
         ("sample", "file", "entries", "content"),
         ((file.sample, file.path, file.entries, file.uuid) for file in record.files),
+        numbers=False,
     )
     whole = escape(json.dumps(spec.model_dump(mode="json"), ensure_ascii=False, indent=1))
     return (
-        table(("what", "which"), rows)
+        table(("what", "which"), rows, numbers=False)
         + _command(folder)
         + (_details(f"{len(record.files)} files", lambda: files) if record.files else "")
         + _details("The whole spec", lambda: f"<pre>{whole}</pre>")
