@@ -127,6 +127,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing what hzzray needs into $(VENV): a minute or some, the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
@@ -138,3 +139,8 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 $(VENV)/.system: Makefile tests/support/install.sh | $(VENV)/bin/python
 	tests/support/install.sh $(SYSTEM)
 	@touch $@
+
+# The documents as a site, in site/; any warning is an error.
+.PHONY: docs
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet --site-dir site

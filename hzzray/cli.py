@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bridge.cli import Broker as BrokerUrl
@@ -20,10 +19,14 @@ from bridge.cli import Prefix, broker_settings
 from bridge.cli import app as broker_commands
 from bridge.settings import DEFAULT_PREFIX
 from hzzray.data.catalogue import Release, release
+from hzzray.doctor_cli import app as doctor_commands
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
-from hzzray.options import Run, Runs, asks, option
+from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, print_json
+from hzzray.report_cli import app as report_commands
+from hzzray.report_cli import tell_what_would_be_read
 from hzzray.runs.request import RunRequest, make_spec
+from hzzray.runs.sources import places_for, release_for, release_of, write_toys_once
 from hzzray.urls import is_remote, redact
 from hzzray.version import __version__
 from kuberay.cli import app as kube_commands
@@ -39,10 +42,12 @@ app = typer.Typer(
     help="The ATLAS Open Data H→ZZ*→4ℓ analysis as an exact, distributed pipeline.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=True,
 )
 app.add_typer(broker_commands)
+app.add_typer(doctor_commands)
 app.add_typer(explore_commands)
+app.add_typer(report_commands)
 app.add_typer(kube_commands, name="kube")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
@@ -86,13 +91,20 @@ def run(
     ] = "memory",
     prefix: Prefix = DEFAULT_PREFIX,
     runs: Runs = Path("runs"),
+    dry_run: DryRun = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON, for a program.")] = False,
 ) -> None:
     """Run the analysis: read, select, merge, plot."""
     from hzzray.runs.run import settings_for  # noqa: PLC0415 (help needn't wait for numerics)
 
     if broker != "memory" and (request.engine != "ray" or request.pace):
         raise UsageError("--broker goes with --engine ray, and without --pace")
-    chosen = _release(request.release, request.catalogue, openmagic=request.openmagic)
+    if dry_run:
+        tell_what_would_be_read(request, runs, as_json=as_json)
+        return
+    if as_json:
+        raise UsageError("--json goes with --dry-run; hzzray result RUN --json prints a run's numbers")
+    chosen = release_for(request)
     spec = make_spec(chosen, request)
     settings = settings_for(request, _sources(chosen, request), runs)
     _execute(spec, settings, None if broker == "memory" else _transport(broker, prefix))
@@ -100,8 +112,13 @@ def run(
 
 @app.command()
 @asks(published=True)
-def publish(request: RunRequest, broker: BrokerUrl = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+def publish(
+    request: RunRequest, broker: BrokerUrl = None, prefix: Prefix = DEFAULT_PREFIX, dry_run: DryRun = False
+) -> None:
     """Plan a run and publish it to a broker, for `hzzray bridge` to work on. Killed, the same command goes on."""
+    if dry_run:
+        tell_what_would_be_read(request, Path("runs"))
+        return
     where = broker_settings(broker, prefix)
     from bridge.loader import publish as load  # noqa: PLC0415
     from bridge.provision import require  # noqa: PLC0415
@@ -112,7 +129,7 @@ def publish(request: RunRequest, broker: BrokerUrl = None, prefix: Prefix = DEFA
     from hzzray.runs.run import settings_for  # noqa: PLC0415
 
     require(where, Topology(prefix))
-    chosen = _release(request.release, request.catalogue, openmagic=request.openmagic)
+    chosen = release_for(request)
     spec = make_spec(chosen, request)
     # Bridges work elsewhere, in folders of their own.
     sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, request)]
@@ -274,12 +291,16 @@ def plot(
 
 
 @app.command()
-def status(run_name: Run, runs: Runs = Path("runs")) -> None:
+def status(run_name: Run, as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
     """Tell how far a run is, from its ledger."""
     _tell_of_full_disk(runs)
     folder = _folder(run_name, runs)
     with folder.ledger() as ledger:
         counts, wish = ledger.counts(), ledger.wished()
+    if as_json:
+        numbers = {"due": counts.due, "status": counts.status, "wish": wish}
+        print_json({"run_id": folder.run_id, **counts._asdict(), **numbers})
+        return
     asked = "" if wish == "run" else f", asked to {wish}"
     console.print(
         f"{folder.run_id}: {counts.status}{asked}: {counts.planned} tasks planned, {counts.merged} merged, "
@@ -302,20 +323,34 @@ def failures(
     run_name: Run,
     runs: Runs = Path("runs"),
     reason: Reason = "",
+    as_json: AsJson = False,
     broker: OfBroker = None,
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """List a run's failed tasks with their reasons: from its ledger, or from a broker's dead letters."""
+    from hzzray.report.listings import whole  # noqa: PLC0415
+
     folder = _folder(run_name, runs)
     rows = _failed(folder) if broker is None else _dead(broker, prefix, folder.run_id)
     chosen = [row for row in rows if reason in row.reason]
+    if as_json:
+        print_json(
+            [
+                {
+                    "sample": task.sample, "file": redact(task.file), "start": task.start, "stop": task.stop,
+                    "attempts": attempts, "reason": why,
+                }
+                for task, attempts, why in chosen
+            ]
+        )  # fmt: skip
+        return
     if not chosen:
         console.print("no failed tasks")
         return
     table = Table("sample", "file", "entries", "attempts", "reason")
     for task, attempts, why in chosen:
-        table.add_row(task.sample, redact(task.file), f"{task.start}–{task.stop}", f"{attempts}", why)
-    console.print(table)
+        table.add_row(*map(escape, (task.sample, redact(task.file), f"{task.start}–{task.stop}", f"{attempts}", why)))
+    console.print(whole(table))
 
 
 class _FailureRow(NamedTuple):
@@ -408,22 +443,35 @@ def retract(
 
 
 @app.command("runs")
-def list_runs(runs: Runs = Path("runs")) -> None:
+def list_runs(as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
     """List the runs of a folder."""
     from hzzray.engine.ledger import LedgerError  # noqa: PLC0415
+    from hzzray.report.listings import whole  # noqa: PLC0415
     from hzzray.runs.folder import all_runs  # noqa: PLC0415
 
     _tell_of_full_disk(runs)
-    table = Table("run", "release", "selection", "environment", "status", "planned", "merged", "failed")
+    rows: list[dict[str, str | int]] = []
     for folder in all_runs(runs):
         try:
             with folder.ledger() as ledger:
                 spec, counts = ledger.spec, ledger.counts()
-                names = (ledger.run_id, spec.release.name, spec.selection.name, ledger.environment)
-                table.add_row(*names, counts.status, *map(str, counts[:3]))
+                rows.append(
+                    {
+                        "run": ledger.run_id, "release": spec.release.name, "selection": spec.selection.name,
+                        "environment": ledger.environment, "status": counts.status, "planned": counts.planned,
+                        "merged": counts.merged, "failed": counts.failed,
+                    }
+                )  # fmt: skip
         except LedgerError as error:
-            table.add_row(folder.run_id, f"[red]{error}[/]")
-    console.print(table if table.row_count else f"no runs in {runs}")
+            rows.append({"run": folder.run_id, "error": str(error)})
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("run", "release", "selection", "environment", "status", "planned", "merged", "failed")
+    for row in rows:
+        cells = [str(row["run"]), f"[red]{escape(str(row['error']))}[/]"] if "error" in row else map(str, row.values())
+        table.add_row(*cells)
+    console.print(whole(table) if rows else f"no runs in {runs}")
 
 
 @app.command()
@@ -433,19 +481,25 @@ def compare(
         Path | None,
         typer.Option(help="Folder for compare.csv, compare.png and compare.pdf. Default: that of the runs."),
     ] = None,
+    as_json: AsJson = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Lay runs of different environments side by side: CPU over time, cost, throughput, scale."""
+    from hzzray.report.listings import whole  # noqa: PLC0415
     from hzzray.report.timelines import save_comparison  # noqa: PLC0415
-    from hzzray.runs.compare import differences, load, summarise, table, write_csv  # noqa: PLC0415
+    from hzzray.runs.compare import differences, load, records, summarise, table, write_csv  # noqa: PLC0415
 
     loaded = load([_folder(name, runs).path for name in run_names])
     summaries = [summarise(one) for one in loaded]
-    console.print(table(summaries))
+    folder = output or runs
+    written = (write_csv(summaries, folder / "compare.csv"), *save_comparison(loaded, folder))
+    if as_json:
+        print_json({"runs": records(summaries), "differences": differences(loaded)})
+        return
+    console.print(whole(table(summaries)))
     for difference in differences(loaded):
         console.print(difference, style="yellow", highlight=False, markup=False)
-    folder = output or runs
-    for path in (write_csv(summaries, folder / "compare.csv"), *save_comparison(loaded, folder)):
+    for path in written:
         console.print(path, highlight=False, soft_wrap=True)
 
 
@@ -495,7 +549,7 @@ def fetch(
     from hzzray.data.fetch import fetch as bring  # noqa: PLC0415
     from hzzray.report.transfers import bar  # noqa: PLC0415
 
-    chosen = _release(release_name, catalogue, openmagic=openmagic)
+    chosen = release_of(release_name, catalogue, openmagic=openmagic)
     wanted = RunRequest.of(samples=samples).samples or tuple(sample.name for sample in chosen.samples if sample.default)
     fetched = chosen.only(wanted).samples
     with bar(sum(len(sample.paths) for sample in fetched), console) as progress:
@@ -504,15 +558,6 @@ def fetch(
         errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
     if report.failed:
         raise typer.Exit(PARTIAL if report.fetched or report.skipped else 1)
-
-
-def _release(name: str, catalogue: Path | None, *, openmagic: bool) -> Release:
-    chosen = release(name, catalogue)
-    if not openmagic:
-        return chosen
-    from hzzray.data.openmagic import openmagic_release  # noqa: PLC0415 (an extra)
-
-    return openmagic_release(chosen)
 
 
 def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = None) -> int:
@@ -529,33 +574,17 @@ def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = N
 
 
 def _write_toys_once(chosen: Release, folder: Path, events: int, seed: int | None = None) -> None:
-    """Write toy files into a folder that isn't there: a folder that is there is whole, whoever else writes."""
+    """Write toy files into a folder that isn't there."""
     console.print(f"simulating {events} events", highlight=False)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # containers share volumes and process ids
-    _write_toys(chosen, part, events, seed)
-    try:
-        part.rename(folder)
-    except OSError as error:
-        shutil.rmtree(part)
-        if not folder.is_dir():  # else another was faster
-            raise UsageError(f"can't write {folder}: {error.strerror}") from error
+    write_toys_once(folder, lambda part: _write_toys(chosen, part, events, seed))
 
 
 def _sources(chosen: Release, request: RunRequest) -> tuple[str, ...]:
-    """Where to read from: what the user says, else the release's addresses, else toys."""
-    given, events = request.sources, request.events
-    if events is not None and len(given) > 1:
-        raise UsageError("--events goes with one --source")
-    if chosen.name == "toy" and len(given) <= 1 and not is_remote((given or ("",))[0]):
-        folder = Path(given[0] if given else "toy")
-        if (not given or events is not None) and not folder.exists():
-            _write_toys_once(chosen, folder, events or 200_000)
-        return (str(folder),)
-    if given:
-        return given
-    if not chosen.sources:
-        raise UsageError(f"release {chosen.name} names no address: give --source")
-    return chosen.sources
+    """Where to read from, with toys written if there are to be some."""
+    places = places_for(chosen, request)
+    if places.to_simulate is not None:
+        _write_toys_once(chosen, Path(places.sources[0]), places.to_simulate)
+    return places.sources
 
 
 def _folder(name: str, runs: Path) -> RunFolder:

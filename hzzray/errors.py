@@ -4,6 +4,10 @@
 class HzzrayError(Exception):
     """Base of all errors that are reported in one line."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Show that line in place of a traceback: what IPython and Jupyter ask for."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UsageError(HzzrayError):
     """A wrong argument, name or option (exit code 2)."""

@@ -1,10 +1,11 @@
 """Options of commands, made of the fields of a RunRequest: each is described there, and nowhere else.
 
-And how commands are told which run they are about.
+And what commands have in common: which run they are about, and how they print data.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
@@ -20,6 +21,13 @@ Command = Callable[..., None]
 
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read, and about how long, and do nothing.")]
+
+
+def print_json(value: object) -> None:
+    """Print what a command tells, for a program."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))
 
 
 def option(name: str) -> Any:  # noqa: ANN401 (typer's own, which stands in an Annotated)

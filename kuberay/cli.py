@@ -208,6 +208,20 @@ def manifests(
 
 
 @app.command()
+def chart(
+    folder: Annotated[Path, typer.Argument(help="Where to write.")] = Path("chart"),
+    overlay: Overlay = None,
+    own: Own = None,
+) -> None:
+    """Write a Helm chart of a deployment: the objects of the manifests, with images, sizes and resources to set."""
+    from kuberay.chart import write  # noqa: PLC0415
+    from kuberay.config import load  # noqa: PLC0415
+
+    number = write(load(overlay, own), folder)
+    _say(f"wrote {number} files to {folder}: helm install NAME {folder} --namespace NAMESPACE --create-namespace")
+
+
+@app.command()
 def secrets(overlay: Overlay = None, own: Own = None) -> None:
     """Print Secrets with new passwords, for `kubectl create --filename -`; `up` makes them by itself."""
     from kuberay.config import load  # noqa: PLC0415

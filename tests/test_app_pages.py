@@ -817,3 +817,22 @@ def test_failure_texts_are_no_markup(run):
     bad = FailureRow(sample="Zee", file="f", start=0, stop=1, reason="[x](http://y) :red[z] $w$")
     run("one", status="partial", failures=(bad,))
     assert rf"\[x\](http\:{JOINER}//y) \:red\[z\] \$w\$" in said(look(run="one"))
+
+
+def test_a_first_visit_is_guided_until_it_is_closed(run):
+    """Who comes by a link, which names a run, is shown that run and nothing else."""
+    run("one")
+    page = look()
+    assert not page.exception
+    text = " ".join(one.value for one in page.markdown)
+    for said in ("A lepton pair", "Why a peak", "What σ is"):
+        assert said in text
+    page.button(key="guide-close").click().run()
+    assert "Why a peak" not in " ".join(one.value for one in page.markdown)
+    page.run()
+    assert "Why a peak" not in " ".join(one.value for one in page.markdown)
+    assert "Why a peak" not in " ".join(one.value for one in look(run="one").markdown)
+
+
+def test_without_a_run_there_is_no_guide_yet(runs):
+    assert "Why a peak" not in " ".join(one.value for one in look().markdown)

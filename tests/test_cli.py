@@ -309,3 +309,109 @@ def test_toys_are_written_once_whoever_else_writes_them(cli, tmp_path, monkeypat
     code, _, err = cli("toy", tmp_path / "file" / "toy", "--events", 300, "--if-absent")
     assert code == 2
     assert "Traceback" not in err
+
+
+def test_a_dry_run_tells_what_a_run_reads(cli, finished, toys, tmp_path, monkeypatch):
+    """The very bytes and tasks of the run that follows; nothing is written."""
+    monkeypatch.setenv("COLUMNS", "80")
+    command = ("run", "--source", toys, "--engine", "serial", "--runs", finished, "--samples", "Zee,data_A")
+    result = json.loads((finished / "done" / "result.json").read_text())
+    before = sorted(finished.iterdir())
+    code, out, err = cli(*command, "--dry-run", "--json")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert (said["files"], said["tasks"], said["events"]) == (2, 2, result["cost"]["events"])
+    assert said["bytes"] == pytest.approx(result["cost"]["bytes_read"], rel=0.01)  # and the files' headers
+    assert said["basis"].startswith("2 M events/s a core, as in docs/performance.md"), "few events tell no rate"
+    code, out, err = cli(*command, "--dry-run", "--fraction", "0.5", "--chunk", "1000")
+    assert (code, err) == (0, "")
+    assert "50 % of each file, 10 fb⁻¹" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert sorted(finished.iterdir()) == before
+    assert cli(*command, "--json")[0] == 2
+
+
+def test_a_dry_runs_time_is_that_of_an_earlier_run(cli, finished, toys):
+    path = finished / "done" / "result.json"
+    told = json.loads(path.read_text())
+    told["cost"] |= {"events": 1_000_000, "cpu_s": 4.0}
+    path.write_text(json.dumps(told))
+    command = ("run", "--source", toys, "--engine", "serial", "--runs", finished, "--samples", "Zee", "--dry-run")
+    said = json.loads(cli(*command, "--json")[1])
+    assert said["events_per_s"] == 250_000
+    assert said["cpu_s"] == pytest.approx(said["events"] / 250_000)
+    assert said["basis"] == "0.25 M events/s a core, as in run done"
+    said = json.loads(cli(*command, "--json", "--selection", "notebook-2020")[1])
+    assert said["events_per_s"] == 2_000_000, "another analysis' rate is no measure"
+
+
+def test_a_dry_run_names_what_lacks_and_simulates_nothing(cli, toys, tmp_path, monkeypatch):
+    sample = release("toy").sample("data_A")
+    (tmp_path / "some" / sample.path).parent.mkdir(parents=True)
+    (tmp_path / "some" / sample.path).symlink_to(toys / sample.path)
+    code, out, err = cli(
+        "run", "--source", tmp_path / "some", "--samples", "data_A,Zee", "--dry-run", "--runs", tmp_path
+    )
+    assert code == 0
+    assert "not read: Zee: " in err
+    assert "no such file" in err
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = cli("publish", "--dry-run")
+    assert code == 0, "no broker is needed"
+    assert "200000 events would be simulated into toy first" in out
+    assert not (tmp_path / "toy").exists()
+    assert json.loads(cli("run", "--dry-run", "--json")[1]) == {"to_simulate": 200_000, "sources": ["toy"]}
+
+
+def test_what_commands_tell_is_there_for_programs(cli, toys, tmp_path):
+    run = ("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--samples", "Zee,data_A")
+    for name in ("a", "b"):
+        assert cli(*run, "--run-id", name)[0] == 0
+    status = json.loads(cli("status", "a", "--runs", tmp_path, "--json")[1])
+    assert status | {"events": 0} == {
+        "run_id": "a", "planned": 2, "merged": 2, "failed": 0, "events": 0, "duplicates": 0, "due": 0,
+        "status": "complete", "wish": "run",
+    }  # fmt: skip
+    assert [row["run"] for row in json.loads(cli("runs", "--runs", tmp_path, "--json")[1])] == ["a", "b"]
+    assert json.loads(cli("failures", "a", "--runs", tmp_path, "--json")[1]) == []
+    compared = json.loads(cli("compare", "a", "b", "--runs", tmp_path, "--json")[1])
+    assert [row["run_id"] for row in compared["runs"]] == ["a", "b"]
+    assert compared["differences"][0].startswith("comparable: ")
+    flow = json.loads(cli("cutflow", "a", "--runs", tmp_path, "--json", "--sample", "Zee")[1])
+    assert flow["samples"].keys() == {"Zee"}
+    assert flow["samples"]["Zee"][0]["absolute"] == 1
+    code, _, err = cli("cutflow", "a", "--runs", tmp_path, "--sample", "Zoo")
+    assert (code, "run a has no sample 'Zoo'; it has data_A, Zee" in err) == (2, True)
+
+
+def test_a_failure_for_programs(cli, toys, tmp_path):
+    (tmp_path / "MC").mkdir()
+    zee, data = (release("toy").sample(name) for name in ("Zee", "data_A"))
+    (tmp_path / zee.path).write_bytes(b"not a ROOT file" * 20)
+    (tmp_path / data.path).parent.mkdir(exist_ok=True)
+    (tmp_path / data.path).symlink_to(toys / data.path)
+    run = ("run", "--engine", "serial", "--source", tmp_path, "--samples", "Zee,data_A", "--runs", tmp_path / "runs")
+    assert cli(*run, "--run-id", "x")[0] == 3
+    (row,) = json.loads(cli("failures", "x", "--runs", tmp_path / "runs", "--json")[1])
+    assert (row["sample"], row["file"]) == ("Zee", str(tmp_path / zee.path))
+    assert "not a ROOT file" in row["reason"]
+
+
+def test_a_long_name_is_not_cut_short(cli, finished, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (finished / "done").rename(finished / ("a-very-long-name-of-a-run" * 2))
+    out = cli("runs", "--runs", finished)[1]
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("typed", "found"), [("hzzray ver", "verify"), ("hzzray run --lumi", "--luminosity")])
+def test_the_shell_completes_commands_and_options(typed, found):
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'hzzray'; from hzzray.cli import main; main()"],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={
+            **os.environ, "_HZZRAY_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")),
+        },
+    )  # fmt: skip
+    assert said.stdout.split() == [found], said.stderr

@@ -20,7 +20,7 @@ import yaml
 
 import hzzray
 from bridge.topology import Topology
-from kuberay import broker, kustomize, objects
+from kuberay import broker, chart, kustomize, objects
 from kuberay import ray as ray_parts
 from kuberay.common import Object
 from kuberay.config import Values, load, overlays, quantity
@@ -661,3 +661,91 @@ def test_another_run_is_another_job(tmp_path):
         path.write_text(yaml.safe_dump({"loader": {"run_id": f"run-{number}"}}))
         names |= {made["metadata"]["name"] for made in objects.deployment(load(None, path)) if made["kind"] == "Job"}
     assert len(names) == 2
+
+
+# What a chart's user may set, each another than in values.yaml.
+SET = {
+    "image": {"name": "registry.example/higgs", "tag": "9"},
+    "redis": {"image": "redis:8", "storage": "3Gi"},
+    "broker": {"image": "rabbitmq:4.3-management", "storage": "9Gi"},
+    "storage": {"size": "7Gi"},
+}
+SIZES = {"requests": {"cpu": "2", "memory": "5Gi"}, "limits": {"cpu": "3500m", "memory": "6Gi"}}
+SET |= {part: SET.get(part, {}) | SIZES for part in ("bridge", "broker", "app")}
+HEAD = {"requests": {"cpu": 3, "memory": "5Gi"}, "limits": {"cpu": "4", "memory": "9Gi"}}
+SET["ray"] = {"head": HEAD, "autoscaler": SIZES}
+
+
+def rendered(files: dict[str, str], given: dict[str, Any]) -> dict[tuple[str, str], Object]:
+    """Render a chart as Helm does, as far as its templates go: references to values, quoted or not, and no more."""
+
+    def value(path: str) -> str:
+        found: Any = given
+        for part in path.split("."):
+            found = found[part]
+        return str(found)
+
+    made = {}
+    for path, text in files.items():
+        if not path.startswith("templates/"):
+            continue
+        shown = re.sub(r"\{\{ \.Values\.([\w.]+) \| quote \}\}", lambda one: f'"{value(one[1])}"', text)
+        shown = re.sub(r"\{\{ \.Values\.([\w.]+) \}\}", lambda one: value(one[1]), shown)
+        shown = shown.replace('{{ "{{" }}', "\0")
+        assert "{{" not in shown
+        assert not re.search(r"zz\d+zz", shown), path
+        one = yaml.safe_load(shown.replace("\0", "{{"))
+        made[objects.key(one)] = one
+    return made
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: merged(value, new[name]) if isinstance(value, dict) and name in new else new.get(name, value)
+        for name, value in old.items()
+    }
+
+
+@pytest.mark.parametrize("own", [{}, SET], ids=["as it is", "all set"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_helm_chart_renders_to_the_manifests_own_objects(variant, own, tmp_path):
+    """helm itself isn't at hand here: templates have nothing in them but references to values, rendered as it would."""
+    overlay, chosen = VARIANTS[variant]
+    files = chart.chart(values_of(variant, tmp_path))
+    given = merged(yaml.safe_load(files["values.yaml"]), own)
+    both = chosen | {name: {**chosen.get(name, {}), **value} for name, value in own.items()}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(both))
+    wanted = {objects.key(one): one for one in objects.deployment(load(overlay, tmp_path / "all.yaml"))}
+    wanted = {key: one for key, one in wanted.items() if key[0] != "Namespace"}
+    found = rendered(files, given)
+
+    def nameless(made: dict[tuple[str, str], Object]) -> list[Object]:
+        """Leave out the digest at the end of a Job's name, which is of the values that the chart was made with."""
+        return [
+            {**one, "metadata": {**one["metadata"], "name": re.sub(r"-[0-9a-f]{8}$", "", one["metadata"]["name"])}}
+            if one["kind"] == "Job" else one
+            for one in sorted(made.values(), key=lambda one: (one["kind"], one["metadata"]["name"]))
+        ]  # fmt: skip
+
+    assert nameless(found) == nameless(wanted)
+
+
+def test_a_chart_is_one_that_helm_takes(cli, tmp_path):
+    code, _, err = cli("kube", "chart", tmp_path / "chart", "--overlay", "minikube")
+    assert code == 0, err
+    about = yaml.safe_load((tmp_path / "chart" / "Chart.yaml").read_text())
+    assert about["apiVersion"] == "v2"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", about["version"])
+    assert about["version"] == hzzray.__version__
+    assert (tmp_path / "chart" / "templates" / "raycluster-hzzray.yaml").is_file()
+    assert set(chart.CHANGEABLE) == {
+        ".".join(path) for path in leaves(yaml.safe_load((tmp_path / "chart" / "values.yaml").read_text()))
+    }
+    if shutil.which("helm"):
+        subprocess.run(["helm", "lint", "--strict", tmp_path / "chart"], check=True)
+        subprocess.run(["helm", "template", "x", tmp_path / "chart"], check=True, capture_output=True)
+
+
+def leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in tree.items():
+        yield from leaves(value, (*path, name)) if isinstance(value, dict) else [(*path, name)]

@@ -80,7 +80,7 @@ def test_each_option_has_a_value_here():
 
 def test_commands_have_all_of_them():
     root = typer.main.get_command(cli.app)
-    own = {"run": {"broker", "prefix", "runs"}, "publish": {"broker", "prefix"}}
+    own = {"run": {"broker", "prefix", "runs", "dry_run", "as_json"}, "publish": {"broker", "prefix", "dry_run"}}
     for command, names in (("run", ASKED.keys()), ("publish", PUBLISHED)):
         assert {parameter.name for parameter in root.commands[command].params} == names | own[command]
     assert ASKED.keys() - PUBLISHED == {"engine", "actors", "min_actors", "max_actors", "pace"}
@@ -110,6 +110,25 @@ def test_its_words_ask_for_the_same(published, monkeypatch):
 def test_what_can_not_be_asked_for(chosen, said):
     with pytest.raises(UsageError, match=said):
         RunRequest.of(**chosen)
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        ({"cuts": {"m12": (60, 106), "pt1": (25, None), "m34": None}}, {"cuts": ("m12=60:106", "pt1=25:", "m34=:")}),
+        (
+            {"parameters": {"isolated": False, "electron_pt_min": 10}},
+            {"parameters": ("isolated=false", "electron_pt_min=10")},
+        ),
+        ({"observables": {"m12": (40, 120, 40)}}, {"observables": ("m12=40:120:40",)}),
+        ({"observables": "m12"}, {"observables": ("m12",)}),
+        ({"axis": (80, 250, 34), "window": [115.0, 130]}, {"axis": "80:250:34", "window": "115.0:130"}),
+        ({"sources": Path("toy")}, {"sources": ("toy",)}),
+        ({"samples": ["Zee", "llll"]}, {"samples": "Zee,llll"}),
+    ],
+)
+def test_pythons_own_values_do_as_well_as_texts(given, texts):
+    assert RunRequest.of(**given) == RunRequest.of(**texts)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import streamlit as st
 
 from app import charts, parts, words
 from app.client import View
+from app.guide import guide
+from app.services import services
 from hzzray.runs.result import Result, Significance, expected_in_full, moment, to_read
 from hzzray.runs.tables import HISTORY, SCALE, Rows
 
@@ -343,4 +345,6 @@ def _end(view: View, result: Result) -> None:
             st.page_link("views/failures.py", label="All of them", icon=":material/arrow_forward:")
 
 
+if services().client.run_ids():
+    guide()
 parts.live("Live", show)

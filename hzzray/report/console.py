@@ -20,10 +20,17 @@ from rich.table import Table
 
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
+from hzzray.report.listings import cutflow_summary, failure_lines
 from hzzray.runs.result import Result
 from hzzray.statistics.scaling import names
 
 _PLAIN_EVERY_S = 2.0
+
+# How often what has not changed is said again [s]: workers that start and compile may take minutes.
+_SAME_EVERY_S = 30.0
+
+# Said while nothing has come of any task.
+_STARTING = "workers start; the first time kernels are compiled for this machine, which takes a minute or some"
 
 
 class RunProgress:
@@ -34,6 +41,7 @@ class RunProgress:
         self._begun = time.monotonic()
         self._first: int | None = None
         self._said = 0.0
+        self._last: tuple[int, int] | None = None
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -68,10 +76,20 @@ class RunProgress:
         note = done + (f", [red]{failed} failed[/]" if failed else "")
         if self._bar:
             self._bar.update(self._row, completed=merged + failed, total=planned, note=note)
-        elif time.monotonic() - self._said > _PLAIN_EVERY_S or merged + failed == planned:
-            self._said = time.monotonic()
-            plain = f"{merged} of {planned} tasks merged, {failed} failed, {done}"
-            self._console.print(plain, highlight=False)
+        else:
+            self._say(planned, merged, failed, done)
+
+    def _say(self, planned: int, merged: int, failed: int, done: str) -> None:
+        """Say it in a line: now and then, in the end, and seldom where nothing has changed."""
+        waited = time.monotonic() - self._said
+        every = _SAME_EVERY_S if self._last == (merged, failed) else _PLAIN_EVERY_S
+        if waited <= every and merged + failed < planned:
+            return
+        self._said, self._last = time.monotonic(), (merged, failed)
+        if not merged + failed and planned:
+            self._console.print(f"{planned} tasks: {_STARTING}", highlight=False)
+        else:
+            self._console.print(f"{merged} of {planned} tasks merged, {failed} failed, {done}", highlight=False)
 
 
 @contextmanager
@@ -127,7 +145,7 @@ def summary(result: Result, console: Console) -> None:
         shown[f"{window[0]:g} to {window[1]:g}{unit}"] = axis.window(*window)
     table = Table(
         title=escape(f"{result.spec.release.title}, {result.spec.selection.name}, run {result.run_id}"),
-        caption="events and yield: on the axis and beyond",
+        caption="events and yield: on the axis and beyond, with flow; ranges: without flow",
     )
     table.add_column("group")
     for title in ("events", "yield", *shown):
@@ -151,7 +169,9 @@ def summary(result: Result, console: Console) -> None:
     console.print(table)
     for line in (f"luminosity: {result.luminosity}", *_fraction(result), *_meaning(result)):
         console.print(line, highlight=False, markup=False)
-    for warning in warnings(result):
+    if result.cost.events:
+        console.print(cutflow_summary(result))
+    for warning in [*failure_lines(result), *result.warnings]:
         console.print(warning, style="yellow", highlight=False, markup=False)
     cost = result.cost
     tasks = result.tasks
@@ -172,7 +192,8 @@ def _fraction(result: Result) -> list[str]:
     ]
 
 
-_SHOWN = {
+#: Significances as people are told them, by their names in a result.
+FIGURES = {
     "notebook": "notebook",
     "s_over_sqrt_b": "s/√b",
     "asimov": "Asimov",
@@ -184,7 +205,7 @@ _SHOWN = {
 def _meaning(result: Result) -> list[str]:
     """Say the significances, and why those that are withheld are."""
     found = result.significance
-    values = [(title, name, getattr(found, name)) for name, title in _SHOWN.items()]
+    values = [(title, name, getattr(found, name)) for name, title in FIGURES.items()]
     said = ", ".join(f"{title} {'–' if value is None else f'{value:.2f}'}" for title, _, value in values)
     why: dict[str, list[str]] = {}
     for title, name, value in values:

@@ -6,6 +6,7 @@ its own settings along and puts them in force while it is made, drawn or saved. 
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,17 @@ class StyledFigure(Figure):
         """Save, in its own settings."""
         with style(self._settings):
             super().savefig(fname, **kwargs)
+
+    def _repr_png_(self) -> bytes:
+        """Show it in a notebook."""
+        return png(self)
+
+
+def png(fig: Figure, dpi: int = 80) -> bytes:
+    """Draw a figure as a picture."""
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=dpi, metadata={"Software": None})
+    return drawn.getvalue()
 
 
 def plain(text: str) -> str:

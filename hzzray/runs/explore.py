@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import secrets
@@ -30,10 +29,10 @@ from hzzray.physics.hot import Picked
 from hzzray.places import cache_folder
 from hzzray.runs.folder import RunFolder, find_run
 from hzzray.runs.plan import CHUNK, Plan, readable
-from hzzray.runs.request import bound_of, bound_text, change_spec, make_spec, number_text
+from hzzray.runs.request import bound_of, bound_text, change_spec, colons, cut_texts, make_spec, number_text
 from hzzray.runs.result import Result, environment, summarise
 from hzzray.runs.run import Settings, finish, keep_settings, new_run_id, settings_of
-from hzzray.runs.templates import as_json, scaled
+from hzzray.runs.templates import as_hist, scaled
 from hzzray.side_by_side import side_by_side
 
 #: A session that nobody asks anything for so long ends by itself [s].
@@ -99,15 +98,10 @@ class Answer:
 
         By default the first one. Raises UsageError for one that was not asked for.
         """
-        import hist  # noqa: PLC0415 (a second to import)
-        import uhi.io.json  # noqa: PLC0415
-
         names = [template.observable for template in self.spec.templates]
-        name = observable or names[0]
-        if name not in names:
-            raise UsageError(f"no observable {name!r} in this answer; it has {', '.join(names)}")
-        found = json.loads(as_json(self.result, {name: self.tables[name]}), object_hook=uhi.io.json.object_hook)
-        return hist.Hist(found[name])
+        if observable and observable not in names:
+            raise UsageError(f"no observable {observable!r} in this answer; it has {', '.join(names)}")
+        return as_hist(self.result, self.tables, observable)
 
 
 class Session:
@@ -171,7 +165,7 @@ class Session:
     ) -> RunSpec:
         """Tell what a re-cut would compute (see ``recut``); raises UsageError naming what is wrong."""
         return change_spec(
-            self.spec, self.analysis, _bounds(cuts), observables=observables, axis=_text(axis), window=_text(window)
+            self.spec, self.analysis, _bounds(cuts), observables=observables, axis=colons(axis), window=colons(window)
         )
 
     def recut(
@@ -384,19 +378,7 @@ def _unread(file: UnreadFile, ids: Mapping[str, str]) -> UnreadFile:
 
 def _bounds(cuts: Mapping[str, Ends | None] | Sequence[Bound]) -> list[Bound]:
     """Read cuts as somebody gives them; raises UsageError naming what is wrong."""
-    if not isinstance(cuts, Mapping):
-        return list(cuts)
-    bounds = []
-    for variable, ends in cuts.items():
-        if ends is not None and (not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 2):
-            raise UsageError(f"cut on {variable}: expected (low, high) or None, not {ends!r}")
-        low, high = (None if end is None else float(end) for end in ends or (None, None))
-        bounds.append(bound_of(bound_text(Bound(variable, low, high))))
-    return bounds
-
-
-def _text(numbers: str | Sequence[float] | None) -> str | None:
-    return numbers if numbers is None or isinstance(numbers, str) else ":".join(f"{number!r}" for number in numbers)
+    return [bound_of(text) for text in cut_texts(cuts)] if isinstance(cuts, Mapping) else list(cuts)
 
 
 def command(spec: RunSpec, settings: Settings) -> str:

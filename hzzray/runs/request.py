@@ -49,6 +49,45 @@ def _separated(value: object) -> object:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+def _several(value: object) -> object:
+    """Take one text or path for a list of one."""
+    some = (value,) if isinstance(value, str | Path) else value
+    return tuple(str(one) if isinstance(one, Path) else one for one in some) if isinstance(some, Sequence) else some
+
+
+def cut_texts(cuts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Write cuts as options have them: of ``{"m12": (60, 106)}`` ``m12=60:106``; None at an end is no bound there.
+
+    None for both takes a cut away. Raises UsageError for bounds that are none.
+    """
+    texts = []
+    for variable, ends in cuts.items():
+        try:
+            low, high = (None if end is None else float(end) for end in (ends if ends is not None else (None, None)))
+        except (TypeError, ValueError):
+            raise UsageError(f"cut on {variable}: expected (low, high) or None, not {ends!r}") from None
+        texts.append(_bound_text(str(variable), low, high))
+    return tuple(texts)
+
+
+def _cuts(value: object) -> object:
+    return cut_texts(value) if isinstance(value, Mapping) else _several(value)
+
+
+def colons(numbers: str | Sequence[float] | None) -> str | None:
+    """Write numbers as options have them: (80, 250, 34) as ``80:250:34``; a text stays."""
+    return ":".join(map(str, numbers)) if isinstance(numbers, tuple | list) else numbers  # type: ignore[return-value]
+
+
+def _assignments(value: object) -> object:
+    """Write what is given to names as options have it: of ``{"m12": (40, 120, 40), "isolated": False}`` two texts."""
+    if not isinstance(value, Mapping):
+        return _several(value)
+    return tuple(
+        f"{name}={str(given).lower() if isinstance(given, bool) else colons(given)}" for name, given in value.items()
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """How a field of a request is asked for in words; its description is the help.
@@ -86,6 +125,9 @@ Actors = Annotated[int | None, Field(ge=1)]
 class RunRequest(BaseModel):
     """A run as somebody asks for it: what it computes, of what, and how. What is empty or None wasn't asked for.
 
+    Python's own values do as well as texts: ``cuts={"m12": (60, 106)}``, ``observables={"m12": (40, 120, 40)}``,
+    ``parameters={"isolated": False}``, ``axis=(80, 250, 34)``, ``window=(115, 130)``, one source or path alone.
+
     Where it is kept, and which broker its tasks go through, is said by whoever does it.
     """
 
@@ -94,7 +136,7 @@ class RunRequest(BaseModel):
     release: Annotated[str, BeforeValidator(_number_as_text), Option("--release")] = Field(
         "toy", description="2020, 2025, toy, or one of your catalogue."
     )
-    sources: Annotated[tuple[str, ...], Option("--source")] = Field(
+    sources: Annotated[tuple[str, ...], BeforeValidator(_several), Option("--source")] = Field(
         (),
         description="Folder, http(s):// or root:// address that is laid out as the release. Several times: each file "
         "comes from the first that has it. Default: the release's own address; for toy the folder toy, written if "
@@ -109,13 +151,15 @@ class RunRequest(BaseModel):
     analysis: Annotated[str | None, Option("--analysis", "FILE.py:NAME")] = Field(
         None, description="An analysis of your own (docs/analysis.md)."
     )
-    cuts: Annotated[tuple[str, ...], Option("--cut", "VARIABLE=LOW:HIGH")] = Field(
+    cuts: Annotated[tuple[str, ...], BeforeValidator(_cuts), Option("--cut", "VARIABLE=LOW:HIGH")] = Field(
         (), description="A cut, changed or new: m12=60:106, pt1=25: or m12=: for none. Several times."
     )
-    parameters: Annotated[tuple[str, ...], Option("--parameter", "NAME=VALUE")] = Field(
+    parameters: Annotated[tuple[str, ...], BeforeValidator(_assignments), Option("--parameter", "NAME=VALUE")] = Field(
         (), description="What changes the measuring: electron_pt_min=10. Several times."
     )
-    observables: Annotated[tuple[str, ...], Option("--observable", "NAME=START:STOP:BINS")] = Field(
+    observables: Annotated[
+        tuple[str, ...], BeforeValidator(_assignments), Option("--observable", "NAME=START:STOP:BINS")
+    ] = Field(
         (),
         description="What is filled, instead of the analysis' own set: m12=40:120:40. Several times; the first one "
         "counts.",
@@ -133,10 +177,10 @@ class RunRequest(BaseModel):
     fraction: Annotated[float, Option("--fraction")] = Field(
         1.0, gt=0, le=1, description="Leading part of each file to read, in (0, 1]."
     )
-    axis: Annotated[str | None, Option("--axis", "START:STOP:BINS")] = Field(
+    axis: Annotated[str | None, BeforeValidator(colons), Option("--axis", "START:STOP:BINS")] = Field(
         None, description="Bins of the first observable: 80:250:34."
     )
-    window: Annotated[str | None, Option("--window", "LOW:HIGH")] = Field(
+    window: Annotated[str | None, BeforeValidator(colons), Option("--window", "LOW:HIGH")] = Field(
         None, description="Where the significance is counted, on bin edges: 115:130."
     )
     engine: Annotated[Engine, Option("--engine", is_work=True)] = Field(
@@ -418,8 +462,12 @@ def number_text(value: float) -> str:
 
 def bound_text(bound: Bound) -> str:
     """Write a cut as the command line has it: what ``bound_of`` reads."""
-    low, high = ("" if end is None else number_text(end) for end in (bound.low, bound.high))
-    return f"{bound.variable}={low}:{high}"
+    return _bound_text(bound.variable, bound.low, bound.high)
+
+
+def _bound_text(variable: str, *ends: float | None) -> str:
+    low, high = ("" if end is None else number_text(end) for end in ends)
+    return f"{variable}={low}:{high}"
 
 
 def bound_of(text: str) -> Bound:

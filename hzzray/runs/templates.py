@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,35 @@ def _stacked(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     both = (table.sumw, table.variations), (table.sumw2, table.variations2)
     values, variances = (np.array([nominal, *varied.values()]) for nominal, varied in both)
     return values, variances
+
+
+def as_hist(result: Result, found: Tables, observable: str = "", *, by: Literal["sample", "group"] = "sample") -> Any:  # noqa: ANN401 (hist has no types)
+    """Lay an observable out as a weighted ``hist.Hist``: axes sample or group, region, and the observable.
+
+    Samples are as in ``templates.json``, where their axis is called dataset, and an axis of variations is the first one
+    if there are some; groups as in the result: all of one luminosity. By default it is the first observable. Raises
+    UsageError where the run didn't fill it.
+    """
+    import hist  # noqa: PLC0415 (a second to import)
+    import uhi.io.json  # noqa: PLC0415
+
+    name = observable or result.spec.templates[0].observable
+    shown = showing(result, found, name)
+    if by == "sample":
+        return hist.Hist(json.loads(as_json(result, {name: found[name]}), object_hook=uhi.io.json.object_hook)[name])
+    template, regions = shown.observable, result.spec.analysis.regions
+    made = hist.Hist(
+        hist.axis.StrCategory(shown.groups, name="group"),
+        hist.axis.StrCategory(regions, name="region"),
+        hist.axis.Regular(template.axis.bins, template.axis.start, template.axis.stop, name=name, label=template.label),
+        storage=hist.storage.Weight(),
+    )
+    view = made.view(flow=True)
+    for i, group in enumerate(shown.groups.values()):
+        for j, bins in enumerate(group.channels[region] for region in regions):
+            view.value[i, j] = bins.underflow, *bins.sumw, bins.overflow
+            view.variance[i, j] = bins.underflow_sumw2, *bins.sumw2, bins.overflow_sumw2
+    return made
 
 
 def _categories(name: str, values: list[str] | tuple[str, ...]) -> dict[str, object]:

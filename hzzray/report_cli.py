@@ -1,0 +1,165 @@
+"""Commands that tell of a run: ``hzzray cutflow``, ``report`` and ``verify``, and what a run would read."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hzzray.errors import UsageError
+from hzzray.options import AsJson, Run, Runs, option, print_json
+from hzzray.runs.request import Engine, RunRequest, make_spec
+from hzzray.runs.sources import places_for, release_for
+
+app = typer.Typer()
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
+
+DIFFERENT = 1
+
+
+@app.command()
+def cutflow(
+    run_name: Run,
+    sample: Annotated[
+        list[str] | None, typer.Option(help="Of this sample instead of the groups. Several times.")
+    ] = None,
+    as_json: AsJson = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Print what each cut leaves: events, yields, and efficiencies with binomial errors; --json has all samples too."""
+    from hzzray.report.listings import cutflow_table  # noqa: PLC0415 (help needn't wait for numerics)
+    from hzzray.runs.counts import cutflow as count  # noqa: PLC0415
+    from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
+
+    result = load_json(find_run(run_name, runs).path)
+    samples, groups = count(result), count(result, "group")
+    for name in sample or ():
+        if name not in samples:
+            raise UsageError(f"run {result.run_id} has no sample {name!r}; it has {', '.join(samples)}")
+    if as_json:
+        plain = {
+            title: {name: [row.plain() for row in rows] for name, rows in flows.items() if not sample or name in sample}
+            for title, flows in (("samples", samples), ("groups", groups))
+        }
+        print_json({"run_id": result.run_id, **plain})
+        return
+    for name, rows in groups.items() if not sample else ((name, samples[name]) for name in sample):
+        console.print(cutflow_table(name, rows))
+    console.print(
+        f"run {result.run_id}, {result.status}, {result.spec.selection.name}, {result.luminosity}; "
+        "events are raw, yields weighted",
+        highlight=False,
+    )
+
+
+@app.command()
+def report(
+    run_name: Run,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write. Default: report.html in the run's folder.")
+    ] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write all of a run into one HTML file to send to somebody: it opens anywhere, without a network."""
+    from hzzray.report.html import save_report  # noqa: PLC0415
+    from hzzray.runs.folder import find_run  # noqa: PLC0415
+
+    path = save_report(find_run(run_name, runs), output)
+    console.print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    run_name: Annotated[str, typer.Argument(metavar="RUN|FILE", help="A run, or somebody's report or result.json.")],
+    source: Annotated[list[str] | None, typer.Option(help="Read from here. Default: what is recorded.")] = None,
+    analysis: Annotated[
+        Path | None, typer.Option(help="The file of the run's own analysis, where that lies elsewhere.")
+    ] = None,
+    engine: Annotated[Engine, option("engine")] = "serial",
+    as_json: AsJson = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Compute a run again from its recorded spec and compare to the last bit: exit 0 the same, 1 another result."""
+    from hzzray.runs.folder import find_run  # noqa: PLC0415
+    from hzzray.runs.record import read_record  # noqa: PLC0415
+    from hzzray.runs.verify import verify as compute  # noqa: PLC0415
+
+    given = Path(run_name)
+    record = read_record(given if given.is_file() else find_run(run_name, runs).path)
+    if analysis is not None:
+        record = record.model_copy(update={"analyses": (str(analysis.resolve()),)})
+    with tempfile.TemporaryDirectory(prefix="hzzray-verify-") as folder:
+        found = compute(record, Path(folder), sources=tuple(source or ()), engine=engine)
+    if as_json:
+        print_json(
+            {
+                "run_id": record.result.run_id,
+                "equal": found.equal,
+                "digest": found.digest,
+                "again": found.again,
+                "differing": found.differing,
+                "failures": [row.reason for row in found.result.failures],
+            }
+        )
+    elif found.equal:
+        console.print(f"the same, to the last bit: {found.digest}", highlight=False, soft_wrap=True)
+    else:
+        errors.print(
+            f"another result: recorded {found.digest[:16]}, computed {found.again[:16]}", style="red", highlight=False
+        )
+        for name, why in found.differing.items():
+            errors.print(f"{name}: {why}", highlight=False, soft_wrap=True, markup=False)
+        for row in found.result.failures:
+            errors.print(f"{row.sample}: {row.reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    if not found.equal:
+        raise typer.Exit(DIFFERENT)
+
+
+def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = False) -> None:
+    """Print what a run would read, if somebody did it: nothing is written but the cache of files' metadata."""
+    from hzzray.places import cache_folder  # noqa: PLC0415
+    from hzzray.report.listings import of_bytes, preview_table  # noqa: PLC0415
+    from hzzray.runs.plan import check_source, make_plan  # noqa: PLC0415
+    from hzzray.runs.preview import preview  # noqa: PLC0415
+    from hzzray.runs.run import settings_for  # noqa: PLC0415
+
+    chosen = release_for(request)
+    spec, places = make_spec(chosen, request), places_for(chosen, request)
+    if places.to_simulate is not None:
+        if as_json:
+            print_json({"to_simulate": places.to_simulate, "sources": list(places.sources)})
+        else:
+            text = f"{places.to_simulate} events would be simulated into {places.sources[0]} first, and read from there"
+            console.print(text, highlight=False, soft_wrap=True)
+        return
+    settings = settings_for(request, places.sources, runs)
+    for place in settings.sources:
+        check_source(place)
+    cache = cache_folder()
+    plan = make_plan(
+        spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache, places=settings.analyses
+    )
+    found = preview(spec, plan, runs=runs, cache=cache, places=settings.analyses)
+    if as_json:
+        totals = {"files": found.files, "events": found.events, "tasks": found.tasks, "bytes": found.bytes}
+        print_json({**asdict(found), **totals, "cpu_s": found.cpu_s})
+        return
+    console.print(preview_table(found))
+    for reason in found.unread:
+        errors.print(f"not read: {reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    workers = 1 if request.engine == "serial" else settings.limits.max_actors
+    console.print(
+        f"{spec.release.title}, {spec.selection.name}: {100 * spec.fraction:.4g} % of each file, "
+        f"{spec.luminosity:.4g} fb⁻¹; {found.tasks} tasks, {len(found.branches)} branches, {of_bytes(found.bytes)}",
+        highlight=False,
+    )
+    console.print(
+        f"about {found.cpu_s:.3g} s of CPU, {found.cpu_s / workers:.3g} s on {workers} worker(s), beside start-up and "
+        f"waiting for input: {found.basis}",
+        highlight=False,
+    )

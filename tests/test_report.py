@@ -1,0 +1,202 @@
+"""A run's report in one file, what it records, and a run computed again and compared."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from hzzray.report import html
+from hzzray.runs.folder import RunFolder
+from hzzray.runs.record import read_record, record_of
+
+VOID = {"meta", "img", "br"}
+
+
+@pytest.fixture(scope="module")
+def folder(toys, tmp_path_factory, compiled):
+    """A run of the toys in this process."""
+    import hzzray
+
+    runs = tmp_path_factory.mktemp("runs")
+    made = hzzray.run(
+        sources=toys, runs=runs, run_id="told", selection="h4l", observables=["m4l", "m12"], engine="serial",
+        progress=False,
+    )  # fmt: skip
+    return RunFolder(made.path)
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> str:
+    return html.report(folder)
+
+
+class Reader(HTMLParser):
+    """Reads a page: its elements closed in order, its tables' cells, what it would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.alts: list[str | None] = []
+        self.headings: list[str] = []
+        self.cells: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.loads += [found[name] for name in ("src", "href", "srcset", "action") if found.get(name)]
+        if tag == "img":
+            self.alts.append(found.get("alt"))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells.append(data)
+
+
+def test_a_report_is_one_file_that_loads_nothing(page):
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert len(page.encode()) <= html.MOST_BYTES
+    assert all(place.startswith("data:image/png;base64,") for place in reader.loads)
+    assert len(reader.loads) >= 6  # the first, three regions, m12, the actors
+    assert all(reader.alts)
+    assert re.findall(r"<script([^>]*)>", page) == [' type="application/json" id="hzzray-record"']
+    assert not re.search(r"url\(|@import|https?://", page.split("<script")[0])
+
+
+def test_a_report_has_it_all(page, folder):
+    reader = Reader()
+    reader.feed(page)
+    result = record_of(folder).result
+    assert reader.headings == ["Result", "Yields", "Cutflow", "Significance", "Cost", "Provenance"]
+    for text in (
+        result.digest,
+        "told",
+        "complete: 12 tasks planned = 12 merged + 0 failed",
+        "hzzray run --release toy",
+    ):
+        assert text in page
+    for text in ("Z2 window", "Asimov", "CPU of the tasks", "worker-0", "Zee", result.spec.digest, "115 to 130 GeV"):
+        assert text in reader.cells, text
+    files = record_of(folder).files
+    assert len(files) == 12
+    assert {file.uuid for file in files} <= set(reader.cells)
+
+
+def test_a_fits_figures_are_shown_where_there_is_one(page, folder):
+    assert "fit.json" not in page
+    path = folder.path / "fit.json"
+    path.write_text(json.dumps({"mu": {"value": 1.23456789, "name": "<b>"}, "scan": list(range(50))}))
+    try:
+        text = html._fit(folder.path)
+    finally:
+        path.unlink()
+    assert "mu.value" in text
+    assert "1.2346" in text
+    assert "&lt;b&gt;" in text
+    assert "50 values" in text
+
+
+def test_no_word_of_a_run_becomes_markup(folder):
+    result = record_of(folder).result
+    sly = result.model_copy(update={"run_id": "<script>x</script>", "warnings": ("</script><img src=x>",)})
+    card = html.card(sly, b"")
+    assert "<script" not in card
+    assert "<img src=x" not in card
+    record = record_of(folder).model_copy(update={"result": sly, "sources": ("https://me:secret@host/x?token=1",)})
+    text = html.embedded(record)
+    assert text.count("</script>") == 1
+    assert "secret" not in text
+    assert "token=1" not in text
+
+
+def test_pictures_that_have_no_room_are_named(folder):
+    text = html._others(record_of(folder).result, folder.path, 60_000)
+    assert "No room here for" in text
+    assert "m12" in text.split("No room here for")[1]
+    assert len(text) < 61_000
+
+
+def test_what_is_recorded_is_read_again(folder, page, tmp_path):
+    record = record_of(folder)
+    (tmp_path / "sent.html").write_text(page, encoding="utf-8")
+    sent = read_record(tmp_path / "sent.html")
+    assert sent.result == record.result
+    assert (sent.files, sent.chunk) == (record.files, record.chunk)
+    (tmp_path / "copy.json").write_bytes((folder.path / "result.json").read_bytes())
+    assert read_record(tmp_path / "copy.json").result == record.result
+    assert read_record(folder.path) == read_record(folder.path / "result.json") == record
+
+
+def test_a_report_brings_no_program(folder, tmp_path):
+    record = record_of(folder).model_copy(update={"analyses": ("/home/you/evil.py",)})
+    assert "evil" not in html.embedded(record)
+    sly = html.embedded(record).replace('"analyses":[]', '"analyses":["/home/you/evil.py"]')
+    (tmp_path / "sly.html").write_text(sly)
+    assert "evil" in sly
+    assert read_record(tmp_path / "sly.html").analyses == ()
+
+
+def test_report_and_verify_as_commands(cli, folder, tmp_path):
+    code, out, err = cli("report", "told", "--runs", folder.path.parent, "--output", tmp_path / "sent.html")
+    assert (code, err) == (0, "")
+    assert re.search(r"sent\.html \(0\.\d\d MB\)", out)
+    code, out, err = cli("verify", tmp_path / "sent.html")
+    assert (code, err) == (0, "")
+    assert f"the same, to the last bit: {record_of(folder).result.digest}" in out
+    code, out, _ = cli("verify", "told", "--runs", folder.path.parent, "--json")
+    assert (code, json.loads(out)["equal"]) == (0, True)
+
+
+def test_verify_says_which_sample_differs(cli, folder, toys, tmp_path):
+    """Data of other files: one sample lacks, the digest is another."""
+    for path in toys.rglob("*.root"):
+        if "Zee" not in path.name:
+            there = tmp_path / "less" / path.relative_to(toys)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.symlink_to(path)
+    code, out, err = cli("verify", folder.path, "--source", tmp_path / "less")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"another result: recorded {record_of(folder).result.digest[:16]}, computed ")
+    zee = record_of(folder).result.samples["Zee"].entries
+    assert f"Zee: {zee} entries read, now 0" in err
+    assert "llll" not in err
+    assert "no such file" in err
+
+
+def test_verify_finds_a_changed_number(cli, folder, tmp_path):
+    changed = json.loads((folder.path / "result.json").read_text())
+    bins = changed["samples"]["llll"]["sumw"]
+    bins[3] += 1e-9
+    changed["digest"] = "0" * 64
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    source = read_record(folder.path).sources[0]
+    code, _, err = cli("verify", tmp_path / "changed.json", "--source", source)
+    assert code == 1
+    assert "llll: 1 bins differ, the first is number 3" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("<html></html>", "neither a report nor a result.json"), ("{}", "neither a report nor a result.json")],
+)
+def test_what_is_no_record_is_refused_in_one_line(cli, tmp_path, content, said):
+    (tmp_path / "other.html").write_text(content)
+    code, _, err = cli("verify", tmp_path / "other.html")
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    code, _, err = cli("verify", "absent", "--runs", tmp_path)
+    assert (code, "no such run" in err) == (2, True)
+    code, _, err = cli("report", "absent", "--runs", tmp_path)
+    assert (code, "no such run" in err) == (2, True)
