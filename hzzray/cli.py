@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hzzray.engine.ledger import Wish
     from hzzray.messages import RunSpec, Task
     from hzzray.runs.folder import RunFolder
+    from hzzray.runs.result import Result
     from hzzray.runs.run import Settings, Transport
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ GoesThrough = Annotated[
         help="Of a run that bridges work on: their broker. Default for such a run: HZZRAY_BROKER. memory: none.",
     ),
 ]
+Background = Annotated[float | None, option("background_uncertainty")]
 Reason = Annotated[str, typer.Option(help="Only failures whose reason has this in it.")]
 
 
@@ -237,6 +239,7 @@ def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = No
 def result(
     run_name: Run,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
+    background_uncertainty: Background = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Print a run's numbers."""
@@ -244,11 +247,21 @@ def result(
     from hzzray.runs.folder import RESULT, load_json  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
-    loaded = load_json(folder)
-    if as_json:
+    loaded = _counted(load_json(folder), background_uncertainty)
+    if as_json and background_uncertainty is not None:
+        typer.echo(loaded.model_dump_json(by_alias=True, indent=1))
+    elif as_json:
         typer.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
     else:
         summary(loaded, console)
+
+
+def _counted(result: Result, background_uncertainty: float | None) -> Result:
+    """Count with another uncertainty of the background, where one is asked for."""
+    from hzzray.runs.result import with_background_uncertainty  # noqa: PLC0415
+
+    asked = RunRequest.of(background_uncertainty=background_uncertainty).background_uncertainty
+    return result if asked is None else with_background_uncertainty(result, asked)
 
 
 @app.command()
@@ -257,6 +270,7 @@ def plot(
     observable: Annotated[str | None, typer.Option(help="Another one than the run's first, such as m12.")] = None,
     channel: Annotated[str | None, typer.Option(help="One region alone, such as 4mu.")] = None,
     log: Annotated[bool, typer.Option("--log", help="Logarithmic scale.")] = False,
+    background_uncertainty: Background = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -266,7 +280,7 @@ def plot(
     from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
-    shown = load_json(folder)
+    shown = _counted(load_json(folder), background_uncertainty)
     if observable is not None:
         shown = showing(shown, load_templates(shown, folder), observable)
     for path in save(shown, output or folder, channel=channel, log=log):

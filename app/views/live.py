@@ -19,13 +19,15 @@ _NAMES = {
     "notebook": "notebook",
     "s_over_sqrt_b": "s/√b",
     "asimov": "Asimov, in front",
-    "asimov_sigma": "Asimov, σ_b = √0.3·b",
+    "asimov_sigma": "Asimov with σ_b",
+    "asimov_notebook": "Asimov with the notebooks' σ_b = √0.3·b",
 }
 _FORMULAS = {
     "notebook": "(s + b) / √(b + 0.3·b²), as the notebooks publish it",
     "s_over_sqrt_b": "s / √b",
     "asimov": "√(2·((s + b)·ln(1 + s/b) − s))",
     "asimov_sigma": "√(2·((s + b)·ln((s + b)(b + σ²)/(b² + (s + b)σ²)) − (b²/σ²)·ln(1 + σ²s/(b(b + σ²))))), σ = σ_b",
+    "asimov_notebook": "the same, σ = √0.3·b",
     "observed": "±√(2·(n·ln(n/b) − n + b))",
 }
 
@@ -266,7 +268,7 @@ def _significance(view: View, result: Result) -> None:
             columns=["definition", "formula", "so far [σ]", "all events [σ]"],
         )
         st.table(table, border="horizontal", hide_index=True)
-        st.caption("s, b: signal and background in the window; n: data there; σ_b: uncertainty of b.")
+        st.caption("s, b: signal and background in the window; n: data there; σ_b: the error of b, docs/statistics.md.")
         chart = view.once("all of history", lambda: charts.history(view.history, result))
         parts.draw(chart, "all-of-history", alt="Significances in four definitions over the time of the run")
 
@@ -279,9 +281,7 @@ def _counts(result: Result) -> str:
     found = result.significance
     counts = [
         "s = –" if found.n_signal is None else f"s = {found.n_signal:.2f}",
-        "b = –"
-        if found.n_background is None
-        else f"b = {found.n_background:.2f} ± {found.n_background_error:.2f} (statistics)",
+        "b = –" if found.n_background is None else f"b = {found.n_background:.2f} ± {found.sigma_b:.2f}",
         "n = –" if found.n_data is None else f"n = {found.n_data}",
     ]
     return f"{_window(result)}: {', '.join(counts)}"

@@ -131,7 +131,8 @@ class Uncertainty(Frozen):
             return given
         if given.keys() & {"up", "down"}:
             raise ValueError("relative is both up and down: give it, or these")
-        return {"up": given["relative"], "down": given["relative"]} | {k: v for k, v in given.items() if k != "relative"}
+        both = given["relative"]
+        return {"up": both, "down": both} | {name: value for name, value in given.items() if name != "relative"}
 
     @property
     def relative(self) -> float:

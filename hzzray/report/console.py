@@ -20,7 +20,7 @@ from rich.table import Table
 
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
-from hzzray.runs.result import Result
+from hzzray.runs.result import Result, Significance
 from hzzray.statistics.scaling import names
 
 _PLAIN_EVERY_S = 2.0
@@ -176,8 +176,10 @@ _SHOWN = {
     "notebook": "notebook",
     "s_over_sqrt_b": "s/√b",
     "asimov": "Asimov",
-    "asimov_sigma": "Asimov with σ_b = √0.3·b",
+    "asimov_sigma": "Asimov with σ_b",
+    "asimov_notebook": "Asimov with the notebooks' σ_b = √0.3·b",
     "observed": "observed",
+    "observed_sigma": "observed with σ_b",
 }
 
 
@@ -192,7 +194,17 @@ def _meaning(result: Result) -> list[str]:
             why.setdefault(found.withheld.get(name, "not defined"), []).append(title)
     if found.window is None:
         return [f"no significance: {reason}" for reason in why]
-    return [f"significance: {said}", *(f"no {', '.join(titles)}: {reason}" for reason, titles in why.items())]
+    absent = [f"no {', '.join(titles)}: {reason}" for reason, titles in why.items()]
+    return [f"significance: {said}", *_sigma_b(found), *absent]
+
+
+def _sigma_b(found: Significance) -> list[str]:
+    """Say what the background's uncertainty is made of."""
+    b, error, stated = found.n_background, found.n_background_error, found.n_background_stated
+    if not b or found.sigma_b is None or error is None or stated is None:
+        return []
+    parts = f"simulation's statistics {error:.2f}, stated {stated:.2f}"
+    return [f"background uncertainty: σ_b = {found.sigma_b:.2f}, {100 * found.sigma_b / abs(b):.0f} %: {parts}"]
 
 
 def warnings(result: Result) -> list[str]:

@@ -209,6 +209,8 @@ def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artis
         low, high = found.window
         unit = f" {result.observable.unit}".rstrip()
         lines.append(rf"{low:g}–{high:g}{unit}: {found.asimov:.1f}$\sigma$ expected")
+        if found.asimov_sigma is not None:
+            lines.append(rf"{found.asimov_sigma:.1f}$\sigma$ with the error of $b$")
     for line in lines + _state(result):
         texts.append(append_text(line, texts[-1], loc="below", pad=1.2, fontsize=_TEXT_SIZE, ax=axes))
     return texts
