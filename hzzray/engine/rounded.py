@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,14 @@ from hzzray.physics.histogram import Blocks, digest
 class Table:
     """One observable of all samples: ``sumw`` and ``sumw2``, float64, shape (samples, regions, bins + 2).
 
-    ``digest`` names the exact contents.
+    ``digest`` names the exact contents. ``variations`` are ``sumw`` under each systematic, by its name with ``_up`` or
+    ``_down``.
     """
 
     sumw: NDArray[np.float64]
     sumw2: NDArray[np.float64]
     digest: str
+    variations: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 Tables = dict[str, Table]

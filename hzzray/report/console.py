@@ -183,6 +183,9 @@ _SHOWN = {
 }
 
 
+_FORMS = {"asimov_sigma": "asimov", "asimov_notebook": "asimov", "observed_sigma": "observed"}
+
+
 def _meaning(result: Result) -> list[str]:
     """Say the significances, and why those that are withheld are."""
     found = result.significance
@@ -190,7 +193,8 @@ def _meaning(result: Result) -> list[str]:
     said = ", ".join(f"{title} {'–' if value is None else f'{value:.2f}'}" for title, _, value in values)
     why: dict[str, list[str]] = {}
     for title, name, value in values:
-        if value is None:
+        # Another form of one that is withheld is withheld with it.
+        if value is None and (name not in _FORMS or getattr(found, _FORMS[name]) is not None):
             why.setdefault(found.withheld.get(name, "not defined"), []).append(title)
     if found.window is None:
         return [f"no significance: {reason}" for reason in why]

@@ -28,7 +28,15 @@ _MOST_BYTES = 128 * 1024**2
 def scaled(result: Result, found: Tables) -> Tables:
     """Scale simulation as the result does: numbers as in the result, which all else here takes and gives."""
     scales = np.array([result.samples[sample.name].scale for sample in result.spec.release.samples])[:, None, None]
-    return {name: Table(table.sumw * scales, table.sumw2 * scales**2, table.digest) for name, table in found.items()}
+    return {
+        name: Table(
+            table.sumw * scales,
+            table.sumw2 * scales**2,
+            table.digest,
+            {variation: sumw * scales for variation, sumw in table.variations.items()},
+        )
+        for name, table in found.items()
+    }
 
 
 def save_templates(result: Result, found: Tables, folder: Path) -> Path:
