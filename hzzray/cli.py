@@ -22,6 +22,7 @@ from bridge.settings import DEFAULT_PREFIX
 from hzzray.data.catalogue import Release, release
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
+from hzzray.fit_cli import app as fit_commands
 from hzzray.options import Run, Runs, asks, option
 from hzzray.runs.request import RunRequest, make_spec
 from hzzray.urls import is_remote, redact
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(broker_commands)
 app.add_typer(explore_commands)
+app.add_typer(fit_commands)
 app.add_typer(kube_commands, name="kube")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)

@@ -40,6 +40,7 @@ _TEXT_SIZE = 13
 _MARGINS = {"left": 0.12, "right": 0.965, "bottom": 0.115, "top": 0.975, "hspace": 0.05}
 _GAP = 0.03  # of the panel's height, kept free below text and legend
 _REGION_TEX = {"mumu": r"$\mu\mu$", "emu": r"$e\mu$", "tautau": r"$\tau\tau$", "ee": "$ee$"}
+_LEPTONS = re.compile(r"(\d?(e|mu|tau))+$")
 _NAME_TEX = {
     "ZZ*": r"$ZZ^{*}$",
     "ttbar": r"$t\bar{t}$",
@@ -51,7 +52,7 @@ _NAME_TEX = {
 _NAME = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for name in _NAME_TEX))
 
 # The user's matplotlibrc may be set for other work: what would change this figure is put back first.
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     **{key: mpl.rcParamsDefault[key] for key in ("text.usetex", "savefig.bbox", "savefig.facecolor", "pdf.fonttype")},
     **mplhep.style.ATLAS,
     "axes.formatter.limits": (-4, 6),
@@ -90,8 +91,8 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     for layer in content.simulation:
         if not is_color_like(layer.colour):
             raise UsageError(f"group {layer.name}: {layer.colour!r} is not a colour")
-    with style(_STYLE):
-        fig = StyledFigure(_STYLE, figsize=(8.0, 7.2))
+    with style(STYLE):
+        fig = StyledFigure(STYLE, figsize=(8.0, 7.2))
         main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
         fig.subplots_adjust(**_MARGINS)
         window = result.significance.window if result.is_first else None
@@ -135,7 +136,7 @@ def _draw_events(axes: Axes, content: Contents, unit: str) -> list[Artist | Erro
     below = np.zeros_like(content.total)
     for layer in content.simulation:
         top = below + layer.sumw
-        step = axes.stairs(top, content.edges, baseline=below, fill=True, label=_tex(layer.name))
+        step = axes.stairs(top, content.edges, baseline=below, fill=True, label=tex(layer.name))
         step.set(facecolor=layer.colour, edgecolor="black", linewidth=0.8)
         handles.insert(0, step)
         below = top
@@ -222,6 +223,15 @@ def axis_label(template: Template) -> str:
     return f"{label} [{template.unit}]" if template.unit else label
 
 
+def region_label(region: str) -> str:
+    """Write a region's leptons in TeX, where they are known."""
+    return (
+        _REGION_TEX.get(region) or f"${plain(region)}$".replace("mu", r"\mu ")
+        if _LEPTONS.match(region)
+        else plain(region)
+    )
+
+
 def _title(analysis: AnalysisRef, region: str | None) -> str:
     """Write what an analysis is of; of one region alone, that in place of all final states, or after it."""
     title = analysis.title or plain(analysis.name)
@@ -292,6 +302,6 @@ def _set_range(axes: Axes, content: Contents, boxes: list[Artist], *, log: bool)
     axes.set_ylim(bottom, float(from_axis.transform(low + needed)))
 
 
-def _tex(name: str) -> str:
+def tex(name: str) -> str:
     """Write the particles of a group's name (``ZZ*``, ``ttbar``, ``mH``) in TeX."""
     return _NAME.sub(lambda match: _NAME_TEX[match[0]], plain(name).replace(",", ", "))

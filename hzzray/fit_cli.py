@@ -1,0 +1,156 @@
+"""Commands that conclude from a run: ``hzzray fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hzzray.errors import UsageError
+from hzzray.options import Run, Runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hzzray.statistics.results import FitResult
+
+app = typer.Typer()
+console = Console(emoji=False)
+
+#: Most pseudo-experiments of one fit; each takes a second or so.
+MOST_TOYS = 100_000
+
+
+@app.command()
+def fit(
+    run_name: Run,
+    observable: Annotated[str | None, typer.Option(help="Another one than the run's first, such as m12.")] = None,
+    toys: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MOST_TOYS, help="Pseudo-experiments for the observed significance, about a second each."
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pseudo-experiments.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Strength and significance alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print fit.json.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Fit a run: signal strength, significance, limit, mass; workspace.json, fit.json and pictures."""
+    require_fit()
+    from hzzray.runs.fitting import WORKSPACE, described, ingredients, save_fit, save_workspace  # noqa: PLC0415
+    from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
+    from hzzray.runs.templates import load_templates  # noqa: PLC0415
+    from hzzray.statistics.workspace import make  # noqa: PLC0415
+
+    folder = find_run(run_name, runs).path
+    result = load_json(folder)
+    found = ingredients(result, load_templates(result, folder), observable)
+    workspace = make(found)
+    into = output or folder
+    save_workspace(workspace, into)
+    from hzzray.statistics.fit import Wanted, run_fit  # noqa: PLC0415 (pyhf: seconds to import)
+
+    wanted = Wanted(toys=toys, seed=seed, limits=not quick, impacts=not quick)
+    with _progress(show=not as_json) as progress:
+        fitted = run_fit(
+            workspace, has_data=found.data is not None, no_data=found.no_data, wanted=wanted, progress=progress
+        )
+    fitted = described(fitted, result, found.observable)
+    path = save_fit(fitted, into)
+    if as_json:
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        return
+    show(fitted, console)
+    from hzzray.report.fits import save_all  # noqa: PLC0415
+
+    for written in (into / WORKSPACE, path, *save_all(fitted, result, into)):
+        console.print(written, highlight=False, soft_wrap=True)
+
+
+def require_fit() -> None:
+    """Refuse to fit without what it takes; raises UsageError that says how to get it."""
+    lacking = [name for name in ("pyhf", "iminuit") if find_spec(name) is None]
+    if lacking:
+        raise UsageError(f"a fit needs {' and '.join(lacking)}: pip install 'hzzray[fit]'")
+
+
+@contextmanager
+def _progress(*, show: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far a fit's parts are, until the block ends."""
+    with Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (show and console.is_terminal),
+    ) as bar:
+        rows: dict[str, int] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if what not in rows:
+                rows[what] = bar.add_task(what, total=total)
+            bar.update(rows[what], completed=done)  # type: ignore[arg-type]
+
+        yield told
+
+
+def show(fitted: FitResult, into: Console) -> None:
+    """Print a fit's figures and yields, and what there is to know of them; ``fit.json`` has their definitions."""
+    of = "data" if fitted.observed else f"expected events alone: {fitted.no_data}"
+    into.print(f"fit of run {fitted.run_id}, {fitted.observable}, {of}", highlight=False, soft_wrap=True, markup=False)
+    for line in lines(fitted):
+        into.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    events = Table("region", title="events")
+    for title in ("before the fit", "after the fit", "data"):
+        events.add_column(title, justify="right")
+    for row in fitted.yields:
+        if row.process == "total":
+            data = "–" if row.data is None else f"{row.data:.0f}"
+            before, after = f"{row.before:.2f} ± {row.before_error:.2f}", f"{row.after:.2f} ± {row.after_error:.2f}"
+            events.add_row(row.region, before, after, data)
+    into.print(events)
+    for note in (*fitted.notes, *(fitted.mass.notes if fitted.mass else ())):
+        into.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def lines(fitted: FitResult) -> list[str]:
+    """Say a fit's figures in a line each."""
+
+    def text(name: str, digits: str = ".2f") -> str:
+        value = fitted.value(name)
+        return "–" if value is None else f"{value:{digits}}"
+
+    said = [
+        f"signal strength  µ̂ = {text('mu')} ± {text('mu_error')} (+{text('mu_up')} −{text('mu_down')}; "
+        f"{text('mu_stat')} statistics, {text('mu_syst')} systematics)",
+        f"significance     {text('z_expected')} σ expected, {text('z_observed')} σ observed",
+    ]
+    if "z_toys" in fitted.figures:
+        said.append(f"by toys          {text('z_toys')} σ observed, p = {text('p_toys', '.2g')}")
+    if "limit_expected" in fitted.figures:
+        bands = [text(f"limit_expected_{n}") for n in ("minus_1", "plus_1", "minus_2", "plus_2")]
+        said.append(
+            f"95 % CLs limit   µ < {text('limit_observed')} observed, {text('limit_expected')} expected without signal "
+            f"(1 σ: {bands[0]} to {bands[1]}; 2 σ: {bands[2]} to {bands[3]})"
+        )
+    said.append(f"goodness of fit  p = {text('gof_p', '.2g')}")
+    if fitted.mass is not None:
+        figures = fitted.mass.figures
+        values = {name: "–" if one.value is None else f"{one.value:.2f}" for name, one in figures.items()}
+        said.append(
+            f"mass             m_H = {values['mass']} ± {values['mass_error']} GeV "
+            f"(+{values['mass_up']} −{values['mass_down']}); {values['mass_error_expected']} expected"
+        )
+    reasons = [*fitted.figures.values(), *(fitted.mass.figures.values() if fitted.mass else ())]
+    return said + [f"withheld: {why}" for why in dict.fromkeys(one.withheld for one in reasons if one.withheld)]
