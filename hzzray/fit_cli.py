@@ -131,9 +131,12 @@ def lines(fitted: FitResult) -> list[str]:
         value = fitted.value(name)
         return "–" if value is None else f"{value:{digits}}"
 
-    said = [
+    strength = (
         f"signal strength  µ̂ = {text('mu')} ± {text('mu_error')} (+{text('mu_up')} −{text('mu_down')}; "
-        f"{text('mu_stat')} statistics, {text('mu_syst')} systematics)",
+        f"{text('mu_stat')} statistics, {text('mu_syst')} systematics)"
+    )
+    said = [
+        strength,
         f"significance     {text('z_expected')} σ expected, {text('z_observed')} σ observed",
     ]
     if "z_toys" in fitted.figures:

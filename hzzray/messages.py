@@ -116,7 +116,7 @@ class RunSpec(Message):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical form without what is concluded in the end: the name of this computation."""
-        body = self.model_dump(mode="json", by_alias=True, exclude={"release": CONCLUDING})
+        body = self.model_dump(mode="json", by_alias=True, exclude={"release": set(CONCLUDING)})
         return hashlib.sha256(_json(body)).hexdigest()
 
     def entries_to_read(self, entries: int) -> int:

@@ -64,7 +64,7 @@ def regions(fitted: FitResult, result: Result) -> Figure:
         handles.append(Patch(facecolor="none", edgecolor="0.25", hatch="//////", linewidth=0, label="Uncertainty"))
         if fitted.observed:
             handles.append(Line2D([], [], color="black", marker="o", markersize=5, linestyle="none", label="Data"))
-        fig.legend(handles=handles, loc="upper right", ncols=len(handles), fontsize=12, bbox_to_anchor=(0.985, 0.985))
+        fig.legend(handles=handles, loc="upper right", ncols=len(handles), fontsize=12, bbox_to_anchor=(0.985, 0.96))
         _title(fig, fitted, result)
     return fig
 
@@ -143,9 +143,10 @@ def impacts(fitted: FitResult, result: Result) -> Figure:  # noqa: ARG001
         axes.set_zorder(above.get_zorder() + 1)
         axes.patch.set_visible(False)
         axes.errorbar([r.pull for r in rows], at, xerr=[r.constraint for r in rows], fmt="ko", markersize=5, capsize=2)
+        widest = max(2.4, *(1.1 * (abs(row.pull) + row.constraint) for row in rows))
         for where in (-1, 0, 1):
             axes.axvline(where, color="0.4", linewidth=0.8, linestyle="--" if where else "-")
-        axes.set(xlim=(-2.4, 2.4), ylim=(-0.7, len(rows) - 0.3))
+        axes.set(xlim=(-widest, widest), ylim=(-0.7, len(rows) - 0.3))
         axes.set_xlabel(r"$(\hat{\theta}-\theta_0)/\Delta\theta$", fontsize=15)
         axes.set_yticks(at, [plain(row.name) for row in rows], fontsize=11)
         axes.tick_params(axis="y", which="both", left=False, right=False)
@@ -242,4 +243,4 @@ def _title(fig: Figure, fitted: FitResult, result: Result) -> None:
         rf"$\hat{{\mu}}$ = {strength:.2f} ± {error:.2f}" if strength is not None and error is not None else "",
         "" if fitted.observed else "expected events alone",
     )
-    fig.text(0.07, 0.955, ", ".join(text for text in said if text), fontsize=14, va="center")
+    fig.text(0.07, 0.975, ", ".join(text for text in said if text), fontsize=14, va="center")

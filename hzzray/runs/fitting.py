@@ -45,8 +45,8 @@ def ingredients(result: Result, found: Tables, observable: str | None = None) ->
         known = ", ".join(one.observable for one in spec.templates)
         raise UsageError(f"run {result.run_id} has no observable {name!r}; it has {known}")
     withheld = result.significance.unread
-    for role in ("background", "signal"):
-        if why := withheld.get(f"n_{role}"):
+    for needed in ("background", "signal"):
+        if why := withheld.get(f"n_{needed}"):
             raise ModelError(f"run {result.run_id} can't be fitted: {why}")
     table = found[name]
     processes, data = [], np.zeros(table.sumw.shape[1:])[:, 1:-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +58,8 @@ class Fitted(NamedTuple):
     @property
     def correlations(self) -> NDArray[np.float64]:
         """Correlations of all parameters; 0 with what was held."""
-        return np.nan_to_num(np.asarray(self.minuit.covariance.correlation(), float))
+        found: NDArray[np.float64] = np.nan_to_num(np.asarray(self.minuit.covariance.correlation(), float))
+        return found
 
 
 class _Minuit(pyhf.optimize.minuit_optimizer):  # type: ignore[misc]
@@ -113,7 +114,7 @@ class Likelihood:
         """Return the model with the data that it expects of a µ; parameters as they are known before the fit, or so."""
         point = np.array(self.model.config.suggested_init() if parameters is None else parameters, float)
         point[self.poi] = mu
-        return self.with_data(np.asarray(self.model.expected_data(point)))
+        return self.with_data(np.asarray(self.model.expected_data(point)).tolist())
 
     @property
     def poi(self) -> int:
@@ -269,7 +270,7 @@ def upper_limits(data: Likelihood | None, expected: Likelihood) -> tuple[float |
     most = float(observed.model.config.suggested_bounds()[observed.poi][1])
     sigma = max(background.best.errors[background.poi], 0.05)
     bands: list[float | None] = [
-        limits.limit(lambda mu, n=n: limits.expected(mu, n), sigma * (1.9 + 0.7 * n), most) for n in range(-2, 3)
+        limits.limit(partial(limits.expected, n=n), sigma * (1.9 + 0.7 * n), most) for n in range(-2, 3)
     ]
     guess = max(observed.best.parameters[observed.poi], 0.0) + 1.7 * sigma
     return (limits.limit(limits.observed, guess, most) if data is not None else None), bands
@@ -338,7 +339,8 @@ def _spread(likelihood: Likelihood, point: Vector, widths: Vector) -> _Spread:
 
 def _error(moved: NDArray[np.float64], correlations: NDArray[np.float64]) -> Vector:
     """Propagate: √(Σ dᵢ ρᵢⱼ dⱼ) of shifts of one standard deviation each, shape (parameters, …)."""
-    return np.sqrt(np.maximum(np.einsum("i...,ij,j...->...", moved, correlations, moved), 0.0))
+    variance: Vector = np.einsum("i...,ij,j...->...", moved, correlations, moved)
+    return np.sqrt(np.maximum(variance, 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def make(ingredients: Ingredients, rules: Rules = Rules()) -> Workspace:
     s, b = (ingredients.total(role).sum(axis=0) for role in ("signal", "background"))
     rich = s >= rules.rich * (s + np.maximum(b, 0.0))
     rich &= s > 0
-    channels, observations, edges = [], [], {}
+    channels, observations, edges, with_signal = [], [], {}, False
     for i, region in enumerate(ingredients.regions):
         groups = merging(ingredients.total("signal")[i], *_background(ingredients, i), rich, rules)
         if not groups:
@@ -99,12 +99,13 @@ def make(ingredients: Ingredients, rules: Rules = Rules()) -> Workspace:
         if not any(part.process.role == "background" for part in parts):
             notes.append(f"{region}: left out, no background in it")
             continue
+        with_signal |= any(part.process.role == "signal" for part in parts)
         lows = [int(group[0]) for group in groups]
         edges[region] = (*ingredients.edges[lows].tolist(), float(ingredients.edges[-1]))
         channels.append({"name": region, "samples": _samples(region, parts, rules, notes)})
         data = sum(part.sumw for part in parts) if ingredients.data is None else _merged(ingredients.data[i], groups)
         observations.append({"name": region, "data": np.asarray(data, float).tolist()})
-    if not any(sample["modifiers"][0]["name"] == MU for channel in channels for sample in channel["samples"]):
+    if not with_signal:
         raise ModelError("no region has signal and background that could be fitted")
     document = {
         "channels": channels,
