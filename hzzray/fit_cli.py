@@ -19,6 +19,7 @@ from hzzray.options import Run, Runs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hzzray.statistics.ingredients import Ingredients
     from hzzray.statistics.results import FitResult
 
 app = typer.Typer()
@@ -26,6 +27,9 @@ console = Console(emoji=False)
 
 #: Most pseudo-experiments of one fit; each takes a second or so.
 MOST_TOYS = 100_000
+
+#: The observable that a mass is fitted to.
+MASS_OF = "m4l"
 
 
 @app.command()
@@ -64,6 +68,10 @@ def fit(
         fitted = run_fit(
             workspace, has_data=found.data is not None, no_data=found.no_data, wanted=wanted, progress=progress
         )
+        if found.observable == MASS_OF and not quick:
+            progress("mass", 0, 1)
+            fitted = _with_mass(fitted, found)
+            progress("mass", 1, 1)
     fitted = described(fitted, result, found.observable)
     path = save_fit(fitted, into)
     if as_json:
@@ -74,6 +82,16 @@ def fit(
 
     for written in (into / WORKSPACE, path, *save_all(fitted, result, into)):
         console.print(written, highlight=False, soft_wrap=True)
+
+
+def _with_mass(fitted: FitResult, found: Ingredients) -> FitResult:
+    """Fit the mass, too; where it can't be, say why."""
+    from hzzray.statistics.mass import MassError, fit_mass  # noqa: PLC0415
+
+    try:
+        return fitted.model_copy(update={"mass": fit_mass(found)})
+    except MassError as error:
+        return fitted.model_copy(update={"notes": (*fitted.notes, f"no mass: {error}")})
 
 
 def require_fit() -> None:
