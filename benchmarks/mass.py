@@ -42,12 +42,10 @@ def main() -> None:
         off = np.array([one.mass - mass for one in whole])
         covered = np.mean([-one.up <= shift <= one.down for one, shift in zip(whole, off, strict=True)])
         error = math.sqrt(covered * (1 - covered) / len(whole))
-        print(
-            f"m_H = {mass:g} GeV, µ = {asked.strength:g}, {expected.sum():.1f} events: {len(whole)} of {asked.toys} toys "
-            f"with both errors ({len(fits) - len(kept)} without a signal); bias {off.mean() / np.median(sigma):+.3f} σ, "
-            f"σ = {np.median(sigma):.2f} GeV, coverage {100 * covered:.1f} ± {100 * error:.1f} %, "
-            f"{time.monotonic() - begun:.0f} s"
-        )
+        print(f"m_H = {mass:g} GeV, µ = {asked.strength:g}: {expected.sum():.1f} events expected")
+        print(f"  {len(whole)} of {asked.toys} toys with both errors, {len(fits) - len(kept)} without a signal")
+        print(f"  bias {off.mean() / np.median(sigma):+.3f} σ, σ = {np.median(sigma):.2f} GeV")
+        print(f"  coverage {100 * covered:.1f} ± {100 * error:.1f} %; {time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":

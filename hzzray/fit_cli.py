@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -28,6 +30,9 @@ console = Console(emoji=False)
 #: Most pseudo-experiments of one fit; each takes a second or so.
 MOST_TOYS = 100_000
 
+#: How often `--watch` looks for something new, and how long it waits for it [s].
+LOOK_S, SILENCE_S = 1.0, 120.0
+
 #: The observable that a mass is fitted to.
 MASS_OF = "m4l"
 
@@ -44,20 +49,25 @@ def fit(
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the pseudo-experiments.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="Strength and significance alone.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Of a run that goes on: quickly, again and again, of what was read so far.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print fit.json.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Fit a run: signal strength, significance, limit, mass; workspace.json, fit.json and pictures."""
     require_fit()
-    from hzzray.runs.fitting import WORKSPACE, described, ingredients, save_fit, save_workspace  # noqa: PLC0415
-    from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
-    from hzzray.runs.templates import load_templates  # noqa: PLC0415
+    from hzzray.runs.fitting import WORKSPACE, described, ingredients, read_run, save_fit, save_workspace  # noqa: PLC0415
+    from hzzray.runs.folder import find_run  # noqa: PLC0415
     from hzzray.statistics.workspace import make  # noqa: PLC0415
 
     folder = find_run(run_name, runs).path
-    result = load_json(folder)
-    found = ingredients(result, load_templates(result, folder), observable)
+    if watch:
+        _watch(folder, observable)
+        return
+    result, tables = read_run(folder)
+    found = ingredients(result, tables, observable)
     workspace = make(found)
     into = output or folder
     save_workspace(workspace, into)
@@ -82,6 +92,41 @@ def fit(
 
     for written in (into / WORKSPACE, path, *save_all(fitted, result, into)):
         console.print(written, highlight=False, soft_wrap=True)
+
+
+def _watch(folder: Path, observable: str | None) -> None:
+    """Fit a run quickly whenever it has written new templates, until it ends; ``fit-live.json`` has the last one.
+
+    A process of its own, behind all others: nothing waits for it. It ends, too, when the run is silent for long.
+    """
+    from hzzray.runs.fitting import FIT_LIVE, described, ingredients, read_run, save_fit, unfitted  # noqa: PLC0415
+    from hzzray.runs.folder import load_json  # noqa: PLC0415
+    from hzzray.runs.templates import TEMPLATES  # noqa: PLC0415
+    from hzzray.statistics.fit import FitError, Wanted, run_fit  # noqa: PLC0415
+    from hzzray.statistics.workspace import ModelError, make  # noqa: PLC0415
+
+    os.nice(10)
+    quick, seen, since = Wanted(limits=False, impacts=False), None, time.monotonic()
+    while time.monotonic() - since < SILENCE_S:
+        result = load_json(folder)
+        path = folder / TEMPLATES
+        stamp = path.stat().st_mtime_ns if path.exists() else None
+        if stamp is not None and stamp != seen:
+            seen, since = stamp, time.monotonic()
+            try:
+                result, tables = read_run(folder)
+                found = ingredients(result, tables, observable)
+                fitted = run_fit(make(found), has_data=found.data is not None, no_data=found.no_data, wanted=quick)
+                fitted = described(fitted, result, found.observable)
+            except (ModelError, FitError) as error:
+                fitted = unfitted(result, str(error))
+            save_fit(fitted, folder, FIT_LIVE)
+            said = lines(fitted)[:2] if fitted.figures else [fitted.no_data]
+            read = f"{100 * fitted.fraction:.0f} % read"
+            console.print(f"{read}: {'; '.join(said)}", highlight=False, soft_wrap=True, markup=False)
+        if result.status != "running":
+            return
+        time.sleep(LOOK_S)
 
 
 def _with_mass(fitted: FitResult, found: Ingredients) -> FitResult:

@@ -1,4 +1,4 @@
-"""The mass: the signal's shape moves as its events do, toys come out where they were thrown, and what can't be is said."""
+"""The mass: the signal's shape moves as its events do, toys come out where they were thrown."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_the_shape_at_a_mass_is_that_of_its_events(mass, bins, exact):
 @pytest.mark.parametrize("mass", [121.3, 125.0, 128.4])
 @pytest.mark.parametrize("bins", [340, 170, 34])
 def test_a_mass_is_fitted_back(mass, bins):
-    """To a fiftieth of a standard deviation in narrow bins, to a fifth in those of 5 GeV."""
+    """To a fiftieth of a standard deviation in narrow bins, to a third in those of 5 GeV."""
     model = MassModel.of(made(bins))
     truth = made(bins, mass=mass)
     found = model.fit(truth.data[:, model.inside])
-    near = 0.2 if bins == 34 else 0.02
+    near = 0.33 if bins == 34 else 0.02
     assert found.mass == pytest.approx(mass, abs=near * found.error)
     assert found.strength == pytest.approx(1.0, abs=0.02 if bins > 34 else 0.1)
 
@@ -106,7 +106,9 @@ def test_figures_that_there_are_not():
     assert without.figures["mass"].value is None
     assert "no signal to tell a mass by" in without.figures["mass"].withheld
     wide = fit_mass(made(34))
-    assert wide.notes == ("the mass: bins of 5 GeV; finer ones tell more: --axis 80:250:340",)
+    assert wide.notes == (
+        "the mass: bins of 5 GeV, between whose edges the shape is a guess: 0.3 GeV off at worst; --axis 80:250:340",
+    )
 
 
 @pytest.mark.parametrize(

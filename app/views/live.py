@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts, parts, words
+from app import charts, fits, parts, words
 from app.client import View
+from app.services import services
 from hzzray.runs.result import Result, Significance, expected_in_full, moment, to_read
 from hzzray.runs.tables import HISTORY, SCALE, Rows
 
@@ -254,6 +255,7 @@ def _significance(view: View, result: Result) -> None:
         parts.figure("Expected", words.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
         parts.figure("Observed", words.sigma(now.observed), "in the data so far" if view.live else "in data")
     st.caption(_counts(result))
+    _fitted(view)
     for reason in dict.fromkeys(now.withheld.values()):
         st.caption(f"Withheld: {words.plain(reason)}.")
     chart = view.once("history", lambda: charts.history(view.history, result, _FRONT))
@@ -271,6 +273,28 @@ def _significance(view: View, result: Result) -> None:
         st.caption("s, b: signal and background in the window; n: data there; σ_b: the error of b, docs/statistics.md.")
         chart = view.once("all of history", lambda: charts.history(view.history, result))
         parts.draw(chart, "all-of-history", alt="Significances in four definitions over the time of the run")
+
+
+def _fitted(view: View) -> None:
+    """Show what a fit makes of it: of what was read so far while the run goes on."""
+    if view.live and not st.toggle(
+        "Fit what was read so far",
+        key=f"fit-{view.run_id}",
+        disabled=not services().fitter.able,
+        help="Signal strength and significance from all regions' shapes, every few seconds, by a process of its own.",
+    ):
+        return
+    found = fits.load(view, live=view.live)
+    if view.live and (found is None or not found.figures):
+        why = "the first comes within seconds" if found is None else words.plain(found.no_data)
+        st.caption(f"No fit yet: {why}.")
+    if found is not None and found.value("mu") is not None:
+        with st.container(horizontal=True, gap="small", key="fitted"):
+            below = f"fit of {words.percent(found.fraction)} of the events" if view.live else "fit of all regions"
+            parts.figure("Signal strength µ̂", fits.strength(found), below)
+            z = found.value("z_observed")
+            expected = f"{words.sigma(found.value('z_expected'))} expected"
+            parts.figure("Significance of the fit", words.sigma(z), expected)
 
 
 def _plain(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from hzzray.data.catalogue import Role
 from hzzray.engine.rounded import Tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError, read_own, write_whole
+from hzzray.runs.folder import load_json
 from hzzray.runs.result import Result
+from hzzray.runs.templates import load_templates
 from hzzray.statistics.ingredients import Ingredients, Process
 from hzzray.statistics.results import FitResult
 from hzzray.statistics.workspace import ModelError
@@ -23,7 +26,31 @@ if TYPE_CHECKING:
 
 FIT, WORKSPACE = "fit.json", "workspace.json"
 
+#: The quick fit of a run that goes on, of what it has read so far.
+FIT_LIVE = "fit-live.json"
+
+# Who works on a run writes its result once a second, templates less often: how often, and how far apart, both are read
+# before they are taken for those of two moments [s].
+_TRIES, _APART_S = 25, 0.2
+
 _MOST_BYTES = 64 * 1024**2
+
+
+def read_run(folder: Path) -> tuple[Result, Tables]:
+    """Read a run's result and templates, of one moment; raises as the readers of both, ModelError if they never are."""
+    for _ in range(_TRIES):
+        result = load_json(folder)
+        found = load_templates(result, folder)
+        if _of_one_moment(result, found) or result.status != "running":
+            return result, found
+        time.sleep(_APART_S)
+    raise ModelError(f"run {result.run_id} goes on, and its templates are of another moment than its result: ask again")
+
+
+def _of_one_moment(result: Result, found: Tables) -> bool:
+    table = found[result.spec.templates[0].observable]
+    shown = np.array([result.samples[sample.name].sumw for sample in result.spec.release.samples])
+    return np.allclose(table.sumw.sum(axis=1)[:, 1:-1], shown, rtol=1e-9, atol=1e-12)
 
 
 def ingredients(result: Result, found: Tables, observable: str | None = None) -> Ingredients:
@@ -73,6 +100,14 @@ def ingredients(result: Result, found: Tables, observable: str | None = None) ->
     return Ingredients(
         name, template.unit, spec.analysis.regions, template.axis.edges, tuple(processes), None if why else data, why
     )
+
+
+def unfitted(result: Result, why: str) -> FitResult:
+    """Say that there is no fit of a run yet, and why."""
+    nothing = FitResult(
+        observed=False, no_data=why, figures={}, parameters=(), names=(), correlations=(), yields=(), bins=()
+    )
+    return described(nothing, result, result.spec.templates[0].observable)
 
 
 def described(fitted: FitResult, result: Result, template: str) -> FitResult:

@@ -112,7 +112,8 @@ class MassModel:
         """Expect so much signal of µ = 1 in the bins inside, shape (regions, bins)."""
         within = self.edges[self.inside.start : self.inside.stop + 1]
         at = np.clip(within * SIMULATED / mass, self.edges[0], self.edges[-1])
-        return np.maximum(np.array([np.diff(curve(at)) for curve in self._cumulative]), 0.0)
+        found: NDArray[np.float64] = np.maximum([np.diff(curve(at)) for curve in self._cumulative], 0.0)
+        return found
 
     def expected(self, mass: float, strength: float, factors: Vector) -> NDArray[np.float64]:
         """Expect so many events in the bins inside, shape (regions, bins)."""
@@ -216,7 +217,8 @@ def fit_mass(ingredients: Ingredients) -> MassResult:
     shown, of = (found, counts) if found is not None and counts is not None else (expected, asimov)
     figures = dict(_figures(found, expected, why, list(_scales(ingredients, model.inside))))
     width = float(model.edges[1] - model.edges[0])
-    notes = [f"the mass: bins of {width:g} GeV; finer ones tell more: --axis 80:250:340"] if width > WIDE else []
+    guess = f"the mass: bins of {width:g} GeV, between whose edges the shape is a guess: 0.3 GeV off at worst"
+    notes = [f"{guess}; --axis 80:250:340"] if width > WIDE else []
     return MassResult(figures=figures, scan=model.scan(of, shown), notes=tuple(notes))
 
 
@@ -225,13 +227,13 @@ def _figures(found: MassFit | None, expected: MassFit, why: str, scales: list[fl
     yield "mass", figure(None if found is None else found.mass, "m_H where −2 ln λ is least", why)
     error = "standard deviation of m_H, from the curvature of −2 ln L: statistics, strength and backgrounds"
     yield "mass_error", figure(None if found is None else found.error, error, why)
-    for name, value in (("up", found and found.up), ("down", found and found.down)):
-        yield f"mass_{name}", figure(value, f"MINOS: to where −2 ln λ is 1, {name}", why or "MINOS finds no such mass")
+    for name, width in (("up", found and found.up), ("down", found and found.down)):
+        yield f"mass_{name}", figure(width, f"MINOS: to where −2 ln λ is 1, {name}", why or "MINOS finds no such mass")
     none = "the run has no variations of lepton energies"
     scale = math.hypot(*scales) if scales else None
     yield "mass_scale", figure(scale, "what lepton energies' variations move the signal's mean by, in quadrature", none)
-    error = expected.error if expected.up is None or expected.down is None else (expected.up + expected.down) / 2
-    yield "mass_error_expected", figure(error, "the mean of both MINOS errors, of what is expected of µ = 1", "")
+    both = expected.error if expected.up is None or expected.down is None else (expected.up + expected.down) / 2
+    yield "mass_error_expected", figure(both, "the mean of both MINOS errors, of what is expected of µ = 1", "")
     yield "mass_expected", figure(expected.mass, "m_H fitted to these: 125 GeV but for interpolation", "")
 
 
