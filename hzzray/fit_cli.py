@@ -139,6 +139,32 @@ def _with_mass(fitted: FitResult, found: Ingredients) -> FitResult:
         return fitted.model_copy(update={"notes": (*fitted.notes, f"no mass: {error}")})
 
 
+@app.command()
+def hepdata(
+    run_name: Run,
+    observable: Annotated[
+        list[str] | None, typer.Option(help="Another one than the run's first, such as m12. Several times.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: hepdata in the run's.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a run's spectra, and what `hzzray fit` found, as HEPData takes them: submission.yaml and tables."""
+    from hzzray.runs.fitting import FIT, load_fit, read_run  # noqa: PLC0415
+    from hzzray.runs.folder import find_run  # noqa: PLC0415
+    from hzzray.runs.hepdata import write_hepdata  # noqa: PLC0415
+    from hzzray.runs.templates import showing  # noqa: PLC0415
+
+    folder = find_run(run_name, runs).path
+    result, tables = read_run(folder)
+    fitted = load_fit(folder) if (folder / FIT).exists() else None
+    if fitted is not None and fitted.digest != result.digest:
+        raise UsageError(f"{folder / FIT} is of other bins than the run has: hzzray fit {result.run_id}")
+    names = dict.fromkeys([result.spec.templates[0].observable, *(observable or ())])
+    shown = [showing(result, tables, name) for name in names]
+    for path in write_hepdata(result, shown, fitted, output or folder / "hepdata"):
+        console.print(path, highlight=False, soft_wrap=True)
+
+
 def require_fit() -> None:
     """Refuse to fit without what it takes; raises UsageError that says how to get it."""
     lacking = [name for name in ("pyhf", "iminuit") if find_spec(name) is None]

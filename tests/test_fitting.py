@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from hzzray.data.catalogue import release
 from hzzray.engine.rounded import Table
 from hzzray.errors import UsageError
-from hzzray.runs.fitting import FIT, WORKSPACE, ingredients, load_fit
+from hzzray.runs.fitting import FIT, WORKSPACE, described, ingredients, load_fit, save_fit
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.result import Luminosity
 from hzzray.runs.run import Settings, execute
 from hzzray.runs.templates import load_templates, scaled
+from hzzray.statistics.results import Figure, FitResult, MassResult, MassScan, ParameterResult, YieldResult
 from hzzray.statistics.workspace import ModelError
+
+MADE_UP = FitResult(
+    observed=True,
+    figures={"mu": Figure(value=1.1, definition="µ̂"), "z_observed": Figure(value=None, definition="Z", withheld="no")},
+    parameters=(
+        ParameterResult(
+            name="lumi", value=1, error=0.01, known=0.02, pull=0, constraint=0.5, impact_up=0.1, impact_down=-0.1
+        ),
+    ),
+    names=("mu", "lumi"),
+    correlations=((1.0, 0.0), (0.0, 1.0)),
+    yields=(YieldResult(region="4e", process="llll", group="ZZ", before=1, before_error=0, after=2, after_error=0.5),),
+    bins=(),
+    mass=MassResult(
+        figures={"mass": Figure(value=125.0, unit="GeV", definition="m_H")},
+        scan=MassScan(mass=(124.0, 125.0), twice_delta_nll=(1.0, 0.0)),
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +150,52 @@ def test_before_there_is_a_fit_its_file_is_asked_for(tmp_path):
 
 
 def test_the_command_line_waits_for_no_pyhf():
-    import subprocess
-
     code = "import hzzray.cli, sys; print([m for m in ('pyhf', 'scipy', 'iminuit') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# In a process of its own: it leaves files open.
+VALIDATE = """
+import sys
+from hepdata_validator.full_submission_validator import FullSubmissionValidator
+validator = FullSubmissionValidator()
+sys.exit(0 if validator.validate(directory=sys.argv[1]) else str(validator.get_messages()))
+"""
+
+
+def test_a_submission_is_hepdatas(folder, cli, tmp_path):
+    """With a fit and without one, by HEPData's own validator."""
+    fit = (folder / FIT).read_bytes() if (folder / FIT).exists() else None
+    (folder / FIT).unlink(missing_ok=True)
+    tables = {}
+    for name in ("without", "with"):
+        if name == "with":
+            save_fit(described(MADE_UP, load_json(folder), "m4l"), folder)
+        code, out, err = cli("hepdata", folder, "--observable", "m12", "--output", tmp_path / name)
+        assert code == 0, err
+        done = subprocess.run(
+            [sys.executable, "-c", VALIDATE, tmp_path / name], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        tables[name] = {path.name for path in (tmp_path / name).iterdir()} - {"submission.yaml"}
+        assert len(out.split()) == len(tables[name]) + 1
+    assert tables["without"] == {f"{o}-{r}.yaml" for o in ("m4l", "m12") for r in ("all", "4e", "4mu", "2e2mu")}
+    assert tables["with"] - tables["without"] == {"fit.yaml", "yields.yaml", "impacts.yaml", "mass-scan.yaml"}
+    spectrum = yaml.safe_load((tmp_path / "with" / "m4l-all.yaml").read_text())
+    result = load_json(folder)
+    for column, group in zip(spectrum["dependent_variables"], result.groups.values(), strict=True):
+        assert [one["value"] for one in column["values"]] == pytest.approx(list(group.sumw))
+    (folder / FIT).unlink()
+    if fit is not None:
+        (folder / FIT).write_bytes(fit)
+
+
+def test_a_fit_of_other_bins_is_not_submitted(folder, cli, tmp_path):
+    other = described(MADE_UP, load_json(folder), "m4l").model_copy(update={"digest": "0" * 64})
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    save_fit(other, copy)
+    code, _, err = cli("hepdata", copy)
+    assert code == 2
+    assert "is of other bins than the run has: hzzray fit run" in " ".join(err.split())

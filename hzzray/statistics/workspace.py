@@ -204,7 +204,8 @@ def _parts(
                 notes.append(f"{name}: {process.name} left out, its yield is {sumw.sum():.3g}")
             continue
         if (sumw < 0).any():
-            notes.append(f"{name}: {process.name} was below 0 in {(sumw < 0).sum()} bins: taken as 0 there")
+            where = f"{(sumw < 0).sum()} of {len(sumw)} bins"
+            notes.append(f"{name}: {process.name} was below 0 in {where}: taken as 0 there")
         yield _Part(process, _positive(sumw), sumw2, {key: _positive(value) for key, value in variations.items()})
 
 
