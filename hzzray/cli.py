@@ -278,14 +278,19 @@ def plot(
 ) -> None:
     """Draw a run's plot again, from its result."""
     from hzzray.report.plotting import save  # noqa: PLC0415
+    from hzzray.runs.fitting import systematic  # noqa: PLC0415
     from hzzray.runs.folder import load_json  # noqa: PLC0415
-    from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
+    from hzzray.runs.templates import TEMPLATES, load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
     shown = _counted(load_json(folder), background_uncertainty)
-    if observable is not None:
-        shown = showing(shown, load_templates(shown, folder), observable)
-    for path in save(shown, output or folder, channel=channel, log=log):
+    found = None
+    if observable is not None or (folder / TEMPLATES).exists():
+        found = load_templates(shown, folder)
+    if observable is not None and found is not None:
+        shown = showing(shown, found, observable)
+    band = None if found is None else systematic(shown, found, shown.observable.observable, channel)
+    for path in save(shown, output or folder, channel=channel, log=log, systematic=band):
         console.print(path, highlight=False, soft_wrap=True)
 
 

@@ -224,10 +224,11 @@ def mass(fitted: FitResult, result: Result) -> Figure:  # noqa: ARG001
             axes.axhline(height, color="0.5", linewidth=0.8, linestyle="--")
             axes.text(found.scan.mass[-1], height, f"{name} ", ha="right", va="bottom", fontsize=12, color="0.4")
         if best is not None:
-            error = found.figures["mass_error"].value
-            said = rf"$m_{{H}}$ = {best:.2f} ± {error:.2f} GeV" if error is not None else rf"$m_{{H}}$ = {best:.2f} GeV"
+            up, down = (found.figures[name].value for name in ("mass_up", "mass_down"))
+            errors = "" if up is None or down is None else rf"$^{{+{up:.2f}}}_{{-{down:.2f}}}$"
             axes.axvline(best, color="0.3", linewidth=0.8)
-            axes.text(0.5, 0.94, said, ha="center", va="top", fontsize=15, transform=axes.transAxes)
+            said = rf"$m_{{H}}$ = {best:.2f}{errors} GeV"
+            axes.text(0.96, 0.95, said, ha="right", va="top", fontsize=15, transform=axes.transAxes)
         axes.set(xlim=(found.scan.mass[0], found.scan.mass[-1]), ylim=(0, min(9.0, max(found.scan.twice_delta_nll))))
         axes.set_xlabel(r"$m_{H}$ [GeV]")
         axes.set_ylabel(r"$-2\ln\lambda$")

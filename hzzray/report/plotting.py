@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -62,7 +63,13 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def figure(result: Result, *, channel: str | None = None, log: bool = False) -> Figure:
+def figure(
+    result: Result,
+    *,
+    channel: str | None = None,
+    log: bool = False,
+    systematic: NDArray[np.float64] | None = None,
+) -> Figure:
     """Draw a result: the stack by group with its statistical uncertainty, the data, and below their ratio.
 
     Data have central 68.27 % Poisson intervals (Garwood). Bins without data events show no point, as is usual
@@ -76,6 +83,8 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
         Draw this region of the analysis (``4e``, ``4mu``, ``2e2mu``); all together by default.
     log
         Draw events on a logarithmic scale.
+    systematic
+        The simulation's systematic uncertainty, events in each bin, shape (bins,): in quadrature in the band.
 
     Returns
     -------
@@ -87,7 +96,7 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     UsageError
         If the result has no such channel, or a group's colour is none.
     """
-    content = contents(result, channel)
+    content = replace(contents(result, channel), systematic=systematic)
     for layer in content.simulation:
         if not is_color_like(layer.colour):
             raise UsageError(f"group {layer.name}: {layer.colour!r} is not a colour")
@@ -110,14 +119,21 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     return fig
 
 
-def save(result: Result, folder: Path, *, channel: str | None = None, log: bool = False) -> tuple[Path, ...]:
+def save(
+    result: Result,
+    folder: Path,
+    *,
+    channel: str | None = None,
+    log: bool = False,
+    systematic: NDArray[np.float64] | None = None,
+) -> tuple[Path, ...]:
     """Write ``plot.png`` (150 dpi) and ``plot.pdf``, each whole or not at all; equal results give equal bytes.
 
     Another observable than the first, a channel alone, or a logarithmic scale has a file of its own:
     ``plot-m12-4e-log.png``. Raises OutputError where the
     folder can't be written to.
     """
-    fig = figure(result, channel=channel, log=log)
+    fig = figure(result, channel=channel, log=log, systematic=systematic)
     other = [] if result.is_first else [result.observable.observable]
     name = "-".join(["plot", *other, *([channel] if channel else []), *(["log"] if log else [])])
     return save_figure(fig, folder / name, result.run_id)
@@ -141,7 +157,7 @@ def _draw_events(axes: Axes, content: Contents, unit: str) -> list[Artist | Erro
         handles.insert(0, step)
         below = top
     if content.simulation:
-        handles.append(_draw_band(axes, content.edges, content.total, content.error))
+        handles.append(_draw_band(axes, content))
     if content.data is not None:
         handles.insert(0, _draw_points(axes, content, np.ones_like(content.data)))
     axes.set_ylabel(f"Events / {content.width:g} {unit}".rstrip())
@@ -151,7 +167,7 @@ def _draw_events(axes: Axes, content: Contents, unit: str) -> list[Artist | Erro
 def _draw_ratio(axes: Axes, content: Contents) -> None:
     predicted = content.total > 0
     unit = np.where(predicted, content.total, np.nan)
-    _draw_band(axes, content.edges, unit / unit, content.error / unit)
+    _draw_band(axes, content, unit)
     axes.axhline(1.0, color="black", linewidth=0.8, zorder=1.5)
     if content.data is not None and content.divisible:
         _draw_points(axes, content, unit)
@@ -162,10 +178,10 @@ def _draw_ratio(axes: Axes, content: Contents) -> None:
     axes.set_ylabel("Data / Pred.", loc="center", fontsize=15)
 
 
-def _draw_band(
-    axes: Axes, edges: NDArray[np.float64], middle: NDArray[np.float64], error: NDArray[np.float64]
-) -> StepPatch:
-    band = axes.stairs(middle + error, edges, baseline=middle - error, fill=True, label="Stat. uncertainty")
+def _draw_band(axes: Axes, content: Contents, unit: NDArray[np.float64] | float = 1.0) -> StepPatch:
+    middle, error = content.total / unit, content.error / unit
+    label = "Stat. uncertainty" if content.systematic is None else r"Stat. $\oplus$ syst."
+    band = axes.stairs(middle + error, content.edges, baseline=middle - error, fill=True, label=label)
     band.set(facecolor="none", edgecolor="0.25", linewidth=0, hatch="//////", zorder=2)
     return band
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hzzray.data.catalogue import Role
@@ -19,10 +20,12 @@ from hzzray.runs.result import Result
 from hzzray.runs.templates import load_templates
 from hzzray.statistics.ingredients import Ingredients, Process
 from hzzray.statistics.results import FitResult
-from hzzray.statistics.workspace import ModelError
+from hzzray.statistics.workspace import ModelError, directions
 
 if TYPE_CHECKING:
     from hzzray.statistics.workspace import Workspace
+
+Vector = NDArray[np.float64]
 
 FIT, WORKSPACE = "fit.json", "workspace.json"
 
@@ -100,6 +103,36 @@ def ingredients(result: Result, found: Tables, observable: str | None = None) ->
     return Ingredients(
         name, template.unit, spec.analysis.regions, template.axis.edges, tuple(processes), None if why else data, why
     )
+
+
+def systematic(result: Result, found: Tables, observable: str, region: str | None = None) -> Vector | None:
+    """Tell the simulation's systematic uncertainty in each bin of an observable, shape (bins,), in events.
+
+    Each variation's larger direction, and each uncertainty of normalisations, of all simulation together; different
+    ones in quadrature. None of a run without variations, or of a region that there isn't.
+    """
+    table, release = found[observable], result.spec.release
+    if not table.variations or region not in (None, *result.spec.analysis.regions):
+        return None
+    regions = slice(None) if region is None else [result.spec.analysis.regions.index(region)]
+    samples = [sample for sample in release.samples if release.role(sample) != "data"]
+    factors = {sample.name: result.side_by_side(result.samples[sample.name]) for sample in samples}
+    which = [i for i, sample in enumerate(release.samples) if sample in samples]
+
+    def bins(sumw: NDArray[np.float64]) -> NDArray[np.float64]:
+        scale = np.array([factors[sample.name] for sample in samples])[:, None]
+        summed: NDArray[np.float64] = scale * sumw[which][:, regions, 1:-1].sum(axis=1)
+        return summed
+
+    nominal = bins(table.sumw)
+    varied = {name: bins(sumw).sum(axis=0) for name, sumw in table.variations.items()}
+    pairs = directions(varied, nominal.sum(axis=0)).values()
+    moved = [np.maximum(*(abs(one - nominal.sum(axis=0)) for one in pair)) for pair in pairs]
+    moved += [
+        one.relative * nominal[[one.moves(sample) for sample in samples]].sum(axis=0) for one in release.uncertainties
+    ]
+    total: Vector = np.sqrt(sum((shift**2 for shift in moved), np.zeros(nominal.shape[1])))
+    return total
 
 
 def unfitted(result: Result, why: str) -> FitResult:

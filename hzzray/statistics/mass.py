@@ -48,7 +48,7 @@ class MassError(HzzrayError):
 class MassFit(NamedTuple):
     """Where −2 ln L is least: m_H with its errors [GeV], the strength, how much worse no signal fits.
 
-    ``down`` and ``up`` are MINOS's; None where it finds no such mass.
+    ``down`` and ``up`` are MINOS's, None where it finds no such mass; ``error`` is that of the curvature.
     """
 
     mass: float
@@ -58,6 +58,11 @@ class MassFit(NamedTuple):
     strength: float
     q0: float
     twice_nll: float
+
+    @property
+    def width(self) -> float:
+        """The mean of MINOS's errors; of a few events the curvature says less. That, where there are none [GeV]."""
+        return self.error if self.up is None or self.down is None else (self.up + self.down) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +166,7 @@ class MassModel:
 
     def scan(self, data: NDArray[np.float64], best: MassFit, points: int = 61) -> MassScan:
         """Scan −2 ln λ along the mass, all else at its best for each."""
-        reach = float(np.clip(3.5 * best.error, 1.0, HIGH - LOW))
+        reach = float(np.clip(3.5 * best.width, 1.0, HIGH - LOW))
         masses = np.linspace(max(LOW, best.mass - reach), min(HIGH, best.mass + reach), points)
         heights = []
         for mass in masses:
@@ -225,15 +230,14 @@ def fit_mass(ingredients: Ingredients) -> MassResult:
 def _figures(found: MassFit | None, expected: MassFit, why: str, scales: list[float]) -> Iterator[tuple[str, Figure]]:
     figure: Callable[..., Figure] = partial(Figure.of, unit="GeV")
     yield "mass", figure(None if found is None else found.mass, "m_H where −2 ln λ is least", why)
-    error = "standard deviation of m_H, from the curvature of −2 ln L: statistics, strength and backgrounds"
-    yield "mass_error", figure(None if found is None else found.error, error, why)
+    error = "standard deviation of m_H, the mean of both below: statistics, strength and backgrounds"
+    yield "mass_error", figure(None if found is None else found.width, error, why)
     for name, width in (("up", found and found.up), ("down", found and found.down)):
         yield f"mass_{name}", figure(width, f"MINOS: to where −2 ln λ is 1, {name}", why or "MINOS finds no such mass")
     none = "the run has no variations of lepton energies"
     scale = math.hypot(*scales) if scales else None
     yield "mass_scale", figure(scale, "what lepton energies' variations move the signal's mean by, in quadrature", none)
-    both = expected.error if expected.up is None or expected.down is None else (expected.up + expected.down) / 2
-    yield "mass_error_expected", figure(both, "the mean of both MINOS errors, of what is expected of µ = 1", "")
+    yield "mass_error_expected", figure(expected.width, "mass_error of what is expected of µ = 1 at 125 GeV", "")
     yield "mass_expected", figure(expected.mass, "m_H fitted to these: 125 GeV but for interpolation", "")
 
 
