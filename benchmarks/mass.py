@@ -38,14 +38,19 @@ def main() -> None:
         # As a run's figures are: without a signal to tell it by there is no mass.
         kept = [one for one in fits if one.q0 >= 1.0]
         whole = [one for one in kept if one.down is not None and one.up is not None]
-        sigma = np.array([(one.up + one.down) / 2 for one in whole])
-        off = np.array([one.mass - mass for one in whole])
-        covered = np.mean([-one.up <= shift <= one.down for one, shift in zip(whole, off, strict=True)])
-        error = math.sqrt(covered * (1 - covered) / len(whole))
+        off = np.array([one.mass - mass for one in kept])
+        spread = float(np.diff(np.percentile(off, (16, 84)))[0] / 2)
+        # An interval that leaves the range of masses on a side has no end there.
+        reach = [(one.down or math.inf, one.up or math.inf) for one in kept]
+        covered = np.mean([-up <= shift <= down for (down, up), shift in zip(reach, off, strict=True)])
+        error = math.sqrt(covered * (1 - covered) / len(kept))
         print(f"m_H = {mass:g} GeV, µ = {asked.strength:g}: {expected.sum():.1f} events expected")
-        print(f"  {len(whole)} of {asked.toys} toys with both errors, {len(fits) - len(kept)} without a signal")
-        print(f"  bias {off.mean() / np.median(sigma):+.3f} σ, σ = {np.median(sigma):.2f} GeV")
-        print(f"  coverage {100 * covered:.1f} ± {100 * error:.1f} %; {time.monotonic() - begun:.0f} s")
+        print(
+            f"  {asked.toys} toys, {len(fits) - len(kept)} without a signal, {len(kept) - len(whole)} with an open end"
+        )
+        print(f"  half of 16 to 84 %: {spread:.2f} GeV; bias of it: median {np.median(off) / spread:+.3f}, ", end="")
+        print(f"mean {off.mean() / spread:+.3f}; coverage {100 * covered:.1f} ± {100 * error:.1f} %; ", end="")
+        print(f"{time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ RANGE = (105.0, 145.0)
 #: With wider bins the shape between their edges is a guess, and a warning is due; still wider ones aren't fitted [GeV].
 WIDE, WIDEST = 1.0, 5.0
 
+#: Masses that −2 ln λ is looked at for an interval.
+STEPS = 81
+
 Vector = NDArray[np.float64]
 
 
@@ -48,7 +51,8 @@ class MassError(HzzrayError):
 class MassFit(NamedTuple):
     """Where −2 ln L is least: m_H with its errors [GeV], the strength, how much worse no signal fits.
 
-    ``down`` and ``up`` are MINOS's, None where it finds no such mass; ``error`` is that of the curvature.
+    ``down`` and ``up`` reach to the farthest masses where −2 ln λ is 1, None where there is none in the range: a few
+    events may have several minima. ``error`` is that of the curvature.
     """
 
     mass: float
@@ -61,7 +65,7 @@ class MassFit(NamedTuple):
 
     @property
     def width(self) -> float:
-        """The mean of MINOS's errors; of a few events the curvature says less. That, where there are none [GeV]."""
+        """The mean of both; of a few events the curvature says less. That, where there are none [GeV]."""
         return self.error if self.up is None or self.down is None else (self.up + self.down) / 2
 
 
@@ -144,8 +148,8 @@ class MassModel:
         best = min(valid, key=lambda minuit: float(minuit.fval))
         none = self._minuit(data, SIMULATED, strength=0.0).migrad()
         best.hesse()
-        down, up = _minos(best) if errors else (None, None)
         values = best.values
+        down, up = self._interval(data, values[0], float(best.fval)) if errors else (None, None)
         q0 = max(float(none.fval - best.fval), 0.0)
         return MassFit(values[0], float(best.errors[0]), down, up, values[1], q0, float(best.fval))
 
@@ -164,26 +168,33 @@ class MassModel:
         minuit.fixed = [strength is not None, strength is not None, *[False] * len(self.known)]
         return minuit
 
+    def _profile(self, data: NDArray[np.float64], mass: float) -> float:
+        """−2 ln L at a mass, all else at its best."""
+        minuit = self._minuit(data, mass)
+        minuit.fixed["mass"] = True
+        return float(minuit.migrad().fval)
+
+    def _interval(self, data: NDArray[np.float64], best: float, least: float) -> tuple[float | None, float | None]:
+        """Return how far down and up the farthest masses lie where −2 ln λ is 1, between steps a straight line."""
+        masses = np.linspace(LOW, HIGH, STEPS)
+        heights = np.array([self._profile(data, float(mass)) for mass in masses]) - least
+        order = np.argsort(masses := np.append(masses, best))
+        masses, heights = masses[order], np.append(heights, 0.0)[order]
+        inside = np.flatnonzero(heights <= 1.0)
+        first, last = int(inside[0]), int(inside[-1])
+        down = up = None
+        if first > 0:
+            down = best - float(np.interp(1.0, heights[[first, first - 1]], masses[[first, first - 1]]))
+        if last < len(masses) - 1:
+            up = float(np.interp(1.0, heights[[last, last + 1]], masses[[last, last + 1]])) - best
+        return down, up
+
     def scan(self, data: NDArray[np.float64], best: MassFit, points: int = 61) -> MassScan:
         """Scan −2 ln λ along the mass, all else at its best for each."""
         reach = float(np.clip(3.5 * best.width, 1.0, HIGH - LOW))
         masses = np.linspace(max(LOW, best.mass - reach), min(HIGH, best.mass + reach), points)
-        heights = []
-        for mass in masses:
-            minuit = self._minuit(data, float(mass))
-            minuit.fixed["mass"] = True
-            heights.append(max(float(minuit.migrad().fval) - best.twice_nll, 0.0))
+        heights = [max(self._profile(data, float(mass)) - best.twice_nll, 0.0) for mass in masses]
         return MassScan(mass=tuple(masses.tolist()), twice_delta_nll=tuple(heights))
-
-
-def _minos(minuit: Minuit) -> tuple[float | None, float | None]:
-    try:
-        minuit.minos("mass")
-    except RuntimeError:
-        return None, None
-    found = minuit.merrors["mass"]
-    down = -found.lower if found.lower_valid and not found.at_lower_limit else None
-    return down, found.upper if found.upper_valid and not found.at_upper_limit else None
 
 
 def _stated(members: list[Process], inside: slice) -> float:
@@ -233,7 +244,12 @@ def _figures(found: MassFit | None, expected: MassFit, why: str, scales: list[fl
     error = "standard deviation of m_H, the mean of both below: statistics, strength and backgrounds"
     yield "mass_error", figure(None if found is None else found.width, error, why)
     for name, width in (("up", found and found.up), ("down", found and found.down)):
-        yield f"mass_{name}", figure(width, f"MINOS: to where −2 ln λ is 1, {name}", why or "MINOS finds no such mass")
+        yield (
+            f"mass_{name}",
+            figure(
+                width, f"to the farthest mass where −2 ln λ is 1, {name}", why or f"none from {LOW:g} to {HIGH:g} GeV"
+            ),
+        )
     none = "the run has no variations of lepton energies"
     scale = math.hypot(*scales) if scales else None
     yield "mass_scale", figure(scale, "what lepton energies' variations move the signal's mean by, in quadrature", none)
