@@ -68,9 +68,9 @@ chaos: $(VENV)/.dev
 # Pinned versions for every platform and Python >= 3.11; needs uv. The image has root:// too, which has wheels for Linux.
 lock:
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --upgrade \
-	  --extra broker --extra app pyproject.toml -o requirements.lock
+	  --extra broker --extra app --extra fit pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \
-	  --extra broker --extra app --extra openmagic --extra test --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	  --extra broker --extra app --extra fit --extra openmagic --extra test --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	printf '%s\n' fsspec-xrootd xrootd | uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-header \
 	  --generate-hashes --no-deps -c requirements.lock - -o requirements-image.lock
 

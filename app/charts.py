@@ -45,7 +45,7 @@ SIGNIFICANCES = {
     "notebook": "notebook (s+b)/√(b+0.3b²)",
     "s_over_sqrt_b": "s/√b",
     "asimov": "Asimov",
-    "asimov_sigma": "Asimov, σ_b = √0.3·b",
+    "asimov_sigma": "Asimov with σ_b",
 }
 
 _INK = "currentColor"

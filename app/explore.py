@@ -331,9 +331,19 @@ def counts(result: Result, region: str | None = None) -> Significance:
     if region is None or found.window is None:
         return found
     groups = [(group.role, group.channels[region]) for group in result.groups.values()]
-    own = significance(result.spec.axis, found.window, groups)
+    own = significance(result.spec.axis, found.window, groups, stated=lambda inside: _stated(result, region, inside))
     kept = {name: None for name in found.unread if name in Significance.model_fields}
     return own.model_copy(update={**kept, "withheld": {**own.withheld, **found.unread}})
+
+
+def _stated(result: Result, region: str, inside: slice) -> float:
+    """Tell how well the background of a region is known, from what the release states."""
+    yields = {
+        name: result.side_by_side(sample) * math.fsum(sample.channels[region].sumw[inside])
+        for name, sample in result.samples.items()
+        if result.groups[sample.group].role == "background" and sample.luminosity is not None
+    }
+    return result.spec.release.stated_error(yields)
 
 
 def blinded(chart: Chart, result: Result, window: tuple[float, float] | None) -> Chart:

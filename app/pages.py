@@ -24,6 +24,7 @@ def main() -> None:
         st.Page("views/actors.py", title="Actors", icon=":material/memory:"),
         st.Page("views/runs.py", title="Runs", icon=":material/folder_open:"),
         st.Page("views/explore.py", title="Explore", icon=":material/tune:"),
+        st.Page("views/fit.py", title="Fit", icon=":material/function:"),
         st.Page("views/launch.py", title="Launch", icon=":material/rocket_launch:"),
         st.Page("views/failures.py", title="Failures", icon=":material/report:"),
     ]

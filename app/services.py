@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from app.client import Client
+from app.fitter import Fitter
 from app.launch import Launcher
 from app.sessions import Sessions
 from app.settings import AppSettings, read_settings
@@ -22,6 +23,7 @@ class Services:
     client: Client
     launcher: Launcher
     sessions: Sessions
+    fitter: Fitter
     watch: Watch | None
 
     @property
@@ -51,5 +53,6 @@ def services() -> Services:
         client=Client(settings.runs, launcher.started),
         launcher=launcher,
         sessions=Sessions(settings.engine, inside),
+        fitter=Fitter(settings.runs),
         watch=Watch(settings.address, settings.runs) if settings.address else None,
     )

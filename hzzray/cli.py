@@ -22,6 +22,7 @@ from hzzray.data.catalogue import Release, release
 from hzzray.doctor_cli import app as doctor_commands
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
+from hzzray.fit_cli import app as fit_commands
 from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, print_json
 from hzzray.report_cli import app as report_commands
 from hzzray.report_cli import tell_what_would_be_read
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from hzzray.engine.ledger import Wish
     from hzzray.messages import RunSpec, Task
     from hzzray.runs.folder import RunFolder
+    from hzzray.runs.result import Result
     from hzzray.runs.run import Settings, Transport
 
 app = typer.Typer(
@@ -47,6 +49,7 @@ app = typer.Typer(
 app.add_typer(broker_commands)
 app.add_typer(doctor_commands)
 app.add_typer(explore_commands)
+app.add_typer(fit_commands)
 app.add_typer(report_commands)
 app.add_typer(kube_commands, name="kube")
 console = Console(emoji=False)
@@ -64,6 +67,7 @@ GoesThrough = Annotated[
         help="Of a run that bridges work on: their broker. Default for such a run: HZZRAY_BROKER. memory: none.",
     ),
 ]
+Background = Annotated[float | None, option("background_uncertainty")]
 Reason = Annotated[str, typer.Option(help="Only failures whose reason has this in it.")]
 
 
@@ -254,6 +258,7 @@ def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = No
 def result(
     run_name: Run,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json.")] = False,
+    background_uncertainty: Background = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Print a run's numbers."""
@@ -261,11 +266,21 @@ def result(
     from hzzray.runs.folder import RESULT, load_json  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
-    loaded = load_json(folder)
-    if as_json:
+    loaded = _counted(load_json(folder), background_uncertainty)
+    if as_json and background_uncertainty is not None:
+        typer.echo(loaded.model_dump_json(by_alias=True, indent=1))
+    elif as_json:
         typer.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
     else:
         summary(loaded, console)
+
+
+def _counted(result: Result, background_uncertainty: float | None) -> Result:
+    """Count with another uncertainty of the background, where one is asked for."""
+    from hzzray.runs.result import with_background_uncertainty  # noqa: PLC0415
+
+    asked = RunRequest.of(background_uncertainty=background_uncertainty).background_uncertainty
+    return result if asked is None else with_background_uncertainty(result, asked)
 
 
 @app.command()
@@ -274,19 +289,25 @@ def plot(
     observable: Annotated[str | None, typer.Option(help="Another one than the run's first, such as m12.")] = None,
     channel: Annotated[str | None, typer.Option(help="One region alone, such as 4mu.")] = None,
     log: Annotated[bool, typer.Option("--log", help="Logarithmic scale.")] = False,
+    background_uncertainty: Background = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Draw a run's plot again, from its result."""
     from hzzray.report.plotting import save  # noqa: PLC0415
+    from hzzray.runs.fitting import systematic  # noqa: PLC0415
     from hzzray.runs.folder import load_json  # noqa: PLC0415
-    from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
+    from hzzray.runs.templates import TEMPLATES, load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
-    shown = load_json(folder)
-    if observable is not None:
-        shown = showing(shown, load_templates(shown, folder), observable)
-    for path in save(shown, output or folder, channel=channel, log=log):
+    shown = _counted(load_json(folder), background_uncertainty)
+    found = None
+    if observable is not None or (folder / TEMPLATES).exists():
+        found = load_templates(shown, folder)
+    if observable is not None and found is not None:
+        shown = showing(shown, found, observable)
+    band = None if found is None else systematic(shown, found, shown.observable.observable, channel)
+    for path in save(shown, output or folder, channel=channel, log=log, systematic=band):
         console.print(path, highlight=False, soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hzzray.data.catalogue import Release
+from hzzray.data.catalogue import CONCLUDING, Release
 from hzzray.physics.analysis import Template, Variation, shape_of
 from hzzray.physics.histogram import Axis, Shape, Yields
 from hzzray.physics.selection import Selection
@@ -44,8 +44,11 @@ class Message(BaseModel):
 
     def canonical(self) -> bytes:
         """JSON with sorted keys and no spaces: equal values give equal bytes."""
-        body = self.model_dump(mode="json", by_alias=True)
-        return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        return _json(self.model_dump(mode="json", by_alias=True))
+
+
+def _json(body: object) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 class AnalysisRef(Message):
@@ -129,8 +132,9 @@ class RunSpec(Message):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical form: the name of this computation."""
-        return hashlib.sha256(self.canonical()).hexdigest()
+        """SHA-256 of the canonical form without what is concluded in the end: the name of this computation."""
+        body = self.model_dump(mode="json", by_alias=True, exclude={"release": set(CONCLUDING)})
+        return hashlib.sha256(_json(body)).hexdigest()
 
     def entries_to_read(self, entries: int) -> int:
         """How many leading entries of a file the fraction stands for; at least one where there is any."""

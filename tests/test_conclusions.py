@@ -96,7 +96,8 @@ def test_a_sample_of_which_a_file_is_missing(cli, whole, toys, tmp_path, stated)
     else:
         assert (llll.scale, llll.luminosity) == (1.0, None)
         assert (found.n_background, found.asimov, found.observed) == (None, None, None)
-        assert "no notebook, s/√b, Asimov, Asimov with σ_b = √0.3·b, observed: what part of llll was read" in said
+        assert "no notebook, s/√b, Asimov, observed: what part of llll was read" in said
+        assert "Asimov with σ_b –, Asimov with the notebooks' σ_b = √0.3·b –, observed –, observed with σ_b –" in said
         assert "llll: 1 of its files left out; the others are taken for an unknown part of the sample" in said
         assert result.groups[ZZ].n_out == 0, "it stands beside nothing"
     assert result.groups[SIGNAL] == whole.groups[SIGNAL]

@@ -380,3 +380,15 @@ def test_save_into_what_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HzzrayError, match=r"file/plot\.png: File exists"):
         plotting.save(make_result(), tmp_path / "file")
+
+
+def test_a_systematic_uncertainty_is_in_the_band():
+    result = make_result()
+    bins = len(result.edges) - 1
+    plain, both = (plotting.figure(result, systematic=one) for one in (None, np.full(bins, 3.0)))
+    bands = [next(patch for patch in fig.axes[0].patches if patch.get_hatch()).get_data() for fig in (plain, both)]
+    error, wider = ((band.values - band.baseline) / 2 for band in bands)
+    np.testing.assert_allclose(wider, np.hypot(error, 3.0))
+    said = [[text.get_text() for text in fig.axes[0].get_legend().get_texts()] for fig in (plain, both)]
+    assert "Stat. uncertainty" in said[0]
+    assert any("syst" in text for text in said[1])

@@ -38,6 +38,7 @@ ASKED = {
     "fraction": 0.125,
     "axis": "80:250:34",
     "window": "115:130",
+    "background_uncertainty": 0.25,
     "engine": "serial",
     "actors": 3,
     "min_actors": 2,

@@ -27,6 +27,7 @@ from hzzray.runs.result import (
     summarise,
     to_read,
     versions,
+    with_background_uncertainty,
 )
 from hzzray.statistics import significance as formulas
 from tests.support.ledgers import start, task
@@ -347,7 +348,10 @@ def test_the_window_counts_whole_bins_inside():
     assert z.window == (115, 130)
     assert (z.n_signal, z.n_background, z.n_data) == (3 * 3 * 12.0, 3 * 3 * 5.0, 9)
     assert z.n_background_error == pytest.approx(math.sqrt(9 * (4 + 9)))
-    assert z.sigma_b == pytest.approx(math.sqrt(0.3) * 45)
+    # Of 2020: luminosity of all 45, ZZ* of 27; Z and fakes of 18.
+    assert z.n_background_stated == pytest.approx(math.hypot(0.017 * 45, 0.064 * 27, 0.05 * 18, 0.5 * 18))
+    assert z.sigma_b == pytest.approx(math.hypot(z.n_background_error, z.n_background_stated))
+    assert z.asimov_notebook == formulas.asimov_sigma(108.0, 45.0, math.sqrt(0.3) * 45)
     assert z.notebook == formulas.notebook(108.0 + 45.0, 45.0)
     assert z.s_over_sqrt_b == pytest.approx(108 / math.sqrt(45))
     assert z.s_over_sqrt_b_sigma == formulas.s_over_sqrt_b_sigma(108.0, 45.0, z.sigma_b)
@@ -355,6 +359,30 @@ def test_the_window_counts_whole_bins_inside():
     assert z.asimov_sigma == formulas.asimov_sigma(108.0, 45.0, z.sigma_b)
     assert z.observed == formulas.observed(9, 45.0)
     assert z.observed_sigma == formulas.observed_sigma(9, 45.0, z.sigma_b)
+
+
+def test_the_uncertainty_of_the_background_is_what_somebody_says():
+    """Beside the simulation's statistics, which stay; by the run, its release, or afterwards. No digest moves."""
+    whole = summarise(state(DONE))
+    assert make_spec(release("toy"), background_uncertainty=0.3).digest == make_spec(release("toy")).digest
+    asked = whole.spec.model_copy(
+        update={"release": whole.spec.release.model_copy(update={"background_uncertainty": 0.3})}
+    )
+    assert RunSpec.model_validate_json(asked.canonical()).release.background_uncertainty == 0.3
+    assert RunSpec.model_validate(asked.model_dump(by_alias=True)).digest == SPEC.digest
+    said = summarise(dataclasses.replace(state(DONE), spec=asked))
+    assert said.significance.sigma_b == pytest.approx(math.hypot(math.sqrt(117), 0.3 * 45))
+    assert said.significance == with_background_uncertainty(whole, 0.3).significance
+    assert with_background_uncertainty(whole, 0.0).significance.sigma_b == whole.significance.n_background_error
+    notebooks = with_background_uncertainty(whole, math.sqrt(0.3)).significance
+    assert notebooks.asimov_sigma < whole.significance.asimov_notebook, "statistics are in it, too"
+
+
+def test_what_is_withheld_stays_so_with_another_uncertainty():
+    for absent in (summarise(state(DONE, {"llll": None})), summarise(state(DONE, {"data_A": None}))):
+        found, again = absent.significance, with_background_uncertainty(absent, 0.3).significance
+        assert again.withheld == found.withheld
+        assert {name for name, value in again if value is None} == {name for name, value in found if value is None}
 
 
 def row(contents) -> Bins:

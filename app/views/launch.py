@@ -110,6 +110,11 @@ def _choose() -> _Chosen:
         observables = _observables(analysis)
         axis, window = _binning(release)
         variations = _variations(release)
+        background = st.text_input(
+            "Uncertainty of the background, relative", "", key=f"background-{name}", live=True, max_chars=20,
+            placeholder="what the release states of normalisations",
+            help="Such as 0.3: in the counting significances, beside the simulation's statistics.",
+        )  # fmt: skip
     with st.container(border=True):
         parts.heading(2, ":material/memory: Work")
         published, work = _work(toy=release.name == "toy")
@@ -129,6 +134,7 @@ def _choose() -> _Chosen:
         "axis": axis,
         "window": window,
         "variations": variations,
+        "background_uncertainty": background.strip(),
     }
     return _Chosen(release, published, data | what | work)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts, parts, words
+from app import charts, fits, parts, words
 from app.client import View
 from app.guide import guide
 from app.services import services
@@ -21,13 +21,15 @@ _NAMES = {
     "notebook": "notebook",
     "s_over_sqrt_b": "s/√b",
     "asimov": "Asimov, in front",
-    "asimov_sigma": "Asimov, σ_b = √0.3·b",
+    "asimov_sigma": "Asimov with σ_b",
+    "asimov_notebook": "Asimov with the notebooks' σ_b = √0.3·b",
 }
 _FORMULAS = {
     "notebook": "(s + b) / √(b + 0.3·b²), as the notebooks publish it",
     "s_over_sqrt_b": "s / √b",
     "asimov": "√(2·((s + b)·ln(1 + s/b) − s))",
     "asimov_sigma": "√(2·((s + b)·ln((s + b)(b + σ²)/(b² + (s + b)σ²)) − (b²/σ²)·ln(1 + σ²s/(b(b + σ²))))), σ = σ_b",
+    "asimov_notebook": "the same, σ = √0.3·b",
     "observed": "±√(2·(n·ln(n/b) − n + b))",
 }
 
@@ -254,6 +256,7 @@ def _significance(view: View, result: Result) -> None:
         parts.figure("Expected", words.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
         parts.figure("Observed", words.sigma(now.observed), "in the data so far" if view.live else "in data")
     st.caption(_counts(result))
+    _fitted(view)
     for reason in dict.fromkeys(now.withheld.values()):
         st.caption(f"Withheld: {words.plain(reason)}.")
     chart = view.once("history", lambda: charts.history(view.history, result, _FRONT))
@@ -268,9 +271,31 @@ def _significance(view: View, result: Result) -> None:
             columns=["definition", "formula", "so far [σ]", "all events [σ]"],
         )
         st.table(table, border="horizontal", hide_index=True)
-        st.caption("s, b: signal and background in the window; n: data there; σ_b: uncertainty of b.")
+        st.caption("s, b: signal and background in the window; n: data there; σ_b: the error of b, docs/statistics.md.")
         chart = view.once("all of history", lambda: charts.history(view.history, result))
         parts.draw(chart, "all-of-history", alt="Significances in four definitions over the time of the run")
+
+
+def _fitted(view: View) -> None:
+    """Show what a fit makes of it: of what was read so far while the run goes on."""
+    if view.live and not st.toggle(
+        "Fit what was read so far",
+        key=f"fit-{view.run_id}",
+        disabled=not services().fitter.able,
+        help="Signal strength and significance from all regions' shapes, every few seconds, by a process of its own.",
+    ):
+        return
+    found = fits.load(view, live=view.live)
+    if view.live and (found is None or not found.figures):
+        why = "the first comes within seconds" if found is None else words.plain(found.no_data)
+        st.caption(f"No fit yet: {why}.")
+    if found is not None and found.value("mu") is not None:
+        with st.container(horizontal=True, gap="small", key="fitted"):
+            below = f"fit of {words.percent(found.fraction)} of the events" if view.live else "fit of all regions"
+            parts.figure("Signal strength µ̂", fits.strength(found), below)
+            z = found.value("z_observed")
+            expected = f"{words.sigma(found.value('z_expected'))} expected"
+            parts.figure("Significance of the fit", words.sigma(z), expected)
 
 
 def _plain(value: float | None) -> str:
@@ -281,9 +306,7 @@ def _counts(result: Result) -> str:
     found = result.significance
     counts = [
         "s = –" if found.n_signal is None else f"s = {found.n_signal:.2f}",
-        "b = –"
-        if found.n_background is None
-        else f"b = {found.n_background:.2f} ± {found.n_background_error:.2f} (statistics)",
+        "b = –" if found.n_background is None else f"b = {found.n_background:.2f} ± {found.sigma_b:.2f}",
         "n = –" if found.n_data is None else f"n = {found.n_data}",
     ]
     return f"{_window(result)}: {', '.join(counts)}"

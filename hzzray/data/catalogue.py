@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
-from math import fsum
+from math import fsum, hypot
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -104,12 +104,55 @@ class Sample(Frozen):
         return None if others or is_pattern(first) else first
 
 
+#: Fields of a release that say what is concluded from counts, not what is counted: they name no computation.
+CONCLUDING = frozenset({"uncertainties", "background_uncertainty"})
+
+#: The uncertainty that moves all of simulation together; HistFactory has a modifier of its own for it.
+LUMINOSITY = "lumi"
+
+
+class Uncertainty(Frozen):
+    """How well the normalisation of some simulation is known: by ``up`` and ``down``, relative, one standard deviation.
+
+    It moves all samples of these ``groups`` and these ``samples`` together; without any, all of simulation. ``source``
+    says who found it. In YAML ``relative: 0.017`` is both directions.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")
+    up: float = Field(gt=0, le=10, allow_inf_nan=False)
+    down: float = Field(gt=0, lt=1, allow_inf_nan=False)
+    groups: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
+    source: str = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_both_directions(cls, given: object) -> object:
+        if not isinstance(given, dict) or "relative" not in given:
+            return given
+        if given.keys() & {"up", "down"}:
+            raise ValueError("relative is both up and down: give it, or these")
+        both = given["relative"]
+        return {"up": both, "down": both} | {name: value for name, value in given.items() if name != "relative"}
+
+    @property
+    def relative(self) -> float:
+        """The mean of both directions."""
+        return (self.up + self.down) / 2
+
+    def moves(self, sample: Sample) -> bool:
+        """Tell whether it moves a sample of simulation."""
+        return not (self.groups or self.samples) or sample.group in self.groups or sample.name in self.samples
+
+
 class Release(Frozen):
     """A release: its schema, groups, samples and the defaults that its notebook uses, which an analysis of ours takes.
 
     ``window`` (GeV) is where the significance is counted: from a bin's edge to another's. ``sources`` are the folders
     of the web that hold its files. ``variations`` are the systematics that are known of its simulation. Where
-    ``entries_vary``, files may have any number of entries: those of the samples are proportions.
+    ``entries_vary``, files may have any number of entries: those of the samples are proportions. ``uncertainties`` are
+    of what simulation is normalised to; ``background_uncertainty``, relative, takes their place in the counting
+    significances where it is given.
     """
 
     name: str
@@ -126,6 +169,10 @@ class Release(Frozen):
     entries_vary: bool = Field(default=False, exclude_if=lambda value: not value)
     # Left out of a run's spec, which has its own.
     variations: tuple[Variation, ...] = Field(default=(), exclude_if=lambda value: not value)
+    uncertainties: tuple[Uncertainty, ...] = Field(default=(), exclude_if=lambda value: not value)
+    background_uncertainty: float | None = Field(
+        default=None, ge=0, le=10, allow_inf_nan=False, exclude_if=lambda value: value is None
+    )
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -139,8 +186,19 @@ class Release(Frozen):
                 raise ValueError(f"sample {sample.name} needs xsec and sumw: the files carry no normalisation")
             if self.role(sample) != "data" and sample.luminosity is not None:
                 raise ValueError(f"sample {sample.name} is simulation: it has no luminosity of its own")
-        for kind, rows in (("group", self.groups), ("sample", self.samples), ("variation", self.variations)):
-            twice = _twice(row.name for row in rows)
+        for uncertainty in self.uncertainties:
+            unknown = {*uncertainty.groups} - groups or {*uncertainty.samples} - {one.name for one in self.samples}
+            if unknown:
+                raise ValueError(f"uncertainty {uncertainty.name}: the release lacks {', '.join(sorted(unknown))}")
+            if uncertainty.name == LUMINOSITY and (uncertainty.groups or uncertainty.samples):
+                raise ValueError(f"uncertainty {LUMINOSITY} is of all simulation: leave out groups and samples")
+        for kind, named in (
+            ("group", [group.name for group in self.groups]),
+            ("sample", [sample.name for sample in self.samples]),
+            ("variation", [variation.name for variation in self.variations]),
+            ("uncertainty", [uncertainty.name for uncertainty in self.uncertainties]),
+        ):
+            twice = _twice(named)
             if twice is not None:
                 raise ValueError(f"{kind} {twice} is there twice")
         self.axis.window(*self.window)  # refuses one that is not of whole bins
@@ -163,7 +221,12 @@ class Release(Frozen):
         for name in names:
             self.sample(name)
         kept = tuple(sample for sample in self.samples if sample.name in names)
-        return self.model_copy(update={"samples": kept})
+        moved = tuple(
+            one.model_copy(update={"samples": tuple(name for name in one.samples if name in names)})
+            for one in self.uncertainties
+            if not one.samples or one.groups or {*one.samples} & {*names}
+        )
+        return self.model_copy(update={"samples": kept, "uncertainties": moved})
 
     def normalisation(self, sample: Sample, luminosity: float) -> float:
         """Weight common to a sample's events, at a luminosity in fb⁻¹: lumi·1000·xsec/(sumw·red_eff); data: 1."""
@@ -172,6 +235,18 @@ class Release(Frozen):
         if sample.xsec is None or sample.sumw is None:
             return luminosity * 1000.0
         return luminosity * 1000.0 * sample.xsec / (sample.sumw * sample.red_eff)
+
+    def stated_error(self, yields: Mapping[str, float]) -> float:
+        """Tell how well the sum of some samples' yields is known, from what is stated.
+
+        Each uncertainty moves its samples together, and different ones add in quadrature. ``background_uncertainty``,
+        where it is given, is that of the whole sum instead.
+        """
+        if self.background_uncertainty is not None:
+            return self.background_uncertainty * abs(fsum(yields.values()))
+        moved = [[self.sample(name) for name in yields if one.moves(self.sample(name))] for one in self.uncertainties]
+        sums = [fsum(yields[sample.name] for sample in samples) for samples in moved]
+        return hypot(*(one.relative * total for one, total in zip(self.uncertainties, sums, strict=True)))
 
 
 def _with_luminosities(release: Release) -> Release:
@@ -195,6 +270,9 @@ def _twice(names: Iterable[object]) -> object | None:
     return next((name for name, n in Counter(names).items() if n > 1), None)
 
 
+_ONE = {"groups": "group", "samples": "sample", "uncertainties": "uncertainty"}
+
+
 def _rows(body: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
     """Key samples or groups of a release by name; raises ValueError where they have none, or the same."""
     rows = body.get(key) or []
@@ -204,14 +282,16 @@ def _rows(body: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{key}: expected a list of mappings, each with a name")
     twice = _twice(row["name"] for row in rows)
     if twice is not None:
-        raise ValueError(f"{key.removesuffix('s')} {twice} is there twice")
+        raise ValueError(f"{_ONE[key]} {twice} is there twice")
     return {row["name"]: row for row in rows}
 
 
 def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """Lay a release over what it ``extends``: samples and groups by name; axis, schema and the rest by key."""
+    """Lay a release over what it ``extends``: samples, groups, uncertainties by name; axis, schema, the rest by key."""
     merged = {**base, **extra}
-    for key in ("groups", "samples"):
+    for key in ("groups", "samples", "uncertainties"):
+        if key == "uncertainties" and key not in base and key not in extra:
+            continue
         rows = _rows(base, key)
         for name, row in _rows(extra, key).items():
             rows[name] = {**rows.get(name, {}), **row}

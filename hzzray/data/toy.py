@@ -22,7 +22,7 @@ import uproot
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from hzzray.data.catalogue import Release, Sample
+from hzzray.data.catalogue import CONCLUDING, Release, Sample
 from hzzray.data.schema import Schema
 from hzzray.data.toy_physics import ELECTRON, PROCESSES, PT_MIN, Leptons, Process, simulate
 from hzzray.errors import UsageError
@@ -143,7 +143,8 @@ def process_of(release: Release, sample: Sample) -> Process:
 def identity(release: Release, sample: Sample, events: int, seed: int, chunk: int) -> uuid.UUID:
     """UUID of a file: equal for equal content and equal baskets only, since readers cache both under it."""
     versions = (TOY_VERSION, uproot.__version__, np.__version__)
-    return uuid.uuid5(uuid.NAMESPACE_OID, repr((versions, release.model_dump_json(), sample.name, events, seed, chunk)))
+    form = release.model_dump_json(exclude=set(CONCLUDING))
+    return uuid.uuid5(uuid.NAMESPACE_OID, repr((versions, form, sample.name, events, seed, chunk)))
 
 
 # Events

@@ -21,7 +21,7 @@ from rich.table import Table
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
 from hzzray.report.listings import cutflow_summary, failure_lines
-from hzzray.runs.result import Result
+from hzzray.runs.result import Result, Significance
 from hzzray.statistics.scaling import names
 
 _PLAIN_EVERY_S = 2.0
@@ -197,9 +197,14 @@ FIGURES = {
     "notebook": "notebook",
     "s_over_sqrt_b": "s/√b",
     "asimov": "Asimov",
-    "asimov_sigma": "Asimov with σ_b = √0.3·b",
+    "asimov_sigma": "Asimov with σ_b",
+    "asimov_notebook": "Asimov with the notebooks' σ_b = √0.3·b",
     "observed": "observed",
+    "observed_sigma": "observed with σ_b",
 }
+
+
+_FORMS = {"asimov_sigma": "asimov", "asimov_notebook": "asimov", "observed_sigma": "observed"}
 
 
 def _meaning(result: Result) -> list[str]:
@@ -209,11 +214,22 @@ def _meaning(result: Result) -> list[str]:
     said = ", ".join(f"{title} {'–' if value is None else f'{value:.2f}'}" for title, _, value in values)
     why: dict[str, list[str]] = {}
     for title, name, value in values:
-        if value is None:
+        # Another form of one that is withheld is withheld with it.
+        if value is None and (name not in _FORMS or getattr(found, _FORMS[name]) is not None):
             why.setdefault(found.withheld.get(name, "not defined"), []).append(title)
     if found.window is None:
         return [f"no significance: {reason}" for reason in why]
-    return [f"significance: {said}", *(f"no {', '.join(titles)}: {reason}" for reason, titles in why.items())]
+    absent = [f"no {', '.join(titles)}: {reason}" for reason, titles in why.items()]
+    return [f"significance: {said}", *_sigma_b(found), *absent]
+
+
+def _sigma_b(found: Significance) -> list[str]:
+    """Say what the background's uncertainty is made of."""
+    b, error, stated = found.n_background, found.n_background_error, found.n_background_stated
+    if not b or found.sigma_b is None or error is None or stated is None:
+        return []
+    parts = f"simulation's statistics {error:.2f}, stated {stated:.2f}"
+    return [f"background uncertainty: σ_b = {found.sigma_b:.2f}, {100 * found.sigma_b / abs(b):.0f} %: {parts}"]
 
 
 def warnings(result: Result) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -40,6 +41,7 @@ _TEXT_SIZE = 13
 _MARGINS = {"left": 0.12, "right": 0.965, "bottom": 0.115, "top": 0.975, "hspace": 0.05}
 _GAP = 0.03  # of the panel's height, kept free below text and legend
 _REGION_TEX = {"mumu": r"$\mu\mu$", "emu": r"$e\mu$", "tautau": r"$\tau\tau$", "ee": "$ee$"}
+_LEPTONS = re.compile(r"(\d?(e|mu|tau))+$")
 _NAME_TEX = {
     "ZZ*": r"$ZZ^{*}$",
     "ttbar": r"$t\bar{t}$",
@@ -51,7 +53,7 @@ _NAME_TEX = {
 _NAME = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for name in _NAME_TEX))
 
 # The user's matplotlibrc may be set for other work: what would change this figure is put back first.
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     **{key: mpl.rcParamsDefault[key] for key in ("text.usetex", "savefig.bbox", "savefig.facecolor", "pdf.fonttype")},
     **mplhep.style.ATLAS,
     "axes.formatter.limits": (-4, 6),
@@ -61,7 +63,13 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def figure(result: Result, *, channel: str | None = None, log: bool = False) -> Figure:
+def figure(
+    result: Result,
+    *,
+    channel: str | None = None,
+    log: bool = False,
+    systematic: NDArray[np.float64] | None = None,
+) -> Figure:
     """Draw a result: the stack by group with its statistical uncertainty, the data, and below their ratio.
 
     Data have central 68.27 % Poisson intervals (Garwood). Bins without data events show no point, as is usual
@@ -75,6 +83,8 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
         Draw this region of the analysis (``4e``, ``4mu``, ``2e2mu``); all together by default.
     log
         Draw events on a logarithmic scale.
+    systematic
+        The simulation's systematic uncertainty, events in each bin, shape (bins,): in quadrature in the band.
 
     Returns
     -------
@@ -86,12 +96,12 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     UsageError
         If the result has no such channel, or a group's colour is none.
     """
-    content = contents(result, channel)
+    content = replace(contents(result, channel), systematic=systematic)
     for layer in content.simulation:
         if not is_color_like(layer.colour):
             raise UsageError(f"group {layer.name}: {layer.colour!r} is not a colour")
-    with style(_STYLE):
-        fig = StyledFigure(_STYLE, figsize=(8.0, 7.2))
+    with style(STYLE):
+        fig = StyledFigure(STYLE, figsize=(8.0, 7.2))
         main, ratio = fig.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
         fig.subplots_adjust(**_MARGINS)
         window = result.significance.window if result.is_first else None
@@ -109,14 +119,21 @@ def figure(result: Result, *, channel: str | None = None, log: bool = False) -> 
     return fig
 
 
-def save(result: Result, folder: Path, *, channel: str | None = None, log: bool = False) -> tuple[Path, ...]:
+def save(
+    result: Result,
+    folder: Path,
+    *,
+    channel: str | None = None,
+    log: bool = False,
+    systematic: NDArray[np.float64] | None = None,
+) -> tuple[Path, ...]:
     """Write ``plot.png`` (150 dpi) and ``plot.pdf``, each whole or not at all; equal results give equal bytes.
 
     Another observable than the first, a channel alone, or a logarithmic scale has a file of its own:
     ``plot-m12-4e-log.png``. Raises OutputError where the
     folder can't be written to.
     """
-    fig = figure(result, channel=channel, log=log)
+    fig = figure(result, channel=channel, log=log, systematic=systematic)
     other = [] if result.is_first else [result.observable.observable]
     name = "-".join(["plot", *other, *([channel] if channel else []), *(["log"] if log else [])])
     return save_figure(fig, folder / name, result.run_id)
@@ -135,12 +152,12 @@ def _draw_events(axes: Axes, content: Contents, unit: str) -> list[Artist | Erro
     below = np.zeros_like(content.total)
     for layer in content.simulation:
         top = below + layer.sumw
-        step = axes.stairs(top, content.edges, baseline=below, fill=True, label=_tex(layer.name))
+        step = axes.stairs(top, content.edges, baseline=below, fill=True, label=tex(layer.name))
         step.set(facecolor=layer.colour, edgecolor="black", linewidth=0.8)
         handles.insert(0, step)
         below = top
     if content.simulation:
-        handles.append(_draw_band(axes, content.edges, content.total, content.error))
+        handles.append(_draw_band(axes, content))
     if content.data is not None:
         handles.insert(0, _draw_points(axes, content, np.ones_like(content.data)))
     axes.set_ylabel(f"Events / {content.width:g} {unit}".rstrip())
@@ -150,7 +167,7 @@ def _draw_events(axes: Axes, content: Contents, unit: str) -> list[Artist | Erro
 def _draw_ratio(axes: Axes, content: Contents) -> None:
     predicted = content.total > 0
     unit = np.where(predicted, content.total, np.nan)
-    _draw_band(axes, content.edges, unit / unit, content.error / unit)
+    _draw_band(axes, content, unit)
     axes.axhline(1.0, color="black", linewidth=0.8, zorder=1.5)
     if content.data is not None and content.divisible:
         _draw_points(axes, content, unit)
@@ -161,10 +178,10 @@ def _draw_ratio(axes: Axes, content: Contents) -> None:
     axes.set_ylabel("Data / Pred.", loc="center", fontsize=15)
 
 
-def _draw_band(
-    axes: Axes, edges: NDArray[np.float64], middle: NDArray[np.float64], error: NDArray[np.float64]
-) -> StepPatch:
-    band = axes.stairs(middle + error, edges, baseline=middle - error, fill=True, label="Stat. uncertainty")
+def _draw_band(axes: Axes, content: Contents, unit: NDArray[np.float64] | float = 1.0) -> StepPatch:
+    middle, error = content.total / unit, content.error / unit
+    label = "Stat. uncertainty" if content.systematic is None else r"Stat. $\oplus$ syst."
+    band = axes.stairs(middle + error, content.edges, baseline=middle - error, fill=True, label=label)
     band.set(facecolor="none", edgecolor="0.25", linewidth=0, hatch="//////", zorder=2)
     return band
 
@@ -209,6 +226,8 @@ def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artis
         low, high = found.window
         unit = f" {result.observable.unit}".rstrip()
         lines.append(rf"{low:g}–{high:g}{unit}: {found.asimov:.1f}$\sigma$ expected")
+        if found.asimov_sigma is not None:
+            lines.append(rf"{found.asimov_sigma:.1f}$\sigma$ with the error of $b$")
     for line in lines + _state(result):
         texts.append(append_text(line, texts[-1], loc="below", pad=1.2, fontsize=_TEXT_SIZE, ax=axes))
     return texts
@@ -218,6 +237,15 @@ def axis_label(template: Template) -> str:
     """Write what an axis shows, with its unit; LaTeX between dollars."""
     label = template.label or plain(template.observable)
     return f"{label} [{template.unit}]" if template.unit else label
+
+
+def region_label(region: str) -> str:
+    """Write a region's leptons in TeX, where they are known."""
+    return (
+        _REGION_TEX.get(region) or f"${plain(region)}$".replace("mu", r"\mu ")
+        if _LEPTONS.match(region)
+        else plain(region)
+    )
 
 
 def _title(analysis: AnalysisRef, region: str | None) -> str:
@@ -290,6 +318,6 @@ def _set_range(axes: Axes, content: Contents, boxes: list[Artist], *, log: bool)
     axes.set_ylim(bottom, float(from_axis.transform(low + needed)))
 
 
-def _tex(name: str) -> str:
+def tex(name: str) -> str:
     """Write the particles of a group's name (``ZZ*``, ``ttbar``, ``mH``) in TeX."""
     return _NAME.sub(lambda match: _NAME_TEX[match[0]], plain(name).replace(",", ", "))

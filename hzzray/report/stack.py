@@ -33,6 +33,7 @@ class Contents:
     simulation: list[Layer]
     data: NDArray[np.float64] | None
     divisible: bool = True
+    systematic: NDArray[np.float64] | None = None
 
     @property
     def total(self) -> NDArray[np.float64]:
@@ -41,8 +42,9 @@ class Contents:
 
     @property
     def error(self) -> NDArray[np.float64]:
-        """The stack's statistical uncertainty, √Σw²."""
-        return np.sqrt(sum((layer.sumw2 for layer in self.simulation), np.zeros(len(self.edges) - 1)))
+        """The stack's uncertainty: √Σw² by statistics and, where it is known, the ``systematic`` one in quadrature."""
+        statistics = np.sqrt(sum((layer.sumw2 for layer in self.simulation), np.zeros(len(self.edges) - 1)))
+        return statistics if self.systematic is None else np.hypot(statistics, self.systematic)
 
     @property
     def width(self) -> float:

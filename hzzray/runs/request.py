@@ -183,6 +183,14 @@ class RunRequest(BaseModel):
     window: Annotated[str | None, BeforeValidator(colons), Option("--window", "LOW:HIGH")] = Field(
         None, description="Where the significance is counted, on bin edges: 115:130."
     )
+    background_uncertainty: Annotated[float | None, Option("--background-uncertainty")] = Field(
+        None,
+        ge=0,
+        le=10,
+        allow_inf_nan=False,
+        description="Of the background, relative, in the counting significances, beside the simulation's statistics: "
+        "0.3. Default: the release's, or what it states of normalisations.",
+    )
     engine: Annotated[Engine, Option("--engine", is_work=True)] = Field(
         "ray", description="ray, or serial for one process."
     )
@@ -311,7 +319,7 @@ def make_spec(release: Release, request: RunRequest | None = None, **chosen: Any
     variations = _variations(release, asked.variations)
     try:
         spec = RunSpec(
-            release=release.only(samples).model_copy(update={"variations": ()}),
+            release=_concluding(release.only(samples), asked).model_copy(update={"variations": ()}),
             analysis=ref,
             selection=_changed(made, selected, asked.cuts, asked.parameters),
             templates=templates,
@@ -328,6 +336,13 @@ def make_spec(release: Release, request: RunRequest | None = None, **chosen: Any
     if analysis:
         analyses.filler(spec, made)  # refuses what can't be compiled, and leaves the rest in the cache
     return spec
+
+
+def _concluding(release: Release, asked: RunRequest) -> Release:
+    """Lay over a release what is asked for of conclusions."""
+    if asked.background_uncertainty is None:
+        return release
+    return release.model_copy(update={"background_uncertainty": asked.background_uncertainty})
 
 
 def change_spec(

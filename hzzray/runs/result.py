@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,14 +98,17 @@ class Significance(_Frozen):
 
     None where no window was chosen, their ingredients were not read, or where the counts define none: ``withheld`` has
     the reason, by field.
-    ``sigma_b`` is the uncertainty of the background that the ``…_sigma`` ones take: √0.3·b, as the notebook has it.
-    ``n_background_error`` is the simulation's statistical one alone. See ``hzzray.statistics.significance``.
+    ``sigma_b`` is the uncertainty of the background that the ``…_sigma`` ones take: in quadrature the simulation's
+    statistical one, ``n_background_error``, and what is stated of normalisations, ``n_background_stated``
+    (``Release.stated_error``). The notebooks' √0.3·b is in ``notebook`` and ``asimov_notebook`` alone. See
+    ``hzzray.statistics.significance``.
     """
 
     window: tuple[float, float] | None
     n_signal: float | None
     n_background: float | None
     n_background_error: float | None
+    n_background_stated: float | None = None
     sigma_b: float | None
     n_data: int | None
     notebook: float | None
@@ -115,6 +118,7 @@ class Significance(_Frozen):
     asimov_sigma: float | None
     observed: float | None
     observed_sigma: float | None
+    asimov_notebook: float | None = None
     withheld: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -314,13 +318,25 @@ _NEEDS: dict[str, tuple[Need, ...]] = {
     "n_signal": ("signal",),
     "n_background": ("background",),
     "n_background_error": ("background",),
+    "n_background_stated": ("background",),
     "sigma_b": ("background",),
     "n_data": ("data",),
     **dict.fromkeys(
-        ("notebook", "s_over_sqrt_b", "s_over_sqrt_b_sigma", "asimov", "asimov_sigma"), ("signal", "background")
+        ("notebook", "s_over_sqrt_b", "s_over_sqrt_b_sigma", "asimov", "asimov_sigma", "asimov_notebook"),
+        ("signal", "background"),
     ),
     **dict.fromkeys(("observed", "observed_sigma"), ("data", "background", "comparison")),
 }
+
+
+class _Counts(NamedTuple):
+    """What is counted in a window: signal, background with its errors by statistics and as stated, data."""
+
+    s: float
+    b: float
+    b_error: float
+    b_stated: float
+    n: int
 
 
 def significance(
@@ -328,33 +344,41 @@ def significance(
     window: tuple[float, float] | None,
     groups: Sequence[tuple[Role, Bins]],
     lacking: Mapping[Need, str] | None = None,
+    stated: Callable[[slice], float] = lambda _: 0.0,
 ) -> Significance:
     """Count signal, background and data in a window of GeV, and say what the counts mean.
 
-    ``lacking`` says of what there is none, and why: figures that need it are withheld. Raises ValueError where the
-    window doesn't lie on bin edges.
+    ``lacking`` says of what there is none, and why: figures that need it are withheld. ``stated`` tells, of bins, how
+    well the background is known beside the simulation's statistics [events]. Raises ValueError where the window doesn't
+    lie on bin edges.
     """
     if window is None:
         needs: tuple[Need, ...] = ("signal", "background", "data")
-        return _meaning(None, 0.0, 0.0, 0.0, 0, dict.fromkeys(needs, NO_WINDOW) | dict(lacking or {}))
+        nothing = _Counts(0.0, 0.0, 0.0, 0.0, 0)
+        return _meaning(None, nothing, dict.fromkeys(needs, NO_WINDOW) | dict(lacking or {}))
     inside = axis.window(*window)
 
     def count(role: Role, field: Literal["sumw", "sumw2"]) -> float:
         return float(sum(sum(getattr(bins, field)[inside]) for its_role, bins in groups if its_role == role))
 
-    error = count("background", "sumw2") ** 0.5
-    n = round(count("data", "sumw"))
-    return _meaning(window, count("signal", "sumw"), count("background", "sumw"), error, n, lacking or {})
+    counts = _Counts(
+        count("signal", "sumw"),
+        count("background", "sumw"),
+        count("background", "sumw2") ** 0.5,
+        stated(inside),
+        round(count("data", "sumw")),
+    )
+    return _meaning(window, counts, lacking or {})
 
 
-def _meaning(
-    window: tuple[float, float] | None, s: float, b: float, b_error: float, n: int, lacking: Mapping[Need, str]
-) -> Significance:
-    sigma_b = float(np.sqrt(0.3)) * abs(b)
+def _meaning(window: tuple[float, float] | None, counts: _Counts, lacking: Mapping[Need, str]) -> Significance:
+    s, b, b_error, b_stated, n = counts
+    sigma_b = math.hypot(b_error, b_stated)
     figures: dict[str, float | None] = {
         "n_signal": s,
         "n_background": b,
         "n_background_error": b_error,
+        "n_background_stated": b_stated,
         "sigma_b": sigma_b,
         "n_data": n,
         "notebook": z.notebook(s + b, b),
@@ -362,6 +386,7 @@ def _meaning(
         "s_over_sqrt_b_sigma": z.s_over_sqrt_b_sigma(s, b, sigma_b),
         "asimov": z.asimov(s, b),
         "asimov_sigma": z.asimov_sigma(s, b, sigma_b),
+        "asimov_notebook": z.asimov_sigma(s, b, z.NOTEBOOK * abs(b)),
         "observed": z.observed(n, b),
         "observed_sigma": z.observed_sigma(n, b, sigma_b),
     }
@@ -376,19 +401,33 @@ def _meaning(
     return Significance.model_validate({"window": window, **kept, "withheld": withheld})
 
 
+def _counts(found: Significance, factor: float = 1.0) -> _Counts:
+    """Take the counts out of a result again, simulation times a factor."""
+    simulated = (found.n_signal, found.n_background, found.n_background_error, found.n_background_stated)
+    s, b, error, stated = (factor * (n or 0.0) for n in simulated)
+    return _Counts(s, b, error, stated, found.n_data or 0)
+
+
+def with_background_uncertainty(result: Result, relative: float) -> Result:
+    """Count with another uncertainty of the background: so much of it, beside the simulation's statistics."""
+    found = result.significance
+    counts = _counts(found)._replace(b_stated=relative * abs(found.n_background or 0.0))
+    made = _meaning(found.window, counts, {})
+    absent = {**dict.fromkeys(found.withheld), "withheld": made.withheld | found.withheld}
+    return result.model_copy(update={"significance": made.model_copy(update=absent)})
+
+
 def expected_in_full(result: Result) -> Significance:
     """Tell what simulation lets expect of all the luminosity that was asked for.
 
     Data are compared at their own luminosity alone (``Result.significance``), never here.
     """
     found, luminosity = result.significance, result.luminosity
-    factor = luminosity.asked / luminosity.simulation
     lacking: dict[Need, str] = {"comparison": "data are compared at their own luminosity"}
     for need in ("signal", "background", "data"):
         if f"n_{need}" in found.withheld:
             lacking[need] = found.withheld[f"n_{need}"]
-    s, b, error = (factor * (n or 0.0) for n in (found.n_signal, found.n_background, found.n_background_error))
-    return _meaning(found.window, s, b, error, found.n_data or 0, lacking)
+    return _meaning(found.window, _counts(found, luminosity.asked / luminosity.simulation), lacking)
 
 
 def to_read(result: Result) -> int:
@@ -468,6 +507,12 @@ def summarise(state: RunState) -> Result:
             }
         )
     rows = [(group.role, group) for group in groups.values()]
+    background = {name: part for name, part in parts.items() if release.role(release.sample(name)) == "background"}
+
+    def stated(inside: slice) -> float:
+        yields = {name: float(part.sumw[:, 1:-1][:, inside].sum()) for name, part in background.items()}
+        return release.stated_error(yields)
+
     counts = state.counts
     in_all = sum(
         state.entries.get(name, Entries()).held if read.total is None else read.total for name, read in readings.items()
@@ -486,7 +531,7 @@ def summarise(state: RunState) -> Result:
         edges=tuple(spec.axis.edges.tolist()),
         samples=samples,
         groups=groups,
-        significance=significance(spec.axis, spec.window, rows, standing.lacking),
+        significance=significance(spec.axis, spec.window, rows, standing.lacking, stated),
         missing=tuple(sample.name for sample in release.samples if sample.name not in state.entries),
         warnings=tuple(_warnings(spec, samples, readings, standing, running=status == "running")),
         failures=tuple(

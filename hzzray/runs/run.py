@@ -205,6 +205,12 @@ def check_same(folder: RunFolder, spec: RunSpec) -> None:
     """Refuse to go on with a run of another spec; raises UsageError that says what differs."""
     with folder.ledger() as ledger:
         began = ledger.spec
+    mine, its = spec.release.background_uncertainty, began.release.background_uncertainty
+    if began.digest == spec.digest and mine != its:
+        raise UsageError(
+            f"run {folder.run_id} in {folder.path.parent} counts with another --background-uncertainty; leave it as it "
+            f"was, and ask `hzzray result {folder.run_id} --background-uncertainty` for others"
+        )
     if began.digest != spec.digest:
         names = {"templates": "observables or axis"}
         fields = ("release", "analysis", "selection", "templates", "window", "luminosity", "fraction", "variations")

@@ -13,6 +13,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+#: The notebooks' relative uncertainty of the background, made up: √0.3. It counts under their name alone.
+NOTEBOOK = math.sqrt(0.3)
+
 _LARGE = 1e5
 
 

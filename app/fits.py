@@ -1,0 +1,64 @@
+"""A run's fits, as several pages show them: read from its folder, where processes of their own write them."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import parts, words
+from app.client import View
+from app.services import services
+from hzzray.errors import UsageError
+from hzzray.files import OutputError
+from hzzray.runs.fitting import FIT, FIT_LIVE, load_fit
+from hzzray.statistics.results import FitResult
+
+
+def load(view: View, *, live: bool = False) -> FitResult | None:
+    """Read a run's fit, or the last quick one of a run that goes on; None where there is none.
+
+    Who looks at a run that goes on has it watched: it is fitted again and again. One that can't be read is told.
+    """
+    if live and services().fitter.able:
+        services().fitter.start(view.run_id, "watch")
+    try:
+        return load_fit(services().client.folder(view.run_id).path, FIT_LIVE if live else FIT)
+    except UsageError:
+        return None
+    except OutputError as error:
+        parts.wrong([f"The fit can't be shown: {error}"])
+        return None
+
+
+def text(found: FitResult, name: str) -> str:
+    """Write a figure of a fit."""
+    value = found.value(name)
+    return words.NONE if value is None else f"{value:.2f}"
+
+
+def strength(found: FitResult) -> str:
+    """Write the signal's strength with its error."""
+    return f"{text(found, 'mu')} ± {text(found, 'mu_error')}"
+
+
+def figures(found: FitResult) -> None:
+    """Show a fit in a few numbers."""
+
+    def says(name: str) -> str | None:
+        figure = found.figures.get(name)
+        return None if figure is None else words.plain(figure.withheld or figure.definition)
+
+    with st.container(horizontal=True, gap="small", key="figures"):
+        split = f"{text(found, 'mu_stat')} statistics, {text(found, 'mu_syst')} systematics"
+        parts.figure("Signal strength µ̂", strength(found), split, says=says("mu"))
+        expected = f"{words.sigma(found.value('z_expected'))} expected"
+        parts.figure("Significance", words.sigma(found.value("z_observed")), expected, says=says("z_observed"))
+        if "limit_expected" in found.figures:
+            without = f"{text(found, 'limit_expected')} expected without signal"
+            parts.figure("95 % CLs limit on µ", text(found, "limit_observed"), without, says=says("limit_observed"))
+        parts.figure("Goodness of fit", f"p = {text(found, 'gof_p')}", "saturated model", says=says("gof_p"))
+        if found.mass is not None:
+            mass = {name: words.NONE if f.value is None else f"{f.value:.2f}" for name, f in found.mass.figures.items()}
+            below = f"± {mass['mass_error_expected']} expected"
+            parts.figure("Mass m_H", f"{mass['mass']} ± {mass['mass_error']} GeV", below)
+    if not found.observed:
+        st.caption(f"Expected events alone: {words.plain(found.no_data)}.")

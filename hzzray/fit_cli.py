@@ -1,0 +1,248 @@
+"""Commands that conclude from a run: ``hzzray fit``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hzzray.errors import UsageError
+from hzzray.options import Run, Runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hzzray.statistics.ingredients import Ingredients
+    from hzzray.statistics.results import FitResult
+
+app = typer.Typer()
+console = Console(emoji=False)
+
+#: Most pseudo-experiments of one fit; each takes a second or so.
+MOST_TOYS = 100_000
+
+#: How often `--watch` looks for something new, and how long it waits for it [s].
+LOOK_S, SILENCE_S = 1.0, 120.0
+
+#: The observable that a mass is fitted to.
+MASS_OF = "m4l"
+
+
+@app.command()
+def fit(
+    run_name: Run,
+    observable: Annotated[str | None, typer.Option(help="Another one than the run's first, such as m12.")] = None,
+    toys: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MOST_TOYS, help="Pseudo-experiments for the observed significance, about a second each."
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pseudo-experiments.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Strength and significance alone.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Of a run that goes on: quickly, again and again, of what was read so far.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print fit.json.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Fit a run: signal strength, significance, limit, mass; workspace.json, fit.json and pictures."""
+    require_fit()
+    from hzzray.runs.fitting import WORKSPACE, described, ingredients, read_run, save_fit, save_workspace  # noqa: PLC0415
+    from hzzray.runs.folder import find_run  # noqa: PLC0415
+    from hzzray.statistics.workspace import make  # noqa: PLC0415
+
+    folder = find_run(run_name, runs).path
+    if watch:
+        _watch(folder, observable)
+        return
+    result, tables = read_run(folder)
+    found = ingredients(result, tables, observable)
+    workspace = make(found)
+    into = output or folder
+    save_workspace(workspace, into)
+    from hzzray.statistics.fit import Wanted, run_fit  # noqa: PLC0415 (pyhf: seconds to import)
+
+    wanted = Wanted(toys=toys, seed=seed, limits=not quick, impacts=not quick)
+    with _progress(show=not as_json) as progress:
+        fitted = run_fit(
+            workspace, has_data=found.data is not None, no_data=found.no_data, wanted=wanted, progress=progress
+        )
+        if found.observable == MASS_OF and not quick:
+            progress("mass", 0, 1)
+            fitted = _with_mass(fitted, found)
+            progress("mass", 1, 1)
+    fitted = described(fitted, result, found.observable)
+    path = save_fit(fitted, into)
+    if as_json:
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        return
+    show(fitted, console)
+    from hzzray.report.fits import save_all  # noqa: PLC0415
+
+    for written in (into / WORKSPACE, path, *save_all(fitted, result, into)):
+        console.print(written, highlight=False, soft_wrap=True)
+
+
+def _watch(folder: Path, observable: str | None) -> None:
+    """Fit a run quickly whenever it has written new templates, until it ends; ``fit-live.json`` has the last one.
+
+    A process of its own, behind all others: nothing waits for it. It ends, too, when the run is silent for long.
+    """
+    from hzzray.runs.fitting import FIT_LIVE, described, ingredients, read_run, save_fit, unfitted  # noqa: PLC0415
+    from hzzray.runs.folder import load_json  # noqa: PLC0415
+    from hzzray.runs.templates import TEMPLATES  # noqa: PLC0415
+    from hzzray.statistics.fit import FitError, Wanted, run_fit  # noqa: PLC0415
+    from hzzray.statistics.workspace import ModelError, make  # noqa: PLC0415
+
+    os.nice(10)
+    quick, seen, since = Wanted(limits=False, impacts=False), None, time.monotonic()
+    while time.monotonic() - since < SILENCE_S:
+        result = load_json(folder)
+        path = folder / TEMPLATES
+        stamp = path.stat().st_mtime_ns if path.exists() else None
+        if stamp is not None and stamp != seen:
+            seen, since = stamp, time.monotonic()
+            try:
+                result, tables = read_run(folder)
+                found = ingredients(result, tables, observable)
+                fitted = run_fit(make(found), has_data=found.data is not None, no_data=found.no_data, wanted=quick)
+                fitted = described(fitted, result, found.observable)
+            except (ModelError, FitError) as error:
+                fitted = unfitted(result, str(error))
+            save_fit(fitted, folder, FIT_LIVE)
+            said = lines(fitted)[:2] if fitted.figures else [fitted.no_data]
+            read = f"{100 * fitted.fraction:.0f} % read"
+            console.print(f"{read}: {'; '.join(said)}", highlight=False, soft_wrap=True, markup=False)
+        if result.status != "running":
+            return
+        time.sleep(LOOK_S)
+
+
+def _with_mass(fitted: FitResult, found: Ingredients) -> FitResult:
+    """Fit the mass, too; where it can't be, say why."""
+    from hzzray.statistics.mass import MassError, fit_mass  # noqa: PLC0415
+
+    try:
+        return fitted.model_copy(update={"mass": fit_mass(found)})
+    except MassError as error:
+        return fitted.model_copy(update={"notes": (*fitted.notes, f"no mass: {error}")})
+
+
+@app.command()
+def hepdata(
+    run_name: Run,
+    observable: Annotated[
+        list[str] | None, typer.Option(help="Another one than the run's first, such as m12. Several times.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: hepdata in the run's.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a run's spectra, and what `hzzray fit` found, as HEPData takes them: submission.yaml and tables."""
+    from hzzray.runs.fitting import FIT, load_fit, read_run  # noqa: PLC0415
+    from hzzray.runs.folder import find_run  # noqa: PLC0415
+    from hzzray.runs.hepdata import write_hepdata  # noqa: PLC0415
+    from hzzray.runs.templates import showing  # noqa: PLC0415
+
+    folder = find_run(run_name, runs).path
+    result, tables = read_run(folder)
+    fitted = load_fit(folder) if (folder / FIT).exists() else None
+    if fitted is not None and fitted.digest != result.digest:
+        raise UsageError(f"{folder / FIT} is of other bins than the run has: hzzray fit {result.run_id}")
+    names = dict.fromkeys([result.spec.templates[0].observable, *(observable or ())])
+    shown = [showing(result, tables, name) for name in names]
+    for path in write_hepdata(result, shown, fitted, output or folder / "hepdata"):
+        console.print(path, highlight=False, soft_wrap=True)
+
+
+def require_fit() -> None:
+    """Refuse to fit without what it takes; raises UsageError that says how to get it."""
+    lacking = [name for name in ("pyhf", "iminuit") if find_spec(name) is None]
+    if lacking:
+        raise UsageError(f"a fit needs {' and '.join(lacking)}: pip install 'hzzray[fit]'")
+
+
+@contextmanager
+def _progress(*, show: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far a fit's parts are, until the block ends."""
+    with Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (show and console.is_terminal),
+    ) as bar:
+        rows: dict[str, int] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if what not in rows:
+                rows[what] = bar.add_task(what, total=total)
+            bar.update(rows[what], completed=done)  # type: ignore[arg-type]
+
+        yield told
+
+
+def show(fitted: FitResult, into: Console) -> None:
+    """Print a fit's figures and yields, and what there is to know of them; ``fit.json`` has their definitions."""
+    of = "data" if fitted.observed else f"expected events alone: {fitted.no_data}"
+    into.print(f"fit of run {fitted.run_id}, {fitted.observable}, {of}", highlight=False, soft_wrap=True, markup=False)
+    for line in lines(fitted):
+        into.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    events = Table("region", title="events")
+    for title in ("before the fit", "after the fit", "data"):
+        events.add_column(title, justify="right")
+    for row in fitted.yields:
+        if row.process == "total":
+            data = "–" if row.data is None else f"{row.data:.0f}"
+            before, after = f"{row.before:.2f} ± {row.before_error:.2f}", f"{row.after:.2f} ± {row.after_error:.2f}"
+            events.add_row(row.region, before, after, data)
+    into.print(events)
+    for note in (*fitted.notes, *(fitted.mass.notes if fitted.mass else ())):
+        into.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def lines(fitted: FitResult) -> list[str]:
+    """Say a fit's figures in a line each."""
+
+    def text(name: str, digits: str = ".2f") -> str:
+        value = fitted.value(name)
+        return "–" if value is None else f"{value:{digits}}"
+
+    strength = (
+        f"signal strength  µ̂ = {text('mu')} ± {text('mu_error')} (+{text('mu_up')} −{text('mu_down')}; "
+        f"{text('mu_stat')} statistics, {text('mu_syst')} systematics)"
+    )
+    said = [
+        strength,
+        f"significance     {text('z_expected')} σ expected, {text('z_observed')} σ observed",
+    ]
+    if "z_toys" in fitted.figures:
+        said.append(f"by toys          {text('z_toys')} σ observed, p = {text('p_toys', '.2g')}")
+    if "limit_expected" in fitted.figures:
+        bands = [text(f"limit_expected_{n}") for n in ("minus_1", "plus_1", "minus_2", "plus_2")]
+        said.append(
+            f"95 % CLs limit   µ < {text('limit_observed')} observed, {text('limit_expected')} expected without signal "
+            f"(1 σ: {bands[0]} to {bands[1]}; 2 σ: {bands[2]} to {bands[3]})"
+        )
+    said.append(f"goodness of fit  p = {text('gof_p', '.2g')}")
+    if fitted.mass is not None:
+        figures = fitted.mass.figures
+        values = {name: "–" if one.value is None else f"{one.value:.2f}" for name, one in figures.items()}
+        said.append(
+            f"mass             m_H = {values['mass']} ± {values['mass_error']} GeV "
+            f"(+{values['mass_up']} −{values['mass_down']}); {values['mass_error_expected']} expected"
+        )
+    reasons = [*fitted.figures.values(), *(fitted.mass.figures.values() if fitted.mass else ())]
+    return said + [f"withheld: {why}" for why in dict.fromkeys(one.withheld for one in reasons if one.withheld)]

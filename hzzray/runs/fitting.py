@@ -1,0 +1,183 @@
+"""A run's templates → what a fit needs, and what it leaves: ``workspace.json`` and ``fit.json``. Loads no pyhf."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from hzzray.data.catalogue import Role
+from hzzray.engine.rounded import Tables
+from hzzray.errors import UsageError
+from hzzray.files import OutputError, read_own, write_whole
+from hzzray.runs.folder import load_json
+from hzzray.runs.result import Result
+from hzzray.runs.templates import load_templates
+from hzzray.statistics.ingredients import Ingredients, Process
+from hzzray.statistics.results import FitResult
+from hzzray.statistics.workspace import ModelError, directions
+
+if TYPE_CHECKING:
+    from hzzray.statistics.workspace import Workspace
+
+Vector = NDArray[np.float64]
+
+FIT, WORKSPACE = "fit.json", "workspace.json"
+
+#: The quick fit of a run that goes on, of what it has read so far.
+FIT_LIVE = "fit-live.json"
+
+# Who works on a run writes its result once a second, templates less often: how often, and how far apart, both are read
+# before they are taken for those of two moments [s].
+_TRIES, _APART_S = 25, 0.2
+
+_MOST_BYTES = 64 * 1024**2
+
+
+def read_run(folder: Path) -> tuple[Result, Tables]:
+    """Read a run's result and templates, of one moment; raises as the readers of both, ModelError if they never are."""
+    for _ in range(_TRIES):
+        result = load_json(folder)
+        found = load_templates(result, folder)
+        if _of_one_moment(result, found) or result.status != "running":
+            return result, found
+        time.sleep(_APART_S)
+    raise ModelError(f"run {result.run_id} goes on, and its templates are of another moment than its result: ask again")
+
+
+def _of_one_moment(result: Result, found: Tables) -> bool:
+    table = found[result.spec.templates[0].observable]
+    shown = np.array([result.samples[sample.name].sumw for sample in result.spec.release.samples])
+    return np.allclose(table.sumw.sum(axis=1)[:, 1:-1], shown, rtol=1e-9, atol=1e-12)
+
+
+def ingredients(result: Result, found: Tables, observable: str | None = None) -> Ingredients:
+    """Take a model's ingredients from a run, whole or not, by the rules of docs/statistics.md.
+
+    All simulation is that of the luminosity of the data that were read, each sample scaled by the inverse of its share.
+
+    Raises
+    ------
+    UsageError
+        Where the run has no such observable.
+    ModelError
+        Where signal or background was not read, or an unknown part of it: it can't be scaled.
+    """
+    spec = result.spec
+    name = observable or spec.templates[0].observable
+    template = next((one for one in spec.templates if one.observable == name), None)
+    if template is None or name not in found:
+        known = ", ".join(one.observable for one in spec.templates)
+        raise UsageError(f"run {result.run_id} has no observable {name!r}; it has {known}")
+    withheld = result.significance.unread
+    for needed in ("background", "signal"):
+        if why := withheld.get(f"n_{needed}"):
+            raise ModelError(f"run {result.run_id} can't be fitted: {why}")
+    table = found[name]
+    processes, data = [], np.zeros(table.sumw.shape[1:])[:, 1:-1]
+    for i, sample in enumerate(spec.release.samples):
+        role: Role = result.groups[sample.group].role
+        if role == "data":
+            data = data + table.sumw[i][:, 1:-1]
+            continue
+        factor = result.side_by_side(result.samples[sample.name])
+        processes.append(
+            Process(
+                sample.name,
+                sample.group,
+                role,
+                factor * table.sumw[i][:, 1:-1],
+                factor**2 * table.sumw2[i][:, 1:-1],
+                {key: factor * sumw[i][:, 1:-1] for key, sumw in table.variations.items()},
+                tuple(one for one in spec.release.uncertainties if one.moves(sample)),
+            )
+        )
+    why = withheld.get("n_data", "")
+    if not why and not result.luminosity.compared:
+        why = withheld.get("observed", "data and simulation are of different luminosities")
+    return Ingredients(
+        name, template.unit, spec.analysis.regions, template.axis.edges, tuple(processes), None if why else data, why
+    )
+
+
+def systematic(result: Result, found: Tables, observable: str, region: str | None = None) -> Vector | None:
+    """Tell the simulation's systematic uncertainty in each bin of an observable, shape (bins,), in events.
+
+    Each variation's larger direction, and each uncertainty of normalisations, of all simulation together; different
+    ones in quadrature. None of a run without variations, or of a region that there isn't.
+    """
+    table, release = found[observable], result.spec.release
+    if not table.variations or region not in (None, *result.spec.analysis.regions):
+        return None
+    regions = slice(None) if region is None else [result.spec.analysis.regions.index(region)]
+    samples = [sample for sample in release.samples if release.role(sample) != "data"]
+    factors = {sample.name: result.side_by_side(result.samples[sample.name]) for sample in samples}
+    which = [i for i, sample in enumerate(release.samples) if sample in samples]
+
+    def bins(sumw: NDArray[np.float64]) -> NDArray[np.float64]:
+        scale = np.array([factors[sample.name] for sample in samples])[:, None]
+        summed: NDArray[np.float64] = scale * sumw[which][:, regions, 1:-1].sum(axis=1)
+        return summed
+
+    nominal = bins(table.sumw)
+    varied = {name: bins(sumw).sum(axis=0) for name, sumw in table.variations.items()}
+    pairs = directions(varied, nominal.sum(axis=0)).values()
+    moved = [np.maximum(*(abs(one - nominal.sum(axis=0)) for one in pair)) for pair in pairs]
+    moved += [
+        one.relative * nominal[[one.moves(sample) for sample in samples]].sum(axis=0) for one in release.uncertainties
+    ]
+    total: Vector = np.sqrt(sum((shift**2 for shift in moved), np.zeros(nominal.shape[1])))
+    return total
+
+
+def unfitted(result: Result, why: str) -> FitResult:
+    """Say that there is no fit of a run yet, and why."""
+    nothing = FitResult(
+        observed=False, no_data=why, figures={}, parameters=(), names=(), correlations=(), yields=(), bins=()
+    )
+    return described(nothing, result, result.spec.templates[0].observable)
+
+
+def described(fitted: FitResult, result: Result, template: str) -> FitResult:
+    """Say of which run a fit is."""
+    unit = next(one.unit for one in result.spec.templates if one.observable == template)
+    return fitted.model_copy(
+        update={
+            "run_id": result.run_id,
+            "spec": result.spec.digest,
+            "digest": result.digest,
+            "observable": template,
+            "unit": unit,
+            "luminosity": result.luminosity.simulation,
+            "fraction": result.fraction,
+            "versions": result.versions | fitted.versions,
+        }
+    )
+
+
+def save_workspace(workspace: Workspace, folder: Path) -> Path:
+    """Write ``workspace.json``, which pyhf and cabinetry load as it is."""
+    text = json.dumps(workspace.document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return write_whole(folder / WORKSPACE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def save_fit(fitted: FitResult, folder: Path, name: str = FIT) -> Path:
+    """Write ``fit.json``."""
+    text = fitted.model_dump_json(indent=1) + "\n"
+    return write_whole(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_fit(folder: Path, name: str = FIT) -> FitResult:
+    """Read ``fit.json``; raises UsageError where there is none, OutputError where it can't be understood."""
+    path = folder / name
+    try:
+        return FitResult.model_validate_json(read_own(path, _MOST_BYTES))
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder}: no fit yet: hzzray fit {folder.name}") from error
+    except ValidationError as error:
+        raise OutputError(f"{path}: {error.errors()[0]['msg']}") from error

@@ -1,0 +1,269 @@
+"""The mass of the Higgs boson, from the bins of m4l in all regions. Formulas: arXiv:1007.1727.
+
+**Signal.** Simulation is of 125 GeV. At a mass m each of its events is taken at m4l · m/125: the peak moves, and its
+width grows with it. In bins that is done on the cumulative distribution, F_m(x) = F(x · 125/m), with F a monotone cubic
+(Fritsch and Carlson, SIAM J. Numer. Anal. 17 (1980) 238) through its values at the bins' edges.
+
+**Background.** In narrow bins it is few simulated events. Within ``RANGE`` that of each group and region is taken as a
+straight line in m4l, which has the same yield and the same mean.
+
+**Fit.** Free are m_H and the signal's strength, the same in all regions, and a factor of each background group, held by
+what is stated of its normalisation and by its simulation's statistics. Likelihoods are Poisson's, minimised by MINUIT.
+
+Importing this loads scipy and iminuit: import it where a mass is fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import numpy as np
+from iminuit import Minuit
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+
+from hzzray.errors import HzzrayError
+from hzzray.statistics.ingredients import Ingredients, Process
+from hzzray.statistics.results import Figure, MassResult, MassScan
+from hzzray.statistics.workspace import directions
+
+#: The mass that signal is simulated with, where it is looked for, and what part of the axis is fitted [GeV].
+SIMULATED, LOW, HIGH = 125.0, 115.0, 135.0
+RANGE = (105.0, 145.0)
+
+#: With wider bins the shape between their edges is a guess, and a warning is due; still wider ones aren't fitted [GeV].
+WIDE, WIDEST = 1.0, 5.0
+
+#: Masses that −2 ln λ is looked at for an interval.
+STEPS = 81
+
+Vector = NDArray[np.float64]
+
+
+class MassError(HzzrayError):
+    """A mass that can't be fitted, and why."""
+
+
+class MassFit(NamedTuple):
+    """Where −2 ln L is least: m_H with its errors [GeV], the strength, how much worse no signal fits.
+
+    ``down`` and ``up`` reach to the farthest masses where −2 ln λ is 1, None where there is none in the range: a few
+    events may have several minima. ``error`` is that of the curvature.
+    """
+
+    mass: float
+    error: float
+    down: float | None
+    up: float | None
+    strength: float
+    q0: float
+    twice_nll: float
+
+    @property
+    def width(self) -> float:
+        """The mean of both; of a few events the curvature says less. That, where there are none [GeV]."""
+        return self.error if self.up is None or self.down is None else (self.up + self.down) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class MassModel:
+    """What is expected for a mass.
+
+    ``edges`` and ``signal``, shape (regions, bins), are of the whole axis; ``backgrounds``, shape (groups, regions,
+    bins), of the bins in ``inside``. Each group is known to ``known``, relative.
+    """
+
+    edges: Vector
+    inside: slice
+    signal: Vector
+    backgrounds: NDArray[np.float64]
+    known: Vector
+
+    @classmethod
+    def of(cls, ingredients: Ingredients) -> MassModel:
+        """Take it from a run's ingredients; raises MassError where these don't do."""
+        edges = ingredients.edges
+        width = float(edges[1] - edges[0])
+        if ingredients.observable != "m4l":
+            raise MassError(f"a mass is fitted to m4l, not to {ingredients.observable}")
+        first, last = np.searchsorted(edges, (RANGE[0] - 1e-9, RANGE[1] + 1e-9))
+        inside = slice(int(first), int(last) - 1)
+        covered = edges[inside.stop] - edges[inside.start] if inside.stop > inside.start else 0.0
+        if width > WIDEST or covered < HIGH - LOW or edges[inside.start] > LOW or edges[inside.stop] < HIGH:
+            raise MassError(
+                f"a mass needs m4l from {LOW:g} to {HIGH:g} GeV in bins of {WIDEST:g} GeV at most: --axis 80:250:340"
+            )
+        signal = np.maximum(ingredients.total("signal"), 0.0)
+        if not signal[:, inside].any():
+            raise MassError("no signal is expected where a mass could be told")
+        centres = (edges[1:] + edges[:-1])[inside] / 2
+        backgrounds, known = [], []
+        for group in dict.fromkeys(one.group for one in ingredients.processes if one.role == "background"):
+            members = [one for one in ingredients.processes if one.group == group]
+            sumw, sumw2 = (sum((getattr(m, f)[:, inside] for m in members), np.zeros(1)) for f in ("sumw", "sumw2"))
+            if sumw.sum() > 0:
+                backgrounds.append(straight(sumw, centres))
+                known.append(math.hypot(_stated(members, inside), math.sqrt(sumw2.sum()) / sumw.sum()))
+        if not backgrounds:
+            raise MassError("no background is expected where a mass could be told")
+        return cls(edges, inside, signal, np.array(backgrounds), np.array(known))
+
+    @cached_property
+    def _cumulative(self) -> list[PchipInterpolator]:
+        sums = np.concatenate((np.zeros((len(self.signal), 1)), np.cumsum(self.signal, axis=1)), axis=1)
+        return [PchipInterpolator(self.edges, row) for row in sums]
+
+    def signal_at(self, mass: float) -> NDArray[np.float64]:
+        """Expect so much signal of µ = 1 in the bins inside, shape (regions, bins)."""
+        within = self.edges[self.inside.start : self.inside.stop + 1]
+        at = np.clip(within * SIMULATED / mass, self.edges[0], self.edges[-1])
+        found: NDArray[np.float64] = np.maximum([np.diff(curve(at)) for curve in self._cumulative], 0.0)
+        return found
+
+    def expected(self, mass: float, strength: float, factors: Vector) -> NDArray[np.float64]:
+        """Expect so many events in the bins inside, shape (regions, bins)."""
+        total: NDArray[np.float64] = strength * self.signal_at(mass) + np.tensordot(factors, self.backgrounds, axes=1)
+        return total
+
+    def twice_nll(self, data: NDArray[np.float64], mass: float, strength: float, factors: Vector) -> float:
+        """−2 ln L of counts of shape (regions, bins), without what doesn't depend on the parameters."""
+        expected = np.maximum(self.expected(mass, strength, factors), 1e-12)
+        constraint = float((((factors - 1.0) / self.known) ** 2).sum())
+        return 2.0 * float((expected - data * np.log(expected)).sum()) + constraint
+
+    def fit(self, data: NDArray[np.float64], *, errors: bool = True) -> MassFit:
+        """Fit counts of shape (regions, bins inside); raises MassError where MINUIT finds no minimum.
+
+        A few events may pull to several masses: it begins at each of some, and the deepest minimum counts.
+        """
+        starts = (self._minuit(data, mass) for mass in np.linspace(LOW + 3, HIGH - 3, 5))
+        found = [minuit.migrad() for minuit in starts]
+        valid = [minuit for minuit in found if minuit.valid]
+        if not valid:
+            raise MassError("the fit of the mass does not converge")
+        best = min(valid, key=lambda minuit: float(minuit.fval))
+        none = self._minuit(data, SIMULATED, strength=0.0).migrad()
+        best.hesse()
+        values = best.values
+        down, up = self._interval(data, values[0], float(best.fval)) if errors else (None, None)
+        q0 = max(float(none.fval - best.fval), 0.0)
+        return MassFit(values[0], float(best.errors[0]), down, up, values[1], q0, float(best.fval))
+
+    def _minuit(self, data: NDArray[np.float64], mass: float, *, strength: float | None = None) -> Minuit:
+        """Prepare a fit that begins at a mass; with the ``strength`` given, both are held."""
+
+        def objective(at: Vector) -> float:
+            return self.twice_nll(data, at[0], at[1], at[2:])
+
+        names = ["mass", "strength", *(f"background {i}" for i in range(len(self.known)))]
+        begin = [mass, 1.0 if strength is None else strength, *np.ones(len(self.known))]
+        minuit = Minuit(objective, np.array(begin), name=names)
+        minuit.errordef, minuit.tol = Minuit.LEAST_SQUARES, 1e-2
+        minuit.limits = [(LOW, HIGH), (0.0, 100.0), *[(1e-3, 1.0 + 10.0 * max(k, 0.1)) for k in self.known]]
+        minuit.errors = [0.5, 0.3, *np.maximum(self.known, 0.01)]
+        minuit.fixed = [strength is not None, strength is not None, *[False] * len(self.known)]
+        return minuit
+
+    def _profile(self, data: NDArray[np.float64], mass: float) -> float:
+        """−2 ln L at a mass, all else at its best."""
+        minuit = self._minuit(data, mass)
+        minuit.fixed["mass"] = True
+        return float(minuit.migrad().fval)
+
+    def _interval(self, data: NDArray[np.float64], best: float, least: float) -> tuple[float | None, float | None]:
+        """Return how far down and up the farthest masses lie where −2 ln λ is 1, between steps a straight line."""
+        masses = np.linspace(LOW, HIGH, STEPS)
+        heights = np.array([self._profile(data, float(mass)) for mass in masses]) - least
+        order = np.argsort(masses := np.append(masses, best))
+        masses, heights = masses[order], np.append(heights, 0.0)[order]
+        inside = np.flatnonzero(heights <= 1.0)
+        first, last = int(inside[0]), int(inside[-1])
+        down = up = None
+        if first > 0:
+            down = best - float(np.interp(1.0, heights[[first, first - 1]], masses[[first, first - 1]]))
+        if last < len(masses) - 1:
+            up = float(np.interp(1.0, heights[[last, last + 1]], masses[[last, last + 1]])) - best
+        return down, up
+
+    def scan(self, data: NDArray[np.float64], best: MassFit, points: int = 61) -> MassScan:
+        """Scan −2 ln λ along the mass, all else at its best for each."""
+        reach = float(np.clip(3.5 * best.width, 1.0, HIGH - LOW))
+        masses = np.linspace(max(LOW, best.mass - reach), min(HIGH, best.mass + reach), points)
+        heights = [max(self._profile(data, float(mass)) - best.twice_nll, 0.0) for mass in masses]
+        return MassScan(mass=tuple(masses.tolist()), twice_delta_nll=tuple(heights))
+
+
+def _stated(members: list[Process], inside: slice) -> float:
+    """Tell how well the sum of some processes is known, relative, from what is stated of their normalisation."""
+    total = sum(float(one.sumw[:, inside].sum()) for one in members)
+    stated = dict.fromkeys(one for member in members for one in member.uncertainties)
+    moved = (
+        one.relative * sum(float(member.sumw[:, inside].sum()) for member in members if one in member.uncertainties)
+        for one in stated
+    )
+    return math.hypot(*(move / total for move in moved))
+
+
+def straight(sumw: NDArray[np.float64], centres: Vector) -> NDArray[np.float64]:
+    """Take contents of shape (regions, bins) as straight lines of the same yields and means, nowhere below 0."""
+    x = (centres - centres.mean()) / (np.ptp(centres) / 2 + (centres[1] - centres[0]) / 2)
+    yields = np.maximum(sumw.sum(axis=1, keepdims=True), 0.0)
+    slope = (sumw * x).sum(axis=1, keepdims=True) / np.where(yields > 0, yields, 1.0) / (x**2).mean()
+    line: NDArray[np.float64] = yields / len(x) * (1.0 + np.clip(slope, -1.0, 1.0) * x)
+    return line
+
+
+def fit_mass(ingredients: Ingredients) -> MassResult:
+    """Fit the mass and say all that follows; raises MassError where the ingredients don't do.
+
+    Without data, or where these have no signal to tell a mass by, figures are withheld with the reason.
+    """
+    model = MassModel.of(ingredients)
+    asimov = model.expected(SIMULATED, 1.0, np.ones(len(model.known)))
+    expected = model.fit(asimov)
+    counts = None if ingredients.data is None else ingredients.data[:, model.inside]
+    found = None if counts is None else model.fit(counts)
+    why = ingredients.no_data
+    if found is not None and found.q0 < 1.0:
+        why, found = f"the data have no signal to tell a mass by: −2 ln λ of none is {found.q0:.2g}", None
+    shown, of = (found, counts) if found is not None and counts is not None else (expected, asimov)
+    figures = dict(_figures(found, expected, why, list(_scales(ingredients, model.inside))))
+    width = float(model.edges[1] - model.edges[0])
+    guess = f"the mass: bins of {width:g} GeV, between whose edges the shape is a guess: 0.3 GeV off at worst"
+    notes = [f"{guess}; --axis 80:250:340"] if width > WIDE else []
+    return MassResult(figures=figures, scan=model.scan(of, shown), notes=tuple(notes))
+
+
+def _figures(found: MassFit | None, expected: MassFit, why: str, scales: list[float]) -> Iterator[tuple[str, Figure]]:
+    figure: Callable[..., Figure] = partial(Figure.of, unit="GeV")
+    yield "mass", figure(None if found is None else found.mass, "m_H where −2 ln λ is least", why)
+    error = "standard deviation of m_H, the mean of both below: statistics, strength and backgrounds"
+    yield "mass_error", figure(None if found is None else found.width, error, why)
+    for name, width in (("up", found and found.up), ("down", found and found.down)):
+        yield (
+            f"mass_{name}",
+            figure(
+                width, f"to the farthest mass where −2 ln λ is 1, {name}", why or f"none from {LOW:g} to {HIGH:g} GeV"
+            ),
+        )
+    none = "the run has no variations of lepton energies"
+    scale = math.hypot(*scales) if scales else None
+    yield "mass_scale", figure(scale, "what lepton energies' variations move the signal's mean by, in quadrature", none)
+    yield "mass_error_expected", figure(expected.width, "mass_error of what is expected of µ = 1 at 125 GeV", "")
+    yield "mass_expected", figure(expected.mass, "m_H fitted to these: 125 GeV but for interpolation", "")
+
+
+def _scales(ingredients: Ingredients, inside: slice) -> Iterator[float]:
+    """Tell how far each variation moves the mean of the signal's m4l [GeV]."""
+    centres = ((ingredients.edges[1:] + ingredients.edges[:-1]) / 2)[inside]
+    signals = [one for one in ingredients.processes if one.role == "signal"]
+    names = dict.fromkeys(name for one in signals for name in one.variations)
+    nominal = ingredients.total("signal")
+    varied = {name: sum((one.variations.get(name, one.sumw) for one in signals), np.zeros(1)) for name in names}
+    for up, down in directions(varied, nominal).values():
+        means = [(shape[:, inside] * centres).sum() / max(shape[:, inside].sum(), 1e-12) for shape in (up, down)]
+        yield abs(means[0] - means[1]) / 2

@@ -1,0 +1,229 @@
+"""From a run to a fit: what of its numbers goes in, what is refused, and what the command leaves and says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from hzzray.data.catalogue import release
+from hzzray.engine.rounded import Table
+from hzzray.errors import UsageError
+from hzzray.runs.fitting import FIT, WORKSPACE, described, ingredients, load_fit, save_fit, systematic
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
+from hzzray.runs.result import Luminosity
+from hzzray.runs.run import Settings, execute
+from hzzray.runs.templates import load_templates, scaled
+from hzzray.statistics.results import Figure, FitResult, MassResult, MassScan, ParameterResult, YieldResult
+from hzzray.statistics.workspace import ModelError
+
+MADE_UP = FitResult(
+    observed=True,
+    figures={"mu": Figure(value=1.1, definition="µ̂"), "z_observed": Figure(value=None, definition="Z", withheld="no")},
+    parameters=(
+        ParameterResult(
+            name="lumi", value=1, error=0.01, known=0.02, pull=0, constraint=0.5, impact_up=0.1, impact_down=-0.1
+        ),
+    ),
+    names=("mu", "lumi"),
+    correlations=((1.0, 0.0), (0.0, 1.0)),
+    yields=(YieldResult(region="4e", process="llll", group="ZZ", before=1, before_error=0, after=2, after_error=0.5),),
+    bins=(),
+    mass=MassResult(
+        figures={"mass": Figure(value=125.0, unit="GeV", definition="m_H")},
+        scan=MassScan(mass=(124.0, 125.0), twice_delta_nll=(1.0, 0.0)),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(toys, tmp_path_factory) -> Path:
+    """The folder of a run of half of each file, all samples."""
+    runs = tmp_path_factory.mktemp("runs")
+    settings = Settings(runs=runs, run_id="run", sources=(str(toys),), engine="serial")
+    execute(make_spec(release("toy"), fraction=0.5), settings, planned=lambda _: None, progress=lambda _: None)
+    return runs / "run"
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    return load_json(folder)
+
+
+@pytest.fixture(scope="module")
+def found(result, folder):
+    return load_templates(result, folder)
+
+
+def test_simulation_is_that_of_the_data_that_were_read(result, found):
+    made = ingredients(result, found)
+    assert result.luminosity.simulation == pytest.approx(5.0, rel=0.02)
+    for name, group in result.groups.items():
+        members = [one for one in made.processes if one.group == name]
+        if group.role == "data":
+            assert made.data.sum() == sum(group.sumw)
+            continue
+        assert sum(one.sumw.sum() for one in members) == pytest.approx(sum(group.sumw))
+        assert sum(one.sumw2.sum() for one in members) == pytest.approx(sum(group.sumw2))
+        assert {one.role for one in members} == {group.role}
+    llll = next(one for one in made.processes if one.name == "llll")
+    assert {one.name for one in llll.uncertainties} == {"lumi", "xsec_ZZ"}
+    assert made.edges.tolist() == list(result.edges)
+
+
+def test_variations_go_in_scaled_as_all_else_is(result, found):
+    first = found["m4l"]
+    with_some = Table(first.sumw, first.sumw2, first.digest, {"pileup_up": 1.1 * first.sumw})
+    made = ingredients(result, found | {"m4l": with_some})
+    for one in made.processes:
+        np.testing.assert_allclose(one.variations["pileup_up"], 1.1 * one.sumw)
+    again = scaled(result, {"m4l": with_some})["m4l"]
+    np.testing.assert_allclose(again.variations["pileup_up"], 1.1 * again.sumw)
+
+
+def test_the_systematic_band_of_a_spectrum(result, found):
+    first = found["m4l"]
+    assert systematic(result, found, "m4l") is None, "no variations, no band"
+    varied = {
+        "m4l": Table(
+            first.sumw, first.sumw2, first.digest, {"pileup_up": 1.1 * first.sumw, "pileup_down": 0.8 * first.sumw}
+        )
+    }
+    zz, z = (np.array(result.groups[f"Background {name}"].sumw) for name in ("ZZ*", "Z,ttbar"))
+    signal = np.array(result.groups["Signal (mH = 125 GeV)"].sumw)
+    band = systematic(result, varied, "m4l")
+    known = {one.name: one.relative for one in result.spec.release.uncertainties}
+    total = zz + z + signal
+    least = np.hypot(0.2 * total, known["lumi"] * total)
+    assert (band >= least - 1e-12).all()
+    above = np.array(result.edges[:-1]) > 200  # ZZ* and Z alone, but for a trace
+    samples = {name: np.array(one.sumw) * result.side_by_side(one) for name, one in result.samples.items()}
+    wanted = np.sqrt(
+        least**2 + (known["xsec_ZZ"] * zz) ** 2 + (known["fakes"] * z) ** 2
+        + (known["xsec_Z"] * (samples["Zee"] + samples["Zmumu"])) ** 2 + (known["xsec_tt"] * samples["ttbar_lep"]) ** 2
+    )  # fmt: skip
+    np.testing.assert_allclose(band[above], wanted[above], rtol=1e-3)
+    parts = [systematic(result, varied, "m4l", region) for region in ("4e", "4mu", "2e2mu")]
+    assert (sum(parts) >= band - 1e-12).all(), "of one region, part of it"
+    assert all((part <= 1.001 * sum(parts)).all() for part in parts)
+    assert systematic(result, varied, "m4l", "5e") is None
+
+
+def test_another_observable_can_be_fitted(result, found):
+    made = ingredients(result, found, "m34")
+    assert made.observable == "m34"
+    assert made.total("signal").sum() <= sum(result.groups["Signal (mH = 125 GeV)"].sumw) * 1.001
+    with pytest.raises(UsageError, match=r"has no observable 'm56'; it has m4l, "):
+        ingredients(result, found, "m56")
+
+
+def test_what_was_not_read_can_not_be_fitted(result, found):
+    absent = result.significance.model_copy(update={"withheld": {"n_background": "not read: llll"}})
+    with pytest.raises(ModelError, match="run run can't be fitted: not read: llll"):
+        ingredients(result.model_copy(update={"significance": absent}), found)
+
+
+def test_data_that_stand_for_another_luminosity_are_not_fitted(result, found):
+    other = Luminosity(asked=139.0, simulation=139.0, data=5.0)
+    made = ingredients(result.model_copy(update={"luminosity": other}), found)
+    assert made.data is None
+    assert made.no_data
+
+
+def test_the_command(folder, cli):
+    pytest.importorskip("pyhf", reason="the extra 'fit' isn't installed")
+    code, out, err = cli("fit", folder, "--quick")
+    assert (code, err) == (0, ""), err
+    assert "signal strength  µ̂ = " in out
+    assert "σ expected" in out
+    document = json.loads((folder / WORKSPACE).read_text())
+    assert {one["name"] for one in document["channels"]} <= {"4e", "4mu", "2e2mu"}
+    fitted = load_fit(folder)
+    result = load_json(folder)
+    assert (fitted.run_id, fitted.spec, fitted.digest) == ("run", result.spec.digest, result.digest)
+    assert fitted.luminosity == result.luminosity.simulation
+    assert all(figure.definition for figure in fitted.figures.values())
+    raw = json.loads((folder / FIT).read_text())
+    assert raw["figures"]["z_expected"]["unit"] == "σ"
+    for name in ("regions", "yields", "impacts", "correlations"):
+        assert (folder / f"fit-{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (folder / f"fit-{name}.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_a_fit_that_fails_is_one_line(folder, cli, monkeypatch):
+    module = pytest.importorskip("hzzray.statistics.fit", reason="the extra 'fit' isn't installed")
+    monkeypatch.setattr(module, "MOST_CALLS", 3)
+    code, _, err = cli("fit", folder, "--quick")
+    assert code == 1
+    assert " ".join(err.split()) == "hzzray: the fit does not converge: its limit of calls was reached"
+
+
+def test_without_pyhf_it_says_what_to_install(folder, cli, monkeypatch):
+    monkeypatch.setattr("hzzray.fit_cli.find_spec", lambda name: None)
+    code, _, err = cli("fit", folder)
+    assert code == 2
+    assert "a fit needs pyhf and iminuit: pip install 'hzzray[fit]'" in err
+
+
+def test_before_there_is_a_fit_its_file_is_asked_for(tmp_path):
+    with pytest.raises(UsageError, match="no fit yet: hzzray fit"):
+        load_fit(tmp_path)
+
+
+def test_the_command_line_waits_for_no_pyhf():
+    code = "import hzzray.cli, sys; print([m for m in ('pyhf', 'scipy', 'iminuit') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# In a process of its own: it leaves files open.
+VALIDATE = """
+import sys
+from hepdata_validator.full_submission_validator import FullSubmissionValidator
+validator = FullSubmissionValidator()
+sys.exit(0 if validator.validate(directory=sys.argv[1]) else str(validator.get_messages()))
+"""
+
+
+def test_a_submission_is_hepdatas(folder, cli, tmp_path):
+    """With a fit and without one, by HEPData's own validator."""
+    fit = (folder / FIT).read_bytes() if (folder / FIT).exists() else None
+    (folder / FIT).unlink(missing_ok=True)
+    tables = {}
+    for name in ("without", "with"):
+        if name == "with":
+            save_fit(described(MADE_UP, load_json(folder), "m4l"), folder)
+        code, out, err = cli("hepdata", folder, "--observable", "m12", "--output", tmp_path / name)
+        assert code == 0, err
+        done = subprocess.run(
+            [sys.executable, "-c", VALIDATE, tmp_path / name], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        tables[name] = {path.name for path in (tmp_path / name).iterdir()} - {"submission.yaml"}
+        assert len(out.split()) == len(tables[name]) + 1
+    assert tables["without"] == {f"{o}-{r}.yaml" for o in ("m4l", "m12") for r in ("all", "4e", "4mu", "2e2mu")}
+    assert tables["with"] - tables["without"] == {"fit.yaml", "yields.yaml", "impacts.yaml", "mass-scan.yaml"}
+    spectrum = yaml.safe_load((tmp_path / "with" / "m4l-all.yaml").read_text())
+    result = load_json(folder)
+    for column, group in zip(spectrum["dependent_variables"], result.groups.values(), strict=True):
+        assert [one["value"] for one in column["values"]] == pytest.approx(list(group.sumw))
+    (folder / FIT).unlink()
+    if fit is not None:
+        (folder / FIT).write_bytes(fit)
+
+
+def test_a_fit_of_other_bins_is_not_submitted(folder, cli, tmp_path):
+    other = described(MADE_UP, load_json(folder), "m4l").model_copy(update={"digest": "0" * 64})
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    save_fit(other, copy)
+    code, _, err = cli("hepdata", copy)
+    assert code == 2
+    assert "is of other bins than the run has: hzzray fit run" in " ".join(err.split())
