@@ -14,14 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Analysis, Layout, Variation
-from hzzray.physics.candidates import Candidates
+from hzzray.physics.candidates import BLOCK, Candidates
 from hzzray.physics.columns import Reads, Role, Scalar, Step, roles_of
-from hzzray.physics.fill import CELL, SUMW, SUMW2, Scratch, Split, Sums, Weights, find_bins, make_split, split_weight
+from hzzray.physics.fill import (
+    CELL,
+    LOT,
+    SUMW,
+    SUMW2,
+    Scratch,
+    Split,
+    Sums,
+    Weights,
+    find_bins,
+    make_split,
+    split_weight,
+)
 from hzzray.physics.histogram import MAX_WEIGHT, Shape
 from hzzray.physics.jit import entry, inlined, kernel
 
-# A variation is applied once for each of so many leptons at the most.
-_MOST = 15
+# A size counts for so many leptons at the most, fewer than this; so many variables may say how many these are.
+_TIMES, _VARIABLES = 8, 3
 
 # As of hot candidates (``hot._OCTAVES``): weights within so many powers of two, the first of them from the least to the
 # largest one here, and so many of them, add up in doubles without rounding, and so do their squares.
@@ -35,11 +47,11 @@ _EVENTS = 2**15
 class _Weighed(NamedTuple):
     """Directions of which events weigh otherwise, those that are made alike together.
 
-    ``first`` (int64, one a direction) is a direction's first cell. ``power`` (float64, shape (kinds, _MOST + 1,
-    directions)) is what weights are multiplied by, each kind by the value of a variable, in row ``rows`` (int64, one a
-    kind; -1 for once in any case). ``groups`` (int64, shape (groups, 4)) are directions with something else in the
-    place of one factor, the last number: from the first number to the second ``spread`` (float64, one a direction)
-    times what it is above one, from there to the third row ``other`` (int64, one a direction) of what is read beside.
+    ``first`` (int64, one a direction) is a direction's first cell. ``power`` (float64, shape (rows, directions)) is
+    what weights are multiplied by, in the row that the candidate's variables ``rows`` (int64, where their values are)
+    make together, each a digit. ``groups`` (int64, shape (groups, 4)) are directions with something else in the place
+    of one factor, the last number: from the first number to the second ``spread`` (float64, one a direction) times what
+    it is above one, from there to the third row ``other`` (int64, one a direction) of what is read beside.
     """
 
     first: NDArray[np.int64]
@@ -55,16 +67,20 @@ class _Room(NamedTuple):
 
     ``folds`` (float64, shape (cells, 4, directions)) has the upper and lower halves of weights and of their squares,
     ``counts`` (int64, one a cell) how many events that is. ``state`` has how many they are together, and the power of
-    two that these are made for. Of a lot of events ``x`` (float64, shape (events, directions)) is what they weigh,
-    ``event`` and ``candidate`` (int64) are their numbers, ``fits`` tells whether that can go to the folds.
+    two that these are made for. Of a block of events ``event`` (int64) has the numbers of those that passed, ``cell``
+    (int32) where they belong; ``order`` (int64) puts those of a cell together, ``starts`` (int64, one a cell and one
+    more) tells where. Of a lot of them ``x`` (float64, shape (events, directions)) is what they weigh, ``fits`` whether
+    that can go to the folds.
     """
 
     folds: NDArray[np.float64]
     counts: NDArray[np.int64]
     state: NDArray[np.int64]
-    x: NDArray[np.float64]
     event: NDArray[np.int64]
-    candidate: NDArray[np.int64]
+    cell: NDArray[np.int32]
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    x: NDArray[np.float64]
     fits: NDArray[np.bool_]
     split: Split
 
@@ -72,14 +88,14 @@ class _Room(NamedTuple):
 _HELD, _OCTAVE, _NO_OCTAVE = 0, 1, -(10**6)
 
 # Events at a time: so few that what they weigh in many directions stays in the first-level cache.
-_LOT = 64
+_LOT = 32
 
 
 def _make_room(cells: int, directions: int) -> _Room:
     return _Room(
         np.zeros((cells, 4, directions)), np.zeros(cells, np.int64), np.array([0, _NO_OCTAVE], np.int64),
-        np.zeros((_LOT, directions)), np.zeros(_LOT, np.int64), np.zeros(_LOT, np.int64), np.zeros(_LOT, np.bool_),
-        make_split(1),
+        np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.int32), np.zeros(BLOCK, np.int64), np.zeros(cells + 1, np.int64),
+        np.zeros((_LOT, directions)), np.zeros(_LOT, np.bool_), make_split(1),
     )  # fmt: skip
 
 
@@ -112,12 +128,14 @@ def _weighed(
             elif one.kind == "branch":
                 made.append(_Direction(cell, "", _factor(one, reads), 1.0, 0.0, scalars.index(one.branches[up])))
     made.sort(key=lambda its: (its.factor, its.other >= 0))
-    kinds = list(dict.fromkeys(its.each for its in made if its.factor < 0))
-    power = np.ones((len(kinds), _MOST + 1, len(made)))
+    kinds = list(dict.fromkeys(its.each for its in made if its.each))
+    if len(kinds) > _VARIABLES:
+        raise ValueError(f"variations count by {', '.join(kinds)}: {_VARIABLES} variables are the most")
+    power = np.ones((_TIMES ** len(kinds), len(made)))
+    digits = np.indices((_TIMES,) * len(kinds)).reshape(len(kinds), len(power))
     for at, its in enumerate(made):
-        if its.factor < 0:
-            for n in range(1, _MOST + 1):
-                power[kinds.index(its.each), n, at] = power[kinds.index(its.each), n - 1, at] * its.scale
+        powers = np.cumprod([1.0, *[its.scale] * (_TIMES - 1)])
+        power[:, at] = powers[digits[kinds.index(its.each)]] if its.each else its.scale
     groups = []
     for factor in dict.fromkeys(its.factor for its in made if its.factor >= 0):
         own = [at for at, its in enumerate(made) if its.factor == factor]
@@ -125,7 +143,7 @@ def _weighed(
     return _Weighed(
         np.array([its.cell for its in made], np.int64),
         power,
-        np.array([layout.slots[analysis.index(each)] if each else -1 for each in kinds], np.int64),
+        np.array([layout.slots[analysis.index(each)] for each in kinds], np.int64),
         np.array(groups, np.int64).reshape(-1, 4),
         np.array([its.spread for its in made], np.float64),
         np.array([its.other for its in made], np.int64),
@@ -147,63 +165,79 @@ def _vary_weights(
     """Add the events of a block that passed, by what ``judge_and_fill`` left of them, to all directions' cells."""
     m = s.passing[0]
     e = 0
-    for at in range(0, m, _LOT):
-        n = min(_LOT, m - at)
-        for i in range(n):
-            k = s.chosen[at + i]
-            while c.first[e + 1] <= k:
-                e += 1
-            room.event[i] = e
-            room.candidate[i] = k
-        _scale(n, c.weight, c.values, v.power, v.rows, room.event, room.candidate, room.x)
-        for g in range(v.groups.shape[0]):
-            _replace(n, start, v.groups[g], weights, others, v.spread, v.other, room.event, room.x)
-        if room.state[_HELD] + n * lay.axis_row.size > _EVENTS:
+    for i in range(m):
+        while c.first[e + 1] <= s.chosen[i]:
+            e += 1
+        room.event[i] = e
+    for template in range(lay.axis_row.size):
+        _sort(m, template, c, lay, s, room)
+        if room.state[_HELD] + m > _EVENTS:
             _settle(v.first, room, t)
         if room.state[_OCTAVE] == _NO_OCTAVE:
-            room.state[_OCTAVE] = _octave(n, room.event, c.weight)
-        fitting = _look(n, room.state[_OCTAVE], room.x, room.fits)
-        for template in range(lay.axis_row.size):
-            for i in range(n):
-                s.x[i] = c.values[lay.axis_row[template], room.candidate[i]]
-            find_bins(n, s.x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
-            _add_folds(n, room.state[_OCTAVE], room.x, room.fits, s.cell, room.folds, room.counts)
-            if fitting < n:
-                _add_others(n, s.cell, v.first, room, t)
-        room.state[_HELD] += n * lay.axis_row.size
-        if 4 * fitting < 3 * n:  # what comes now weighs otherwise
+            room.state[_OCTAVE] = _octave(m, room.event, c.weight)
+        room.state[_HELD] += m
+        fitting = 0
+        for at in range(0, m, _LOT):
+            order = room.order[at : min(at + _LOT, m)]
+            _scale(order, s.chosen, c, v.power, v.rows, room.event, room.x)
+            for g in range(v.groups.shape[0]):
+                _replace(order, start, v.groups[g], weights, others, v.spread, v.other, room.event, room.x)
+            own = _look(order.size, room.state[_OCTAVE], room.x, room.fits)
+            _add_folds(order, room.state[_OCTAVE], room.x, room.fits, room.cell, room.folds, room.counts)
+            if own < order.size:
+                _add_others(order, v.first, room, t)
+            fitting += own
+        if 4 * fitting < 3 * m:  # what comes now weighs otherwise
             _settle(v.first, room, t)
+
+
+@kernel
+def _sort(m: int, template: int, c: Candidates, lay: Layout, s: Scratch, room: _Room) -> None:
+    """Find the cells of m events in a template, and put those of a cell together: its sums stay in a cache."""
+    for at in range(0, m, LOT):
+        n = min(LOT, m - at)
+        for i in range(n):
+            s.x[i] = c.values[lay.axis_row[template], s.chosen[at + i]]
+        find_bins(n, s.x, lay.axes[template], s.region[at:], lay.axis_cell[template], room.cell[at:])
+    starts = room.starts
+    for k in range(starts.size):
+        starts[k] = 0
+    for i in range(m):
+        starts[room.cell[i] + 1] += 1
+    for k in range(1, starts.size):
+        starts[k] += starts[k - 1]
+    for i in range(m):
+        k = room.cell[i]
+        room.order[starts[k]] = i
+        starts[k] += 1
 
 
 @kernel
 def _scale(
-    n: int, weight: NDArray[np.float64], values: NDArray[np.float64], power: NDArray[np.float64],
-    rows: NDArray[np.int64], event: NDArray[np.int64], candidate: NDArray[np.int64], x: NDArray[np.float64],
+    order: NDArray[np.int64], chosen: NDArray[np.int64], c: Candidates, power: NDArray[np.float64],
+    rows: NDArray[np.int64], event: NDArray[np.int64], x: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Multiply what n events weigh by powers that their variables choose."""
-    for i in range(n):
-        w, own = weight[event[i]], x[i]
+    """Multiply what events weigh by powers that their candidates' variables choose."""
+    for i in range(order.size):
+        row = 0
+        for k in range(rows.size):
+            value = c.values[rows[k], chosen[order[i]]]
+            digit = int(min(max(value, 0.0), _TIMES - 1.0) + 0.5) if not np.isnan(value) else 0
+            row = _TIMES * row + digit
+        w, own, by = c.weight[event[order[i]]], x[i], power[row]
         for j in range(own.size):
-            own[j] = w
-        for kind in range(rows.size):
-            times = 1
-            if rows[kind] >= 0:
-                value = values[rows[kind], candidate[i]]
-                times = int(min(max(value, 0.0), float(_MOST)) + 0.5) if not np.isnan(value) else 0
-            by = power[kind, times]
-            for j in range(own.size):
-                own[j] *= by[j]
+            own[j] = w * by[j]
 
 
 @kernel
 def _replace(
-    n: int, start: int, group: NDArray[np.int64], weights: Weights, others: NDArray[np.float64],
+    order: NDArray[np.int64], start: int, group: NDArray[np.int64], weights: Weights, others: NDArray[np.float64],
     spread: NDArray[np.float64], other: NDArray[np.int64], event: NDArray[np.int64], x: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Weigh n events with something else in the place of one factor."""
+    """Weigh events with something else in the place of one factor."""
     begin, middle, end, factor = group[0], group[1], group[2], group[3]
-    for i in range(n):
-        e = start + event[i]
+    for i in range(order.size):
+        e = start + event[order[i]]
         own = _signed(weights.factors[factor, e], weights.absolute)
         rest = weights.norm
         for f in range(weights.factors.shape[0]):
@@ -225,10 +259,10 @@ def _signed(x: float, absolute: bool) -> float:  # noqa: FBT001
 
 
 @kernel
-def _octave(n: int, event: NDArray[np.int64], weight: NDArray[np.float64]) -> int:
+def _octave(m: int, event: NDArray[np.int64], weight: NDArray[np.float64]) -> int:
     """Choose the power of two that folds begin at, by the largest of some weights."""
     largest = 0.0
-    for i in range(n):
+    for i in range(m):
         largest = max(largest, abs(weight[event[i]]))
     exponent = int((np.float64(largest).view(np.int64) >> 52) & 0x7FF) - 1023
     return min(max(exponent - (_OCTAVES - 3), _LEAST), _LARGEST)
@@ -251,7 +285,7 @@ def _look(n: int, octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_]) 
 
 @kernel
 def _add_folds(
-    n: int, octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_], cell: NDArray[np.int32],
+    order: NDArray[np.int64], octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_], cell: NDArray[np.int32],
     folds: NDArray[np.float64], counts: NDArray[np.int64],
 ) -> None:  # fmt: skip
     """Add events that fit to a cell each, in all directions.
@@ -260,9 +294,10 @@ def _add_folds(
     """
     large = 1.5 * 2.0 ** (octave + _OCTAVES + 16)
     larger = 1.5 * 2.0 ** (2 * (octave + _OCTAVES) + 16)
-    for i in range(n):
+    for i in range(order.size):
         if fits[i]:
-            own, to = x[i], folds[cell[i]]
+            at = cell[order[i]]
+            own, to = x[i], folds[at]
             high, low, high2, low2 = to[0], to[1], to[2], to[3]
             for j in range(own.size):
                 w = own[j]
@@ -273,13 +308,13 @@ def _add_folds(
                 low[j] += w - half
                 high2[j] += half2
                 low2[j] += w2 - half2
-            counts[cell[i]] += 1
+            counts[at] += 1
 
 
 @kernel
-def _add_others(n: int, cell: NDArray[np.int32], first: NDArray[np.int64], room: _Room, t: Sums) -> None:
+def _add_others(order: NDArray[np.int64], first: NDArray[np.int64], room: _Room, t: Sums) -> None:
     """Add those that don't fit, one by one."""
-    for i in range(n):
+    for i in range(order.size):
         if room.fits[i]:
             continue
         for j in range(first.size):
@@ -287,7 +322,7 @@ def _add_others(n: int, cell: NDArray[np.int32], first: NDArray[np.int64], room:
             if not abs(w) < MAX_WEIGHT:
                 t.invalid[2] += 1
                 continue
-            to = (first[j] + cell[i]) * CELL
+            to = (first[j] + room.cell[order[i]]) * CELL
             t.cells[to] += 1
             _put(w, SUMW, to, room.split, t.cells)
             _put(w * w, SUMW2, to, room.split, t.cells)
