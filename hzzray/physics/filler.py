@@ -84,11 +84,11 @@ class Filler:
 
     def _fill(self, step: Step, norm: float, sums: Sums, varied: Varied | None) -> None:
         weights = Weights(step.factors, step.divisor, norm, self._absolute)
-        others = np.empty((0, 0)) if varied is None else varied.others(step)
         for start in self._blocks(step.events, step.columns, weights, self._layout, sums):
             if varied is not None:
-                varied.weigh(start, self._candidates, weights, others, self._scratch, sums)
+                varied.weigh(start, self._candidates, self._scratch, step, weights, sums)
         if varied is not None:
+            varied.fill(step, weights, sums)
             for one in varied.shifted:
                 own = one.sums(sums)
                 for _ in self._blocks(step.events, one.columns_of(step), weights, varied.layout, own):
@@ -119,7 +119,7 @@ class Filler:
         if self._varied is not None:
             with one_at_a_time("variations"):
                 sums = no_sums(self.shape)
-                self._varied.weigh(0, self._candidates, weights, self._varied.others(nothing), self._scratch, sums)
+                self._varied.weigh(0, self._candidates, self._scratch, nothing, weights, sums)
                 self._fill(nothing, 1.0, sums, self._varied)
                 self._varied.end(sums)
 
