@@ -41,8 +41,9 @@ _TIMES, _VARIABLES = 8, 3
 _OCTAVES, _LEAST, _LARGEST = 11, -38, 13
 _EVENTS = 2**15
 
-# Events that are noted before they are filled: many of a cell, and all that they need stays in the second-level cache.
-_NOTES = BLOCK
+# Events that are noted before they are filled: the more of a cell there are, the less each of them costs, as long as
+# all that they need stays in a cache.
+_NOTES = 2 * BLOCK
 
 
 # --- another weight ---
@@ -75,7 +76,8 @@ class _Room(NamedTuple):
     ``weight`` (float64) what it weighs, ``row`` (int64) that of its powers, ``cell`` (int32, shape (templates, events))
     where it belongs. Of some of them ``order`` (int64) puts those of a ``key`` (int64), a cell and a row, together, and
     ``ends`` (int64, one a key and one more) tells where. In this order ``w`` (float64) is what they weigh, ``own`` what
-    a factor is, ``rest`` what they weigh without it, and ``x`` what they weigh in one direction.
+    a factor is, ``rest`` what they weigh without it, and ``x`` what they weigh in one direction. ``cuts`` (float64,
+    shape (6,)) tells where weights are cut in two: see ``_cut``.
     """
 
     held: NDArray[np.int64]
@@ -92,6 +94,7 @@ class _Room(NamedTuple):
     own: NDArray[np.float64]
     rest: NDArray[np.float64]
     x: NDArray[np.float64]
+    cuts: NDArray[np.float64]
     split: Split
 
 
@@ -116,6 +119,7 @@ def _make_room(shape: Shape, v: _Weighed) -> _Room:
         own=np.zeros((len(v.groups), _NOTES)),
         rest=np.zeros((len(v.groups), _NOTES)),
         x=np.zeros(_NOTES),
+        cuts=np.zeros(6),
         split=make_split(1),
     )
 
@@ -214,6 +218,7 @@ def _fill(weights: Weights, others: NDArray[np.float64], lay: Layout, v: _Weighe
             _settle(v.first, room, t)
         if room.state[_OCTAVE] == _NO_OCTAVE:
             room.state[_OCTAVE] = _octave(m, room.w)
+            _cut(room.state[_OCTAVE], room.cuts)
         room.state[_HELD] += m
         misfits = begin = 0
         while begin < m:
@@ -290,11 +295,23 @@ def _octave(m: int, w: NDArray[np.float64]) -> int:
 
 
 @kernel
+def _cut(octave: int, cuts: NDArray[np.float64]) -> None:
+    """Tell where weights are cut that lie within ``_OCTAVES`` powers of two, the first of them 2**octave.
+
+    From where on, and below where they lie; what rounds them to units, and what is left of them; both of squares.
+    """
+    beyond = octave + _OCTAVES
+    cuts[0], cuts[1] = 2.0**octave, 2.0**beyond
+    cuts[2], cuts[3] = 1.5 * 2.0 ** (beyond + 16), 1.5 * 2.0**octave
+    cuts[4], cuts[5] = 1.5 * 2.0 ** (2 * beyond + 16), 1.5 * 2.0 ** (2 * octave)
+
+
+@kernel
 def _add_alike(
     begin: int, end: int, cell: int, row: int, others: NDArray[np.float64], absolute: bool,  # noqa: FBT001
     v: _Weighed, room: _Room, t: Sums,
 ) -> int:  # fmt: skip
-    """Add events of one cell and row of powers in all directions; returns how many directions there are misfits in."""
+    """Add events of one cell and row of powers in all directions; returns how many weights are misfits."""
     w, x, misfits = room.w[begin:end], room.x[: end - begin], 0
     power = v.power[row]
     for j in range(v.groups[0, 0] if v.groups.shape[0] else v.first.size):
@@ -320,24 +337,21 @@ def _add_alike(
 @inlined
 def _add(x: NDArray[np.float64], j: int, cell: int, first: NDArray[np.int64], room: _Room, t: Sums) -> int:
     """Add events of one cell in one direction; returns how many of them are misfits."""
-    octave = room.state[_OCTAVE]
-    fitting: int = _add_halves(x, octave, room.held[cell, j])
+    fitting: int = _add_halves(x, room.cuts, room.held[cell, j])
     room.counts[cell, j] += fitting
     if fitting < x.size:
-        _add_misfits(x, octave, (first[j] + cell) * CELL, room.split, t)
+        _add_misfits(x, room.cuts, (first[j] + cell) * CELL, room.split, t)
     return x.size - fitting
 
 
 @kernel
-def _add_halves(x: NDArray[np.float64], octave: int, held: NDArray[np.int64]) -> int:
+def _add_halves(x: NDArray[np.float64], cuts: NDArray[np.float64], held: NDArray[np.int64]) -> int:
     """Add weights to halves, but for misfits: those of a size that these aren't made for; returns how many were added.
 
     A number that is large enough rounds what is added to it to whole units, and these are the last bits of the sum: so
     they are added as whole numbers, in whatever order, by several at a time. What is left is a number of units too.
     """
-    large, small = 1.5 * 2.0 ** (octave + _OCTAVES + 16), 1.5 * 2.0**octave
-    larger, smaller = 1.5 * 2.0 ** (2 * (octave + _OCTAVES) + 16), 1.5 * 2.0 ** (2 * octave)
-    least, beyond = 2.0**octave, 2.0 ** (octave + _OCTAVES)
+    least, beyond, large, small, larger, smaller = cuts[0], cuts[1], cuts[2], cuts[3], cuts[4], cuts[5]
     zero = np.int64(0)
     fitting, high, low, high2, low2 = zero, zero, zero, zero, zero
     for i in range(x.size):
@@ -362,9 +376,9 @@ def _add_halves(x: NDArray[np.float64], octave: int, held: NDArray[np.int64]) ->
 
 
 @kernel
-def _add_misfits(x: NDArray[np.float64], octave: int, to: int, split: Split, t: Sums) -> None:
+def _add_misfits(x: NDArray[np.float64], cuts: NDArray[np.float64], to: int, split: Split, t: Sums) -> None:
     """Add misfits to the exact sums of a cell, one by one."""
-    least, beyond = 2.0**octave, 2.0 ** (octave + _OCTAVES)
+    least, beyond = cuts[0], cuts[1]
     for i in range(x.size):
         size = abs(x[i])
         if ((size >= least) | (size == 0.0)) & (size < beyond):
