@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run app screenshots test test-quick check bench bench-engine bench-hot bench-messaging chaos lock clean
+.PHONY: run app screenshots test test-quick check bench bench-engine bench-hot bench-messaging bench-variations chaos lock clean
 
 # The first Python that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -55,6 +55,9 @@ bench-engine: $(VENV)/.dev
 
 bench-hot: $(VENV)/.dev
 	$(BIN)/python benchmarks/hot.py $(ARGS)
+
+bench-variations: $(VENV)/.dev
+	$(BIN)/python benchmarks/variations.py $(ARGS)
 
 bench-messaging: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python benchmarks/messaging.py $(ARGS)

@@ -422,7 +422,7 @@ def test_variations_are_asked_for_by_name():
 def test_a_spec_has_them_only_where_they_are_asked_for():
     toy = release("toy")
     plain, varied = make_spec(toy), make_spec(toy, variations="all")
-    assert not {"variations", "varied"} & json.loads(plain.canonical()).keys()
+    assert not any(name in plain.canonical() for name in (b'"variations"', b'"varied"'))
     assert varied.digest != plain.digest
     assert varied.varied == 1
     assert make_spec(toy, variations="all", observables=("m4l", "m12")).varied == 2

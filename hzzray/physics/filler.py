@@ -87,11 +87,11 @@ class Filler:
 
     def _fill(self, step: Step, norm: float, sums: Sums, varied: Varied | None) -> None:
         weights = Weights(step.factors, step.divisor, norm, self._absolute)
-        others = np.empty((0, 0)) if varied is None else varied.others(step)
         for start in self._blocks(step.events, step.columns, weights, self._layout, sums):
             if varied is not None:
-                varied.weigh(start, self._candidates, weights, others, self._scratch, sums)
-        if varied is not None and varied.shifted:
+                varied.weigh(start, self._candidates, self._scratch, step, weights, sums)
+        if varied is not None:
+            varied.fill(step, weights, sums)
             settle(self._scratch, sums)  # folds are of one direction at a time
             for one in varied.shifted:
                 own = one.sums(sums)
@@ -125,7 +125,7 @@ class Filler:
             settle(self._scratch, sums)
         if self._varied is not None:
             with one_at_a_time("variations"):
-                self._varied.weigh(0, self._candidates, weights, self._varied.others(nothing), self._scratch, sums)
+                self._varied.weigh(0, self._candidates, self._scratch, nothing, weights, sums)
                 self._fill(nothing, 1.0, sums, self._varied)
                 self._varied.end(sums)
 

@@ -1,7 +1,8 @@
 """Variations of simulation, filled in the same pass: events that weigh otherwise, and leptons with another pt.
 
-Chosen candidates and their bins serve all variations of the weight. Their weights, cut at places that all events of a
-lot share, add up in doubles without rounding, many variations side by side; now and then they go to the exact sums.
+Chosen candidates and their bins serve all variations of the weight. Events of a cell are taken together, one direction
+after the other: cut in two at a place that all share, their weights are whole numbers, which add up without rounding,
+several at a time; now and then these go to the exact sums.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Analysis, Layout, Variation
-from hzzray.physics.candidates import Candidates
+from hzzray.physics.candidates import BLOCK, Candidates
 from hzzray.physics.columns import Reads, Role, Scalar, Step, roles_of
-from hzzray.physics.fill import Scratch, Sums, Weights, find_bins
-from hzzray.physics.folds import LARGEST, LEAST, MOST, OCTAVES, halve, halver
+from hzzray.physics.fill import LOT, Scratch, Sums, Weights, find_bins
+from hzzray.physics.folds import LARGEST, LEAST, MOST, OCTAVES
 from hzzray.physics.histogram import MAX_WEIGHT, Shape
 from hzzray.physics.jit import entry, inlined, kernel
 from hzzray.physics.limbs import CELL, SUMW, SUMW2, Split, make_split, split_weight
 
-# A variation is applied once for each of so many leptons at the most.
-_MOST = 15
+# A size counts for so many leptons at the most, fewer than this; so many variables may say how many these are.
+_TIMES, _VARIABLES = 8, 3
+
+# Events that are noted before they are filled: the more of a cell there are, the less each of them costs, as long as
+# all that they need stays in a cache.
+_NOTES = 2 * BLOCK
 
 
 # --- another weight ---
@@ -32,11 +37,11 @@ _MOST = 15
 class _Weighed(NamedTuple):
     """Directions of which events weigh otherwise, those that are made alike together.
 
-    ``first`` (int64, one a direction) is a direction's first cell. ``power`` (float64, shape (kinds, _MOST + 1,
-    directions)) is what weights are multiplied by, each kind by the value of a variable, in row ``rows`` (int64, one a
-    kind; -1 for once in any case). ``groups`` (int64, shape (groups, 4)) are directions with something else in the
-    place of one factor, the last number: from the first number to the second ``spread`` (float64, one a direction)
-    times what it is above one, from there to the third row ``other`` (int64, one a direction) of what is read beside.
+    ``first`` (int64, one a direction) is a direction's first cell. ``power`` (float64, shape (rows, directions)) is
+    what weights are multiplied by, in the row that the candidate's variables ``rows`` (int64, where their values are)
+    make together, each a digit. ``groups`` (int64, shape (groups, 4)) are directions with something else in the place
+    of one factor, the last number: from the first number to the second ``spread`` (float64, one a direction) times what
+    it is above one, from there to the third row ``other`` (int64, one a direction) of what is read beside.
     """
 
     first: NDArray[np.int64]
@@ -50,34 +55,58 @@ class _Weighed(NamedTuple):
 class _Room(NamedTuple):
     """What weighing otherwise needs.
 
-    ``folds`` (float64, shape (cells, 4, directions)) has the upper and lower halves of weights and of their squares,
-    ``counts`` (int64, one a cell) how many events that is. ``state`` has how many they are together, and the power of
-    two that these are made for. Of a lot of events ``x`` (float64, shape (events, directions)) is what they weigh,
-    ``event`` and ``candidate`` (int64) are their numbers, ``fits`` tells whether that can go to the folds.
+    ``held`` (int64, shape (cells, directions, 4)) has the upper and lower halves of weights and of their squares,
+    ``counts`` (int64, shape (cells, directions)) how many events that is. ``state`` has how many they are together, the
+    power of two that these are made for, and how many events have been noted: of each ``event`` (int64) has its number,
+    ``weight`` (float64) what it weighs, ``row`` (int64) that of its powers, ``cell`` (int32, shape (templates, events))
+    where it belongs. Of some of them ``order`` (int64) puts those of a ``key`` (int64), a cell and a row, together, and
+    ``ends`` (int64, one a key and one more) tells where. In this order ``w`` (float64) is what they weigh, ``own`` what
+    a factor is, ``rest`` what they weigh without it, and ``x`` what they weigh in one direction. ``cuts`` (float64,
+    shape (6,)) tells where weights are cut in two: see ``_cut``.
     """
 
-    folds: NDArray[np.float64]
+    held: NDArray[np.int64]
     counts: NDArray[np.int64]
     state: NDArray[np.int64]
-    x: NDArray[np.float64]
     event: NDArray[np.int64]
-    candidate: NDArray[np.int64]
-    fits: NDArray[np.bool_]
+    weight: NDArray[np.float64]
+    row: NDArray[np.int64]
+    cell: NDArray[np.int32]
+    key: NDArray[np.int64]
+    order: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    w: NDArray[np.float64]
+    own: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    x: NDArray[np.float64]
+    cuts: NDArray[np.float64]
     split: Split
 
 
-_HELD, _OCTAVE, _NO_OCTAVE = 0, 1, -(10**6)
-
-# Events at a time: so few that what they weigh in many directions stays in the first-level cache.
-_LOT = 64
+_HELD, _OCTAVE, _NOTED, _NO_OCTAVE = 0, 1, 2, -(10**6)
 
 
-def _make_room(cells: int, directions: int) -> _Room:
+def _make_room(shape: Shape, v: _Weighed) -> _Room:
+    each = shape.block(0)
+    cells, directions = each.stop - each.start, len(v.first)
     return _Room(
-        np.zeros((cells, 4, directions)), np.zeros(cells, np.int64), np.array([0, _NO_OCTAVE], np.int64),
-        np.zeros((_LOT, directions)), np.zeros(_LOT, np.int64), np.zeros(_LOT, np.int64), np.zeros(_LOT, np.bool_),
-        make_split(1),
-    )  # fmt: skip
+        held=np.zeros((cells, directions, 4), np.int64),
+        counts=np.zeros((cells, directions), np.int64),
+        state=np.array([0, _NO_OCTAVE, 0], np.int64),
+        event=np.zeros(_NOTES, np.int64),
+        weight=np.zeros(_NOTES),
+        row=np.zeros(_NOTES, np.int64),
+        cell=np.zeros((shape.varied, _NOTES), np.int32),
+        key=np.zeros(_NOTES, np.int64),
+        order=np.zeros(_NOTES, np.int64),
+        ends=np.zeros(cells * len(v.power) + 1, np.int64),
+        w=np.zeros(_NOTES),
+        own=np.zeros((len(v.groups), _NOTES)),
+        rest=np.zeros((len(v.groups), _NOTES)),
+        x=np.zeros(_NOTES),
+        cuts=np.zeros(6),
+        split=make_split(1),
+    )
 
 
 class _Direction(NamedTuple):
@@ -109,12 +138,14 @@ def _weighed(
             elif one.kind == "branch":
                 made.append(_Direction(cell, "", _factor(one, reads), 1.0, 0.0, scalars.index(one.branches[up])))
     made.sort(key=lambda its: (its.factor, its.other >= 0))
-    kinds = list(dict.fromkeys(its.each for its in made if its.factor < 0))
-    power = np.ones((len(kinds), _MOST + 1, len(made)))
+    kinds = list(dict.fromkeys(its.each for its in made if its.each))
+    if len(kinds) > _VARIABLES:
+        raise ValueError(f"variations count by {', '.join(kinds)}: {_VARIABLES} variables are the most")
+    power = np.ones((_TIMES ** len(kinds), len(made)))
+    digits = np.indices((_TIMES,) * len(kinds)).reshape(len(kinds), len(power))
     for at, its in enumerate(made):
-        if its.factor < 0:
-            for n in range(1, _MOST + 1):
-                power[kinds.index(its.each), n, at] = power[kinds.index(its.each), n - 1, at] * its.scale
+        powers = np.cumprod([1.0, *[its.scale] * (_TIMES - 1)])
+        power[:, at] = powers[digits[kinds.index(its.each)]] if its.each else its.scale
     groups = []
     for factor in dict.fromkeys(its.factor for its in made if its.factor >= 0):
         own = [at for at, its in enumerate(made) if its.factor == factor]
@@ -122,7 +153,7 @@ def _weighed(
     return _Weighed(
         np.array([its.cell for its in made], np.int64),
         power,
-        np.array([layout.slots[analysis.index(each)] if each else -1 for each in kinds], np.int64),
+        np.array([layout.slots[analysis.index(each)] for each in kinds], np.int64),
         np.array(groups, np.int64).reshape(-1, 4),
         np.array([its.spread for its in made], np.float64),
         np.array([its.other for its in made], np.int64),
@@ -137,83 +168,81 @@ def _factor(one: Variation, reads: Reads) -> int:
 
 
 @entry
-def _vary_weights(
-    start: int, c: Candidates, weights: Weights, others: NDArray[np.float64], lay: Layout, v: _Weighed, s: Scratch,
-    room: _Room, t: Sums,
-) -> None:  # fmt: skip
-    """Add the events of a block that passed, by what ``judge_and_fill`` left of them, to all directions' cells."""
-    m = s.passing[0]
+def _note(start: int, c: Candidates, lay: Layout, v: _Weighed, s: Scratch, room: _Room) -> None:
+    """Note the events of a block that passed, by what ``judge_and_fill`` left of them."""
+    m, first = s.passing[0], room.state[_NOTED]
     e = 0
-    for at in range(0, m, _LOT):
-        n = min(_LOT, m - at)
-        for i in range(n):
-            k = s.chosen[at + i]
-            while c.first[e + 1] <= k:
-                e += 1
-            room.event[i] = e
-            room.candidate[i] = k
-        _scale(n, c.weight, c.values, v.power, v.rows, room.event, room.candidate, room.x)
-        for g in range(v.groups.shape[0]):
-            _replace(n, start, v.groups[g], weights, others, v.spread, v.other, room.event, room.x)
-        if room.state[_HELD] + n * lay.axis_row.size > MOST:
+    for i in range(m):
+        k = s.chosen[i]
+        while c.first[e + 1] <= k:
+            e += 1
+        room.event[first + i] = start + e
+        room.weight[first + i] = c.weight[e]
+        room.row[first + i] = _row(k, c.values, v.rows)
+    for template in range(lay.axis_row.size):
+        x = c.values[lay.axis_row[template]]
+        for at in range(0, m, LOT):
+            n = min(LOT, m - at)
+            for i in range(n):
+                s.x[i] = x[s.chosen[at + i]]
+            cell = room.cell[template, first + at : first + at + n]
+            find_bins(n, s.x, lay.axes[template], s.region[at:], lay.axis_cell[template], cell)
+    room.state[_NOTED] = first + m
+
+
+@entry
+def _fill(weights: Weights, others: NDArray[np.float64], lay: Layout, v: _Weighed, room: _Room, t: Sums) -> None:
+    """Add the events that have been noted to the cells of all directions."""
+    m, powers = room.state[_NOTED], v.power.shape[0]
+    room.state[_NOTED] = 0
+    for template in range(lay.axis_row.size):
+        cell = room.cell[template]
+        _sort(m, cell, lay.axis_cell[template], lay.regions * (int(lay.axes[template, 2]) + 2), powers, room)
+        _gather(m, weights, v.groups, room)
+        if room.state[_HELD] + m > MOST:
             _settle(v.first, room, t)
         if room.state[_OCTAVE] == _NO_OCTAVE:
-            room.state[_OCTAVE] = _octave(n, room.event, c.weight)
-        fitting = _look(n, room.state[_OCTAVE], room.x, room.fits)
-        for template in range(lay.axis_row.size):
-            for i in range(n):
-                s.x[i] = c.values[lay.axis_row[template], room.candidate[i]]
-            find_bins(n, s.x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
-            _add_folds(n, room.state[_OCTAVE], room.x, room.fits, s.cell, room.folds, room.counts)
-            if fitting < n:
-                _add_others(n, s.cell, v.first, room, t)
-        room.state[_HELD] += n * lay.axis_row.size
-        if 4 * fitting < 3 * n:  # what comes now weighs otherwise
+            room.state[_OCTAVE] = _octave(m, room.w)
+            _cut(room.state[_OCTAVE], room.cuts)
+        room.state[_HELD] += m
+        misfits = begin = 0
+        while begin < m:
+            i = room.order[begin]
+            end = room.ends[room.key[i]]
+            misfits += _add_alike(begin, end, cell[i], room.row[i], others, weights.absolute, v, room, t)
+            begin = end
+        if 4 * misfits > m * v.first.size:  # what comes now weighs otherwise
             _settle(v.first, room, t)
 
 
 @kernel
-def _scale(
-    n: int, weight: NDArray[np.float64], values: NDArray[np.float64], power: NDArray[np.float64],
-    rows: NDArray[np.int64], event: NDArray[np.int64], candidate: NDArray[np.int64], x: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Multiply what n events weigh by powers that their variables choose."""
-    for i in range(n):
-        w, own = weight[event[i]], x[i]
-        for j in range(own.size):
-            own[j] = w
-        for kind in range(rows.size):
-            times = 1
-            if rows[kind] >= 0:
-                value = values[rows[kind], candidate[i]]
-                times = int(min(max(value, 0.0), float(_MOST)) + 0.5) if not np.isnan(value) else 0
-            by = power[kind, times]
-            for j in range(own.size):
-                own[j] *= by[j]
+def _row(k: int, values: NDArray[np.float64], rows: NDArray[np.int64]) -> int:
+    """Find the row of powers that a candidate's variables choose."""
+    row = 0
+    for i in range(rows.size):
+        value = values[rows[i], k]
+        row = _TIMES * row + (int(min(max(value, 0.0), _TIMES - 1.0) + 0.5) if not np.isnan(value) else 0)
+    return row
 
 
 @kernel
-def _replace(
-    n: int, start: int, group: NDArray[np.int64], weights: Weights, others: NDArray[np.float64],
-    spread: NDArray[np.float64], other: NDArray[np.int64], event: NDArray[np.int64], x: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """Weigh n events with something else in the place of one factor."""
-    begin, middle, end, factor = group[0], group[1], group[2], group[3]
-    for i in range(n):
-        e = start + event[i]
-        own = _signed(weights.factors[factor, e], weights.absolute)
-        rest = weights.norm
-        for f in range(weights.factors.shape[0]):
-            if f != factor:
-                rest *= _signed(weights.factors[f, e], weights.absolute)
-        if weights.divisor.size:
-            rest /= _signed(weights.divisor[e], weights.absolute)
-        out, by, above = x[i, begin:middle], spread[begin:middle], own - 1.0
-        for j in range(out.size):
-            out[j] = rest * (1.0 + above * by[j])
-        for j in range(middle, end):
-            found = _signed(others[other[j], e], weights.absolute)
-            x[i, j] = rest * (found if np.isfinite(found) else own)  # what is no number varies nothing
+def _sort(m: int, cell: NDArray[np.int32], first: int, cells: int, powers: int, room: _Room) -> None:
+    """Put those of m events together that belong to a cell, of those from ``first`` on, and have a row of powers.
+
+    After that ``ends`` has where those of each key end.
+    """
+    ends = room.ends[: cells * powers + 1]
+    for k in range(ends.size):
+        ends[k] = 0
+    for i in range(m):
+        room.key[i] = (cell[i] - first) * powers + room.row[i]
+        ends[room.key[i] + 1] += 1
+    for k in range(1, ends.size):
+        ends[k] += ends[k - 1]
+    for i in range(m):
+        k = room.key[i]
+        room.order[ends[k]] = i
+        ends[k] += 1
 
 
 @inlined
@@ -222,66 +251,129 @@ def _signed(x: float, absolute: bool) -> float:  # noqa: FBT001
 
 
 @kernel
-def _octave(n: int, event: NDArray[np.int64], weight: NDArray[np.float64]) -> int:
-    """Choose the power of two that folds begin at, by the largest of some weights."""
+def _gather(m: int, weights: Weights, groups: NDArray[np.int64], room: _Room) -> None:
+    """Put what m events weigh, and what without a factor, in their order."""
+    for i in range(m):
+        room.w[i] = room.weight[room.order[i]]
+    for g in range(groups.shape[0]):
+        factor, own, rest = groups[g, 3], room.own[g], room.rest[g]
+        for i in range(m):
+            e = room.event[room.order[i]]
+            without = weights.norm
+            for f in range(weights.factors.shape[0]):
+                if f != factor:
+                    without *= _signed(weights.factors[f, e], weights.absolute)
+            if weights.divisor.size:
+                without /= _signed(weights.divisor[e], weights.absolute)
+            rest[i] = without
+            own[i] = _signed(weights.factors[factor, e], weights.absolute)
+
+
+@kernel
+def _octave(m: int, w: NDArray[np.float64]) -> int:
+    """Choose the power of two that halves begin at, by the largest of some weights."""
     largest = 0.0
-    for i in range(n):
-        largest = max(largest, abs(weight[event[i]]))
+    for i in range(m):
+        largest = max(largest, abs(w[i]))
     exponent = int((np.float64(largest).view(np.int64) >> 52) & 0x7FF) - 1023
-    return min(max(exponent - (OCTAVES - 3), LEAST), LARGEST)
+    return min(max(exponent - (OCTAVES - 2), LEAST), LARGEST)
 
 
 @kernel
-def _look(n: int, octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_]) -> int:
-    """Tell which of n events weigh what folds of an octave have room for, in all directions; returns how many."""
-    least, beyond = 2.0**octave, 2.0 ** (octave + OCTAVES)
-    fitting = 0
-    for i in range(n):
-        own, good = x[i], 0
-        for j in range(own.size):
-            size = abs(own[j])
-            good += ((size >= least) | (size == 0.0)) & (size < beyond)
-        fits[i] = good == own.size
-        fitting += fits[i]
-    return fitting
+def _cut(octave: int, cuts: NDArray[np.float64]) -> None:
+    """Tell where weights are cut that lie within ``OCTAVES`` powers of two, the first of them 2**octave.
+
+    From where on, and below where they lie; what rounds them to units, and what is left of them; both of squares.
+    """
+    beyond = octave + OCTAVES
+    cuts[0], cuts[1] = 2.0**octave, 2.0**beyond
+    cuts[2], cuts[3] = 1.5 * 2.0 ** (beyond + 16), 1.5 * 2.0**octave
+    cuts[4], cuts[5] = 1.5 * 2.0 ** (2 * beyond + 16), 1.5 * 2.0 ** (2 * octave)
 
 
 @kernel
-def _add_folds(
-    n: int, octave: int, x: NDArray[np.float64], fits: NDArray[np.bool_], cell: NDArray[np.int32],
-    folds: NDArray[np.float64], counts: NDArray[np.int64],
-) -> None:  # fmt: skip
-    """Add events that fit to a cell each, in all directions."""
-    large, larger = halver(octave)
-    for i in range(n):
-        if fits[i]:
-            own, to = x[i], folds[cell[i]]
-            high, low, high2, low2 = to[0], to[1], to[2], to[3]
-            for j in range(own.size):
-                half, rest = halve(own[j], large)
-                half2, rest2 = halve(own[j] * own[j], larger)
-                high[j] += half
-                low[j] += rest
-                high2[j] += half2
-                low2[j] += rest2
-            counts[cell[i]] += 1
+def _add_alike(
+    begin: int, end: int, cell: int, row: int, others: NDArray[np.float64], absolute: bool,  # noqa: FBT001
+    v: _Weighed, room: _Room, t: Sums,
+) -> int:  # fmt: skip
+    """Add events of one cell and row of powers in all directions; returns how many weights are misfits."""
+    w, x, misfits = room.w[begin:end], room.x[: end - begin], 0
+    power = v.power[row]
+    for j in range(v.groups[0, 0] if v.groups.shape[0] else v.first.size):
+        by = power[j]
+        for i in range(x.size):
+            x[i] = w[i] * by
+        misfits += _add(x, j, cell, v.first, room, t)
+    for g in range(v.groups.shape[0]):
+        rest, own = room.rest[g, begin:end], room.own[g, begin:end]
+        for j in range(v.groups[g, 0], v.groups[g, 1]):
+            by = v.spread[j]
+            for i in range(x.size):
+                x[i] = rest[i] * (1.0 + (own[i] - 1.0) * by)
+            misfits += _add(x, j, cell, v.first, room, t)
+        for j in range(v.groups[g, 1], v.groups[g, 2]):
+            for i in range(x.size):
+                found = _signed(others[v.other[j], room.event[room.order[begin + i]]], absolute)
+                x[i] = rest[i] * (found if np.isfinite(found) else own[i])  # what is no number varies nothing
+            misfits += _add(x, j, cell, v.first, room, t)
+    return misfits
+
+
+@inlined
+def _add(x: NDArray[np.float64], j: int, cell: int, first: NDArray[np.int64], room: _Room, t: Sums) -> int:
+    """Add events of one cell in one direction; returns how many of them are misfits."""
+    fitting: int = _add_halves(x, room.cuts, room.held[cell, j])
+    room.counts[cell, j] += fitting
+    if fitting < x.size:
+        _add_misfits(x, room.cuts, (first[j] + cell) * CELL, room.split, t)
+    return x.size - fitting
 
 
 @kernel
-def _add_others(n: int, cell: NDArray[np.int32], first: NDArray[np.int64], room: _Room, t: Sums) -> None:
-    """Add those that don't fit, one by one."""
-    for i in range(n):
-        if room.fits[i]:
+def _add_halves(x: NDArray[np.float64], cuts: NDArray[np.float64], held: NDArray[np.int64]) -> int:
+    """Add weights to halves, but for misfits: those of a size that these aren't made for; returns how many were added.
+
+    A number that is large enough rounds what is added to it to whole units, and these are the last bits of the sum: so
+    they are added as whole numbers, in whatever order, by several at a time. What is left is a number of units too.
+    """
+    least, beyond, large, small, larger, smaller = cuts[0], cuts[1], cuts[2], cuts[3], cuts[4], cuts[5]
+    zero = np.int64(0)
+    fitting, high, low, high2, low2 = zero, zero, zero, zero, zero
+    for i in range(x.size):
+        size = abs(x[i])
+        fits = ((size >= least) | (size == 0.0)) & (size < beyond)
+        fitting += np.int64(fits)
+        w = x[i] if fits else 0.0
+        upper = w + large
+        lower = (w - (upper - large)) + small
+        square = w * w
+        upper2 = square + larger
+        lower2 = (square - (upper2 - larger)) + smaller
+        high += np.float64(upper).view(np.int64)
+        low += np.float64(lower).view(np.int64)
+        high2 += np.float64(upper2).view(np.int64)
+        low2 += np.float64(lower2).view(np.int64)
+    held[0] += high - x.size * np.float64(large).view(np.int64)
+    held[1] += low - x.size * np.float64(small).view(np.int64)
+    held[2] += high2 - x.size * np.float64(larger).view(np.int64)
+    held[3] += low2 - x.size * np.float64(smaller).view(np.int64)
+    return int(fitting)
+
+
+@kernel
+def _add_misfits(x: NDArray[np.float64], cuts: NDArray[np.float64], to: int, split: Split, t: Sums) -> None:
+    """Add misfits to the exact sums of a cell, one by one."""
+    least, beyond = cuts[0], cuts[1]
+    for i in range(x.size):
+        size = abs(x[i])
+        if ((size >= least) | (size == 0.0)) & (size < beyond):
             continue
-        for j in range(first.size):
-            w = room.x[i, j]
-            if not abs(w) < MAX_WEIGHT:
-                t.invalid[2] += 1
-                continue
-            to = (first[j] + cell[i]) * CELL
-            t.cells[to] += 1
-            _put(w, SUMW, to, room.split, t.cells)
-            _put(w * w, SUMW2, to, room.split, t.cells)
+        if not size < MAX_WEIGHT:
+            t.invalid[2] += 1
+            continue
+        t.cells[to] += 1
+        _put(x[i], SUMW, to, split, t.cells)
+        _put(x[i] * x[i], SUMW2, to, split, t.cells)
 
 
 @inlined
@@ -294,20 +386,24 @@ def _put(x: float, first: int, to: int, split: Split, cells: NDArray[np.int64]) 
 
 @kernel
 def _settle(first: NDArray[np.int64], room: _Room, t: Sums) -> None:
-    """Move what the folds hold to where all is summed up."""
+    """Move what is held to where all is summed up."""
+    octave = room.state[_OCTAVE]
+    unit, unit2 = 2.0 ** (octave + OCTAVES + 16 - 52), 2.0 ** (2 * (octave + OCTAVES) + 16 - 52)
+    least, least2 = 2.0 ** (octave - 52), 2.0 ** (2 * octave - 52)
+    for cell in range(room.counts.shape[0]):
+        for j in range(first.size):
+            if room.counts[cell, j]:
+                held, to = room.held[cell, j], (first[j] + cell) * CELL
+                t.cells[to] += room.counts[cell, j]
+                _put(held[0] * unit, SUMW, to, room.split, t.cells)
+                _put(held[1] * least, SUMW, to, room.split, t.cells)
+                _put(held[2] * unit2, SUMW2, to, room.split, t.cells)
+                _put(held[3] * least2, SUMW2, to, room.split, t.cells)
+                room.counts[cell, j] = 0
+                for half in range(4):
+                    held[half] = 0
     room.state[_HELD] = 0
     room.state[_OCTAVE] = _NO_OCTAVE
-    for cell in range(room.counts.size):
-        if room.counts[cell] == 0:
-            continue
-        folds = room.folds[cell]
-        for j in range(first.size):
-            to = (first[j] + cell) * CELL
-            t.cells[to] += room.counts[cell]
-            for half in range(4):
-                _put(folds[half, j], SUMW if half < 2 else SUMW2, to, room.split, t.cells)
-                folds[half, j] = 0.0
-        room.counts[cell] = 0
 
 
 @entry
@@ -430,34 +526,36 @@ class Varied:
     def __init__(
         self, analysis: Analysis, variations: Sequence[Variation], layout: Layout, shape: Shape, reads: Reads
     ) -> None:
-        n, each = shape.varied, shape.block(0)
+        n = shape.varied
         self.layout = layout._replace(
             axis_row=layout.axis_row[:n], axes=layout.axes[:n], axis_cell=layout.axis_cell[:n]
         )
         self.shifted = _shifted(variations, shape, reads)
         self._weighed = _weighed(analysis, variations, layout, shape, reads)
-        self._room = _make_room(each.stop - each.start, len(self._weighed.first))
+        self._room = _make_room(shape, self._weighed)
         self._scalars = [i for i, read in enumerate(reads.more) if isinstance(read, Scalar)]
 
     def begin(self) -> None:
         """Forget what was due of events that came to nothing."""
-        self._room.folds[:] = 0.0
+        self._room.held[:] = 0
         self._room.counts[:] = 0
-        self._room.state[:] = 0, _NO_OCTAVE
+        self._room.state[:] = 0, _NO_OCTAVE, 0
 
-    def others(self, step: Step) -> NDArray[np.float64]:
-        """Put the branches that stand in the place of factors together: shape (branches, events)."""
-        return np.array([step.more[i] for i in self._scalars]).reshape(len(self._scalars), step.events)
-
-    def weigh(
-        self, start: int, candidates: Candidates, weights: Weights, others: NDArray[np.float64], s: Scratch, sums: Sums
-    ) -> None:
-        """Add a block that was just judged and filled to the directions in which its events weigh otherwise."""
+    def weigh(self, start: int, candidates: Candidates, s: Scratch, step: Step, weights: Weights, sums: Sums) -> None:
+        """Take a block that was just judged and filled to the directions in which its events weigh otherwise."""
         if len(self._weighed.first):
-            _vary_weights(start, candidates, weights, others, self.layout, self._weighed, s, self._room, sums)
+            if self._room.state[_NOTED] + s.passing[0] > _NOTES:
+                self.fill(step, weights, sums)
+            _note(start, candidates, self.layout, self._weighed, s, self._room)
+
+    def fill(self, step: Step, weights: Weights, sums: Sums) -> None:
+        """Add what was taken of a step, before the next one."""
+        if len(self._weighed.first):
+            others = np.array([step.more[i] for i in self._scalars]).reshape(len(self._scalars), step.events)
+            _fill(weights, others, self.layout, self._weighed, self._room, sums)
 
     def end(self, sums: Sums) -> None:
-        """Add what is still due."""
+        """Add what is still held, when all steps have been filled."""
         _end(self._weighed.first, self._room, sums)
 
 
