@@ -102,9 +102,8 @@ class RunSpec(Message):
         if self.varied > len(self.templates):
             raise ValueError(f"{self.varied} observables are to be varied, of {len(self.templates)}")
         if self.shape.cells > MAX_CELLS:
-            raise ValueError(
-                f"the observables have {self.shape.cells} bins in all regions and variations, {MAX_CELLS} at most"
-            )
+            where = "regions and variations" if self.variations else "regions"
+            raise ValueError(f"the observables have {self.shape.cells} bins in all {where}, {MAX_CELLS} at most")
         if self.window is not None:
             self.axis.window(*self.window)  # refuses one that is not of whole bins
         return self
