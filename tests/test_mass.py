@@ -107,7 +107,7 @@ def test_figures_that_there_are_not():
     assert "no signal to tell a mass by" in without.figures["mass"].withheld
     wide = fit_mass(made(34))
     assert wide.notes == (
-        "the mass: bins of 5 GeV, between whose edges the shape is a guess: some 0.3 GeV off where that was tried; --axis 80:250:340",
+        "the mass: bins of 5 GeV, between their edges the shape is a guess (0.3 GeV off when tried); --axis 80:250:340",
     )
 
 

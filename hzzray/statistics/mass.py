@@ -233,7 +233,7 @@ def fit_mass(ingredients: Ingredients) -> MassResult:
     shown, of = (found, counts) if found is not None and counts is not None else (expected, asimov)
     figures = dict(_figures(found, expected, why, list(_scales(ingredients, model.inside))))
     width = float(model.edges[1] - model.edges[0])
-    guess = f"the mass: bins of {width:g} GeV, between whose edges the shape is a guess: some 0.3 GeV off where that was tried"
+    guess = f"the mass: bins of {width:g} GeV, between their edges the shape is a guess (0.3 GeV off when tried)"
     notes = [f"{guess}; --axis 80:250:340"] if width > WIDE else []
     return MassResult(figures=figures, scan=model.scan(of, shown), notes=tuple(notes))
 
