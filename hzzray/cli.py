@@ -297,13 +297,11 @@ def plot(
     from hzzray.report.plotting import save  # noqa: PLC0415
     from hzzray.runs.fitting import systematic  # noqa: PLC0415
     from hzzray.runs.folder import load_json  # noqa: PLC0415
-    from hzzray.runs.templates import TEMPLATES, load_templates, showing  # noqa: PLC0415
+    from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
     shown = _counted(load_json(folder), background_uncertainty)
-    found = None
-    if observable is not None or (folder / TEMPLATES).exists():
-        found = load_templates(shown, folder)
+    found = load_templates(shown, folder) if observable is not None or shown.spec.variations else None
     if observable is not None and found is not None:
         shown = showing(shown, found, observable)
     band = None if found is None else systematic(shown, found, shown.observable.observable, channel)
