@@ -18,7 +18,7 @@ from hzzray.physics.analysis import Analysis, Layout, Variation
 from hzzray.physics.candidates import BLOCK, Candidates
 from hzzray.physics.columns import Reads, Role, Scalar, Step, roles_of
 from hzzray.physics.fill import LOT, Scratch, Sums, Weights, find_bins
-from hzzray.physics.folds import LARGEST, LEAST, MOST, OCTAVES
+from hzzray.physics.folds import MOST, OCTAVES, octave_of
 from hzzray.physics.histogram import MAX_WEIGHT, Shape
 from hzzray.physics.jit import entry, inlined, kernel
 from hzzray.physics.limbs import CELL, SUMW, SUMW2, Split, make_split, split_weight
@@ -202,7 +202,7 @@ def _fill(weights: Weights, others: NDArray[np.float64], lay: Layout, v: _Weighe
         if room.state[_HELD] + m > MOST:
             _settle(v.first, room, t)
         if room.state[_OCTAVE] == _NO_OCTAVE:
-            room.state[_OCTAVE] = _octave(m, room.w)
+            room.state[_OCTAVE] = octave_of(m, room.w)
             _cut(room.state[_OCTAVE], room.cuts)
         room.state[_HELD] += m
         misfits = begin = 0
@@ -267,16 +267,6 @@ def _gather(m: int, weights: Weights, groups: NDArray[np.int64], room: _Room) ->
                 without /= _signed(weights.divisor[e], weights.absolute)
             rest[i] = without
             own[i] = _signed(weights.factors[factor, e], weights.absolute)
-
-
-@kernel
-def _octave(m: int, w: NDArray[np.float64]) -> int:
-    """Choose the power of two that halves begin at, by the largest of some weights."""
-    largest = 0.0
-    for i in range(m):
-        largest = max(largest, abs(w[i]))
-    exponent = int((np.float64(largest).view(np.int64) >> 52) & 0x7FF) - 1023
-    return min(max(exponent - (OCTAVES - 2), LEAST), LARGEST)
 
 
 @kernel
