@@ -69,7 +69,7 @@ def pods(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(pods, toys, tmp_path):
+def test_the_pods_do_a_run_and_a_job_and_outlive_a_killed_bridge(compiled, pods, toys, tmp_path):
     values, kubelet, ray, templates = pods
     serial = oracle(tmp_path, toys, make_spec(release("toy")))
     head_pod = ray["headGroupSpec"]["template"]
