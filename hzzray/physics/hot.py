@@ -548,6 +548,7 @@ def _fill_all(x: NDArray[Any], m: int, axis: NDArray[np.float64], first: int, s:
 
 @kernel
 def _add_folds(n: int, cells: NDArray[np.float64], cell: NDArray[np.int32], folds: NDArray[np.float64]) -> None:
+    """Add as ``fill`` does, but each event counts: with a number for that beside its folds all took a tenth longer."""
     for i in range(n):
         e = np.uint64(i)
         to, of = np.uint64(cell[e]) * _FOLDS, e * _FOLD
