@@ -161,6 +161,7 @@ def test_only_tasks_that_are_tiny_together_go_in_one_call(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
 def test_nodes_come_for_pending_actors_and_go_when_they_have_ended(toys, tmp_path):
     serial = oracle(tmp_path, toys, make_spec(release("toy")))
     command = [
@@ -168,7 +169,7 @@ def test_nodes_come_for_pending_actors_and_go_when_they_have_ended(toys, tmp_pat
         "--chunk", "20", "--min-actors", "1", "--max-actors", "3", "--run-id",
     ]  # fmt: skip
     with ray_head_of_nodes(tmp_path) as head, node_counts(head) as nodes, ExitStack() as stack:
-        # Each of two runs needs a node, and lasts until there are two. The provider starts one at a time.
+        # Each of two runs needs a node, and lasts until there are two.
         for number, run_id in enumerate(("elastic", "another"), 1):
             slow = subprocess.Popen([*command, run_id, "--pace", "600"], env=head.env, stdout=subprocess.DEVNULL)
             stack.callback(slow.wait)
