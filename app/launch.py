@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 
 from hzzray.data.catalogue import Release
 from hzzray.data.storage import matching
+from hzzray.engine.standing import KEPT_FOR
 from hzzray.errors import UsageError
 from hzzray.files import OutputError
 from hzzray.messages import RunSpec
@@ -124,7 +125,7 @@ class _Begun(NamedTuple):
 class Launcher:
     """Processes that this server has started: each goes on by itself, whatever becomes of the app.
 
-    ``address`` is the cluster that they use, if it isn't one of their own.
+    ``address`` is the cluster that they use, if it isn't one of this machine's own, which stays for the next one.
     """
 
     def __init__(self, runs: Path, address: str | None = None) -> None:
@@ -167,7 +168,7 @@ class Launcher:
                 return  # a second click
         folder = self._runs / run_id
         command = [sys.executable, "-m", "hzzray", *options]
-        ray = {"RAY_ADDRESS": self._address} if self._address else {}
+        ray = {"RAY_ADDRESS": self._address} if self._address else {KEPT_FOR: str(os.getpid())}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -18,6 +20,7 @@ from bridge.cli import Broker as BrokerUrl
 from bridge.cli import Prefix, broker_settings
 from bridge.cli import app as broker_commands
 from bridge.settings import DEFAULT_PREFIX
+from hzzray.cluster_cli import app as cluster_commands
 from hzzray.data.catalogue import Release, release
 from hzzray.doctor_cli import app as doctor_commands
 from hzzray.errors import HzzrayError, UsageError
@@ -34,7 +37,7 @@ from kuberay.cli import app as kube_commands
 
 if TYPE_CHECKING:
     from hzzray.engine.ledger import Wish
-    from hzzray.messages import RunSpec, Task
+    from hzzray.messages import Counts, RunSpec, Task
     from hzzray.runs.folder import RunFolder
     from hzzray.runs.result import Result
     from hzzray.runs.run import Settings, Transport
@@ -51,6 +54,7 @@ app.add_typer(doctor_commands)
 app.add_typer(explore_commands)
 app.add_typer(fit_commands)
 app.add_typer(report_commands)
+app.add_typer(cluster_commands, name="cluster")
 app.add_typer(kube_commands, name="kube")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
@@ -239,9 +243,16 @@ def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = No
     from hzzray.report.console import run_progress, summary  # noqa: PLC0415
     from hzzray.runs.run import execute  # noqa: PLC0415
 
+    loading = threading.Thread(target=_load_for_the_end, daemon=True)
     try:
         with run_progress(console) as progress:
-            result = execute(spec, settings, planned=lambda _: progress.start(), progress=progress, transport=transport)
+
+            def told(counts: Counts) -> None:
+                if loading.ident is None:  # others work from here on, and this process waits
+                    loading.start()
+                progress(counts)
+
+            result = execute(spec, settings, planned=lambda _: progress.start(), progress=told, transport=transport)
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
         raise typer.Exit(130) from None
@@ -252,6 +263,12 @@ def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = No
     console.print(f"plot: {plots[0]}", highlight=False, soft_wrap=True)
     if result.status == "partial":
         raise typer.Exit(PARTIAL)
+
+
+def _load_for_the_end() -> None:
+    """Load what a run's last files are written with, a second or two, while its workers work."""
+    for name in ("uproot", "hzzray.report.plotting"):
+        import_module(name)
 
 
 @app.command()

@@ -11,13 +11,14 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
+from hzzray.engine.standing import claimed
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
 
@@ -126,22 +127,54 @@ def actor_id() -> str:
 
 @contextmanager
 def cluster(cpus: int) -> Iterator[None]:
-    """Use Ray for a while: the cluster of ``RAY_ADDRESS``, or one with ``cpus`` slots that ends with the block.
+    """Use Ray for a while: the cluster of ``RAY_ADDRESS``, or one with ``cpus`` slots on this machine.
 
-    In a process that uses Ray already, that stays as it is. Raises ClusterError saying why there is no cluster.
+    Without an address that is the cluster that stays between runs, where there is one with so many slots free (see
+    ``standing``); else, and where the address is ``local``, one that ends with the block. In a process that uses Ray
+    already, that stays as it is. Raises ClusterError saying why there is no cluster.
     """
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    own = address == "local"
-    with _environment(_SETTINGS | (_LOOPBACK | _THREADS | _token() if own else _guest(address))):
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    with ExitStack() as stack:
+        if address not in ("", "local"):
+            where = f"no Ray cluster at RAY_ADDRESS={address}"
+            stack.enter_context(_connected(_guest(address), partial(_attach, address), where))
+        elif address or not _joined(stack, cpus):
+            where = "a local Ray cluster can't be started"
+            stack.enter_context(_connected(_LOOPBACK | _THREADS | _token(), partial(_start, cpus), where))
+        yield
+
+
+def _joined(stack: ExitStack, cpus: int) -> bool:
+    """Use the cluster that stays, until the stack's end, if it has room; tells whether it has."""
+    with ExitStack() as tried:
+        standing = tried.enter_context(claimed(cpus))
+        if standing is None:
+            return False
+        settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": standing.token} if standing.token else {}
+        _MADE.update({standing.token} - {""})
+        try:
+            attach = partial(_attach, standing.address, {})  # its workers have the keeper's settings
+            tried.enter_context(_connected(_LOOPBACK | settings, attach, "the cluster that stays can't be used"))
+        except ClusterError as error:
+            log.warning("%s: another is started", error)
+            return False
+        stack.push(tried.pop_all())
+        return True
+
+
+@contextmanager
+def _connected(settings: dict[str, str], start: Callable[[], object], where: str) -> Iterator[None]:
+    """Use Ray for a while with some settings; raises ClusterError saying ``where`` it could not be, and why."""
+    with _environment(_SETTINGS | settings):
         import ray  # noqa: PLC0415 (a second to import, and it reads its settings as it is)
 
-        if ray.is_initialized():
-            yield
-            return
         _reread_settings()
-        where = "a local Ray cluster can't be started" if own else f"no Ray cluster at RAY_ADDRESS={address}"
         with _explained(where):
-            _patiently(partial(_start, cpus) if own else partial(_attach, address))
+            _patiently(start)
         try:
             yield
         finally:
@@ -225,17 +258,15 @@ def visit(address: str) -> Iterator[None]:
 
     Raises ClusterError saying why there is none.
     """
-    with _environment(_SETTINGS | _guest(address)):
+
+    def look() -> None:
         import ray  # noqa: PLC0415
 
-        _reread_settings()
-        with _explained(f"no Ray cluster at {address}"):
-            _knock(address.removeprefix("ray://"))
-            _patiently(partial(ray.init, address=address, **_COMMON))
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        _knock(address.removeprefix("ray://"))
+        ray.init(address=address, **_COMMON)
+
+    with _connected(_guest(address), look, f"no Ray cluster at {address}"):
+        yield
 
 
 @contextmanager
@@ -299,8 +330,8 @@ def _start(cpus: int) -> None:
     )
 
 
-def _attach(address: str) -> None:
-    """Connect to a cluster that is there: from one of its nodes, or as a job of it."""
+def _attach(address: str, variables: dict[str, str] = _THREADS) -> None:
+    """Connect to a cluster that is there: from one of its nodes, or as a job of it, whose workers get ``variables``."""
     import ray  # noqa: PLC0415
 
     if "://" in address:
@@ -310,9 +341,9 @@ def _attach(address: str) -> None:
     # What the job was submitted with goes first: Ray refuses to merge a variable that both set.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     set_by_job = (job.get("runtime_env") or {}).get("env_vars") or {}
-    threads = {key: value for key, value in _THREADS.items() if key not in set_by_job}
+    fresh = {key: value for key, value in variables.items() if key not in set_by_job}
     try:
-        ray.init(address=address, runtime_env={"env_vars": threads}, **_COMMON)
+        ray.init(address=address, runtime_env={"env_vars": fresh} if fresh else None, **_COMMON)
     except ConnectionError as error:
         raise ConnectionError("it answers, but lets nobody in without its token (RAY_AUTH_TOKEN)") from error
 

@@ -7,9 +7,12 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +27,24 @@ def sources(package: Path = Path(__file__).parents[1]) -> list[bytes]:
     found = {path: path.read_bytes() for path in sorted(package.rglob("*.py"))}
     return [text for path, text in found.items() if path.parent.name == "physics" or b"physics.jit import" in text]
 
+
+def _defer_scipy() -> None:
+    """Let numba load scipy.linalg when a function needs it, and not to see whether it could: half a second of CPU.
+
+    Each function of linear algebra asks for it again when it is compiled.
+    """
+    from numba.np import linalg  # noqa: PLC0415
+
+    if "numba.np.arraymath" in sys.modules or find_spec("scipy") is None:
+        return
+    loaded, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+    try:
+        import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = loaded
+
+
+_defer_scipy()
 
 # Compiling all kernels takes some tens of seconds.
 _PATIENCE_S, _POLL_S = 120.0, 0.05

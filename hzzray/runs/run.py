@@ -11,7 +11,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -298,14 +299,20 @@ class _Memory:
         return plan
 
     def work(self, ledger: Ledger, settings: Settings, progress: Callable[[Counts], None]) -> Ended:
-        """Do what is due, with actors or in this process."""
-        wish = _work(ledger, settings, progress, self.clock)
-        self.clock.tell(ledger)
-        return Ended(finish(ledger), wish)
+        """Do what is due, with actors or in this process. A cluster ends while the run's files are written."""
+        with ThreadPoolExecutor(1) as beside, ExitStack() as stack:
+            wish = _work(ledger, settings, progress, self.clock, stack)
+            self.clock.tell(ledger)
+            ending = beside.submit(stack.pop_all().close)
+            result = finish(ledger)
+            ending.result()
+            return Ended(result, wish)
 
 
-def _work(ledger: Ledger, settings: Settings, progress: Callable[[Counts], None], clock: Clock) -> Wish:
-    """Do what is due; returns what the run's user wished last."""
+def _work(
+    ledger: Ledger, settings: Settings, progress: Callable[[Counts], None], clock: Clock, stack: ExitStack
+) -> Wish:
+    """Do what is due, on a cluster that ends with the stack; returns what the run's user wished last."""
     if not ledger.counts().due:
         return "run"
     if settings.engine == "serial":
@@ -325,11 +332,11 @@ def _work(ledger: Ledger, settings: Settings, progress: Callable[[Counts], None]
             )
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
-    with cluster(settings.limits.max_actors):
-        from hzzray.engine.sight import require_sight  # noqa: PLC0415 (imports Ray)
+    stack.enter_context(cluster(settings.limits.max_actors))
+    from hzzray.engine.sight import require_sight  # noqa: PLC0415 (imports Ray)
 
-        require_sight(ledger.due_files(), settings.sources)
-        return asyncio.run(_with_ray(ledger, settings, progress, clock))
+    require_sight(ledger.due_files(), settings.sources)
+    return asyncio.run(_with_ray(ledger, settings, progress, clock))
 
 
 def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]:

@@ -51,8 +51,9 @@ def serve_app(folder: Path, **environ: str) -> Iterator[App]:
     (port,) = free_ports(1)
     folder.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HZZRAY_", "STREAMLIT_"))}
-    cache = os.environ.get("HZZRAY_CACHE", str(folder / "cache"))  # kernels are compiled once for all tests
-    env = {**kept, "PYTHONPATH": str(ROOT), "HZZRAY_CACHE": cache, **environ}
+    cache = str(folder / "cache")  # with a cluster of its own that stays; kernels are compiled once for all tests
+    kernels = os.environ.get("HZZRAY_CACHE", cache)
+    env = {**kept, "PYTHONPATH": str(ROOT), "HZZRAY_CACHE": cache, "NUMBA_CACHE_DIR": kernels, **environ}
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py"), "--server.port", str(port)]
     (folder / ".streamlit").mkdir(exist_ok=True)
     shutil.copy(ROOT / ".streamlit" / "config.toml", folder / ".streamlit")

@@ -94,7 +94,7 @@ class NodeCounts:
             self._changed.notify_all()
 
     def wait_for(self, number: int, within: float = 90.0, *, after: int = 0) -> int:
-        """Wait until that many, or more, are seen, not looking at the first ``after``; returns how many were looked at."""
+        """Wait until so many are seen, or more, after the first ``after`` numbers; returns how many came until then."""
         with self._changed:
             assert self._changed.wait_for(lambda: max(self.seen[after:], default=-1) >= number, within), self.seen
             return next(at for at, seen in enumerate(self.seen) if at >= after and seen >= number) + 1

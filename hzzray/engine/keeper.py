@@ -1,0 +1,81 @@
+"""The keeper of a cluster that stays: ``python -m hzzray.engine.keeper SLOTS IDLE_S ENDS_WITH_LAST``.
+
+Started by ``hzzray.engine.standing``, which says what for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from hzzray.engine import standing
+from hzzray.engine.cluster import cluster
+from hzzray.errors import HzzrayError
+from hzzray.files import write_whole
+
+_LOOK_S = 0.5
+
+# Without these there is no cluster any more.
+_PARTS = ("gcs_server", "raylet")
+
+
+def main() -> None:
+    """Start Ray, write the record, and stay until told to go, or nobody wants the cluster any more."""
+    slots, idle_s, ends_with_last = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "1"
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: over.set())
+    place = standing.folder()
+    if place is None:
+        raise HzzrayError("no folder of caches")
+    named = standing.environment(os.environ)  # before Ray adds to it
+    os.environ["RAY_ADDRESS"] = "local"
+    with cluster(slots):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: over.set())  # Ray has its own by now
+        record = place / standing.RECORD
+        try:
+            write_whole(record, lambda path: path.write_text(_record(slots, idle_s, named), encoding="utf-8"), 0o600)
+            _stay(place, idle_s, over, ends_with_last=ends_with_last)
+        finally:
+            record.unlink(missing_ok=True)
+
+
+def _record(slots: int, idle_s: float, named: str) -> str:
+    import ray  # noqa: PLC0415 (its settings are in force by now)
+
+    process = standing.Process.of(os.getpid())
+    return standing.Standing(
+        keeper=process,
+        address=ray.get_runtime_context().gcs_address,
+        token=os.environ.get("RAY_AUTH_TOKEN", ""),
+        slots=slots,
+        idle_s=idle_s,
+        environment=named,
+    ).model_dump_json()
+
+
+def _stay(place: Path, idle_s: float, over: threading.Event, *, ends_with_last: bool) -> None:
+    """Wait until the cluster is not wanted any more, or has fallen down."""
+    parts = [child for child in psutil.Process().children(recursive=True) if child.name() in _PARTS]
+    used = time.monotonic()
+    while not over.wait(_LOOK_S) and all(part.is_running() for part in parts):
+        claims = standing.claims(place)
+        is_idle = time.monotonic() - used > idle_s
+        if any(claim.slots for claim in claims):
+            used = time.monotonic()
+        elif (is_idle or (ends_with_last and not claims)) and standing.retired(place, is_wanted=not is_idle):
+            return
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HzzrayError as error:
+        sys.exit(str(error))

@@ -1,0 +1,189 @@
+"""The local cluster that stays between runs: who may use it, and when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hzzray.data.catalogue import release
+from hzzray.engine import standing
+from hzzray.engine.ledger import Ledger
+from hzzray.engine.standing import Claim, Process, Standing, StandingError, claimed
+from hzzray.runs.folder import load_json
+from hzzray.runs.request import make_spec
+from tests.support.chaos import oracle
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder of caches of the test's own, with kernels of all tests."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ["HZZRAY_CACHE"])
+    monkeypatch.setenv("HZZRAY_CACHE", str(tmp_path / "cache"))
+    place = standing.folder()
+    (place / "claims").mkdir(parents=True)
+    return place
+
+
+def put(place: Path, slots: int = 2, **changes: object) -> Standing:
+    """Write a record whose keeper is this process."""
+    record = Standing(
+        keeper=Process.of(os.getpid()), address="127.0.0.1:1", token="", slots=slots, idle_s=1.0,
+        environment=standing.environment(os.environ),
+    ).model_copy(update=changes)  # fmt: skip
+    (place / standing.RECORD).write_text(record.model_dump_json())
+    return record
+
+
+def test_slots_are_claimed_once(place):
+    record = put(place, slots=2)
+    with claimed(1) as first, claimed(1) as second, claimed(1) as third:
+        assert (first, second, third) == (record, record, None)
+        assert [claim.slots for claim in standing.users()] == [1, 1]
+    assert standing.users() == []
+    with claimed(2) as again:
+        assert again == record
+
+
+def test_a_claim_ends_with_its_process(place):
+    record = put(place, slots=1)
+    sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    claim = Claim(process=Process.of(sleeper.pid), slots=1, what="another")
+    (place / "claims" / "1.json").write_text(claim.model_dump_json())
+    with claimed(1) as mine:
+        assert mine is None
+    sleeper.kill()  # it stays a zombie until it is waited for
+    wait_for("its end", lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_ZOMBIE)
+    with claimed(1) as mine:
+        assert mine == record
+    sleeper.wait()
+    sleeper.stdin.close()
+
+
+def test_a_process_of_the_same_number_is_another_one(place):
+    process = Process.of(os.getpid())
+    put(place, keeper=process.model_copy(update={"started": process.started - 1}))
+    assert standing.find() is None
+
+
+@pytest.mark.parametrize("name", ["HZZRAY_CATALOGUE", "PYTHONPATH", "AWS_PROFILE", "https_proxy", "RAY_AUTH_MODE"])
+def test_workers_have_the_environment_of_who_runs_or_the_cluster_is_not_used(place, monkeypatch, name):
+    put(place)
+    monkeypatch.setenv(name, "changed")
+    with claimed(1) as mine:
+        assert mine is None
+    monkeypatch.undo()
+
+
+def test_what_a_shell_changes_all_the_time_matters_not(place, monkeypatch):
+    record = put(place)
+    monkeypatch.setenv("OLDPWD", "/elsewhere")
+    with claimed(1) as mine:
+        assert mine == record
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", '{"keeper": 3}', "\0"])
+def test_a_record_that_cannot_be_read_is_none(place, content):
+    (place / standing.RECORD).write_text(content)
+    (place / "claims" / "broken.json").write_text(content)
+    assert standing.find() is None
+    assert standing.users() == []
+    assert not standing.down()
+
+
+def test_in_use_it_is_not_ended(place):
+    put(place)
+    with claimed(1), pytest.raises(StandingError, match=rf"in use by .*\(process {os.getpid()}\); --force"):
+        standing.down()
+
+
+def test_without_a_folder_of_caches_there_is_none(monkeypatch, cli):
+    monkeypatch.setenv("HZZRAY_CACHE", "")
+    with claimed(1) as mine:
+        assert mine is None
+    code, _, said = cli("cluster", "up")
+    assert code == 1
+    assert "HZZRAY_CACHE" in said
+
+
+@pytest.mark.parametrize("text", ["", "soon", "3 days", "-1m"])
+def test_a_time_that_is_none(place, cli, text):
+    code, _, said = cli("cluster", "up", "--idle", text)
+    assert code == 2
+    assert f"--idle {text}" in said
+
+
+def hzzray(*words: object) -> list[str]:
+    return [str(Path(sys.executable).with_name("hzzray")), *map(str, words)]
+
+
+def done(*words: object, code: int = 0) -> str:
+    """Run a command to its end; returns what it printed."""
+    ended = subprocess.run(hzzray(*words), capture_output=True, text=True, timeout=180, check=False)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def merged(folder: Path) -> int:
+    """How many tasks of a run are merged; 0 while there is no ledger."""
+    if not (folder / "ledger.db").exists():
+        return 0
+    with Ledger.open(folder / "ledger.db") as ledger:
+        return ledger.counts().merged
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled")
+def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_them(place, toys, tmp_path):
+    digest = oracle(tmp_path / "oracle", toys, make_spec(release("toy")))
+    run = ("run", "--source", toys, "--runs", tmp_path, "--actors", 1, "--chunk", 1000, "--run-id", "run")
+    try:
+        assert "started: 1 slots at 127.0.0.1" in done("cluster", "up", "--slots", 1)
+        record = standing.find()
+        assert (place / standing.RECORD).stat().st_mode & 0o077 == 0
+        assert "is there already" in done("cluster", "up")
+        (gcs,) = [child for child in psutil.Process(record.keeper.pid).children() if child.name() == "gcs_server"]
+        slow = subprocess.Popen(hzzray(*run, "--pace", 600), stdout=subprocess.DEVNULL)
+        try:
+            wait_for("a merged task", lambda: merged(tmp_path / "run"))
+            (user,) = standing.users()
+            assert (user.process.pid, user.slots) == (slow.pid, 1)
+            assert json.loads(done("cluster", "status", "--json"))["users"][0]["pid"] == slow.pid
+            assert f"(process {slow.pid})" in done("cluster", "down", code=1)
+            assert gcs.is_running()
+            assert "ended" in done("cluster", "down", "--force")
+            assert not gcs.is_running()
+            assert slow.wait(120) != 0
+        finally:
+            slow.kill()
+            slow.wait()
+        done(*run)
+        assert load_json(tmp_path / "run").digest == digest
+        assert "no cluster that stays" in done("cluster", "status", code=1)
+    finally:
+        standing.down(force=True)
+
+
+@pytest.mark.slow
+def test_one_that_is_kept_for_a_process_ends_with_it(place):
+    keeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        record, is_new = standing.up(1, kept_for=keeper.pid)
+        assert is_new
+        family = [psutil.Process(record.keeper.pid), *psutil.Process(record.keeper.pid).children()]
+        keeper.send_signal(signal.SIGKILL)
+        keeper.wait()
+        wait_for("the cluster's end", lambda: standing.find() is None, 60)
+        assert not psutil.wait_procs(family, timeout=30)[1]
+    finally:
+        keeper.kill()
+        keeper.wait()
+        keeper.stdin.close()
+        standing.down(force=True)
