@@ -62,8 +62,8 @@ bench-variations: $(VENV)/.dev
 bench-messaging: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python benchmarks/messaging.py $(ARGS)
 
-# The kills of the tests, for longer: make chaos ROUNDS=20 SEED=7
-ROUNDS ?= 10
+# The kills of the tests, for longer: make chaos ROUNDS=50 SEED=7
+ROUNDS ?= 20
 SEED ?= 1
 chaos: $(VENV)/.dev
 	HZZRAY_CHAOS_ROUNDS=$(ROUNDS) HZZRAY_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/test_chaos.py tests/test_bridge_chaos.py --timeout 7200

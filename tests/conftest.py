@@ -72,8 +72,8 @@ def _of_all_workers(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toys(tmp_path_factory) -> Path:
-    """Toy files of the toy release, 20 000 simulated events."""
+def toys(compiled, tmp_path_factory) -> Path:
+    """Toy files of the toy release, 20 000 simulated events; who reads them needs compiled kernels too."""
     from hzzray.data.catalogue import release
     from hzzray.data.toy import write_toys
 

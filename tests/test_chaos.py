@@ -1,7 +1,7 @@
 """Everything is killed, at any moment, and the result is the same to the last bit.
 
 Processes are real: drivers are the command line, attached to the session's cluster; actors are killed by pid. More of
-it: HZZRAY_CHAOS_ROUNDS (default 1, each of 20 kills) and HZZRAY_CHAOS_SEED.
+it: HZZRAY_CHAOS_ROUNDS (default 1, each of 10 kills) and HZZRAY_CHAOS_SEED.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from tests.support.chaos import (
 
 ROUNDS = int(os.environ.get("HZZRAY_CHAOS_ROUNDS", "1"))
 SEED = int(os.environ.get("HZZRAY_CHAOS_SEED", "1"))
-KILLS = 20
+KILLS = 10
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
