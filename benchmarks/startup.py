@@ -1,4 +1,7 @@
-"""Time from ``hzzray run`` to its first commit, against a bare ``ray.init()``: ``python benchmarks/startup.py``."""
+"""What a short run takes from the command on: to its first merged task, to its plot, to its end.
+
+``python benchmarks/startup.py``: alone, and on a cluster that stays, each against a bare ``ray.init()``.
+"""
 
 from __future__ import annotations
 
@@ -12,62 +15,77 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 BARE = "import ray, time; ray.init('local', num_cpus=2, logging_level='ERROR'); print(time.time())"
-HZZRAY = "from hzzray.cli import main; main()"
+HZZRAY = (sys.executable, "-m", "hzzray")
+
+#: As a user has it: an address, given or of a cluster that was started by hand, would be used.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+
+
+class Times(NamedTuple):
+    """Seconds since the command."""
+
+    merged: float
+    plot: float
+    end: float
+    cpu: float
 
 
 def bare_s() -> float:
     """Start Python and a local cluster; returns the seconds until ``ray.init()`` has returned."""
     begun = time.time()
-    done = subprocess.run([sys.executable, "-c", BARE], env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    # Without a token, which a bare ray.init() would write to HOME.
+    env = ENVIRONMENT | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run([sys.executable, "-c", BARE], env=env, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1]) - begun
 
 
-def run_s(toys: Path, runs: Path, number: int) -> float:
-    """Run on toys; returns the seconds until the first task was merged."""
-    options = [
-        "--selection",
-        "notebook-2020",
-        "--source",
-        str(toys),
-        "--runs",
-        str(runs),
-        "--run-id",
-        f"run{number}",
-        "--actors",
-        "2",
-    ]
-    begun = time.time()
-    subprocess.run(
-        [sys.executable, "-c", HZZRAY, "run", *options], env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL
-    )
-    with closing(sqlite3.connect(runs / f"run{number}" / "ledger.db")) as ledger:
+def run_s(toys: Path, runs: Path, number: int, env: dict[str, str]) -> Times:
+    """Run on toys."""
+    folder = runs / f"run{number}"
+    options = ("--source", str(toys), "--runs", str(runs), "--run-id", folder.name, "--actors", "2")
+    begun, before = time.time(), os.times()
+    subprocess.run([*HZZRAY, "run", *options], env=env, check=True, stdout=subprocess.DEVNULL)
+    end, after = time.time(), os.times()
+    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
         (merged,) = ledger.execute("SELECT MIN(merged) FROM partials").fetchone()
-    return float(merged) - begun
-
-
-# Without a token, which a bare ray.init() would write to HOME.
-ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Times(merged - begun, (folder / "plot.png").stat().st_mtime - begun, end - begun, cpu)
 
 
 def main() -> None:
-    """Take turns, so that what else the machine does is the same to both, and print medians."""
+    """Take turns, so that what else the machine does is the same to all, and print medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="starts of each (%(default)s)")
+    parser.add_argument("--events", type=int, default=20_000, help="simulated toy events (%(default)s)")
     options = parser.parse_args()
+    alone = ENVIRONMENT | {"RAY_ADDRESS": "local"}
+    bare: list[float] = []
+    cold: list[Times] = []
+    warm: list[Times] = []
     with tempfile.TemporaryDirectory() as folder:
         toys, runs = Path(folder) / "toys", Path(folder) / "runs"
-        subprocess.run(
-            [sys.executable, "-c", HZZRAY, "toy", str(toys), "--events", "20000"],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        run_s(toys, runs, 0)  # compiled kernels and layouts are in their caches from now on
-        pairs = [(bare_s(), run_s(toys, runs, 1 + i)) for i in range(options.repeats)]
-    bare, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
-    print(f"bare ray.init():                      {bare:5.1f} s")
-    print(f"hzzray run to the first merged task:  {ours:5.1f} s")
-    print(f"ratio: {statistics.median(b / a for a, b in pairs):.2f} (median of {options.repeats} pairs)")
+        toy = (*HZZRAY, "toy", str(toys), "--events", str(options.events))
+        subprocess.run(toy, check=True, stdout=subprocess.DEVNULL)
+        run_s(toys, runs, 0, alone)  # compiled kernels and layouts are in their caches from now on
+        try:
+            for number in range(1, 2 * options.repeats, 2):
+                subprocess.run([*HZZRAY, "cluster", "down"], env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+                bare.append(bare_s())
+                cold.append(run_s(toys, runs, number, alone))
+                up = (*HZZRAY, "cluster", "up", "--slots", "2")
+                subprocess.run(up, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+                warm.append(run_s(toys, runs, number + 1, ENVIRONMENT))
+        finally:
+            subprocess.run([*HZZRAY, "cluster", "down"], env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    init = statistics.median(bare)
+    print(f"median of {options.repeats} [s]              first merged     plot      end   driver's CPU")
+    print(f"bare ray.init()                                           {init:6.1f}")
+    for name, times in (("hzzray run", cold), ("hzzray run, cluster up", warm)):
+        merged, plot, end, cpu = (statistics.median(column) for column in zip(*times, strict=True))
+        print(f"{name:28s}      {merged:6.1f}   {plot:6.1f}   {end:6.1f}         {cpu:6.1f}")
 
 
 if __name__ == "__main__":
