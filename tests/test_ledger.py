@@ -542,11 +542,11 @@ DAMAGE = {
     "foreign": (lambda path: (path.unlink(), foreign(path)), "not a ledger of hzzray"),
     "older": (
         lambda path: of_version(path, 4, unsigned=True),
-        f"a ledger of version 4, made by an earlier hzzray; hzzray {__version__} reads version 5: take another",
+        f"a ledger of version 4, made by an earlier hzzray; hzzray {__version__} reads version 6: take another",
     ),
     "newer": (
         lambda path: of_version(path, 99),
-        f"a ledger of version 99, made by hzzray {__version__}; hzzray {__version__} reads version 5",
+        f"a ledger of version 99, made by hzzray {__version__}; hzzray {__version__} reads version 6",
     ),
     "of no run": (of_no_run, "a ledger of no run"),
     "spec": (with_a_broken_spec, "its spec can't be read: Field required"),

@@ -44,7 +44,7 @@ Outcome = Literal["merged", "duplicate", "superseded"]
 #: What may have become of a planned task.
 TaskState = Literal["due", "merged", "failed", "split"]
 
-_VERSION = 5  # of the tables below, and of what they mean; kept in SQLite's user_version
+_VERSION = 6  # of the tables below, and of what they mean; kept in SQLite's user_version
 _APPLICATION = 0x485A5A31  # "HZZ1": tells a ledger from any other SQLite file
 _BUSY_S = 30.0
 _PAGE = 1000  # tasks that are read at a time

@@ -9,11 +9,11 @@ lose nothing, nor do their squares. (Two limbs of 2⁻⁵⁰ would keep a square
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import deflate
 import numpy as np
 from numpy.typing import NDArray
 
@@ -267,8 +267,15 @@ class Shape(NamedTuple):
 _CELL = 1 + 2 * LIMBS
 _W, _W2 = slice(1, 1 + LIMBS), slice(1 + LIMBS, _CELL)
 
-#: Numbers of what ``pack`` writes before the cutflow: entries, events that are invalid for two reasons, touched cells.
-_HEAD = 4
+#: What ``pack`` writes first: its form, entries, events that are invalid for two reasons, touched cells, those of
+#: them whose Σw is negated, which numbers of a cell are written (a bit each), whether these fit into 32 bits.
+_HEAD, _FORM = 8, 6
+
+#: Bytes of the check sum.
+_CHECK = 4
+
+#: For so many sets of numbers in use there is an array of its own, to which adding is three times as fast.
+_ALIKE = 4
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -364,11 +371,24 @@ class Blocks:
         return cells[self.shape.slice(template)].reshape(self.shape.regions, -1, _CELL)
 
     def pack(self) -> bytes:
-        """Compress for the wire and the ledger: of the cells those that an event fell into."""
+        """Write them for the wire and the ledger: those cells that an event fell into, and of these the limbs in use.
+
+        Limbs of 32 bits are as good as random, so that nothing is compressed. A check sum is at the end.
+        """
         touched = np.flatnonzero(self.cells[:, 0])
-        head = [self.entries, *self.invalid.tolist(), len(touched)]
-        parts = (np.array(head, np.int64), self.stopped, touched, self.cells[touched])
-        return zlib.compress(b"".join(part.astype("<i8").tobytes() for part in parts), 1)
+        rows = self.cells[touched]
+        negative = np.flatnonzero(rows[:, _W.stop - 1] < 0)
+        rows[negative, _W] = ExactSums(-rows[negative, _W]).settled().limbs  # or they would be of ones up to the last
+        used = np.flatnonzero(rows.any(axis=0))
+        rows = rows[:, used]
+        fits = not rows.size or (rows.min() >= 0 and rows.max() <= _MASK)
+        form = [_FORM, self.entries, *self.invalid.tolist(), len(touched), len(negative), int((1 << used).sum()), fits]
+        parts = (
+            np.array(form, "<i8"), self.stopped.astype("<i8"), rows.astype("<u4" if fits else "<i8"),
+            touched.astype("<u4"), negative.astype("<u4"),
+        )  # fmt: skip
+        body = b"".join(part.tobytes() for part in parts)
+        return body + deflate.crc32(body).to_bytes(_CHECK, "little")
 
     @classmethod
     def unpack(cls, packed: bytes, shape: Shape) -> Self:
@@ -380,28 +400,69 @@ class Blocks:
         """Add up what ``pack`` made, at most 2**30 of it; raises ValueError on damage or another shape."""
         whole = cls.zeros(shape)
         entries = 0
-        fixed = _HEAD + whole.stopped.size
+        alike: dict[int, NDArray[np.int64]] = {}
         for body in packed:
-            numbers = np.frombuffer(_decompress(body), "<i8")
-            touched = int(numbers[_HEAD - 1]) if len(numbers) >= fixed else -1
-            if len(numbers) != fixed + touched * (1 + _CELL):
-                raise ValueError(f"{len(numbers)} numbers are not those of {shape.rows} cuts and {touched} cells")
-            at = numbers[fixed : fixed + touched]
-            if touched and not (at[0] >= 0 and at[-1] < shape.cells and (at[1:] > at[:-1]).all()):
-                raise ValueError(f"cells are not in order, or not among the {shape.cells} of this shape")
-            entries += int(numbers[0])
-            whole.invalid[:] += numbers[1 : _HEAD - 1]
+            one = _read(body, shape)
+            entries += one.entries
+            whole.invalid[:] += one.invalid
             # Carries can wait: they are settled once for all.
-            whole.stopped[:] += numbers[_HEAD:fixed].reshape(whole.stopped.shape)
-            whole.cells[at] += numbers[fixed + touched :].reshape(touched, _CELL)
+            whole.stopped[:] += one.stopped
+            used = _used(one.limbs)
+            if one.limbs not in alike and len(alike) < _ALIKE:
+                alike[one.limbs] = np.zeros((shape.cells, len(used)), np.int64)
+            rows = one.rows
+            if len(one.negative):
+                rows = rows.astype(np.int64)
+                rows[one.negative, slice(*np.searchsorted(used, (_W.start, _W.stop)))] *= -1
+            if one.limbs in alike:
+                alike[one.limbs][one.at] += rows
+            else:
+                whole.cells[one.at[:, None], used] += rows
+        for limbs, sums in alike.items():
+            whole.cells[:, _used(limbs)] += sums
         return cls.settled(shape, whole.cells, whole.stopped, whole.invalid, entries)
 
 
-def _decompress(packed: bytes) -> bytes:
-    try:
-        return zlib.decompress(packed)
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
+class _Packed(NamedTuple):
+    """What ``pack`` wrote: cells that were touched, which of their numbers are written, whose Σw are negated."""
+
+    entries: int
+    invalid: NDArray[np.int64]
+    stopped: NDArray[np.int64]
+    limbs: int
+    rows: NDArray[np.int64 | np.uint32]
+    at: NDArray[np.uint32]
+    negative: NDArray[np.uint32]
+
+
+def _used(limbs: int) -> NDArray[np.int64]:
+    """List which numbers of a cell are in use."""
+    return np.array([column for column in range(_CELL) if limbs >> column & 1], np.int64)
+
+
+def _read(body: bytes, shape: Shape) -> _Packed:
+    """Find the parts of what ``pack`` wrote; raises ValueError on damage or another shape."""
+    fixed = 8 * (_HEAD + shape.rows * (1 + LIMBS))
+    if len(body) < fixed + _CHECK:
+        raise ValueError(f"{len(body)} bytes are not those of {shape.rows} cuts")
+    if deflate.crc32(memoryview(body)[:-_CHECK]) != int.from_bytes(body[-_CHECK:], "little"):
+        raise ValueError("its check sum is another one")
+    head = np.frombuffer(body, "<i8", _HEAD)
+    form, entries, _, _, touched, negatives, limbs, fits = head.tolist()
+    if form != _FORM or not 0 <= limbs < 1 << _CELL:
+        raise ValueError(f"form {form} is not {_FORM}")
+    width = 4 if fits else 8
+    used = limbs.bit_count()
+    if min(touched, negatives) < 0 or len(body) != fixed + touched * (used * width + 4) + 4 * negatives + _CHECK:
+        raise ValueError(f"{len(body)} bytes are not those of {shape.rows} cuts and {touched} cells")
+    stopped = np.frombuffer(body, "<i8", shape.rows * (1 + LIMBS), 8 * _HEAD).reshape(shape.rows, 1 + LIMBS)
+    rows = np.frombuffer(body, "<u4" if fits else "<i8", touched * used, fixed).reshape(touched, used)
+    at = np.frombuffer(body, "<u4", touched, fixed + rows.nbytes)
+    negative = np.frombuffer(body, "<u4", negatives, fixed + rows.nbytes + at.nbytes)
+    for rising, most in ((at, shape.cells), (negative, touched)):
+        if len(rising) and not (rising[-1] < most and (rising[1:] > rising[:-1]).all()):
+            raise ValueError(f"cells are not in order, or not among the {most} of this shape")
+    return _Packed(entries, head[2:4], stopped, limbs, rows, at, negative)
 
 
 def varied_digest(samples: Mapping[str, str]) -> str:
