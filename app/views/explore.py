@@ -37,15 +37,12 @@ def main() -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
         parts.heading(1, "Explore")
-        run_id = parts.pick(names)
+        picked = parts.pick(names)
         head = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    if run_id is None:
+    view = parts.look_at(picked)
+    if view is None:
         return
-    try:
-        view = services().client.view(run_id)
-    except HzzrayError:
-        parts.unknown(run_id)
-        return
+    run_id = view.run_id
     session = services().sessions.find(run_id)
     if session is not None and session.trouble is None:
         with head:
@@ -251,7 +248,7 @@ def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, 
     own = known.get(shown)
     if own is None:
         slider = session.sliders[shown]
-        half = 0.5 if slider.counts else 0.0
+        half = slider.half
         usual = f"{slider.low - half:g}:{slider.high + half:g}:{slider.signal.size if slider.counts else 40}"
     else:
         usual = f"{own.start:g}:{own.stop:g}:{own.bins}"

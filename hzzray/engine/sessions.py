@@ -162,17 +162,22 @@ class Coordinator:
     async def _loaded(self, viewer: str, turn: int) -> None:
         """Wait until all that can be read is ready, a question is overtaken, or nothing goes on any more."""
         while not self._is_whole and self._turns.get(viewer) == turn:
-            before = len(self._failed), sum(len(member.mine) for member in self._members)
+            before = len(self._failed), self._ready
             async with self._progress:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._progress.wait(), _PATIENCE_S)
                     continue
-            if before == (len(self._failed), sum(len(member.mine) for member in self._members)):
+            if before == (len(self._failed), self._ready):
                 return
 
     @property
     def _is_whole(self) -> bool:
-        return len(self._failed) + sum(len(member.mine) for member in self._members) >= len(self._plot.tasks)
+        return len(self._failed) + self._ready >= len(self._plot.tasks)
+
+    @property
+    def _ready(self) -> int:
+        """Ranges that some worker answers for."""
+        return sum(len(member.mine) for member in self._members)
 
     async def pick(self, pick: Pick) -> list[Candidate]:
         """Find candidates."""
@@ -200,7 +205,7 @@ class Coordinator:
         """Tell how much is ready, and how much of it is hot."""
         self._begin()
         return Standing(
-            ready=sum(len(member.mine) for member in self._members),
+            ready=self._ready,
             failed=len(self._failed),
             ranges=len(self._plot.tasks),
             hot_ranges=sum(member.hot for member in self._members),

@@ -28,7 +28,7 @@ from hzzray.physics.histogram import Blocks, digest
 from hzzray.physics.hot import Picked
 from hzzray.places import cache_folder
 from hzzray.runs.folder import RunFolder, find_run
-from hzzray.runs.plan import CHUNK, Plan, readable
+from hzzray.runs.plan import AT_ONCE, CHUNK, Plan, readable
 from hzzray.runs.request import bound_of, bound_text, change_spec, colons, cut_texts, make_spec, number_text
 from hzzray.runs.result import Result, environment, summarise
 from hzzray.runs.run import Settings, finish, keep_settings, new_run_id, settings_of
@@ -40,9 +40,6 @@ IDLE_S = 900.0
 
 #: Candidates that are listed at once, at the most: the leptons of each are read again.
 MOST_CANDIDATES = 1000
-
-# Files that are opened at a time.
-_AT_ONCE = 8
 
 Ends = tuple[float | None, float | None]
 """Between what a variable must lie; None for no bound."""
@@ -359,7 +356,7 @@ class Session:
             except (DataError, TransientError):
                 return file.uuid  # it was there; who goes on with the run will see
 
-        return uuids | dict(zip(uuids, side_by_side(name, self._files, _AT_ONCE), strict=True))
+        return uuids | dict(zip(uuids, side_by_side(name, self._files, AT_ONCE), strict=True))
 
     def command(self, what: Answer | RunSpec) -> str:
         """Tell the command line that makes such a run from nothing; raises UsageError where there is none."""
