@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -23,13 +24,14 @@ from hzzray.data.storage import open_bytes
 from hzzray.engine.monitor import Usage, place
 from hzzray.engine.questions import Candidate, Lepton, Pick, Question, Share
 from hzzray.engine.worker import Worker
-from hzzray.errors import DataError, MissingFileError, TransientError
-from hzzray.messages import RunSpec, Task
+from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError
+from hzzray.messages import Cost, Partial, Range, RunSpec, Task
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Jagged, Offsets, Reads, Scalar, Unread, nothing
 from hzzray.physics.fill import Sums
 from hzzray.physics.filler import Filler
 from hzzray.physics.hot import Hot, Keeper, Picked, Refiller, UnmeasuredError, warm_up
+from hzzray.side_by_side import AT_ONCE, side_by_side
 from hzzray.urls import redact
 
 #: The part of the memory that an actor may use which its hot candidates may take, unless somebody says otherwise.
@@ -136,6 +138,28 @@ def content(file: str, spec: RunSpec, branches: tuple[str, ...], cache: Path | N
         return read_layout(source, spec.release.schema_.tree, branches, cache).uuid
 
 
+def renamed(
+    files: Mapping[str, str], before: RunSpec, after: RunSpec, analysis: Analysis, cache: Path | None
+) -> dict[str, str]:
+    """Name contents, by the names that a run has for them, as another one does, for which other branches may count.
+
+    ``files`` are their places, by the first names. One that isn't there, or is another by now, is left out.
+    """
+    old, new = (analyses.reads(spec, analysis, simulation=True).branches for spec in (before, after))
+    if old == new:
+        return dict(zip(files, files, strict=True))
+
+    def name(uuid: str) -> str:
+        try:
+            same = content(files[uuid], before, old, cache) == uuid
+            return content(files[uuid], after, new, cache) if same else ""
+        except (DataError, TransientError):
+            return ""
+
+    found = zip(files, side_by_side(name, list(files), AT_ONCE), strict=True)
+    return {uuid: its for uuid, its in found if its}
+
+
 def details(task: Task, schema: Schema, rows: Sequence[Candidate], cache: Path | None) -> list[Candidate]:
     """Add to candidates of a range what only their file tells; raises DataError where it can't be read."""
     leptons = all(schema.kinematics)
@@ -206,6 +230,7 @@ class HotWorker(Worker):
         self._dropped = -1
         self._contents: dict[str, str] = {}
         self._made = 0, 0  # entries and bytes of all that was ever hot
+        self._common: dict[str, dict[Range, int]] = {}
         super().__init__(spec, sources, name, cache, places)
         warm_up()
 
@@ -334,6 +359,58 @@ class HotWorker(Worker):
                     packed[number] = refiller.end(own, added).pack()
         blocks = {sample: refiller.end(own, entries[sample]) for sample, own in sums.items()}
         return Share(blocks, tuple(done), failed, len(cold), packed)
+
+    def lend(self, spec: RunSpec) -> frozenset[Range]:
+        """Tell which ranges of a run of another spec are hot: those of the same contents, measured in the same way."""
+        common = self._in_common(spec)
+        return frozenset(one for one, number in common.items() if self.key(number) in self._store)
+
+    def _in_common(self, spec: RunSpec) -> dict[Range, int]:
+        """Tell the number of each range that a run of another spec has in common with this one, by its name there."""
+        if spec.digest not in self._common:
+            self._common = {spec.digest: self._compare(spec)}
+        return self._common[spec.digest]
+
+    def _compare(self, spec: RunSpec) -> dict[Range, int]:
+        if isinstance(self._filler, DataError) or spec.analysis != self._spec.analysis or spec.variations:
+            return {}  # what variations need of an event isn't kept
+        names = analyses.measurable(spec, self._analysis)
+        theirs = {sample.name: read_digest(spec, sample.name, names) for sample in spec.release.samples}
+        same = {name for name, digest in self._digests.items() if theirs.get(name) == digest}
+        files = {task.uuid: task.file for task in self._tasks if task.sample in same}
+        uuids = renamed(files, self._spec, spec, self._analysis, self._cache)
+        return {
+            task.range._replace(uuid=uuids[task.uuid]): number
+            for number, task in enumerate(self._tasks)
+            if task.sample in same and task.uuid in uuids
+        }
+
+    def fill(self, spec: RunSpec, tasks: Sequence[Task]) -> list[Partial | HzzrayError]:
+        """Fill tasks of a run of another spec with what is hot, exactly as its own workers would.
+
+        In the place of a partial there is a TransientError where nothing is hot, or not all that is asked for.
+        """
+        if isinstance(self._filler, DataError):
+            return [self._filler] * len(tasks)
+        common = self._in_common(spec)
+        refiller = Refiller(self._analysis, spec.selection.cuts, spec.templates)
+        return [self._filled(refiller, task, common.get(task.range) if task.spec == spec.digest else None)
+                for task in tasks]  # fmt: skip
+
+    def _filled(self, refiller: Refiller, task: Task, number: int | None) -> Partial | HzzrayError:
+        wall, cpu = time.perf_counter(), time.thread_time()  # another thread may be reading meanwhile
+        hot = None if number is None else self._store.get(self.key(number))
+        if hot is None:
+            return TransientError(f"{redact(task.file)}: entries {task.start} to {task.stop} are not hot")
+        with self._meter.working(task):
+            sums = refiller.begin()
+            try:
+                packed = refiller.end(sums, refiller.add(hot, sums)).pack()
+            except UnmeasuredError as error:
+                return TransientError(f"{redact(task.file)}: {error} is not hot")
+        cost = Cost(wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu, events=task.entries)
+        self._meter.add(cost)
+        return Partial(task, packed, cost, self.name)
 
     def pick(self, pick: Pick, numbers: Sequence[int]) -> dict[int, Picked]:
         """Find candidates, by range; ranges that can't be read have none."""

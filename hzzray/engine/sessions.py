@@ -22,11 +22,12 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hzzray.engine.actors import AWAY
 from hzzray.engine.cluster import ClusterError, working_nodes
 from hzzray.engine.hot import HotWorker
-from hzzray.engine.questions import Candidate, Heard, OvertakenError, Pick, Question, Share, Standing
+from hzzray.engine.questions import Candidate, Heard, Lent, OvertakenError, Pick, Question, Share, Standing
 from hzzray.errors import HzzrayError, MissingFileError, TransientError
-from hzzray.messages import RunSpec, Task
+from hzzray.messages import Range, RunSpec, Task
 from hzzray.physics.analysis import Cut, Template
 from hzzray.physics.hot import Picked
 from hzzray.retry import waits
@@ -46,6 +47,9 @@ _AGAIN = 5
 
 # A coordinator that died is back so soon, or there is none [s].
 _BACK_S = 60.0
+
+# What coordinators' names begin with.
+_PREFIX = "explore:"
 
 _OVERTAKEN = "a newer question overtook this one"
 
@@ -69,7 +73,7 @@ class Plot(NamedTuple):
     def name(self) -> str:
         """Name of the session's coordinator: another one where the run has become another."""
         ids = "\0".join(task.task_id for task in self.tasks)
-        return f"explore:{self.tasks[0].run_id}:{hashlib.sha256(ids.encode()).hexdigest()[:12]}"
+        return f"{_PREFIX}{self.tasks[0].run_id}:{hashlib.sha256(ids.encode()).hexdigest()[:12]}"
 
 
 @dataclass(eq=False, slots=True)
@@ -213,6 +217,14 @@ class Coordinator:
             bound=sum(member.bound for member in self._members),
             actors=sum(member.ready for member in self._members),
         )
+
+    async def lend(self, spec: RunSpec) -> list[tuple[str, Any, frozenset[Range]]]:
+        """Tell of each worker that is there which ranges of a run of another spec it holds hot, and its handle."""
+        ready = [member for member in self._members if member.ready]
+        calls = [member.handle.lend.options(concurrency_group="monitor").remote(spec) for member in ready]
+        held = await asyncio.gather(*map(_future, calls), return_exceptions=True)
+        pairs = zip(ready, held, strict=True)
+        return [(one.name, one.handle, holds) for one, holds in pairs if isinstance(holds, frozenset) and holds]
 
     async def pids(self) -> list[int]:
         """Tell the processes of the workers that are there."""
@@ -418,6 +430,29 @@ def join(plot: Plot) -> Any:  # noqa: ANN401 (an actor's handle)
         max_concurrency=1000,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
     ).remote(plot)
+
+
+def lenders(spec: RunSpec) -> list[Lent]:
+    """Find the workers of this cluster's sessions that hold hot what a run of a spec would measure again.
+
+    A session that doesn't answer soon lends nothing.
+    """
+    found: dict[str, Lent] = {}
+    with contextlib.suppress(*AWAY):
+        for name in ray.util.list_named_actors():
+            if not name.startswith(_PREFIX):
+                continue
+            with contextlib.suppress(ValueError, RayError):
+                coordinator: Any = ray.get_actor(name)
+                lent: list[tuple[str, Any, frozenset[Range]]] = ray.get(coordinator.lend.remote(spec), timeout=_PING_S)
+                for worker, actor, holds in lent:
+                    found.setdefault(worker, Lent(worker, actor, holds, _filling(actor, spec)))
+    return list(found.values())
+
+
+def _filling(handle: Any, spec: RunSpec) -> Callable[[Sequence[Task]], Any]:  # noqa: ANN401
+    kept = ray.put(spec)
+    return lambda tasks: _future(handle.fill.remote(kept, list(tasks)))
 
 
 class Shared:

@@ -19,7 +19,7 @@ from hzzray.data.storage import matching, open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
 from hzzray.messages import Entries, Failure, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
 from hzzray.physics.columns import Reads
-from hzzray.side_by_side import side_by_side
+from hzzray.side_by_side import AT_ONCE, side_by_side
 from hzzray.urls import is_inside, is_pattern, is_remote, join, redact
 
 #: Entries of a task unless the user says otherwise: some tenths of a second on one core. That is much beside the few
@@ -28,9 +28,6 @@ CHUNK = 500_000
 
 #: After so many files in a row that a server gave no answer for, it is asked for no more: each costs many seconds.
 PATIENCE = 2
-
-#: Files that are opened at a time: what that takes is mostly round trips to servers.
-AT_ONCE = 8
 
 # How far from the wished place a cut may lie, as a part of the chunk, to hit a cluster's border.
 _SLACK = 0.5
