@@ -137,6 +137,14 @@ def test_what_is_held_hot_is_filled_there_and_the_rest_is_read(held, cool, seed)
     assert [told.what for told in joined] == [f"with {len(some)} ranges of this run hot" for some in held]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_held_hot_waits_for_no_worker_that_reads(seed):
+    held = frozenset(range(2, 20))
+    world = play(Story((*["slow"] * 2, *["fine"] * 18), actors=(1, 1), guests=((held, math.inf, False),)), seed)
+    assert len(world.filled) == 18
+    assert max(world.filled.values()) < 4.0 < world.now
+
+
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("seed", range(10))
 def test_what_a_guest_takes_along_is_read_by_workers_of_the_run(seed, silent):

@@ -106,9 +106,8 @@ class Store:
 
 
 class Warmth(NamedTuple):
-    """How a worker stands: bytes and ranges that are hot, the bound, and how much was read for answers."""
+    """How a worker stands: how many ranges are hot, the bound of their bytes, and what it uses, these bytes too."""
 
-    nbytes: int
     bound: int
     ranges: int
     usage: Usage
@@ -459,4 +458,10 @@ class HotWorker(Worker):
 
     def warmth(self) -> Warmth:
         """Tell how much is hot."""
-        return Warmth(self._store.nbytes, self._store.bound, len(self._store), self._meter.usage())
+        own, *_ = self.usage()
+        return Warmth(self._store.bound, len(self._store), own)
+
+    def usage(self) -> tuple[Usage, ...]:
+        """Tell what this process has used so far, bytes of hot candidates too, and its container if it is in one."""
+        own, *around = super().usage()
+        return replace(own, hot=self._store.nbytes), *around

@@ -181,6 +181,8 @@ class Pool:
                     job.cancel()
                 if self._aborted:
                     raise ClusterError(self._aborted)
+                if self._watcher is not None and self._version < 0:  # it took no second: nobody has been looked at
+                    await self._report(self._watcher)
         except BaseExceptionGroup as group:
             raise first_of(group) from group
         finally:

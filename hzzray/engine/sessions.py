@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hzzray.engine.actors import AWAY
 from hzzray.engine.cluster import ClusterError, working_nodes
 from hzzray.engine.hot import HotWorker
+from hzzray.engine.monitor import Usage
 from hzzray.engine.questions import Candidate, Heard, Lent, OvertakenError, Pick, Question, Share, Standing
 from hzzray.errors import HzzrayError, MissingFileError, TransientError
 from hzzray.messages import Range, RunSpec, Task
@@ -78,14 +79,13 @@ class Plot(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Member:
-    """A worker actor, and the ranges that it answers for. ``pid`` is that of its process when it last told one."""
+    """A worker actor, the ranges that it answers for, and what it used when it last told."""
 
     name: str
     handle: Any
     mine: set[int] = field(default_factory=set)
     ready: bool = False
-    pid: int = 0
-    nbytes: int = 0
+    usage: Usage | None = None
     bound: int = 0
     hot: int = 0
 
@@ -213,7 +213,7 @@ class Coordinator:
             failed=len(self._failed),
             ranges=len(self._plot.tasks),
             hot_ranges=sum(member.hot for member in self._members),
-            nbytes=sum(member.nbytes for member in self._members),
+            nbytes=sum(usage.hot for usage in await self.usages()),
             bound=sum(member.bound for member in self._members),
             actors=sum(member.ready for member in self._members),
         )
@@ -226,9 +226,9 @@ class Coordinator:
         pairs = zip(ready, held, strict=True)
         return [(one.name, one.handle, holds) for one, holds in pairs if isinstance(holds, frozenset) and holds]
 
-    async def pids(self) -> list[int]:
-        """Tell the processes of the workers that are there."""
-        return [member.pid for member in self._members if member.ready]
+    async def usages(self) -> list[Usage]:
+        """Tell what the workers that are there use."""
+        return [member.usage for member in self._members if member.ready and member.usage is not None]
 
     async def end(self) -> None:
         """End the session."""
@@ -309,7 +309,7 @@ class Coordinator:
         member.ready = False
         self._waiting.extend(sorted(member.mine))
         member.mine.clear()
-        member.nbytes = member.hot = 0
+        member.hot = 0
 
     async def _load(self, member: _Member) -> None:
         """Let a worker load one range after the other, as long as there are some; for ever."""
@@ -390,10 +390,9 @@ class Coordinator:
             warmth = await asyncio.wait_for(_future(call), _PING_S)
         except (RayError, TimeoutError):
             return False
-        if member.pid not in (0, warmth.usage.pid) and member.ready:
+        if member.ready and member.usage is not None and member.usage.pid != warmth.usage.pid:
             self._fell(member)
-        member.pid, member.nbytes, member.bound = warmth.usage.pid, warmth.nbytes, warmth.bound
-        member.hot = warmth.ranges
+        member.bound, member.hot, member.usage = warmth
         return True
 
     async def _watch(self) -> None:
@@ -486,10 +485,12 @@ class Shared:
         standing: Standing = self._call(lambda handle: handle.standing.remote())
         return standing
 
-    def pids(self) -> Sequence[int]:
-        """Tell the workers' processes."""
-        pids: list[int] = self._call(lambda handle: handle.pids.remote())
-        return pids
+    def usages(self) -> list[Usage]:
+        """Tell what the workers that are there use; that starts no session again."""
+        usages: list[Usage] = []
+        with contextlib.suppress(RayError):
+            usages = ray.get(self._coordinator.usages.remote(), timeout=_PING_S)
+        return usages
 
     def close(self) -> None:
         """Leave the session to the others."""

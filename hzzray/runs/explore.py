@@ -19,6 +19,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine.explore import Alone, Explorer
 from hzzray.engine.hot import renamed
 from hzzray.engine.ledger import Ledger
+from hzzray.engine.monitor import Usage
 from hzzray.engine.questions import Candidate, Heard, Pick, Standing
 from hzzray.engine.rounded import Tables, tables
 from hzzray.errors import UsageError
@@ -245,6 +246,10 @@ class Session:
     def standing(self) -> Standing:
         """Tell how much is ready and hot."""
         return self._explorer.standing()
+
+    def usages(self) -> list[Usage]:
+        """Tell what the session's workers use: CPU, memory, and how much of that is hot candidates."""
+        return self._explorer.usages()
 
     def candidates(
         self,

@@ -177,7 +177,7 @@ class World:
         self.workers: dict[str, _Worker] = {}
         self.given: set[str] = set()
         self.happened: list[Tell] = []
-        self.filled: dict[str, str] = {}  # tasks that were filled by guests
+        self.filled: dict[str, float] = {}  # tasks that guests have filled, and when
         self.guests = {f"explorer-{n}": guest for n, guest in enumerate(story.guests)}
         self.flying_to_guests: dict[str, Give] = {}
         self.vain: Counter[str] = Counter()  # how often a node was asked for a file that it lacks
@@ -520,7 +520,7 @@ class World:
             for task in call.tasks
         )
         filled = [one.task for one in outcomes if isinstance(one, Partial)]
-        self.filled |= dict.fromkeys((task.task_id for task in filled), call.worker)
+        self.filled |= dict.fromkeys((task.task_id for task in filled), self.now)
         self.waiting_for_commit += len(filled)
         self.tell(Answered(call.call, outcomes))
 
