@@ -110,7 +110,7 @@ def test_a_dispatch_has_no_ray_no_clock_and_no_chance():
         "import sys\n"
         "sys.modules['tornado'] = None\n"  # where that is installed, tenacity brings it, and it asyncio
         "import hzzray.engine.dispatch\n"
-        "of = ('dispatch', 'fleet', 'commits', 'faults', 'absences', 'instructions')\n"
+        "of = ('dispatch', 'fleet', 'guests', 'commits', 'faults', 'absences', 'instructions')\n"
         "held = {name for one in of for name in vars(sys.modules[f'hzzray.engine.{one}'])}\n"
         "assert not held & {'time', 'random', 'asyncio', 'ray'}, held\n"
         "assert not {'ray', 'asyncio'} & sys.modules.keys()\n"
