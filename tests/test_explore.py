@@ -330,8 +330,10 @@ def test_a_run_is_filled_by_a_session_that_holds_its_candidates(shared, runs, to
 
     def lenders_of_whom_one_dies(spec):
         lent = lenders(spec)
-        assert len(lent) == 2
-        os.kill(pids(shared)[0], signal.SIGKILL)
+        other, most = sorted(lent, key=lambda one: len(one.holds))
+        assert most.holds - other.holds  # a range that moved may be hot at both
+        (pid,) = [usage.pid for usage in shared.usages() if usage.actor == most.name]
+        os.kill(pid, signal.SIGKILL)
         return lent
 
     monkeypatch.setattr("hzzray.engine.sessions.lenders", lenders_of_whom_one_dies)
