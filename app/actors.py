@@ -26,7 +26,8 @@ class Actor:
     """An actor, a machine or a service's container.
 
     ``cpu`` is per cent of one core now, ``spark`` over the last minute, ``used_s`` seconds of CPU in the run. ``rss``
-    and ``memory_limit`` are bytes, ``cpus`` cores; a limit of 0 is none.
+    and ``memory_limit`` are bytes, ``cpus`` cores; a limit of 0 is none. ``hot`` are those bytes of ``rss`` that an
+    exploring session's candidates take.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Actor:
     used_s: float
     cpus: float
     memory_limit: int
+    hot: int
 
     @property
     def service(self) -> str:
@@ -86,6 +88,7 @@ def _actor(row: np.void, own: Rows, use: CpuUse | None, now: float) -> Actor:
         used_s=float(np.diff(use.edges) @ use.percent / 100) if use is not None else 0.0,
         cpus=float(row["cpu_limit"]),
         memory_limit=int(row["memory_limit_bytes"]),
+        hot=int(row["hot_bytes"]),
     )
 
 

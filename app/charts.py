@@ -91,18 +91,17 @@ def mass(
     low, high = span or (float(whole.edges[0]), float(whole.edges[-1]))
     inside = (whole.edges[1:] > low) & (whole.edges[:-1] < high)
     floor = _floor(shown.highest[inside]) if log else 0.0
+    ends = np.empty((2, 0)) if shown.data is None else poisson_interval(shown.data)  # what takes longest of all
     tables = [
         _window(result),
         *_stack(shown, floor),
         _band(shown, floor),
-        _points(shown, floor),
+        _points(shown, floor, ends),
         _ratio_band(shown),
-        _ratio(shown),
-        _hover(shown, result.observable.unit),
+        _ratio(shown, ends),
+        _hover(shown, result.observable.unit, ends),
     ]
-    rows = pd.concat([table for table in tables if len(table)], ignore_index=True)
-    rows = rows[(rows["hi"] > low) & (rows["lo"] < high)]
-    return Chart(rows, _mass_spec(whole, result.observable, (low, high), log=log, floor=floor))
+    return Chart(_together(tables, low, high), _mass_spec(whole, result.observable, (low, high), log=log, floor=floor))
 
 
 def _floor(highest: NDArray[np.float64]) -> float:
@@ -112,18 +111,45 @@ def _floor(highest: NDArray[np.float64]) -> float:
     return float(10.0 ** math.floor(math.log10(least)))
 
 
-def _table(kind: str, content: Contents, **columns: Any) -> pd.DataFrame:  # noqa: ANN401 (arrays and names)
-    return pd.DataFrame({"kind": kind, "lo": content.edges[:-1], "hi": content.edges[1:], **columns})
+_Columns = dict[str, NDArray[Any]]
 
 
-def _window(result: Result) -> pd.DataFrame:
+def _table(kind: str, content: Contents, where: Any = slice(None), **columns: Any) -> _Columns:  # noqa: ANN401
+    """Make columns of a row a bin, of the bins ``where`` something is so: of arrays, texts, or one text for all."""
+    made = {"kind": kind, "lo": content.edges[:-1], "hi": content.edges[1:], **columns}
+    bins = len(content.edges) - 1
+    return {
+        name: (np.full(bins, one, object) if isinstance(one, str) else np.asarray(one, _kind_of(one)))[where]
+        for name, one in made.items()
+    }
+
+
+def _kind_of(column: Any) -> type:  # noqa: ANN401 (an array or texts)
+    return object if isinstance(column, list) else float
+
+
+def _together(tables: Iterable[_Columns], low: float, high: float) -> pd.DataFrame:
+    """Lay tables one below the other, those rows that lie in a span: many small frames would take far longer."""
+    some = [table for table in tables if table]
+    texts = {name: column.dtype == object for table in some for name, column in table.items()}
+    columns = {
+        name: np.concatenate(
+            [table[name] if name in table else np.full(len(table["lo"]), None if is_text else np.nan) for table in some]
+        )
+        for name, is_text in texts.items()
+    }
+    shown = (columns["hi"] > low) & (columns["lo"] < high)
+    return pd.DataFrame({name: column[shown] for name, column in columns.items()})
+
+
+def _window(result: Result) -> _Columns:
     if result.significance.window is None or not result.is_first:
-        return pd.DataFrame()
+        return {}
     low, high = result.significance.window
-    return pd.DataFrame({"kind": ["window"], "lo": [low], "hi": [high]})
+    return {"kind": np.array(["window"], object), "lo": np.array([low]), "hi": np.array([high])}
 
 
-def _stack(content: Contents, floor: float) -> list[pd.DataFrame]:
+def _stack(content: Contents, floor: float) -> list[_Columns]:
     below = np.zeros(len(content.edges) - 1)
     tables = []
     for layer in content.simulation:
@@ -134,43 +160,44 @@ def _stack(content: Contents, floor: float) -> list[pd.DataFrame]:
     return tables
 
 
-def _band(content: Contents, floor: float) -> pd.DataFrame:
+def _band(content: Contents, floor: float) -> _Columns:
     low, high = content.total - content.error, content.total + content.error
     if not content.simulation:
-        return pd.DataFrame()
+        return {}
     return _table("band", content, group=BAND, y0=np.maximum(low, floor), y1=np.maximum(high, floor))
 
 
-def _points(content: Contents, floor: float) -> pd.DataFrame:
+def _points(content: Contents, floor: float, ends: NDArray[np.float64]) -> _Columns:
     if content.data is None:
-        return pd.DataFrame()
-    low, high = poisson_interval(content.data)
-    table = _table(
-        "data", content, group=DATA, middle=content.centres, y=content.data, y0=np.maximum(low, floor), y1=high
-    )
-    return table[content.data > 0]
+        return {}
+    low, high = ends
+    y0 = np.maximum(low, floor)
+    some = content.data > 0
+    return _table("data", content, some, group=DATA, middle=content.centres, y=content.data, y0=y0, y1=high)
 
 
-def _ratio_band(content: Contents) -> pd.DataFrame:
+def _ratio_band(content: Contents) -> _Columns:
     if not content.simulation:
-        return pd.DataFrame()
-    unit = np.where(content.total > 0, content.total, np.nan)
-    error = content.error / unit
-    return _table("ratio band", content, y0=np.clip(1 - error, 0, 1), y1=np.clip(1 + error, 1, _RATIO_MAX)).dropna()
+        return {}
+    some = content.total > 0
+    error = content.error / np.where(some, content.total, np.nan)
+    some &= np.isfinite(error)
+    return _table("ratio band", content, some, y0=np.clip(1 - error, 0, 1), y1=np.clip(1 + error, 1, _RATIO_MAX))
 
 
-def _ratio(content: Contents) -> pd.DataFrame:
+def _ratio(content: Contents, ends: NDArray[np.float64]) -> _Columns:
     if content.data is None or not content.simulation or not content.divisible:
-        return pd.DataFrame()
-    unit = np.where((content.total > 0) & (content.data > 0), content.total, np.nan)
-    low, high = poisson_interval(content.data) / unit
-    table = _table(
-        "ratio", content, middle=content.centres, y=content.data / unit, y0=low, y1=np.minimum(high, _RATIO_MAX)
-    ).dropna()
-    return table[table["y0"] < _RATIO_MAX]
+        return {}
+    some = (content.total > 0) & (content.data > 0)
+    unit = np.where(some, content.total, np.nan)
+    low, high = ends / unit
+    some &= low < _RATIO_MAX
+    return _table(
+        "ratio", content, some, middle=content.centres, y=content.data / unit, y0=low, y1=np.minimum(high, _RATIO_MAX)
+    )
 
 
-def _hover(content: Contents, unit: str) -> pd.DataFrame:
+def _hover(content: Contents, unit: str, ends: NDArray[np.float64]) -> _Columns:
     """Tell each bin's contents in words."""
     told: dict[str, list[str]] = {
         "range": [
@@ -183,7 +210,7 @@ def _hover(content: Contents, unit: str) -> pd.DataFrame:
         f"{total:.3g} ± {error:.2g}" for total, error in zip(content.total, content.error, strict=True)
     ]
     if content.data is not None:
-        low, high = poisson_interval(content.data)
+        low, high = ends
         told["data"] = [
             f"{n:.0f} (+{up - n:.1f} −{n - down:.1f})"
             for n, down, up in zip(content.data, low, high, strict=True)

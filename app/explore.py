@@ -55,24 +55,27 @@ class Slider:
     signal: NDArray[np.float64]
     background: NDArray[np.float64]
 
+    @property
+    def half(self) -> float:
+        """How far bins and bounds are beyond the thumbs: half a whole number, which is kept, or nothing."""
+        return 0.5 if self.counts else 0.0
+
     def ends(self, bound: Bound | None) -> tuple[float, float]:
         """Tell where the thumbs are for a bound."""
-        inward = 0.5 if self.counts else 0.0
-        low = self.low if bound is None or bound.low is None else bound.low + inward
-        high = self.high if bound is None or bound.high is None else bound.high - inward
+        low = self.low if bound is None or bound.low is None else bound.low + self.half
+        high = self.high if bound is None or bound.high is None else bound.high - self.half
         low, high = (min(max(end, self.low), self.high) for end in (low, high))
         return (low, high) if low <= high else (high, low)
 
     def bound(self, ends: tuple[float, float]) -> Bound:
         """Tell what the thumbs ask for."""
-        outward = 0.5 if self.counts else 0.0
         low, high = (round(end, 9) for end in ends)
         if low == high and not self.counts:  # nothing lies between: the smallest step does
             low, high = (low - self.step, high) if high >= self.high else (low, high + self.step)
         return Bound(
             self.variable,
-            None if low <= self.low else round(low - outward, 9),
-            None if high >= self.high else round(high + outward, 9),
+            None if low <= self.low else round(low - self.half, 9),
+            None if high >= self.high else round(high + self.half, 9),
         )
 
     @property
@@ -84,9 +87,8 @@ class Slider:
         """Say in short what a bound asks for."""
         if bound is None or (bound.low, bound.high) == (None, None):
             return "no cut"
-        inward = 0.5 if self.counts else 0.0
-        low = None if bound.low is None else f"{bound.low + inward:g}"
-        high = None if bound.high is None else f"{bound.high - inward:g}"
+        low = None if bound.low is None else f"{bound.low + self.half:g}"
+        high = None if bound.high is None else f"{bound.high - self.half:g}"
         if low is None:
             return f"{'≤' if self.counts else '<'} {high}"
         if high is None:
@@ -252,7 +254,7 @@ def behind(slider: Slider, bound: Bound | None) -> str:
     """Draw what lies behind a slider in HTML: background and signal, each as high as it gets, and what is cut away."""
     low, high = slider.ends(bound)
     # Bins of whole numbers lie about the thumbs: half of the first one and of the last one are beyond the track.
-    half = 0.5 if slider.counts else 0.0
+    half = slider.half
     wide = slider.high - slider.low
     left = 100 * max(0.0, low - half - slider.low) / wide
     right = 100 * max(0.0, slider.high - high - half) / wide
@@ -406,6 +408,11 @@ def _in_window(result: Result, name: str, region: str | None) -> tuple[float, fl
     return float(np.sum(bins.sumw[inside])), float(np.sqrt(np.sum(bins.sumw2[inside])))
 
 
+def _of(kind: str, mark: Spec, **encoding: Spec) -> Spec:
+    """Draw the rows of one kind."""
+    return {"transform": [{"filter": f"datum.kind === '{kind}'"}], "mark": mark, "encoding": encoding}
+
+
 # The best cut.
 
 
@@ -476,9 +483,6 @@ def scan_chart(points: Sequence[Point], slider: Slider, now: float | None, *, ab
     }
     y = {"field": "asimov", "type": "quantitative", "title": "expected significance [σ]", "scale": {"zero": False}}
 
-    def of(kind: str, mark: Spec, **encoding: Spec) -> Spec:
-        return {"transform": [{"filter": f"datum.kind === '{kind}'"}], "mark": mark, "encoding": encoding}
-
     tips = [
         {"field": "threshold", "title": "threshold", "format": ".4~g"},
         {"field": "asimov", "title": "σ", "format": ".3f"},
@@ -492,12 +496,12 @@ def scan_chart(points: Sequence[Point], slider: Slider, now: float | None, *, ab
         {
             "height": 300,
             "layer": [
-                of("scan", {"type": "area", "opacity": 0.25, "color": colour},
+                _of("scan", {"type": "area", "opacity": 0.25, "color": colour},
                    x=x, y={**y, "field": "low"}, y2={"field": "high"}),
-                of("scan", {"type": "line", "color": colour, "strokeWidth": 2, "point": {"color": colour, "size": 26}},
+                _of("scan", {"type": "line", "color": colour, "strokeWidth": 2, "point": {"color": colour, "size": 26}},
                    x=x, y=y, tooltip=tips),  # type: ignore[arg-type]
-                of("now", {"type": "rule", "color": _INK, "strokeDash": [4, 3]}, x=x),
-                of("best", {"type": "point", "shape": "diamond", "size": 140, "filled": True, "color": _SIGNAL},
+                _of("now", {"type": "rule", "color": _INK, "strokeDash": [4, 3]}, x=x),
+                _of("best", {"type": "point", "shape": "diamond", "size": 140, "filled": True, "color": _SIGNAL},
                    x=x, y=y),
             ],
         },
@@ -514,8 +518,7 @@ def all_but_one(
     found = {}
     for name in chosen:
         slider = known[name]
-        half = 0.5 if slider.counts else 0.0
-        bins = slider.signal.size
+        half, bins = slider.half, slider.signal.size
         axis = f"{name}={slider.low - half!r}:{slider.high + half!r}:{bins if slider.counts else min(bins, 40)}"
         without = (*(bound for bound in cuts if bound.variable != name), Bound(name))
         if name == first.observable:
@@ -551,20 +554,17 @@ def but_one_chart(result: Result, slider: Slider, bound: Bound | None, *, data: 
          "scale": {"domain": [float(edges[0]), float(edges[-1])], "nice": False, "zero": False}}  # fmt: skip
     y = {"field": "y0", "type": "quantitative", "title": "events"}
 
-    def of(kind: str, mark: Spec, **encoding: Spec) -> Spec:
-        return {"transform": [{"filter": f"datum.kind === '{kind}'"}], "mark": mark, "encoding": encoding}
-
     colour = {"field": "group", "type": "nominal", "scale": {"domain": names, "range": colours}, "legend": None}
     return Chart(
         pd.concat(tables, ignore_index=True),
         {
             "height": 190,
             "layer": [
-                of("stack", {"type": "rect", "clip": True}, x=x, x2={"field": "hi"}, y=y, y2={"field": "y1"},
+                _of("stack", {"type": "rect", "clip": True}, x=x, x2={"field": "hi"}, y=y, y2={"field": "y1"},
                    color=colour, tooltip={"field": "group"}),
-                of("data", {"type": "circle", "color": _INK, "size": 26, "opacity": 1},
+                _of("data", {"type": "circle", "color": _INK, "size": 26, "opacity": 1},
                    x={**x, "field": "middle"}, y={**y, "field": "y"}),
-                of("away", {"type": "rect", "color": _GREY, "opacity": 0.3, "clip": True}, x=x, x2={"field": "hi"}),
+                _of("away", {"type": "rect", "color": _GREY, "opacity": 0.3, "clip": True}, x=x, x2={"field": "hi"}),
             ],
         },
     )  # fmt: skip

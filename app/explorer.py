@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from hzzray.engine.monitor import Usage
 from hzzray.engine.questions import Candidate, Standing
 from hzzray.errors import HzzrayError
 from hzzray.messages import RunSpec
@@ -93,6 +94,10 @@ class Asked:
     def standing(self) -> Standing:
         """Tell how much is loaded."""
         return self._session.standing()
+
+    def usages(self) -> list[Usage]:
+        """Tell what the session's workers use."""
+        return self._session.usages()
 
     def recut(self, question: Question, viewer: str, whole: bool) -> Found:  # noqa: FBT001 (comes over the wire)
         """Answer with a result of each observable."""

@@ -183,15 +183,21 @@ def live(title: str, page: Callable[[View], None]) -> None:
         heading(1, title)
         run_id = pick(names)
         head = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    if run_id is None:  # the last one has just gone
-        return
+    view = look_at(run_id)
+    if view is not None:
+        every = LIVE_S if view.phase in LIVE else IDLE_S
+        st.fragment(_shown, run_every=every)(view.run_id, view.phase, page, head)
+
+
+def look_at(run_id: str | None) -> View | None:
+    """Look at the run that was picked, if any (the last one may just have gone); says so where it isn't there."""
+    if run_id is None:
+        return None
     try:
-        phase = services().client.view(run_id).phase
+        return services().client.view(run_id)
     except HzzrayError:
         unknown(run_id)
-        return
-    every = LIVE_S if phase in LIVE else IDLE_S
-    st.fragment(_shown, run_every=every)(run_id, phase, page, head)
+        return None
 
 
 def unknown(run_id: str) -> None:

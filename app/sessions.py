@@ -19,6 +19,7 @@ from app.children import environment
 from app.explore import Slider, sliders
 from app.explorer import About, Found, Kept, Question
 from hzzray.engine.cluster import ClusterError
+from hzzray.engine.monitor import Usage
 from hzzray.engine.questions import Candidate, OvertakenError, Standing
 from hzzray.errors import HzzrayError
 from hzzray.physics.analysis import Cut
@@ -86,6 +87,11 @@ class Exploring:
         """Tell how the session stands; raises ClusterError."""
         standing: Standing = self._ask("standing")
         return standing
+
+    def usages(self) -> list[Usage]:
+        """Tell what the session's workers use; raises ClusterError."""
+        usages: list[Usage] = self._ask("usages")
+        return usages
 
     def recut(self, question: Question, viewer: str = "", *, whole: bool = False) -> Found:
         """Answer a question, of what is ready; raises HzzrayError.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -41,8 +41,6 @@ HotMemory = Annotated[
         "--hot-memory", metavar="SIZE", help="Of an actor, such as 2GB. Default: a quarter of what it may use."
     ),
 ]
-
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 _HOW = """Move a cut: a line of options, as `hzzray run` has them, and the numbers follow. For example:
   --cut m12=60:106 --cut pt1=25: --observable m4l=80:250:34
@@ -107,10 +105,10 @@ def skim(
 def _bytes(text: str | None) -> int | None:
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B|)", text.strip().upper())
-    if found is None:
-        raise UsageError(f"--hot-memory {text}: expected a size such as 512MB or 2GB")
-    return int(float(found[1]) * _UNITS[found[2]])
+    try:
+        return TypeAdapter(ByteSize).validate_python(text.strip())
+    except ValidationError:
+        raise UsageError(f"--hot-memory {text}: expected a size such as 512MB or 2GB") from None
 
 
 def _answer(

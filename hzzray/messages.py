@@ -140,6 +140,15 @@ class RunSpec(Message):
         return min(entries, max(1, int(entries * self.fraction)))
 
 
+class Range(NamedTuple):
+    """Entries of a file's content, read as a sample's: what tasks of several runs may have in common."""
+
+    sample: str
+    uuid: str
+    start: int
+    stop: int
+
+
 class Task(Message):
     """A range of entries of one file. ``file`` is a path or URL; the id depends on content, never on place or time.
 
@@ -167,6 +176,11 @@ class Task(Message):
         """Hash of spec digest, content's uuid, tree, start and stop; 32 hexadecimal digits."""
         identity = f"{self.spec}\0{self.uuid}\0{self.tree}\0{self.start}\0{self.stop}"
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+    @property
+    def range(self) -> Range:
+        """Which events it is of."""
+        return Range(self.sample, self.uuid, self.start, self.stop)
 
     @property
     def entries(self) -> int:

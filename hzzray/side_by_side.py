@@ -8,6 +8,9 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
+#: Files that are opened at a time: what that takes is mostly round trips to servers.
+AT_ONCE = 8
+
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 

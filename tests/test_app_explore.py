@@ -289,6 +289,13 @@ def test_the_page_from_its_start_to_a_kept_run(runs):
     assert figures(test)["Data"][0] != "hidden"
     hide.set_value(True).run()
 
+    there = AppTest.from_file(MAIN, default_timeout=120)
+    there.query_params["run"] = "base"
+    there.run().switch_page("views/actors.py").run()
+    (table,) = [one.value for one in there.dataframe if "hot" in one.value]
+    assert table["actor"].tolist() == ["explorer-0"]
+    assert table["hot"][0] == services().sessions.find("base").standing().nbytes / 2**20 > 0
+
     press(test, "Undo")
     assert figures(test)["Signal"][0] == f"{own.significance.n_signal:.2f}"
     assert "cut" not in test.query_params

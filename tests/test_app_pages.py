@@ -490,6 +490,19 @@ def test_actors(run):
     assert table["cpu"].tolist() == pytest.approx([80, 80])
     assert table["pid"].tolist() == [100, 101]
     assert len(table["spark"][0]) == 60
+    assert "hot" not in table
+
+
+def test_hot_candidates_are_told_beside_the_memory_that_they_are_part_of(run):
+    folder = run(status="running")
+    with Recorder(folder, "local") as recorder:
+        for second in range(1, 4):
+            own = Usage("worker-0", "n", 9, "working", "Zee", user_s=0.5 * second, rss=2**27)
+            recorder.add(second, [own, Usage("explorer-0", "n", 10, "idle", "", 1.0, rss=2**28, hot=3 * 2**24)])
+    test = look("actors")
+    table = test.dataframe[0].value.set_index("actor")
+    assert table.loc[["worker-0", "explorer-0"], ["memory", "hot"]].to_numpy().tolist() == [[128, 0], [256, 48]]
+    assert figures(test)["Memory"][1] == "resident, 50.3 MB of it hot"
 
 
 def test_services(run):

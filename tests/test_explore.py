@@ -1,9 +1,11 @@
 """Exploring sessions: re-cuts of a run against runs that read everything."""
 
+import contextlib
 import json
 import os
 import shlex
 import signal
+import sqlite3
 import threading
 import time
 
@@ -18,18 +20,23 @@ from pyarrow import parquet
 import hzzray
 from hzzray import explore_cli
 from hzzray.data.catalogue import release
+from hzzray.engine.hot import HotWorker
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.questions import OvertakenError
-from hzzray.errors import UsageError
+from hzzray.engine.worker import Worker
+from hzzray.errors import TransientError, UsageError
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import execute, make_settings, settings_of
+from hzzray.runs.tables import read_usage
+
+CHANGES = {"cuts": ["m12=60:100", "pt1=25:", "m34=12:", "dr_same=:"], "observables": ["m12", "pt4l=0:300:30"]}
 
 
-def run(runs, toys, run_id, **chosen):
-    """Do a run in this process; returns its result."""
+def run(runs, toys, run_id, engine="serial", **chosen):
+    """Do a run, by default in this process; returns its result."""
     options = {"selection": "h4l", **chosen}
-    settings = make_settings(runs=runs, run_id=run_id, sources=(str(toys),), engine="serial", chunk=3_000)
+    settings = make_settings(runs=runs, run_id=run_id, sources=(str(toys),), engine=engine, chunk=3_000)
     return execute(make_spec(release("toy"), **options), settings, planned=lambda _: None, progress=lambda _: None)
 
 
@@ -38,8 +45,7 @@ def runs(tmp_path_factory, toys):
     """Runs of the toys: the preset, and the same with other cuts and observables."""
     folder = tmp_path_factory.mktemp("runs")
     run(folder, toys, "base")
-    changes = {"cuts": ["m12=60:100", "pt1=25:", "m34=12:", "dr_same=:"], "observables": ["m12", "pt4l=0:300:30"]}
-    run(folder, toys, "other", **changes)
+    run(folder, toys, "other", **CHANGES)
     return folder
 
 
@@ -95,6 +101,35 @@ def test_a_recut_is_kept_as_a_run_of_the_same_digest(session, runs, toys):
         assert not ledger.counts().due
     with pytest.raises(UsageError, match="run kept exists"):
         session.keep(answer, "kept")
+
+
+def test_hot_candidates_fill_another_runs_tasks_as_its_own_worker_does(runs, toys):
+    (spec, _), (other, _) = (settings_of(RunFolder(runs / name)) for name in ("base", "other"))
+    with Ledger.open(runs / "base" / "ledger.db") as base, Ledger.open(runs / "other" / "ledger.db") as ledger:
+        tasks, others = ([task for file in one.laid_out()[0] for task in file.tasks] for one in (base, ledger))
+    hot = HotWorker(spec, (str(toys),), tasks, name="explorer-0")
+    assert hot.lend(other) == frozenset()  # nothing is hot yet
+    assert [str(one).endswith("are not hot") for one in hot.fill(other, others)] == [True] * len(others)
+    for number in range(len(tasks) - 1):
+        hot.load(number)
+    assert hot.lend(other) == {task.range for task in others[:-1]}
+    *filled, last = hot.fill(other, others)
+    assert isinstance(last, TransientError)
+    own = Worker(other, (str(toys),))
+    for partial, task in zip(filled, others, strict=False):
+        assert (partial.task, partial.packed) == (task, own.process(task).packed)
+    for changes, lent in (
+        ({"luminosity": 5.0}, {"data_A", "data_B", "data_C", "data_D"}),  # of which nothing is scaled
+        ({"variations": ["all"]}, set()),
+        ({"parameters": ["electron_pt_min=9"]}, set()),
+    ):
+        another = make_spec(release("toy"), selection="h4l", **changes)
+        assert {one.sample for one in hot.lend(another)} == lent, changes
+    usage = hot.usage()[0]
+    assert (usage.tasks, usage.hot) == (len(others) - 1, hot.warmth().usage.hot)
+    assert 0 < usage.hot < usage.rss
+    hot.close()
+    own.close()
 
 
 def test_its_command_line_makes_it(session, runs, toys):
@@ -249,6 +284,10 @@ def test_memory_is_given_with_its_unit(size, bytes_):
 # --- over Ray ---
 
 
+def pids(session):
+    return [usage.pid for usage in session.usages()]
+
+
 @pytest.fixture
 def shared(runs, ray_cluster):
     with hzzray.explore("base", runs=runs, actors=2) as session:
@@ -263,9 +302,47 @@ def test_viewers_share_a_session_of_actors(shared, runs):
     assert (answer.digest, answer.fraction, answer.read) == (cold.digest, 1.0, 0)
     with hzzray.explore("base", runs=runs, actors=2) as other:
         assert other.recut().digest == load_json(runs / "base").digest
-        assert other._explorer.pids() == shared._explorer.pids()
+        assert pids(other) == pids(shared)
     assert load_json(shared.keep(answer, "kept-by-ray")).digest == cold.digest
     assert len(shared.candidates(answer, samples=["llll"], limit=10)) == 10
+
+
+def filled_by(runs, run_id):
+    """Count a run's tasks by who filled them."""
+    with contextlib.closing(sqlite3.connect(runs / run_id / "ledger.db")) as ledger:
+        return dict(ledger.execute("SELECT worker, COUNT(*) FROM partials GROUP BY worker"))
+
+
+@pytest.mark.slow
+def test_a_run_is_filled_by_a_session_that_holds_its_candidates(shared, runs, toys, monkeypatch):
+    """Its digest is that of a cold run: with all of them there, and with one that dies when it is to begin."""
+    shared.recut()
+    cold = load_json(runs / "other")
+    result = run(runs, toys, "taken", "ray", **CHANGES)
+    assert (result.digest, result.status) == (cold.digest, "complete")
+    assert set(filled_by(runs, "taken")) == {"explorer-0", "explorer-1"}
+    usage = read_usage(runs / "taken")
+    hot = {str(row["actor"]): int(row["hot_bytes"]) for row in usage if row["hot_bytes"]}
+    assert hot == {usage.actor: usage.hot for usage in shared.usages()}
+    assert sum(hot.values()) == shared.standing().nbytes > 0
+
+    from hzzray.engine.sessions import lenders
+
+    def lenders_of_whom_one_dies(spec):
+        lent = lenders(spec)
+        other, most = sorted(lent, key=lambda one: len(one.holds))
+        assert most.holds - other.holds  # a range that moved may be hot at both
+        (pid,) = [usage.pid for usage in shared.usages() if usage.actor == most.name]
+        os.kill(pid, signal.SIGKILL)
+        return lent
+
+    monkeypatch.setattr("hzzray.engine.sessions.lenders", lenders_of_whom_one_dies)
+    result = run(runs, toys, "bereaved", "ray", **CHANGES)
+    assert (result.digest, result.status) == (cold.digest, "complete")
+    workers = filled_by(runs, "bereaved")
+    assert {name.partition("-")[0] for name in workers} == {"explorer", "worker"}
+    assert sum(workers.values()) == result.tasks.planned
+    assert shared.recut().digest == load_json(runs / "base").digest
 
 
 @pytest.mark.slow
@@ -305,7 +382,7 @@ def test_answers_are_exact_or_marked_while_actors_are_killed(shared, runs):
     viewer = threading.Thread(target=drag)
     viewer.start()
     try:
-        for pid in shared._explorer.pids():
+        for pid in pids(shared):
             os.kill(pid, signal.SIGKILL)
             until = time.monotonic() + 60
             before = len(answers)

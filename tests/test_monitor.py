@@ -149,18 +149,19 @@ def test_cpu_is_what_the_system_says(tmp_path):
 
 
 def test_rows_come_back(tmp_path):
-    usage = Usage("a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40, 2**41, 2**42, 0.125, 3, "0a1b", 1.5, 2**33)
+    usage = Usage("a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40, 2**41, 2**42, 0.125, 3, "0a1b", 1.5, 2**33, 9)
     with Recorder(tmp_path, "KubeRay, here") as recorder:
         recorder.add(1.0, [usage, absent("worker-1", "pending")])
         recorder.add_scale(1.0, Scale(actors=1, pending=2, nodes=3, waiting=4, in_flight=5))
         recorder.add_history(1.0, Moment(10, 0.5, 1.0, 2.0, 3, 4.0, 5.0, 6.0, 7.0, math.nan))
     rows = read_usage(tmp_path)
     names = ("time_s", "environment", "actor", "node", "pid", "state", "sample", "user_s", "system_s", "rss_bytes")
-    names += ("events", "bytes_read", "read_s", "tasks", "actor_id", "cpu_limit", "memory_limit_bytes", "timestamp")
+    names += ("events", "bytes_read", "read_s", "tasks", "actor_id", "cpu_limit", "memory_limit_bytes")
+    names += ("hot_bytes", "timestamp")
     assert rows.dtype.names == names
     assert rows[0].item()[:-1] == (
         *(1.0, "KubeRay, here", "a,b", 'no"de', 7, "idle", "ℓ\nx", 1.25, 0.5, 2**40),
-        *(2**41, 2**42, 0.125, 3, "0a1b", 1.5, 2**33),
+        *(2**41, 2**42, 0.125, 3, "0a1b", 1.5, 2**33, 9),
     )
     assert rows[1].item()[:-1] == (
         1.0,
@@ -179,6 +180,7 @@ def test_rows_come_back(tmp_path):
         0,
         "",
         0.0,
+        0,
         0,
     )
     assert read_scale(tmp_path)[0].item()[:-1] == (1.0, "KubeRay, here", 1, 2, 3, 4, 5)
@@ -291,8 +293,8 @@ def test_a_long_half_line_is_removed(tmp_path):
     ("text", "said"),
     [
         ("a,b\n1,2\n", r"cpu\.csv: its columns are"),
-        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 18"),
-        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0,,0,0,\n", r"cpu\.csv: column time_s has what is no number"),
+        ("HEADER1.0,local\n", r"cpu\.csv: line 2 has 2 columns, not 19"),
+        ("HEADERx,local,a,n,7,idle,,0,0,0,0,0,0,0,,0,0,0,\n", r"cpu\.csv: column time_s has what is no number"),
     ],
 )
 def test_what_is_no_such_table_is_refused(tmp_path, text, said):
@@ -399,7 +401,7 @@ def test_a_table_of_an_older_hzzray_is_read_and_goes_on(tmp_path):
     """Issue 11, item 37: the columns of limits are new; a run that was begun without them is not to be refused."""
     record(tmp_path, (1.0, used(user=0.5, cpus=2.0, memory_limit=5)))
     path = tmp_path / "cpu.csv"
-    old = [line.rsplit(",", 3)[0] for line in path.read_text().splitlines()]
+    old = [line.rsplit(",", 4)[0] for line in path.read_text().splitlines()]
     path.write_text("\n".join(old) + "\n")
     assert read_usage(tmp_path)[["user_s", "cpu_limit", "memory_limit_bytes"]].tolist() == [(0.5, 0.0, 0)]
     record(tmp_path, (1.0, used(user=0.75, cpus=2.0, memory_limit=5)))

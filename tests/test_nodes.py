@@ -1,4 +1,4 @@
-"""Nodes that don't have the same files, on a cluster of several nodes (issue 11, item 36)."""
+"""A cluster of several nodes: which don't have the same files (issue 11, item 36), which go (issue 14)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hzzray.data.catalogue import release
 from hzzray.runs.request import make_spec
+from hzzray.runs.run import execute, make_settings
 from tests.support.chaos import oracle
 
 #: Runs in a process of its own: a cluster of two nodes with two slots each, and runs of workers that see what is given.
@@ -78,22 +80,27 @@ cluster.shutdown()
 """
 
 
+def in_a_process(script: str, home: Path, *arguments: object) -> list[Any]:
+    """Let a script have Ray of its own; returns what it printed of JSON, a line each."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    env = kept | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "HOME": str(home),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=env, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
 @pytest.mark.slow
 def test_nodes_that_lack_files_do_those_that_they_have(toys, tmp_path):
     """Issue 11, item 36: a volume of toys that one of two nodes has; one that each has a part of; one that none has."""
     serial = oracle(tmp_path, toys, make_spec(release("toy")))
     cases = [("b", 1), ("a", 1), ("b", 4), ("ab", 2), ("*x", 2)]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    env = kept | {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(toys), str(tmp_path), json.dumps(cases)],
-        env=env, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    *runs, nowhere = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    *runs, nowhere = in_a_process(SCRIPT, tmp_path, toys, tmp_path, json.dumps(cases))
     for case, run in zip(cases[:4], runs, strict=False):
         assert (run["digest"], run["counts"][2]) == (serial, 0), (case, run)
     for run in runs[:3]:
@@ -106,3 +113,67 @@ def test_nodes_that_lack_files_do_those_that_they_have(toys, tmp_path):
     assert runs[4]["reasons"][0].startswith("no such file on any node (")
     assert list(nowhere) == ["/nowhere"], "no worker sees it; it is told before a run begins"
     assert len(nowhere["/nowhere"]) == 2
+
+
+#: Runs in a process of its own: a session of two workers on a node each, of which one goes, and another one comes.
+EXPLORING = """
+import json, sys, threading
+import ray
+from ray.cluster_utils import Cluster
+
+import hzzray
+from tests.support.waiting import wait_for
+
+small = {"object_store_memory": 80 * 1024**2}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+first, _ = (cluster.add_node(num_cpus=1, **small) for _ in range(2))
+ray.init(cluster.address, namespace="hzzray", log_to_driver=False, logging_level="ERROR")
+answers, stop = [], threading.Event()
+
+
+def drag(session):
+    low = 50.0
+    while not stop.is_set():
+        low = 51.0 if low == 50.0 else 50.0
+        answers.append((low, session.recut({"m12": (low, 106.0)}, whole=False)))
+
+
+with hzzray.explore("base", runs=sys.argv[1], actors=2) as session:
+    exact = {low: session.recut({"m12": (low, 106.0)}).digest for low in (50.0, 51.0)}
+    wait_for("both workers", lambda: session.standing().actors == 2)
+    viewer = threading.Thread(target=drag, args=(session,))
+    viewer.start()
+    try:
+        cluster.remove_node(first, allow_graceful=False)
+        wait_for("a part", lambda: answers and answers[-1][1].fraction < 1)
+        wait_for("all of it, on one node", lambda: answers[-1][1].fraction == 1)
+        alone = session.standing().actors
+        cluster.add_node(num_cpus=1, **small)
+        wait_for("the worker on a new node", lambda: session.standing().actors == 2)
+        seen = len(answers)
+        wait_for("another answer", lambda: len(answers) > seen + 1)
+    finally:
+        stop.set()
+        viewer.join()
+    told = {(low, one.digest, one.fraction, one.result.status) for low, one in answers}
+    failed = answers[-1][1].failed
+    print(json.dumps({"exact": [*exact.items()], "alone": alone, "told": sorted(told), "failed": failed}))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_session_outlives_a_node_and_says_what_its_answers_are_of(toys, tmp_path, compiled):
+    """Issue 14: while re-cuts go on a node is lost, with a worker and what it held, and another one comes."""
+    settings = make_settings(runs=tmp_path, run_id="base", sources=(str(toys),), engine="serial", chunk=1_000)
+    spec = make_spec(release("toy"), selection="h4l")
+    execute(spec, settings, planned=lambda _: None, progress=lambda _: None)
+    (said,) = in_a_process(EXPLORING, tmp_path, tmp_path)
+    exact = dict(said["exact"])
+    assert said["alone"] == 1
+    for low, digest, fraction, status in said["told"]:
+        assert (digest == exact[low]) == (fraction == 1.0), (low, fraction)
+        assert status == ("complete" if fraction == 1.0 else "running")
+    assert any(0 < fraction < 1 for _, _, fraction, _ in said["told"])
+    assert said["failed"] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -12,6 +13,7 @@ from app import charts, parts, words
 from app.actors import MOST, SPARK_S, Actor, actors
 from app.client import View
 from app.services import services
+from app.sessions import Exploring
 from hzzray.engine.cluster import TOKEN
 from hzzray.engine.monitor import NODE, is_actor
 from hzzray.runs.compare import peak_rss_bytes
@@ -46,6 +48,10 @@ def show(view: View) -> None:
     if len(view.queue):
         with parts.part("The broker"):
             _broker(view)
+    session = services().sessions.find(view.run_id)
+    if session is not None and session.is_ready and session.trouble is None:
+        with parts.part("The exploring session"):
+            _session(session)
     with parts.part("The pool over time"):
         _over_time(view)
     if len(view.events):
@@ -91,7 +97,9 @@ def _figures(view: View, workers: list[Actor], places: list[Actor]) -> None:
         parts.figure("CPU of all actors", f"{sum(actor.cpu for actor in workers):.0f} %", "of one core, now")
         events, read = (sum(getattr(actor, name) for actor in workers) for name in ("events_per_s", "bytes_per_s"))
         parts.figure("Throughput", words.quantity(events, "events/s"), words.quantity(read, "B/s"))
-        parts.figure("Memory", words.quantity(sum(actor.rss for actor in workers), "B"), "resident, all actors")
+        hot = sum(actor.hot for actor in workers)
+        of = f"resident, {words.quantity(hot, 'B')} of it hot" if hot else "resident, all actors"
+        parts.figure("Memory", words.quantity(sum(actor.rss for actor in workers), "B"), of)
         _restarts(workers)
         if scale is not None:
             parts.figure("In flight", f"{scale['in_flight']} tasks", f"{words.number(scale['waiting'])} waiting")
@@ -142,6 +150,7 @@ def _table(view: View, workers: list[Actor]) -> None:
             "cpu": actor.cpu if actor.pid and view.live else None,
             "spark": actor.spark,
             "memory": actor.rss / 2**20 if actor.pid and view.live else None,
+            **({"hot": actor.hot / 2**20} if any(one.hot for one in workers) else {}),
             "events": actor.events_per_s / 1e3 if view.live else None,
             "bytes": actor.bytes_per_s / 1e6 if view.live else None,
             "tasks": actor.tasks,
@@ -165,6 +174,7 @@ def _table(view: View, workers: list[Actor]) -> None:
             "cpu": column.NumberColumn("CPU now [%]", format="%.0f", help="Of one core, over the last second."),
             "spark": column.AreaChartColumn(f"CPU, last {SPARK_S} s", y_min=0, y_max=100, width="medium"),
             "memory": column.NumberColumn("memory [MiB]", format="%.0f"),
+            "hot": _hot(),
             "events": column.NumberColumn("kevents/s", format="%.0f", help="Finished tasks of the last seconds."),
             "bytes": column.NumberColumn("MB/s", format="%.1f"),
             "tasks": column.NumberColumn("tasks done"),
@@ -176,6 +186,40 @@ def _table(view: View, workers: list[Actor]) -> None:
     )
     if len(workers) == MOST:
         st.caption(f"The first {MOST} actors.")
+
+
+def _hot() -> Any:  # noqa: ANN401 (Streamlit keeps the type of its columns to itself)
+    return st.column_config.NumberColumn(
+        "hot [MiB]", format="%.1f", help="Candidates that an exploring session keeps there, a part of its memory."
+    )
+
+
+def _session(session: Exploring) -> None:
+    """Show who keeps the run's candidates hot, and how much memory that takes."""
+    rows = [
+        {
+            "actor": words.short(usage.actor),
+            "node": words.short(usage.node),
+            "pid": usage.pid,
+            "CPU [s]": usage.user_s + usage.system_s,
+            "memory": usage.rss / 2**20,
+            "hot": usage.hot / 2**20,
+        }
+        for usage in session.usages()
+    ]
+    parts.heading(2, "Exploring session")
+    column = st.column_config
+    st.container(key="session").dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        height="content" if len(rows) <= 20 else 740,
+        column_config={
+            "pid": column.NumberColumn("pid", format="%d"),
+            "CPU [s]": column.NumberColumn("CPU [s]", format="%.1f", help="Since it began."),
+            "memory": column.NumberColumn("memory [MiB]", format="%.0f"),
+            "hot": _hot(),
+        },
+    )
 
 
 def _address(view: View) -> str | None:

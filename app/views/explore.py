@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import pandas as pd
 import streamlit as st
@@ -37,15 +38,12 @@ def main() -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
         parts.heading(1, "Explore")
-        run_id = parts.pick(names)
+        picked = parts.pick(names)
         head = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    if run_id is None:
+    view = parts.look_at(picked)
+    if view is None:
         return
-    try:
-        view = services().client.view(run_id)
-    except HzzrayError:
-        parts.unknown(run_id)
-        return
+    run_id = view.run_id
     session = services().sessions.find(run_id)
     if session is not None and session.trouble is None:
         with head:
@@ -185,30 +183,47 @@ def _explore(session: Exploring) -> None:
     about = session.about
     if about is None or session.trouble is not None:
         st.rerun()
-    viewer = _viewer()
     tuning = _tuning(session)
     left, right = st.columns([1.75, 1], gap="medium")
-    with right, st.container(key="cuts"):
-        _cuts(session, tuning)
     with left, st.container(key="answer"):
-        figures = st.container(horizontal=True, gap="small", key="figures")
-        question, before, region, log, overlay, hide = _choose(session, about, tuning)
-        try:
-            found = session.recut(question, viewer)
-            own = session.recut(before, f"{viewer}-before")
-        except HzzrayError as error:
-            if session.trouble is not None:
-                st.rerun()
-            st.error(words.plain(str(error)), icon=":material/error:")
-            return
-        blind = hide and found.cuts not in session.run
-        _lacking(found)
-        with figures, parts.part("The numbers"):
-            _figures(found.first, own.first, region, blind=blind)
-        with parts.part("The spectrum"):
-            _spectrum(found, own, region, log=log, overlay=overlay, blind=blind)
-    with parts.part("What more there is"):
-        _more(session, question, found, own, region, blind=blind)
+        shown = _answer(session, about, tuning)
+    with right, st.container(key="cuts"):  # after the answer, which somebody waits for
+        _cuts(session, tuning)
+    if shown is not None:
+        with parts.part("What more there is"):
+            _more(session, shown)
+
+
+class _Shown(NamedTuple):
+    """What is shown: the question, its answer, the one of the run's own cuts, a region or all, whether data hide."""
+
+    question: Question
+    found: Found
+    own: Found
+    region: str | None
+    blind: bool
+
+
+def _answer(session: Exploring, about: About, tuning: Tuning) -> _Shown | None:
+    """Show what the cuts give; returns it, or None where there is no answer."""
+    viewer = _viewer()
+    figures = st.container(horizontal=True, gap="small", key="figures")
+    question, before, region, log, overlay, hide = _choose(session, about, tuning)
+    try:
+        found = session.recut(question, viewer)
+        own = session.recut(before, f"{viewer}-before")
+    except HzzrayError as error:
+        if session.trouble is not None:
+            st.rerun()
+        st.error(words.plain(str(error)), icon=":material/error:")
+        return None
+    blind = hide and found.cuts not in session.run
+    _lacking(found)
+    with figures, parts.part("The numbers"):
+        _figures(found.first, own.first, region, blind=blind)
+    with parts.part("The spectrum"):
+        _spectrum(found, own, region, log=log, overlay=overlay, blind=blind)
+    return _Shown(question, found, own, region, blind)
 
 
 def _choose(
@@ -251,7 +266,7 @@ def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, 
     own = known.get(shown)
     if own is None:
         slider = session.sliders[shown]
-        half = 0.5 if slider.counts else 0.0
+        half = slider.half
         usual = f"{slider.low - half:g}:{slider.high + half:g}:{slider.signal.size if slider.counts else 40}"
     else:
         usual = f"{own.start:g}:{own.stop:g}:{own.bins}"
@@ -385,8 +400,9 @@ def _slider(session: Exploring, tuning: Tuning, slider: Slider, own: dict[str, B
         )  # fmt: skip
 
 
-def _more(session: Exploring, question: Question, found: Found, own: Found, region: str | None, *, blind: bool) -> None:
+def _more(session: Exploring, shown: _Shown) -> None:
     """Show all else there is to see of these cuts, one at a time."""
+    question, found, own, region, blind = shown
     keep, table, cutflow, scan, but_one, events = st.tabs(
         ["Keep as a run", "Yields", "Cutflow", "Best cut", "Every cut but one", "Events"], key="more",
         on_change="rerun", default="Yields",

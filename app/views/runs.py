@@ -112,15 +112,11 @@ def _open(names: list[str]) -> None:
     head = st.container(horizontal=True, vertical_alignment="center", gap="small")
     with head:
         run_id = parts.pick(names)
-    if run_id is None:
-        return
-    try:
-        view = services().client.view(run_id)
-    except HzzrayError:
-        parts.unknown(run_id)
+    view = parts.look_at(run_id)
+    if view is None:
         return
     with head:
-        parts.heading(2, words.plain(run_id))
+        parts.heading(2, words.plain(view.run_id))
         parts.badge(view.phase)
         st.space("stretch")
         parts.controls(view)

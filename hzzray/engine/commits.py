@@ -41,9 +41,14 @@ class Commits:
         """Take in a partial."""
         self._waiting.append((delivery, partial))
 
+    @property
+    def are_too_many(self) -> bool:
+        """Whether more partials wait than may before others get something to do."""
+        return len(self._waiting) > UNCOMMITTED
+
     def stalls(self, slot: Slot) -> bool:
         """Keep a slot back, if there are too many partials, until there are fewer."""
-        if len(self._waiting) <= UNCOMMITTED:
+        if not self.are_too_many:
             return False
         self._stalled[slot] = None
         return True
@@ -68,7 +73,7 @@ class Commits:
         batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
         self._storing = [delivery for delivery, _ in batch]
         self._emit(Commit(tuple(partial for _, partial in batch)))
-        if len(self._waiting) > UNCOMMITTED:
+        if self.are_too_many:
             return []
         freed, self._stalled = self._stalled, {}
         return list(freed)

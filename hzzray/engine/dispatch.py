@@ -7,6 +7,9 @@ The source's tasks are given to free slots, two an actor: one task a slot, or se
 the reducer, as many partials together as have gathered since its last commit; only then are they acknowledged. What
 goes wrong is told apart (``faults``). A file that one node can't find is looked for on the others.
 
+A task whose candidates somebody holds hot goes to that worker (``guests``); only what nobody holds makes workers of the
+run's own start. What a guest can't do after all goes back to the source, and comes again.
+
 What is held is bounded: no more than ``TOGETHER`` tasks in each slot's call, ``UNCOMMITTED`` partials and what slots
 brought beyond them, and ``ASIDE`` tasks that wait for another try or for the reducer's word. Beyond that the source is
 asked for no more.
@@ -25,6 +28,7 @@ from hzzray.engine.commits import UNCOMMITTED, Commits
 from hzzray.engine.events import Kind
 from hzzray.engine.faults import Again, Alone, Chance, Cut, Fault, GiveUp, Search, Trial, verdict
 from hzzray.engine.fleet import IN_FLIGHT, Actor, Delivery, Fleet, Slot
+from hzzray.engine.guests import PATIENCE_S, Guest, Guests
 from hzzray.engine.instructions import (
     Abort,
     Ack,
@@ -45,6 +49,7 @@ from hzzray.engine.instructions import (
     Give,
     GlanceDue,
     Instruction,
+    Joined,
     LookAtNodes,
     LookDue,
     NoAnswer,
@@ -106,6 +111,7 @@ class Dispatch:
         self._emit = self._out.append
         self._now = 0.0
         self._fleet = Fleet(limits, prefix, chance, self._emit)
+        self._guests = Guests()
         self._commits = Commits(self._emit)
         self._absences = Absences(sources, lambda: self._now)
         self._chance = chance
@@ -151,6 +157,11 @@ class Dispatch:
         return self._fleet.staying
 
     @property
+    def guests(self) -> list[str]:
+        """Workers of others that are there."""
+        return [guest.name for guest in self._guests]
+
+    @property
     def standings(self) -> list[Standing]:
         """How all workers stand."""
         return [Standing(actor.name, actor.ready, actor.state) for actor in self._fleet.actors]
@@ -163,7 +174,7 @@ class Dispatch:
     @property
     def held(self) -> int:
         """Tasks that were taken from the source, and that it was not told about yet."""
-        return len(self._open) + len(self._hand)
+        return len(self._open) + len(self._hand) + self._guests.waiting
 
     @property
     def waiting(self) -> int:
@@ -184,7 +195,7 @@ class Dispatch:
         self._out.clear()
         return out
 
-    def _take_in(self, event: DispatchEvent, now: float) -> None:  # noqa: C901, PLR0912 (a table, one line for each kind of event)
+    def _take_in(self, event: DispatchEvent, now: float) -> None:  # noqa: C901, PLR0912, PLR0915 (a table, an event a row)
         match event:
             case Offered():
                 self._offered(event)
@@ -209,6 +220,8 @@ class Dispatch:
                 if (actor := self._fleet[event.worker]) is not None:
                     self._fleet.came(actor, event.node)
                     self._offer(Slot(actor, actor.turn))
+            case Joined():
+                self._join(event)
             case NoAnswer():
                 self._missed(event)
             case FailureStored():
@@ -267,6 +280,8 @@ class Dispatch:
         for offer in self._hand:
             self._emit(Return(offer.task))
         self._hand.clear()
+        for guest in self._guests:
+            self._give_back(guest)
         if self._is_ending:
             drain_s = self._fleet.limits.drain_s
             self._until = self._now + drain_s
@@ -282,6 +297,8 @@ class Dispatch:
             self._obey(event.wish)
         fleet = self._fleet
         fleet.kill_the_hung(self._now)
+        for guest in [guest for guest in self._guests if guest.call and self._now - guest.since > PATIENCE_S]:
+            self._lose(guest, f"has taken more than {PATIENCE_S:g} s")
         self._chase_stragglers()
         if not self._is_ending:
             fleet.fit(self._counts.due, self._task_s, self._now)
@@ -301,8 +318,10 @@ class Dispatch:
         return self._asking == "for long" and not self._is_ending
 
     def _feed(self) -> None:
-        """Give tasks to free slots, as long as there are both."""
-        while self._asking == "no":
+        """Give tasks to guests that hold them, and others to free slots, as long as there are both."""
+        for guest in self._guests:
+            self._serve(guest)
+        while self._asking == "no" and not self._guests.are_full:
             if not self._fleet.staying:  # none yet, or they went when there was nothing to do
                 if not self._hand:
                     self._ask()
@@ -312,6 +331,8 @@ class Dispatch:
             if slot is None or not slot.holds:
                 slot = self._begin_at(self._fleet.take())
             if slot is None:
+                if self._guests and not self._hand:
+                    self._ask()
                 return
             if not self._hand:
                 self._ask()
@@ -342,10 +363,10 @@ class Dispatch:
 
     def _offered(self, offer: Offered) -> None:
         self._asking = "no"
-        if self._state == "feeding":
-            self._hand.append(offer)
-        else:
+        if self._state != "feeding":
             self._emit(Return(offer.task))
+        elif not self._guests.take(offer):
+            self._hand.append(offer)
 
     def _gather(self, slot: Slot) -> bool:
         """Add more tasks to a tiny one, as many as are at hand; False while it is not known yet whether there are more.
@@ -420,6 +441,49 @@ class Dispatch:
                     if slot is not None:
                         self._send(slot, [delivery])
 
+    # Those who hold candidates hot.
+
+    def _join(self, event: Joined) -> None:
+        self._guests.join(event.worker, event.holds)
+        self._emit(Tell("worker came", event.worker, f"with {len(event.holds)} ranges of this run hot"))
+
+    def _serve(self, guest: Guest) -> None:
+        """Give a guest that has nothing to do what waits for it, unless too much waits for its commit."""
+        if guest.call or not guest.waits or self._commits.are_too_many:
+            return
+        guest.in_flight = [self._deliver(offer) for offer in guest.waits]
+        guest.waits.clear()
+        for delivery in guest.in_flight:
+            delivery.copies = delivery.started = 1
+        self._numbers += 1
+        guest.call, guest.since = self._numbers, self._now
+        self._emit(Give(guest.call, guest.name, tuple(delivery.task for delivery in guest.in_flight)))
+
+    def _served(self, guest: Guest, event: Answered) -> None:
+        """Take what a guest has filled. What it doesn't hold any more goes back, and then to others."""
+        for delivery, outcome in zip(guest.in_flight, event.outcomes, strict=True):
+            delivery.copies = 0
+            if isinstance(outcome, Partial):  # of which nothing is learnt of what reading takes
+                delivery.is_pending = False
+                self._commits.keep(delivery, outcome)
+            else:
+                guest.holds.discard(delivery.task.range)
+                self._settle(delivery.number, Return)
+        guest.call, guest.in_flight = 0, ()
+
+    def _lose(self, guest: Guest, why: str) -> None:
+        """Do without a guest: a task is never to blame, and what it had is done by others."""
+        self._guests.leave(guest)
+        self._emit(Tell("worker left", guest.name, why))
+        for delivery in guest.in_flight:
+            self._settle(delivery.number, Return)
+        self._give_back(guest)
+
+    def _give_back(self, guest: Guest) -> None:
+        for offer in guest.waits:
+            self._emit(Return(offer.task))
+        guest.waits.clear()
+
     # Where files are.
 
     def _suits(self, slot: Slot, task: Task) -> bool:
@@ -486,6 +550,9 @@ class Dispatch:
     # From the actors to the reducer.
 
     def _answered(self, event: Answered) -> None:
+        if (guest := self._guests.calling(event.call)) is not None:
+            self._served(guest, event)
+            return
         call = self._calls.pop(event.call, None)
         if call is None:
             return
@@ -538,6 +605,9 @@ class Dispatch:
 
     def _broken(self, event: Broken) -> None:
         """Take note that a call failed. Whatever goes wrong with several tasks together is found out one by one."""
+        if (guest := self._guests.calling(event.call)) is not None:
+            self._lose(guest, event.fault.reason)
+            return
         call = self._calls.pop(event.call, None)
         if call is None:
             return

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from hzzray.engine.hot import HotWorker
+from hzzray.engine.monitor import Usage
 from hzzray.engine.questions import Candidate, Heard, OvertakenError, Pick, Question, Standing
 from hzzray.physics.analysis import Cut, Template
 from hzzray.physics.hot import Picked
@@ -29,6 +30,9 @@ class Explorer(Protocol):
 
     def standing(self) -> Standing:
         """Tell how much is ready."""
+
+    def usages(self) -> list[Usage]:
+        """Tell what the workers that are there use, hot candidates too."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -79,7 +83,11 @@ class Alone:
         """Tell how much is hot; the rest is read when somebody asks."""
         warmth = self._worker.warmth()
         failed = len(self._heard.failed)
-        return Standing(self._ranges - failed, failed, self._ranges, warmth.ranges, warmth.nbytes, warmth.bound, 1)
+        return Standing(self._ranges - failed, failed, self._ranges, warmth.ranges, warmth.usage.hot, warmth.bound, 1)
+
+    def usages(self) -> list[Usage]:
+        """Tell what the worker uses."""
+        return [self._worker.warmth().usage]
 
     def close(self) -> None:
         """Let go of open files."""

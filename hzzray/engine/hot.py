@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -23,13 +24,14 @@ from hzzray.data.storage import open_bytes
 from hzzray.engine.monitor import Usage, place
 from hzzray.engine.questions import Candidate, Lepton, Pick, Question, Share
 from hzzray.engine.worker import Worker
-from hzzray.errors import DataError, MissingFileError, TransientError
-from hzzray.messages import RunSpec, Task
+from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError
+from hzzray.messages import Cost, Partial, Range, RunSpec, Task
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Jagged, Offsets, Reads, Scalar, Unread, nothing
 from hzzray.physics.fill import Sums
 from hzzray.physics.filler import Filler
 from hzzray.physics.hot import Hot, Keeper, Picked, Refiller, UnmeasuredError, warm_up
+from hzzray.side_by_side import AT_ONCE, side_by_side
 from hzzray.urls import redact
 
 #: The part of the memory that an actor may use which its hot candidates may take, unless somebody says otherwise.
@@ -104,9 +106,8 @@ class Store:
 
 
 class Warmth(NamedTuple):
-    """How a worker stands: bytes and ranges that are hot, the bound, and how much was read for answers."""
+    """How a worker stands: how many ranges are hot, the bound of their bytes, and what it uses, these bytes too."""
 
-    nbytes: int
     bound: int
     ranges: int
     usage: Usage
@@ -134,6 +135,28 @@ def content(file: str, spec: RunSpec, branches: tuple[str, ...], cache: Path | N
     """Name a file's content as a planner does for whom some branches count; raises DataError where it can't be read."""
     with closing(open_bytes(file)) as source:
         return read_layout(source, spec.release.schema_.tree, branches, cache).uuid
+
+
+def renamed(
+    files: Mapping[str, str], before: RunSpec, after: RunSpec, analysis: Analysis, cache: Path | None
+) -> dict[str, str]:
+    """Name contents, by the names that a run has for them, as another one does, for which other branches may count.
+
+    ``files`` are their places, by the first names. One that isn't there, or is another by now, is left out.
+    """
+    old, new = (analyses.reads(spec, analysis, simulation=True).branches for spec in (before, after))
+    if old == new:
+        return dict(zip(files, files, strict=True))
+
+    def name(uuid: str) -> str:
+        try:
+            same = content(files[uuid], before, old, cache) == uuid
+            return content(files[uuid], after, new, cache) if same else ""
+        except (DataError, TransientError):
+            return ""
+
+    found = zip(files, side_by_side(name, list(files), AT_ONCE), strict=True)
+    return {uuid: its for uuid, its in found if its}
 
 
 def details(task: Task, schema: Schema, rows: Sequence[Candidate], cache: Path | None) -> list[Candidate]:
@@ -206,6 +229,7 @@ class HotWorker(Worker):
         self._dropped = -1
         self._contents: dict[str, str] = {}
         self._made = 0, 0  # entries and bytes of all that was ever hot
+        self._common: dict[str, dict[Range, int]] = {}
         super().__init__(spec, sources, name, cache, places)
         warm_up()
 
@@ -335,6 +359,58 @@ class HotWorker(Worker):
         blocks = {sample: refiller.end(own, entries[sample]) for sample, own in sums.items()}
         return Share(blocks, tuple(done), failed, len(cold), packed)
 
+    def lend(self, spec: RunSpec) -> frozenset[Range]:
+        """Tell which ranges of a run of another spec are hot: those of the same contents, measured in the same way."""
+        common = self._in_common(spec)
+        return frozenset(one for one, number in common.items() if self.key(number) in self._store)
+
+    def _in_common(self, spec: RunSpec) -> dict[Range, int]:
+        """Tell the number of each range that a run of another spec has in common with this one, by its name there."""
+        if spec.digest not in self._common:
+            self._common = {spec.digest: self._compare(spec)}
+        return self._common[spec.digest]
+
+    def _compare(self, spec: RunSpec) -> dict[Range, int]:
+        if isinstance(self._filler, DataError) or spec.analysis != self._spec.analysis or spec.variations:
+            return {}  # what variations need of an event isn't kept
+        names = analyses.measurable(spec, self._analysis)
+        theirs = {sample.name: read_digest(spec, sample.name, names) for sample in spec.release.samples}
+        same = {name for name, digest in self._digests.items() if theirs.get(name) == digest}
+        files = {task.uuid: task.file for task in self._tasks if task.sample in same}
+        uuids = renamed(files, self._spec, spec, self._analysis, self._cache)
+        return {
+            task.range._replace(uuid=uuids[task.uuid]): number
+            for number, task in enumerate(self._tasks)
+            if task.sample in same and task.uuid in uuids
+        }
+
+    def fill(self, spec: RunSpec, tasks: Sequence[Task]) -> list[Partial | HzzrayError]:
+        """Fill tasks of a run of another spec with what is hot, exactly as its own workers would.
+
+        In the place of a partial there is a TransientError where nothing is hot, or not all that is asked for.
+        """
+        if isinstance(self._filler, DataError):
+            return [self._filler] * len(tasks)
+        common = self._in_common(spec)
+        refiller = Refiller(self._analysis, spec.selection.cuts, spec.templates)
+        return [self._filled(refiller, task, common.get(task.range) if task.spec == spec.digest else None)
+                for task in tasks]  # fmt: skip
+
+    def _filled(self, refiller: Refiller, task: Task, number: int | None) -> Partial | HzzrayError:
+        wall, cpu = time.perf_counter(), time.thread_time()  # another thread may be reading meanwhile
+        hot = None if number is None else self._store.get(self.key(number))
+        if hot is None:
+            return TransientError(f"{redact(task.file)}: entries {task.start} to {task.stop} are not hot")
+        with self._meter.working(task):
+            sums = refiller.begin()
+            try:
+                packed = refiller.end(sums, refiller.add(hot, sums)).pack()
+            except UnmeasuredError as error:
+                return TransientError(f"{redact(task.file)}: {error} is not hot")
+        cost = Cost(wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu, events=task.entries)
+        self._meter.add(cost)
+        return Partial(task, packed, cost, self.name)
+
     def pick(self, pick: Pick, numbers: Sequence[int]) -> dict[int, Picked]:
         """Find candidates, by range; ranges that can't be read have none."""
         if isinstance(self._filler, DataError):
@@ -382,4 +458,10 @@ class HotWorker(Worker):
 
     def warmth(self) -> Warmth:
         """Tell how much is hot."""
-        return Warmth(self._store.nbytes, self._store.bound, len(self._store), self._meter.usage())
+        own, *_ = self.usage()
+        return Warmth(self._store.bound, len(self._store), own)
+
+    def usage(self) -> tuple[Usage, ...]:
+        """Tell what this process has used so far, bytes of hot candidates too, and its container if it is in one."""
+        own, *around = super().usage()
+        return replace(own, hot=self._store.nbytes), *around

@@ -11,7 +11,7 @@ from hzzray.engine.cluster import Node
 from hzzray.engine.events import Kind
 from hzzray.engine.faults import Fault
 from hzzray.engine.ledger import Wish
-from hzzray.messages import Counts, Failure, Partial, Task
+from hzzray.messages import Counts, Failure, Partial, Range, Task
 
 # Events.
 
@@ -39,6 +39,14 @@ class NoneAtHand:
 @dataclass(frozen=True, slots=True)
 class Exhausted:
     """The source will have no more tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A worker of others is there that holds some ranges hot: it fills these sooner than anybody reads them."""
+
+    worker: str
+    holds: frozenset[Range]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +187,7 @@ class DrainDue:
 DispatchEvent = (
     Offered | NoneAtHand | Answered | Committed | GlanceDue | Ticked | Broken | RetryDue | ProcessSeen | Came | NoAnswer
     | FailureStored | SplitStored | NodesSeen | RoomSeen | LookDue | DrainDue | Wished | EndWished | Bounded | Exhausted
-    | Begun
+    | Begun | Joined
 )  # fmt: skip
 
 

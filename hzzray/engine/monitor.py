@@ -31,7 +31,8 @@ class Usage:
     ``user_s`` and ``system_s`` are seconds of CPU of all its threads, ``rss`` its resident memory in bytes now. Events,
     bytes read, seconds of reading and tasks are those of finished tasks. ``pid`` 0 is an actor without a process.
     ``actor_id`` is Ray's, which its dashboard knows it by. ``cpus`` and ``memory_limit`` are cores and bytes that a
-    container may use or a machine has; 0 says nothing.
+    container may use or a machine has; 0 says nothing. ``hot`` are the bytes of ``rss`` that an exploring session's
+    candidates take.
     """
 
     actor: str
@@ -49,6 +50,7 @@ class Usage:
     actor_id: str = ""
     cpus: float = 0.0
     memory_limit: int = 0
+    hot: int = 0
 
     @property
     def is_service(self) -> bool:

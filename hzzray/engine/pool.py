@@ -41,6 +41,7 @@ from hzzray.engine.instructions import (
     FailureStored,
     Give,
     Instruction,
+    Joined,
     LookAtNodes,
     LookFor,
     LookForRoom,
@@ -66,6 +67,7 @@ from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
 from hzzray.engine.monitor import Scale, Since, Usage, absent, place
+from hzzray.engine.questions import Lent
 from hzzray.engine.reducer import WATCHING_S, Live
 from hzzray.engine.source import MemorySource, TaskSource
 from hzzray.errors import first_of
@@ -87,7 +89,8 @@ class Pool:
 
     ``watcher``, if there is one, is told about every second how the run goes; of several pools that of the oldest.
     Workers' names begin with ``prefix``, by which the pool is known too; their files lie in ``sources``. ``around``
-    tells what is used around the workers: by this machine, or by the services of a deployment.
+    tells what is used around the workers: by this machine, or by the services of a deployment. ``lent`` are workers of
+    others that fill what they hold hot.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Pool:
         prefix: str = "worker-",
         around: Callable[[], Iterable[Usage]] = lambda: [place()],
         sources: Sequence[str] = (),
+        lent: Iterable[Lent] = (),
     ) -> None:
         self._start = start
         self._reducer = _ReducerCalls(reducer, Patience(limits, random.uniform, shared=shared))
@@ -113,6 +117,7 @@ class Pool:
         self._dispatch = Dispatch(limits, random.uniform, sources, prefix=prefix)
         self._source: TaskSource = MemorySource(())  # none yet
         self._workers: dict[str, Handle] = {}
+        self._lent = {one.name: one for one in lent}
         self._group = asyncio.TaskGroup()
         self._jobs: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
@@ -162,6 +167,8 @@ class Pool:
         self._source = source
         try:
             async with self._group:
+                for lent in self._lent.values():
+                    self._tell(Joined(lent.name, lent.holds))
                 if known is not None:
                     self._tell(Begun(known))
                 counts, _ = await self.look()
@@ -174,6 +181,8 @@ class Pool:
                     job.cancel()
                 if self._aborted:
                     raise ClusterError(self._aborted)
+                if self._watcher is not None and self._version < 0:  # it took no second: nobody has been looked at
+                    await self._report(self._watcher)
         except BaseExceptionGroup as group:
             raise first_of(group) from group
         finally:
@@ -285,13 +294,14 @@ class Pool:
 
     async def _give(self, give: Give) -> None:
         """Call a worker with tasks."""
-        worker = self._workers[give.worker]
         outcomes: Sequence[Partial | Exception]
         try:
-            if len(give.tasks) == 1:
-                outcomes = [await worker.process.remote(give.tasks[0])]
+            if give.worker in self._lent:
+                outcomes = await self._lent[give.worker].fill(give.tasks)
+            elif len(give.tasks) == 1:
+                outcomes = [await self._workers[give.worker].process.remote(give.tasks[0])]
             else:
-                outcomes = await worker.process_all.remote(list(give.tasks))
+                outcomes = await self._workers[give.worker].process_all.remote(list(give.tasks))
         except RayError as error:
             self._tell(Broken(give.call, fault_of(error)))
         else:
@@ -355,7 +365,7 @@ class Pool:
         nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
         self._diary.tell_of_nodes(nodes)
         scale = Scale(
-            actors=ready,
+            actors=ready + len(self._dispatch.guests),
             pending=len(standings) - ready,
             nodes=len(nodes),
             waiting=self._dispatch.waiting,
@@ -383,6 +393,7 @@ class Pool:
     async def _usages(self) -> dict[str, Usage]:
         """Ask the workers what they have used, and what is used around them; by name."""
         ready = [self._workers[one.name] for one in self._dispatch.standings if one.is_ready]
+        ready += [self._lent[name].handle for name in self._dispatch.guests]
         answers = await asyncio.gather(*(_usage(worker, _TICK_S) for worker in ready), return_exceptions=True)
         usages = {usage.actor: usage for answer in answers if isinstance(answer, tuple) for usage in answer}
         for name in self._workers.keys() & usages.keys():

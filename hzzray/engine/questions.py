@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hzzray.errors import HzzrayError
+from hzzray.messages import Partial, Range, Task
 from hzzray.physics.analysis import Cut, Template
 from hzzray.physics.histogram import Blocks
 
@@ -80,6 +81,18 @@ class Candidate:
     run: int | None = None
     event: int | None = None
     leptons: tuple[Lepton, ...] = ()
+
+
+class Lent(NamedTuple):
+    """A session's worker as a run knows it: its actor, which ranges of the run it holds hot, and what fills them.
+
+    ``fill`` returns for each task its partial, or what it failed with; it raises RayError where the worker is gone.
+    """
+
+    name: str
+    handle: Any
+    holds: frozenset[Range]
+    fill: Callable[[Sequence[Task]], Awaitable[Sequence[Partial | HzzrayError]]]
 
 
 class OvertakenError(HzzrayError):

@@ -22,11 +22,13 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hzzray.engine.actors import AWAY
 from hzzray.engine.cluster import ClusterError, working_nodes
 from hzzray.engine.hot import HotWorker
-from hzzray.engine.questions import Candidate, Heard, OvertakenError, Pick, Question, Share, Standing
+from hzzray.engine.monitor import Usage
+from hzzray.engine.questions import Candidate, Heard, Lent, OvertakenError, Pick, Question, Share, Standing
 from hzzray.errors import HzzrayError, MissingFileError, TransientError
-from hzzray.messages import RunSpec, Task
+from hzzray.messages import Range, RunSpec, Task
 from hzzray.physics.analysis import Cut, Template
 from hzzray.physics.hot import Picked
 from hzzray.retry import waits
@@ -46,6 +48,9 @@ _AGAIN = 5
 
 # A coordinator that died is back so soon, or there is none [s].
 _BACK_S = 60.0
+
+# What coordinators' names begin with.
+_PREFIX = "explore:"
 
 _OVERTAKEN = "a newer question overtook this one"
 
@@ -69,19 +74,18 @@ class Plot(NamedTuple):
     def name(self) -> str:
         """Name of the session's coordinator: another one where the run has become another."""
         ids = "\0".join(task.task_id for task in self.tasks)
-        return f"explore:{self.tasks[0].run_id}:{hashlib.sha256(ids.encode()).hexdigest()[:12]}"
+        return f"{_PREFIX}{self.tasks[0].run_id}:{hashlib.sha256(ids.encode()).hexdigest()[:12]}"
 
 
 @dataclass(eq=False, slots=True)
 class _Member:
-    """A worker actor, and the ranges that it answers for. ``pid`` is that of its process when it last told one."""
+    """A worker actor, the ranges that it answers for, and what it used when it last told."""
 
     name: str
     handle: Any
     mine: set[int] = field(default_factory=set)
     ready: bool = False
-    pid: int = 0
-    nbytes: int = 0
+    usage: Usage | None = None
     bound: int = 0
     hot: int = 0
 
@@ -162,17 +166,22 @@ class Coordinator:
     async def _loaded(self, viewer: str, turn: int) -> None:
         """Wait until all that can be read is ready, a question is overtaken, or nothing goes on any more."""
         while not self._is_whole and self._turns.get(viewer) == turn:
-            before = len(self._failed), sum(len(member.mine) for member in self._members)
+            before = len(self._failed), self._ready
             async with self._progress:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._progress.wait(), _PATIENCE_S)
                     continue
-            if before == (len(self._failed), sum(len(member.mine) for member in self._members)):
+            if before == (len(self._failed), self._ready):
                 return
 
     @property
     def _is_whole(self) -> bool:
-        return len(self._failed) + sum(len(member.mine) for member in self._members) >= len(self._plot.tasks)
+        return len(self._failed) + self._ready >= len(self._plot.tasks)
+
+    @property
+    def _ready(self) -> int:
+        """Ranges that some worker answers for."""
+        return sum(len(member.mine) for member in self._members)
 
     async def pick(self, pick: Pick) -> list[Candidate]:
         """Find candidates."""
@@ -200,18 +209,26 @@ class Coordinator:
         """Tell how much is ready, and how much of it is hot."""
         self._begin()
         return Standing(
-            ready=sum(len(member.mine) for member in self._members),
+            ready=self._ready,
             failed=len(self._failed),
             ranges=len(self._plot.tasks),
             hot_ranges=sum(member.hot for member in self._members),
-            nbytes=sum(member.nbytes for member in self._members),
+            nbytes=sum(usage.hot for usage in await self.usages()),
             bound=sum(member.bound for member in self._members),
             actors=sum(member.ready for member in self._members),
         )
 
-    async def pids(self) -> list[int]:
-        """Tell the processes of the workers that are there."""
-        return [member.pid for member in self._members if member.ready]
+    async def lend(self, spec: RunSpec) -> list[tuple[str, Any, frozenset[Range]]]:
+        """Tell of each worker that is there which ranges of a run of another spec it holds hot, and its handle."""
+        ready = [member for member in self._members if member.ready]
+        calls = [member.handle.lend.options(concurrency_group="monitor").remote(spec) for member in ready]
+        held = await asyncio.gather(*map(_future, calls), return_exceptions=True)
+        pairs = zip(ready, held, strict=True)
+        return [(one.name, one.handle, holds) for one, holds in pairs if isinstance(holds, frozenset) and holds]
+
+    async def usages(self) -> list[Usage]:
+        """Tell what the workers that are there use."""
+        return [member.usage for member in self._members if member.ready and member.usage is not None]
 
     async def end(self) -> None:
         """End the session."""
@@ -292,7 +309,7 @@ class Coordinator:
         member.ready = False
         self._waiting.extend(sorted(member.mine))
         member.mine.clear()
-        member.nbytes = member.hot = 0
+        member.hot = 0
 
     async def _load(self, member: _Member) -> None:
         """Let a worker load one range after the other, as long as there are some; for ever."""
@@ -373,10 +390,9 @@ class Coordinator:
             warmth = await asyncio.wait_for(_future(call), _PING_S)
         except (RayError, TimeoutError):
             return False
-        if member.pid not in (0, warmth.usage.pid) and member.ready:
+        if member.ready and member.usage is not None and member.usage.pid != warmth.usage.pid:
             self._fell(member)
-        member.pid, member.nbytes, member.bound = warmth.usage.pid, warmth.nbytes, warmth.bound
-        member.hot = warmth.ranges
+        member.bound, member.hot, member.usage = warmth
         return True
 
     async def _watch(self) -> None:
@@ -415,6 +431,29 @@ def join(plot: Plot) -> Any:  # noqa: ANN401 (an actor's handle)
     ).remote(plot)
 
 
+def lenders(spec: RunSpec) -> list[Lent]:
+    """Find the workers of this cluster's sessions that hold hot what a run of a spec would measure again.
+
+    A session that doesn't answer soon lends nothing.
+    """
+    found: dict[str, Lent] = {}
+    with contextlib.suppress(*AWAY):
+        for name in ray.util.list_named_actors():
+            if not name.startswith(_PREFIX):
+                continue
+            with contextlib.suppress(ValueError, RayError):
+                coordinator: Any = ray.get_actor(name)
+                lent: list[tuple[str, Any, frozenset[Range]]] = ray.get(coordinator.lend.remote(spec), timeout=_PING_S)
+                for worker, actor, holds in lent:
+                    found.setdefault(worker, Lent(worker, actor, holds, _filling(actor, spec)))
+    return list(found.values())
+
+
+def _filling(handle: Any, spec: RunSpec) -> Callable[[Sequence[Task]], Any]:  # noqa: ANN401
+    kept = ray.put(spec)
+    return lambda tasks: _future(handle.fill.remote(kept, list(tasks)))
+
+
 class Shared:
     """A viewer's way to a session. One that has ended, as it was idle, is started again by the next question."""
 
@@ -446,10 +485,12 @@ class Shared:
         standing: Standing = self._call(lambda handle: handle.standing.remote())
         return standing
 
-    def pids(self) -> Sequence[int]:
-        """Tell the workers' processes."""
-        pids: list[int] = self._call(lambda handle: handle.pids.remote())
-        return pids
+    def usages(self) -> list[Usage]:
+        """Tell what the workers that are there use; that starts no session again."""
+        usages: list[Usage] = []
+        with contextlib.suppress(RayError):
+            usages = ray.get(self._coordinator.usages.remote(), timeout=_PING_S)
+        return usages
 
     def close(self) -> None:
         """Leave the session to the others."""

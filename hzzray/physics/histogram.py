@@ -176,12 +176,10 @@ class Histogram:
         passed = int(self.counts.sum())
         lost = self.stopped[::-1].cumsum()[::-1]
         n = passed + np.append(lost[1:], 0)
-        weighted = self.sumw.sum()
-        yields = []
-        for i in range(len(self.stopped) - 1, -1, -1):
-            yields.append(float(weighted.floats()))
-            weighted = weighted + self.stopped_sumw[i]
-        return n, np.array(yields[::-1])
+        # What is left after the last cut, and at each cut before it what that one stops besides.
+        steps = np.concatenate((self.sumw.sum().limbs[np.newaxis], self.stopped_sumw.settled().limbs[:0:-1]))
+        weighted = ExactSums(steps.cumsum(axis=0)).settled()
+        return n, weighted.floats()[: len(self.stopped)][::-1]
 
     def yields(self) -> Yields:
         """Round all of it to doubles."""

@@ -17,11 +17,12 @@ from typing import Any, Literal, Self
 from hzzray import analyses
 from hzzray.data.catalogue import release
 from hzzray.engine.explore import Alone, Explorer
-from hzzray.engine.hot import content
+from hzzray.engine.hot import renamed
 from hzzray.engine.ledger import Ledger
+from hzzray.engine.monitor import Usage
 from hzzray.engine.questions import Candidate, Heard, Pick, Standing
 from hzzray.engine.rounded import Tables, tables
-from hzzray.errors import DataError, TransientError, UsageError
+from hzzray.errors import UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, PlannedFile, RunSpec, RunState, Task, UnreadFile
 from hzzray.physics.analysis import Analysis, Bound, Template
 from hzzray.physics.histogram import Blocks, digest
@@ -33,16 +34,12 @@ from hzzray.runs.request import bound_of, bound_text, change_spec, colons, cut_t
 from hzzray.runs.result import Result, environment, summarise
 from hzzray.runs.run import Settings, finish, keep_settings, new_run_id, settings_of
 from hzzray.runs.templates import as_hist, scaled
-from hzzray.side_by_side import side_by_side
 
 #: A session that nobody asks anything for so long ends by itself [s].
 IDLE_S = 900.0
 
 #: Candidates that are listed at once, at the most: the leptons of each are read again.
 MOST_CANDIDATES = 1000
-
-# Files that are opened at a time.
-_AT_ONCE = 8
 
 Ends = tuple[float | None, float | None]
 """Between what a variable must lie; None for no bound."""
@@ -250,6 +247,10 @@ class Session:
         """Tell how much is ready and hot."""
         return self._explorer.standing()
 
+    def usages(self) -> list[Usage]:
+        """Tell what the session's workers use: CPU, memory, and how much of that is hot candidates."""
+        return self._explorer.usages()
+
     def candidates(
         self,
         what: Answer | RunSpec | Mapping[str, Ends | None],
@@ -346,20 +347,9 @@ class Session:
 
     def _contents(self, spec: RunSpec) -> dict[str, str]:
         """Name the files' contents as a run of a spec does, for which other branches may count."""
-        uuids = {file.uuid: file.uuid for file in self._files}
-        before, after = (analyses.reads(one, self.analysis, simulation=True).branches for one in (self.spec, spec))
-        if before == after:
-            return uuids
-        cache = cache_folder()
-
-        def name(file: PlannedFile) -> str:
-            try:
-                same = content(file.file, self.spec, before, cache) == file.uuid
-                return content(file.file, spec, after, cache) if same else file.uuid
-            except (DataError, TransientError):
-                return file.uuid  # it was there; who goes on with the run will see
-
-        return uuids | dict(zip(uuids, side_by_side(name, self._files, _AT_ONCE), strict=True))
+        files = {file.uuid: file.file for file in self._files}
+        # One that is there no more keeps its name: who goes on with the run will see.
+        return {uuid: uuid for uuid in files} | renamed(files, self.spec, spec, self.analysis, cache_folder())
 
     def command(self, what: Answer | RunSpec) -> str:
         """Tell the command line that makes such a run from nothing; raises UsageError where there is none."""

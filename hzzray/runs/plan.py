@@ -19,7 +19,7 @@ from hzzray.data.storage import matching, open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
 from hzzray.messages import Entries, Failure, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
 from hzzray.physics.columns import Reads
-from hzzray.side_by_side import side_by_side
+from hzzray.side_by_side import AT_ONCE, side_by_side
 from hzzray.urls import is_inside, is_pattern, is_remote, join, redact
 
 #: Entries of a task unless the user says otherwise: some tenths of a second on one core. That is much beside the few
@@ -28,9 +28,6 @@ CHUNK = 500_000
 
 #: After so many files in a row that a server gave no answer for, it is asked for no more: each costs many seconds.
 PATIENCE = 2
-
-# Files that are opened at a time: what that takes is mostly round trips to servers.
-_AT_ONCE = 8
 
 # How far from the wished place a cut may lie, as a part of the chunk, to hit a cluster's border.
 _SLACK = 0.5
@@ -143,11 +140,11 @@ def make_plan(
     reads = {simulation: analyses.reads(spec, analysis, simulation=simulation) for simulation in (False, True)}
     search = _Search(spec, reads, sources, chunk, cache)
     samples = spec.release.samples
-    wanted = [one for some in side_by_side(search.files, samples, _AT_ONCE) for one in some]
+    wanted = [one for some in side_by_side(search.files, samples, AT_ONCE) for one in some]
     files: list[PlannedFile] = []
     unread: list[UnreadFile] = []
     owners: dict[str, PlannedFile] = {}
-    for one, found in zip(wanted, side_by_side(search.open, wanted, _AT_ONCE), strict=True):
+    for one, found in zip(wanted, side_by_side(search.open, wanted, AT_ONCE), strict=True):
         name, path, again = one.sample.name, one.path, False
         if isinstance(found, _Cut) and (owner := owners.get(found.uuid)):
             again = owner.sample == name

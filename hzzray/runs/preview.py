@@ -15,7 +15,7 @@ from hzzray.messages import PlannedFile, RunSpec
 from hzzray.runs.folder import all_runs, load_json
 from hzzray.runs.plan import Plan
 from hzzray.runs.result import Result
-from hzzray.side_by_side import side_by_side
+from hzzray.side_by_side import AT_ONCE, side_by_side
 
 #: Events that a core reads and fills in a second where no earlier run tells: docs/performance.md has how it was
 #: measured, of the notebook's selection from a local file.
@@ -23,9 +23,6 @@ EVENTS_PER_S = 2.0e6
 
 # Fewer events than these tell nothing of a rate: compiling and opening are in it.
 _TELLING = 100_000
-
-# Files that are opened at a time.
-_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ def preview(spec: RunSpec, plan: Plan, *, runs: Path, cache: Path | None = None,
     analysis = analyses.resolve(spec.analysis, (*places, *analyses.allowed()))
     reads = {simulation: analyses.reads(spec, analysis, simulation=simulation).branches for simulation in (False, True)}
     roles = {sample.name: spec.release.role(sample) != "data" for sample in spec.release.samples}
-    sizes = list(side_by_side(partial(_bytes, spec, reads, roles, cache), plan.files, _AT_ONCE))
+    sizes = list(side_by_side(partial(_bytes, spec, reads, roles, cache), plan.files, AT_ONCE))
     rows = []
     for name in roles:
         mine = [(file, size) for file, size in zip(plan.files, sizes, strict=True) if file.sample == name]

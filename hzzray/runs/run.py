@@ -370,12 +370,16 @@ async def _with_ray(ledger: Ledger, settings: Settings, progress: Callable[[Coun
     from hzzray.engine.actors import start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
     from hzzray.engine.pool import Pool  # noqa: PLC0415
     from hzzray.engine.services import Services  # noqa: PLC0415
+    from hzzray.engine.sessions import lenders  # noqa: PLC0415
 
     start = worker_starter(ledger.spec, settings.sources, cache_folder(), settings.analyses)
     find = partial(start_reducer, ledger.path, ledger.run_id)
     with Journal(ledger, clock) as journal:
         metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
-        pool = Pool(start, find, settings.limits, journal.write, metrics, around=around, sources=settings.sources)
+        lent = await asyncio.to_thread(lenders, ledger.spec)
+        pool = Pool(
+            start, find, settings.limits, journal.write, metrics, around=around, sources=settings.sources, lent=lent
+        )
         tasks, interval_s = _in_time(ledger, settings)
         source = MemorySource(tasks, interval_s=interval_s)
         with signals(pool.obey):

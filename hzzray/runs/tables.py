@@ -67,6 +67,7 @@ _USAGE: dict[str, DTypeLike] = {
     "actor_id": np.str_,
     "cpu_limit": np.float64,
     "memory_limit_bytes": np.int64,
+    "hot_bytes": np.int64,
     "timestamp": np.str_,
 }
 _SCALE: dict[str, DTypeLike] = {
@@ -101,7 +102,7 @@ _EVENTS: dict[str, DTypeLike] = {
 }
 _COLUMNS = {USAGE: _USAGE, SCALE: _SCALE, QUEUE: _QUEUE, HISTORY: _HISTORY, EVENTS: _EVENTS}
 # Files of earlier versions lack these: they are read as 0 or empty, and not written there.
-_LATER = frozenset({"cpu_limit", "memory_limit_bytes", "timestamp"})
+_LATER = frozenset({"cpu_limit", "memory_limit_bytes", "hot_bytes", "timestamp"})
 _EVENTS_BYTES = 1024**2  # of the file, after which no more is written
 _TAIL_BYTES = 64 * 1024  # holds any last line
 _ROW_BYTES = 128  # of a file, about
@@ -285,8 +286,9 @@ def read_usage(folder: Path) -> Rows:
     """Read a run's ``cpu.csv``, in the order of time; no rows where there is no file.
 
     Fields: time_s [s], environment, actor, node, pid, state, sample, user_s [s], system_s [s], rss_bytes, events,
-    bytes_read, read_s [s], tasks, actor_id, cpu_limit [cores], memory_limit_bytes (a limit of 0 is none), timestamp
-    (UTC, ISO 8601). Files of earlier versions lack the last three: 0 or empty then. Raises
+    bytes_read, read_s [s], tasks, actor_id, cpu_limit [cores], memory_limit_bytes (a limit of 0 is none),
+    hot_bytes (of rss_bytes, of an exploring session's worker), timestamp
+    (UTC, ISO 8601). Files of earlier versions lack the last four: 0 or empty then. Raises
     OutputError for a file that is no such table. A last line that isn't whole is left out, so that the file of a run
     that goes on can be read at any time.
     """

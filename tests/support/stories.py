@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from hzzray.engine import commits, dispatch
+from hzzray.engine import commits, dispatch, guests
 from hzzray.engine.cluster import Node
 from hzzray.engine.dispatch import Dispatch
 from hzzray.engine.faults import Fault
@@ -36,6 +37,7 @@ from hzzray.engine.instructions import (
     FailureStored,
     Give,
     Instruction,
+    Joined,
     LookAtNodes,
     LookFor,
     LookForRoom,
@@ -85,7 +87,8 @@ class Story:
     """What happens: natures of tasks, by number; nodes that lack each file; deaths of whatever worker, and wishes.
 
     A task may be to blame for ``crashes`` more than there are deaths of no task's making. ``late`` tasks come at that
-    time. ``bounds`` are changes of how many workers there may be.
+    time. ``bounds`` are changes of how many workers there may be. ``guests`` hold tasks hot, by number, each of them
+    until it is gone, or silent from then on; what is ``cool`` they have let go of meanwhile.
     """
 
     natures: tuple[str, ...]
@@ -101,6 +104,8 @@ class Story:
     late: tuple[tuple[int, float], ...] = ()
     idle_s: float | None = None
     crashes: int = 3
+    guests: tuple[tuple[frozenset[int], float, bool], ...] = ()
+    cool: frozenset[int] = frozenset()
 
 
 def a_story(chance: Random) -> Story:
@@ -130,6 +135,15 @@ def a_story(chance: Random) -> Story:
         late=tuple((n, chance.uniform(0.0, 9.0)) for n in range(number) if chance.random() < chance.choice((0.0, 0.2))),
         idle_s=chance.choice((None, None, 1.0)),
         crashes=chance.choice((1, 1, 3)),
+        guests=tuple(
+            (
+                frozenset(n for n in range(number) if chance.random() < 0.7),
+                chance.choice((math.inf, chance.uniform(0.0, 3.0))),
+                chance.random() < 0.2,
+            )
+            for _ in range(chance.choice((0, 0, 1, 2)))
+        ),
+        cool=frozenset(n for n in range(number) if chance.random() < 0.1),
     )
 
 
@@ -163,6 +177,9 @@ class World:
         self.workers: dict[str, _Worker] = {}
         self.given: set[str] = set()
         self.happened: list[Tell] = []
+        self.filled: dict[str, float] = {}  # tasks that guests have filled, and when
+        self.guests = {f"explorer-{n}": guest for n, guest in enumerate(story.guests)}
+        self.flying_to_guests: dict[str, Give] = {}
         self.vain: Counter[str] = Counter()  # how often a node was asked for a file that it lacks
         # The source.
         late = dict(story.late)
@@ -191,6 +208,9 @@ class World:
     def play(self) -> None:
         """Let it happen."""
         story = self.story
+        for name, (holds, *_) in self.guests.items():
+            held = frozenset(TASKS[number].range for number in holds)
+            self._at(0.0, lambda name=name, held=held: self.tell(Joined(name, held)))
         self._at(0.0, lambda: self.tell(Begun(self._counts())))
         self._at(0.0, self._tick)
         for at in story.deaths:
@@ -221,7 +241,7 @@ class World:
 
     def _check(self) -> None:
         self.most_workers = max(self.most_workers, len(self.workers))
-        slots = self.most_workers * IN_FLIGHT * dispatch.TOGETHER
+        slots = self.most_workers * IN_FLIGHT * dispatch.TOGETHER + 2 * len(self.guests) * guests.BATCH
         held = self.dispatch.held
         assert held == len(self.out), "each task that was taken is held until the source is told what became of it"
         assert held <= dispatch.ASIDE + commits.UNCOMMITTED + commits.BATCH + 2 * slots + dispatch.TOGETHER + 1
@@ -237,6 +257,17 @@ class World:
         assert 1 <= len(give.tasks) <= dispatch.TOGETHER
         flying = Counter(task.task_id for call in self._flying() for task in call.tasks)
         assert all(flying[task.task_id] < 2 for task in give.tasks), "no more than two copies at once"
+        assert all(task.task_id in self.out for task in give.tasks)
+
+    def _check_given_to_guest(self, give: Give) -> None:
+        holds, *_ = self.guests[give.worker]
+        assert self.dispatch.wish not in ("drain", "cancel"), "nothing new is given at the end"
+        assert give.worker in self.dispatch.guests, "nothing is given to who is known to be gone"
+        assert give.worker not in self.flying_to_guests, "one call at a time"
+        assert holds.issuperset(self._root(task) for task in give.tasks), "a guest gets what it holds"
+        assert 1 <= len(give.tasks) <= guests.BATCH
+        flying = {task.task_id for call in self._flying() for task in call.tasks}
+        assert flying.isdisjoint(task.task_id for task in give.tasks), "guests get no second copies"
         assert all(task.task_id in self.out for task in give.tasks)
 
     def _flying(self) -> list[Give]:
@@ -276,6 +307,11 @@ class World:
             case AskNoMore():
                 assert self.asking
                 self.asking = False
+            case Give() if instruction.worker in self.guests:
+                self._check_given_to_guest(instruction)
+                self.given |= {task.task_id for task in instruction.tasks}
+                self.flying_to_guests[instruction.worker] = instruction
+                self._soon(lambda: self._fill(instruction), 0.02)
             case Give():
                 self._check_given(instruction)
                 self.given |= {task.task_id for task in instruction.tasks}
@@ -469,6 +505,25 @@ class World:
         if self.chance.random() < 0.1:
             self._soon(lambda: self.tell(event), 1.0)  # twice, and late
 
+    def _fill(self, call: Give) -> None:
+        """Let a guest fill what it holds: whatever the files are like, as it doesn't read them."""
+        _, gone, silent = self.guests[call.worker]
+        if self.now >= gone and silent:
+            self._at(self.now + 60.0, lambda: self.tell(Answered(call.call, tuple(map(_hot, call.tasks)))))  # too late
+            return
+        del self.flying_to_guests[call.worker]
+        if self.now >= gone:
+            self.tell(Broken(call.call, KILLED))
+            return
+        outcomes = tuple(
+            Fault("passing", "it is not hot") if self._root(task) in self.story.cool else _hot(task)
+            for task in call.tasks
+        )
+        filled = [one.task for one in outcomes if isinstance(one, Partial)]
+        self.filled |= dict.fromkeys((task.task_id for task in filled), self.now)
+        self.waiting_for_commit += len(filled)
+        self.tell(Answered(call.call, outcomes))
+
     def _break(self, worker: _Worker, call: Give, life: int, fault: Fault) -> None:
         if worker.life != life or worker.frozen:
             return
@@ -551,6 +606,10 @@ class World:
 
     def _soon(self, happen: Callable[[], None], within_s: float) -> None:
         self._at(self.now + (self.chance.uniform(0.0, within_s) if within_s else 0.0), happen)
+
+
+def _hot(task: Task) -> Partial:
+    return Partial(task, b"", Cost(wall_s=0.001, events=task.entries), "explorer")
 
 
 def _silent(name: str) -> NoAnswer:
