@@ -22,6 +22,9 @@ READ_TIMEOUT = 60.0
 #: How often a remote read is tried.
 ATTEMPTS = 4
 
+#: Bytes that come along when a remote file is opened: as many as a request's round trip costs anyway on a fast line.
+AHEAD = 1 << 18
+
 # A gap between two ranges is read along when it is at most this part of what is wanted around it:
 # fewer requests, and never more than a tenth read in vain.
 _GAP = 0.1
@@ -121,31 +124,50 @@ REDIRECT_LOOP = "the server redirects from one address to the next without an en
 
 
 class RemoteBytes:
-    """A file behind a URL, through fsspec. Faults that may pass are tried again, with back-off and jitter."""
+    """A file behind a URL. Faults that may pass are tried again, with back-off and jitter.
 
-    def __init__(self, url: str) -> None:
+    Of the web, the first ``ahead`` bytes come with the answer that tells the file's size, and are kept: all of a small
+    file takes one request.
+    """
+
+    def __init__(self, url: str, ahead: int = 0) -> None:
         self.name = redact(url)
         self.bytes_read = 0
-        self._fs, self._faults = _filesystem(url)
-        self._path = self._fs._strip_protocol(url)  # noqa: SLF001 (as fsspec has it; XRootD refuses whole URLs)
-        self.size, self.version = self._state()
+        self._remote = _remote(url)
+        self._head = b""
+        self.size, self.version = self._begin(ahead) if ahead else self._state()
+
+    def _begin(self, ahead: int) -> tuple[int, str]:
+        """Ask for the first bytes, and for the size and the version with them."""
+        begun: tuple[dict[str, Any], bytes] | None = self._try(lambda: self._remote.head(ahead))
+        if begun is None:
+            return self._state()
+        info, head = begun
+        size = int(info["size"])
+        self.bytes_read += len(head)
+        if len(head) == min(ahead, size):  # else ranges are asked for, and tell what is wrong with that server
+            self._head = head
+        return size, _version(info)
 
     def _state(self) -> tuple[int, str]:
         """Ask for the size, and for what the server tells versions by."""
-        info: dict[str, Any] = self._try(lambda: self._fs.info(self._path))
+        info: dict[str, Any] = self._try(self._remote.info)
         if info.get("size") is None:
             raise DataError(f"{self.name}: the server doesn't tell the file's size")
-        marks = [str(info[mark]) for mark in _MARKS if info.get(mark)]
-        return int(info["size"]), " ".join(marks)
+        return int(info["size"]), _version(info)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges, neighbours together; raises DataError where bytes are missing, TransientError on faults."""
         _check_within(self, ranges)
-        spans = _coalesced(ranges)
-        parts: list[bytes] = self._try(lambda: self._transfer(spans))
+        head = self._head
+        spans = _coalesced([(start, length) for start, length in ranges if start + length > len(head)])
+        parts: list[bytes] = self._try(lambda: self._transfer(spans)) if spans else []
         starts = [start for start, _ in spans]
         out = []
         for start, length in ranges:
+            if start + length <= len(head):
+                out.append(head[start : start + length])
+                continue
             i = bisect_right(starts, start) - 1
             out.append(parts[i][start - starts[i] : start - starts[i] + length])
         return out
@@ -158,19 +180,14 @@ class RemoteBytes:
             at += len(part)
 
     def _transfer(self, spans: Sequence[Range]) -> list[bytes]:
-        starts = [start for start, _ in spans]
-        ends = [start + length for start, length in spans]
-        # Errors are asked for as results: some versions of fsspec return them whatever they are told.
-        parts: list[Any] = self._fs.cat_ranges([self._path] * len(spans), starts, ends, on_error="return")
+        parts = self._remote.fetch(spans)
         self.bytes_read += sum(len(part) for part in parts if isinstance(part, bytes))
         for (start, length), part in zip(spans, parts, strict=True):
             if isinstance(part, BaseException):
                 raise part
-            if len(part) > length:
-                raise DataError(f"{self.name}: the server ignores byte ranges; fetch the files first (hzzray fetch)")
-            if len(part) < length:
+            if len(part) != length:
                 raise TransientError(f"{self.name}: {len(part)} bytes came at {start} where {length} were asked for")
-        return parts
+        return [part for part in parts if isinstance(part, bytes)]
 
     def is_unchanged(self) -> bool:
         """Ask the server again; one that can't tell versions apart is never sure."""
@@ -180,7 +197,11 @@ class RemoteBytes:
         """Nothing is held open between reads."""
 
     def _try(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever the call returns)
-        return retrying(ATTEMPTS)(_answer, self.name, self._faults, call)
+        return retrying(ATTEMPTS)(_answer, self.name, self._remote.faults, call)
+
+
+def _version(info: dict[str, Any]) -> str:
+    return " ".join(str(info[mark]) for mark in _MARKS if info.get(mark))
 
 
 def _answer(name: str, faults: tuple[type[Exception], ...], call: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -223,37 +244,72 @@ def _coalesced(ranges: Sequence[Range]) -> list[Range]:
     return [(start, length) for start, length in spans]
 
 
-def _filesystem(url: str) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Get the fsspec file system of a URL's protocol, with timeouts, and the errors by which it tells faults.
+class Remote(Protocol):
+    """How a remote file's server is asked; raises its own errors, ``faults``."""
 
-    Raises UsageError for a protocol that isn't served.
-    """
-    import fsspec  # noqa: PLC0415 (fsspec and aiohttp cost half a second, and only remote runs need them)
+    faults: tuple[type[Exception], ...]
 
+    def info(self) -> dict[str, Any]:
+        """Ask for ``size``, and for what tells the file's version."""
+
+    def head(self, length: int) -> tuple[dict[str, Any], bytes] | None:
+        """Ask for the same with the first bytes; None where that can't be asked."""
+
+    def fetch(self, spans: Sequence[Range]) -> Sequence[bytes | Exception]:
+        """Get ranges; what goes wrong with one is its result."""
+
+
+class _Xrootd:
+    """A file behind ``root://``, through fsspec."""
+
+    faults: tuple[type[Exception], ...] = (OSError, ValueError)
+
+    def __init__(self, url: str) -> None:
+        self._fs = _xrootd(url)
+        self._path = self._fs._strip_protocol(url)  # noqa: SLF001 (XRootD refuses whole URLs)
+
+    def info(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._fs.info(self._path)
+        return found
+
+    def head(self, length: int) -> None:  # noqa: ARG002
+        return None
+
+    def fetch(self, spans: Sequence[Range]) -> list[bytes | Exception]:
+        starts = [start for start, _ in spans]
+        ends = [start + length for start, length in spans]
+        # Errors are asked for as results: some versions of fsspec return them whatever they are told.
+        parts: list[bytes | Exception] = self._fs.cat_ranges([self._path] * len(spans), starts, ends, on_error="return")
+        return parts
+
+
+def _xrootd(url: str) -> Any:  # noqa: ANN401 (fsspec's file system)
+    """Get the fsspec file system of a server, with timeouts."""
+    import fsspec  # noqa: PLC0415 (half a second, and only remote runs need it)
+
+    try:
+        import_module("fsspec_xrootd")
+    except ImportError as error:
+        raise UsageError(f"{redact(url)}: root:// needs an extra: pip install 'hzzray[xrootd]'") from error
+    host = url.split("://", 1)[1].split("/", 1)[0]
+    return fsspec.filesystem("root", hostid=host, timeout=int(READ_TIMEOUT))
+
+
+def _remote(url: str) -> Remote:
+    """Tell by a URL's protocol how it is read; raises UsageError for one that isn't served."""
     protocol = url.split("://", 1)[0].lower()
     if protocol in ("http", "https"):
-        import aiohttp  # noqa: PLC0415
+        from hzzray.data.web import Web  # noqa: PLC0415 (half a second, and only remote runs need it)
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
-        options = {
-            "client_kwargs": {"timeout": timeout, "trust_env": True},
-            "headers": {"Accept-Encoding": "identity"},
-            "encoded": "?" in url,  # what was signed must come as it was signed
-        }
-        return fsspec.filesystem(protocol, **options), (OSError, ValueError, aiohttp.ClientError)
+        return Web(url, CONNECT_TIMEOUT, READ_TIMEOUT)
     if protocol == "root":
-        try:
-            import_module("fsspec_xrootd")
-        except ImportError as error:
-            raise UsageError(f"{redact(url)}: root:// needs an extra: pip install 'hzzray[xrootd]'") from error
-        host = url.split("://", 1)[1].split("/", 1)[0]
-        return fsspec.filesystem("root", hostid=host, timeout=int(READ_TIMEOUT)), (OSError, ValueError)
+        return _Xrootd(url)
     raise UsageError(f"{redact(url)}: sources are folders, http(s):// or root://, not {protocol}://")
 
 
 def open_bytes(location: str) -> ByteSource:
     """Open a path or URL; raises DataError where there is no such file, UsageError for an unknown protocol."""
-    return RemoteBytes(location) if is_remote(location) else LocalBytes(location)
+    return RemoteBytes(location, AHEAD) if is_remote(location) else LocalBytes(location)
 
 
 def matching(source: str, pattern: str) -> list[str]:
@@ -270,9 +326,11 @@ def matching(source: str, pattern: str) -> list[str]:
         raise UsageError(
             f"{redact(source)}: a server of the web can't list its files: instead of {pattern}, write the list of them"
         )
-    filesystem, faults = _filesystem(source)
+    if not source.lower().startswith("root://"):
+        _remote(source)
+    filesystem = _xrootd(source)
     whole = filesystem._strip_protocol(join(source.partition("?")[0], pattern))  # noqa: SLF001 (as in RemoteBytes)
-    listed = retrying(ATTEMPTS)(_answer, name, faults, lambda: filesystem.glob(whole, detail=True))
+    listed = retrying(ATTEMPTS)(_answer, name, _Xrootd.faults, lambda: filesystem.glob(whole, detail=True))
     start = whole.removesuffix(pattern)
     found = sorted(place for place, about in listed.items() if about["type"] != "directory")
     for place in found:
