@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from hzzray.data.casting import cast
 from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
 from hzzray.data.roles import JUDGED, ROLES, mistaken
-from hzzray.data.storage import Range, open_bytes
+from hzzray.data.storage import ByteSource, Range, open_bytes
 from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, OffsetsError, Unpacker
 from hzzray.errors import DataError, TransientError
 from hzzray.physics.columns import (
@@ -122,7 +122,8 @@ class Reader:
     """Reads what an analysis asks for from one file. Buffers are reused: a step's columns live until the next.
 
     ``known`` are branches that the cached layout is to hold beside those that are read, so that one will do for all who
-    read the file. ``buffers`` are those of an earlier reader, which must not be used any more.
+    read the file. ``buffers`` are those of an earlier reader, which must not be used any more. ``opened``
+    gives the file where it is being opened already.
 
     ``read_s`` and ``bytes_read`` count what input took so far. Raises DataError, naming file and branch, for a file
     that is not what it should be or whose first entries can't be what they are read as, TransientError for faults of
@@ -138,6 +139,7 @@ class Reader:
         known: tuple[str, ...] = (),
         cache: Path | None = None,
         buffers: Buffers | None = None,
+        opened: Callable[[], ByteSource] | None = None,
         slow: bool = False,
     ) -> None:
         self._reads = reads
@@ -148,7 +150,7 @@ class Reader:
         begun = time.perf_counter()
         self._location = location
         self._known = tuple(dict.fromkeys((*known, *reads.branches)))
-        self._source = open_bytes(location)
+        self._source = open_bytes(location) if opened is None else opened()
         try:
             self.layout: Layout = read_layout(self._source, tree, self._known, cache)
             self.layout.require(reads.branches, self._source.name, reads.avoidable)

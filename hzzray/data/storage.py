@@ -22,8 +22,14 @@ READ_TIMEOUT = 60.0
 #: How often a remote read is tried.
 ATTEMPTS = 4
 
-#: Bytes that come along when a remote file is opened: as many as a request's round trip costs anyway on a fast line.
-AHEAD = 1 << 18
+#: A remote file of so many bytes, or fewer, is read as a whole: on a fast line that takes as long as one more answer.
+WHOLE = 1 << 18
+
+# A remote folder whose last so many files were that small holds small ones: the next is asked for as a whole at once.
+_ALIKE = 4
+
+# Where that isn't so: what every file is told by, its header.
+_AHEAD = 128
 
 # A gap between two ranges is read along when it is at most this part of what is wanted around it:
 # fewer requests, and never more than a tenth read in vain.
@@ -126,8 +132,8 @@ REDIRECT_LOOP = "the server redirects from one address to the next without an en
 class RemoteBytes:
     """A file behind a URL. Faults that may pass are tried again, with back-off and jitter.
 
-    Of the web, the first ``ahead`` bytes come with the answer that tells the file's size, and are kept: all of a small
-    file takes one request.
+    Of the web, the first ``ahead`` bytes come with the answer that tells the file's size, and are kept. Where any are,
+    a small file is read as a whole.
     """
 
     def __init__(self, url: str, ahead: int = 0) -> None:
@@ -135,6 +141,7 @@ class RemoteBytes:
         self.bytes_read = 0
         self._remote = _remote(url)
         self._head = b""
+        self._kept = 0 if not ahead else WHOLE
         self.size, self.version = self._begin(ahead) if ahead else self._state()
 
     def _begin(self, ahead: int) -> tuple[int, str]:
@@ -160,6 +167,9 @@ class RemoteBytes:
         """Read ranges, neighbours together; raises DataError where bytes are missing, TransientError on faults."""
         _check_within(self, ranges)
         head = self._head
+        if len(head) < self.size <= self._kept and any(start + length > len(head) for start, length in ranges):
+            (rest,) = self._try(lambda: self._transfer([(len(head), self.size - len(head))]))
+            head = self._head = head + rest
         spans = _coalesced([(start, length) for start, length in ranges if start + length > len(head)])
         parts: list[bytes] = self._try(lambda: self._transfer(spans)) if spans else []
         starts = [start for start, _ in spans]
@@ -309,7 +319,23 @@ def _remote(url: str) -> Remote:
 
 def open_bytes(location: str) -> ByteSource:
     """Open a path or URL; raises DataError where there is no such file, UsageError for an unknown protocol."""
-    return RemoteBytes(location, AHEAD) if is_remote(location) else LocalBytes(location)
+    if not is_remote(location):
+        return LocalBytes(location)
+    folder = location.partition("?")[0].rpartition("/")[0]
+    sizes = _sizes.get(folder, {})
+    source = RemoteBytes(location, _ahead(list(sizes.values())))
+    last = {**{one: size for one, size in sizes.items() if one != location}, location: source.size}
+    _sizes[folder] = dict(list(last.items())[-_ALIKE:])
+    return source
+
+
+# The last sizes of files in each remote folder, by their places.
+_sizes: dict[str, dict[str, int]] = {}
+
+
+def _ahead(sizes: Sequence[int]) -> int:
+    """Guess how much of a file is worth reading at once, by the last ones of its folder."""
+    return min(WHOLE, max(sizes) * 5 // 4) if len(sizes) == _ALIKE and max(sizes) <= WHOLE else _AHEAD
 
 
 def matching(source: str, pattern: str) -> list[str]:

@@ -29,8 +29,9 @@ CHUNK = 500_000
 #: After so many files in a row that a server gave no answer for, it is asked for no more: each costs many seconds.
 PATIENCE = 2
 
-# Files that are opened at a time: what that takes is mostly round trips to servers.
+# Files that are opened at a time; remote ones, as what that takes is mostly round trips to servers.
 _AT_ONCE = 8
+_REMOTE_AT_ONCE = 32
 
 # How far from the wished place a cut may lie, as a part of the chunk, to hit a cluster's border.
 _SLACK = 0.5
@@ -143,11 +144,12 @@ def make_plan(
     reads = {simulation: analyses.reads(spec, analysis, simulation=simulation) for simulation in (False, True)}
     search = _Search(spec, reads, sources, chunk, cache)
     samples = spec.release.samples
-    wanted = [one for some in side_by_side(search.files, samples, _AT_ONCE) for one in some]
+    at_once = _REMOTE_AT_ONCE if any(map(is_remote, sources)) else _AT_ONCE
+    wanted = [one for some in side_by_side(search.files, samples, at_once) for one in some]
     files: list[PlannedFile] = []
     unread: list[UnreadFile] = []
     owners: dict[str, PlannedFile] = {}
-    for one, found in zip(wanted, side_by_side(search.open, wanted, _AT_ONCE), strict=True):
+    for one, found in zip(wanted, side_by_side(search.open, wanted, at_once), strict=True):
         name, path, again = one.sample.name, one.path, False
         if isinstance(found, _Cut) and (owner := owners.get(found.uuid)):
             again = owner.sample == name
