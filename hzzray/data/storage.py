@@ -7,8 +7,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from glob import glob
 from importlib import import_module
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError, UsageError
@@ -31,9 +32,9 @@ _ALIKE = 4
 # Where that isn't so: what every file is told by, its header.
 _AHEAD = 128
 
-# A gap between two ranges is read along when it is at most this part of what is wanted around it:
-# fewer requests, and never more than a tenth read in vain.
-_GAP = 0.1
+# Gaps between ranges are read along, for fewer requests: the smallest first, all of them at most this part of what is
+# wanted.
+_GAPS = 0.05
 
 # What servers tell versions of a file by, as fsspec calls it: those of the web, then XRootD's.
 _MARKS = ("ETag", "Last-Modified", "mtime")
@@ -140,6 +141,7 @@ class RemoteBytes:
         self.name = redact(url)
         self.bytes_read = 0
         self._remote = _remote(url)
+        self._counting = Lock()  # several may read
         self._head = b""
         self._kept = 0 if not ahead else WHOLE
         self.size, self.version = self._begin(ahead) if ahead else self._state()
@@ -191,7 +193,8 @@ class RemoteBytes:
 
     def _transfer(self, spans: Sequence[Range]) -> list[bytes]:
         parts = self._remote.fetch(spans)
-        self.bytes_read += sum(len(part) for part in parts if isinstance(part, bytes))
+        with self._counting:
+            self.bytes_read += sum(len(part) for part in parts if isinstance(part, bytes))
         for (start, length), part in zip(spans, parts, strict=True):
             if isinstance(part, BaseException):
                 raise part
@@ -244,14 +247,24 @@ def _check_within(source: ByteSource, ranges: Sequence[Range]) -> None:
 
 
 def _coalesced(ranges: Sequence[Range]) -> list[Range]:
-    """Join ranges whose gap is small next to what is wanted."""
-    spans: list[list[int]] = []
+    """Join ranges that touch, then those with the smallest gaps between them."""
+    spans: list[tuple[int, int]] = []  # from, to
     for start, length in sorted(set(ranges)):
-        if spans and start - (spans[-1][0] + spans[-1][1]) <= _GAP * min(length, spans[-1][1]):
-            spans[-1][1] = max(spans[-1][1], start + length - spans[-1][0])
+        if spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], start + length))
         else:
-            spans.append([start, length])
-    return [(start, length) for start, length in spans]
+            spans.append((start, start + length))
+    gaps = sorted((after[0] - before[1], i) for i, (before, after) in enumerate(pairwise(spans)))
+    left = _GAPS * sum(stop - start for start, stop in spans)
+    joined = set()
+    for gap, i in gaps:
+        left -= gap
+        if left < 0:
+            break
+        joined.add(i)
+    starts = [start for i, (start, _) in enumerate(spans) if i - 1 not in joined]
+    stops = [stop for i, (_, stop) in enumerate(spans) if i not in joined]
+    return [(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
 
 
 class Remote(Protocol):

@@ -298,8 +298,11 @@ class _Search:
             layout.require(names, file.name, read.avoidable)
         finally:
             file.close()
-        baskets = layout.branches[names[0]].starts
-        spans = list(cuts(spec.entries_to_read(layout.entries), self._chunk, layout.clusters(names), baskets))
+        wanted = spec.entries_to_read(layout.entries)
+        if wanted <= self._chunk:
+            spans = [(0, wanted)] if wanted else []
+        else:
+            spans = list(cuts(wanted, self._chunk, layout.clusters(names), layout.branches[names[0]].starts))
         return _Cut(location, layout.uuid, layout.tree, layout.entries, spans)
 
 
