@@ -135,7 +135,7 @@ class Web:
     def info(self) -> dict[str, Any]:
         """Ask for the size and the marks of a version."""
         head = self._own.run(self._own.state(self._url, self._limits))
-        return {**head.headers, "size": head.size}
+        return _said(head)
 
     def head(self, length: int) -> tuple[dict[str, Any], bytes] | None:
         """Ask for the same with the first bytes; None where the server doesn't answer to that, as for an empty file."""
@@ -145,7 +145,7 @@ class Web:
             if error.status == 416:
                 return None
             raise
-        return ({**head.headers, "size": head.size}, head.data[:length]) if head.size is not None else None
+        return (_said(head), head.data[:length]) if head.size is not None else None
 
     def fetch(self, spans: Sequence[tuple[int, int]]) -> list[bytes | Exception]:
         """Get ranges side by side; what goes wrong with one is its result."""
@@ -159,6 +159,11 @@ class Web:
             if isinstance(part, BaseException) and not isinstance(part, Exception):
                 raise part
         return parts
+
+
+def _said(head: Head) -> dict[str, Any]:
+    marks = {name: head.headers.get(name) for name in ("ETag", "Last-Modified")}  # in whatever case they came
+    return {**marks, "size": head.size}
 
 
 async def _whole(client: _Client, url: str, start: int, length: int, limits: aiohttp.ClientTimeout) -> bytes:
