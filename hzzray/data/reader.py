@@ -47,7 +47,7 @@ STEP = 32_768
 
 #: The same for a remote file, and how many steps are fetched ahead, so that its server always has something to send.
 REMOTE_STEP = 65_536
-AHEAD = 2
+AHEAD = 4
 
 
 class _Source(NamedTuple):

@@ -65,13 +65,17 @@ class _UnknownError(Exception):
     """Something has a form that isn't known here."""
 
 
+#: What goes wrong with bytes that aren't what they are read as.
+UNKNOWN = (_UnknownError, struct.error, IndexError, ValueError)
+
+
 def read_record(source: ByteSource, tree: str, names: tuple[str, ...]) -> Record | None:
     """Find a tree's record and the branches of these names in it; None where uproot must. Raises as ``source`` does."""
     try:
         seek, length = _find(source, tree)
         (raw,) = source.read([(seek, length)])
-        return _Parser(raw).tree(names)
-    except (_UnknownError, struct.error, IndexError, ValueError, UnicodeDecodeError):
+        return Parser(raw).tree(names)
+    except UNKNOWN:
         return None
 
 
@@ -121,7 +125,7 @@ def _string(data: bytes, at: int) -> tuple[str, int]:
     return data[at : at + length].decode(), at + length
 
 
-class _Parser:
+class Parser:
     """Goes through one record. Each method reads from a place, and those that read a thing return where it ends."""
 
     def __init__(self, raw: bytes) -> None:

@@ -335,15 +335,16 @@ def open_bytes(location: str) -> ByteSource:
     if not is_remote(location):
         return LocalBytes(location)
     folder = location.partition("?")[0].rpartition("/")[0]
-    sizes = _sizes.get(folder, {})
-    source = RemoteBytes(location, _ahead(list(sizes.values())))
-    last = {**{one: size for one, size in sizes.items() if one != location}, location: source.size}
-    _sizes[folder] = dict(list(last.items())[-_ALIKE:])
+    source = RemoteBytes(location, _ahead(list(_sizes.get(folder, {}).values())))
+    with _noting:  # others were opened meanwhile
+        last = {one: size for one, size in _sizes.get(folder, {}).items() if one != location}
+        _sizes[folder] = dict([*last.items(), (location, source.size)][-_ALIKE:])
     return source
 
 
 # The last sizes of files in each remote folder, by their places.
 _sizes: dict[str, dict[str, int]] = {}
+_noting = Lock()
 
 
 def _ahead(sizes: Sequence[int]) -> int:
