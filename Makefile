@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run app screenshots test test-quick check bench bench-engine bench-start bench-hot bench-messaging bench-variations chaos lock clean
+.PHONY: run app screenshots test test-quick check bench bench-engine bench-start bench-files bench-remote bench-hot bench-messaging bench-variations chaos lock clean
 
 # The first Python that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -55,6 +55,9 @@ bench-engine: $(VENV)/.dev
 
 bench-start: $(VENV)/.dev
 	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+bench-files bench-remote: bench-%: $(VENV)/.dev
+	$(BIN)/python benchmarks/files.py $* $(ARGS)
 
 bench-hot: $(VENV)/.dev
 	$(BIN)/python benchmarks/hot.py $(ARGS)

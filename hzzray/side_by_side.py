@@ -18,8 +18,21 @@ _Made = TypeVar("_Made")
 def side_by_side(call: Callable[[_Item], _Made], items: Sequence[_Item], most: int) -> Iterator[_Made]:
     """Call with each item, ``most`` at a time; yields what came of them in the items' order, and raises as they did.
 
-    Unlike an executor's, these threads keep nobody waiting: when the caller gives up (Ctrl-C), what has not begun never
-    does, and what has is left to itself.
+    When the caller gives up (Ctrl-C), what has not begun never does, and what has is left to itself.
+    """
+    made = begun(call, items, most)
+    try:
+        for future in made:
+            yield future.result()
+    finally:
+        for future in made:
+            future.cancel()
+
+
+def begun(call: Callable[[_Item], _Made], items: Sequence[_Item], most: int) -> list[Future[_Made]]:
+    """Begin to call with each item, ``most`` at a time; returns what comes of them, in the items' order.
+
+    Unlike an executor's, these threads keep nobody waiting.
     """
     made: list[Future[_Made]] = [Future() for _ in items]
     waiting: SimpleQueue[tuple[Future[_Made], _Item]] = SimpleQueue()
@@ -40,9 +53,4 @@ def side_by_side(call: Callable[[_Item], _Made], items: Sequence[_Item], most: i
 
     for _ in range(min(most, len(items))):
         Thread(target=work, daemon=True).start()
-    try:
-        for future in made:
-            yield future.result()
-    finally:
-        for future in made:
-            future.cancel()
+    return made

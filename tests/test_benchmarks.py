@@ -70,7 +70,7 @@ def test_a_section_is_replaced_and_the_rest_stays():
         report.replace_section("no markers", "new")
 
 
-@pytest.mark.parametrize("name", ["bench", "engine", "messaging", "app"])
+@pytest.mark.parametrize("name", ["bench", "engine", "files", "remote", "messaging", "app"])
 def test_the_document_has_the_markers(name):
     report.replace_section((BENCHMARKS.parent / "docs" / "performance.md").read_text(encoding="utf-8"), "", name)
 

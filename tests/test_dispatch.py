@@ -242,6 +242,20 @@ def partial(wall_s: float) -> Partial:
     return Partial(TASKS[0], b"", Cost(wall_s=wall_s), "worker-0")
 
 
+@pytest.mark.parametrize(
+    ("place", "read_s", "together"), [("", 0.0, 1), ("", 0.049, 2), ("https://x/", 0.049, 2), ("https://x/", 0.0, 2)]
+)
+def test_tasks_that_mostly_wait_for_their_files_go_together(place, read_s, together):
+    """Issue 16, item 2: a remote file's round trips were taken for work, so that each was waited for alone."""
+    task = TASKS[0].model_copy(update={"file": f"{place}a.root"})
+    dispatch, call = working(Limits())
+    dispatch.handle(Answered(call, (Partial(task, b"", Cost(wall_s=0.05, read_s=read_s), "worker-0"),)), 1.0)
+    given = []
+    for _ in range(4):
+        given += [one for one in dispatch.handle(Offered(task, 0), 1.0) if isinstance(one, Give)]
+    assert len(given[0].tasks) == together
+
+
 @pytest.mark.parametrize(("slots", "most"), [(4, 4), (0, 1), (math.inf, 6)])
 def test_a_pool_asks_for_what_the_cluster_has_or_can_grow_to(slots, most):
     """Issue 11, item 40: it asked for 32 actors wherever the cluster can't grow."""

@@ -5,16 +5,20 @@ import os
 import struct
 import threading
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 
 import awkward as ak
 import numpy as np
 import pytest
 import uproot
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from uproot.interpretation.numerical import AsDtype
 
 from hzzray.data import layout
-from hzzray.data.layout import Branch, Layout, identify, read_layout
+from hzzray.data.catalogue import release
+from hzzray.data.layout import Branch, Layout, identify, open_tree, read_layout
+from hzzray.data.record import UNKNOWN, Parser, read_record
 from hzzray.data.storage import LocalBytes, open_bytes
 from hzzray.errors import DataError, TransientError
 from hzzray.places import cache_folder
@@ -145,6 +149,59 @@ def test_a_layout_says_what_uproot_says(path):
     assert branch.starts.tolist() == [0, 120, 240, 360, 480, 500]
     with uproot.open(path) as file:
         assert branch.seeks.tolist() == file["mini/lep_pt"].member("fBasketSeek")[:5].tolist()
+
+
+@pytest.mark.parametrize(
+    "form", ["plain", "packed", "several", "empty", *REAL_2020, *REAL_2025], ids=lambda one: str(one)[-30:]
+)
+def test_a_form_that_was_met_before_is_told_without_uproot_and_to_the_same(form, tmp_path, monkeypatch):
+    """Issue 16, item 2: uproot takes tens of milliseconds a file."""
+    monkeypatch.setattr(layout, "_shapes", {})
+    tree, names, path = "mini", (*NAMES, "trigE", *SCHEMA.factors), form
+    if not hasattr(form, "read_bytes"):
+        options = {"plain": {"compression": None}, "several": {"basket": 70}}.get(form, {})
+        path = write(tmp_path / "a.root", columns(0 if form == "empty" else 500, seed=3), **options)
+    elif form in REAL_2025:
+        tree, names = "analysis", release("2025").schema_.kinematics
+    first, _ = read(path, tree=tree, names=names)
+    parsed = []
+    monkeypatch.setattr(layout, "open_tree", lambda *args: parsed.append(args) or open_tree(*args))
+    again, _ = read(path, tree=tree, names=names)
+    same(first, again)
+    has_embedded = any(branch.embedded for branch in first.branches.values())
+    assert bool(parsed) == has_embedded, "baskets in the record itself are uproot's business"
+
+
+def test_what_is_unknown_of_a_record_is_left_to_uproot(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "_shapes", {})
+    path = write(tmp_path / "a.root", columns(500, seed=3), compression=None)
+    first, _ = read(path)
+    content = path.read_bytes()
+    with uproot.open(path) as file:
+        key = file.key("mini")
+    version = key.fSeekKey + key.fKeylen + 4
+    assert content[version : version + 2] == struct.pack(">h", 20)
+    path.write_bytes(content[:version] + struct.pack(">h", 21) + content[version + 2 :])
+    source = LocalBytes(str(path))
+    assert read_record(source, "mini", NAMES) is None
+    source.close()
+    (tmp_path / "b.root").write_bytes(content)
+    same(first, read(tmp_path / "b.root")[0])
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_no_damage_of_a_record_is_more_than_unknown(path, data):
+    content = bytearray(path.read_bytes())
+    with uproot.open(path) as file:
+        key = file.key("mini")
+    plain = content[key.fSeekKey : key.fSeekKey + key.fNbytes]
+    assert key.fObjlen == len(plain) - key.fKeylen, "uproot doesn't compress it"
+    for at in data.draw(st.lists(st.integers(key.fKeylen, len(plain) - 1), min_size=1, max_size=3)):
+        plain[at] = data.draw(st.integers(0, 255))
+    with suppress(*UNKNOWN):
+        found = Parser(bytes(plain)).tree(NAMES)
+        assert set(found.branches) <= set(NAMES)
 
 
 def test_no_thread_and_no_file_is_left_behind(path):

@@ -587,6 +587,52 @@ def test_a_file_written_over_on_a_server_between_two_tasks_is_noticed(source, tm
 # What it costs over HTTP
 
 
+def test_small_files_are_planned_and_read_with_three_requests_each_and_side_by_side(source, tmp_path):
+    """Issue 16, item 2: it was ten, one after the other."""
+    (source / PATHS["Zee"]).unlink()
+    paths = tuple(f"MC/{i:02}.root" for i in range(16))
+    for i, path in enumerate(paths):
+        write(source / path, columns(30, seed=i))
+    whole = with_path(paths)
+    here = computed(whole, plan(source, of=whole), (str(source),), None)
+    with serve(source) as web:
+        plan(web.url, of=with_path(paths[:4]))  # four small ones are known
+        web.reset()
+        found = plan(web.url, of=whole, cache=tmp_path / "cache")
+        tasks = [task for task in found.tasks if task.sample == "Zee"]
+        worker = Worker(whole, (web.url,), cache=tmp_path / "cache")
+        together = threading.Barrier(16, timeout=30)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hzzray.engine.worker.open_bytes", lambda url: together.wait() >= 0 and open_bytes(url))
+            partials = worker.process_all(tasks)
+        worker.close()
+        assert {path: web.requests[path] for path in paths} == dict.fromkeys(paths, 3)
+        assert [one.packed for one in partials][-1] == here["Zee"]
+
+
+def test_a_file_that_changes_while_others_of_its_call_are_read_fails_alone(source, tmp_path, monkeypatch):
+    paths = cut_in_three(source)
+    whole = with_path(paths)
+    monkeypatch.setattr(retry, "_FIRST_S", 0.001)
+    with serve(source) as web:
+        tasks = [task for task in plan(web.url, of=whole).tasks if task.sample == "Zee"]
+        worker = Worker(whole, (web.url,))
+        work = worker._work
+
+        def then_changed(task, confirm):
+            made = work(task, confirm)
+            if task is tasks[1]:
+                write(source / paths[1], columns(1000, seed=9), basket=90)
+            return made
+
+        monkeypatch.setattr(worker, "_work", then_changed)
+        first, second, third = worker.process_all(tasks)
+        worker.close()
+    assert (first.cost.events, third.cost.events) == (1000, 1000)
+    assert isinstance(second, TransientError)
+    assert str(second).endswith("changed while it was read")
+
+
 REAL_SAMPLES = tuple(sample.name for sample in RELEASE.samples if REAL / "atlas2020-13tev" / sample.path in REAL_2020)
 
 

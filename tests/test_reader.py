@@ -2,6 +2,7 @@
 
 import random
 import struct
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ from hzzray.physics.columns import (
     nothing,
 )
 from hzzray.physics.leptons import Best, Leptons
+from tests.support.http_server import serve
 from tests.support.reading import EVERYTHING, PLAIN, Asked, asked, copied, joined
 from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, columns, write
 
@@ -1408,3 +1410,39 @@ def test_only_what_the_selection_needs_is_read(packed):
             assert reader.bytes_read - other.bytes_read == needed
     assert got.trigger.shape == got.matched.shape == got.electron_ok.shape == got.divisor.shape == (0,)
     assert got.factors.shape == (0, 900)
+
+
+def test_remote_steps_are_fetched_ahead_and_give_the_same(tmp_path, monkeypatch):
+    """Issue 16, item 3: while a step is worked on, the next ones are on their way."""
+    path = write(tmp_path / "a.root", columns(3000, seed=5), basket=110)
+    monkeypatch.setattr(reader_module, "REMOTE_STEP", 250)
+    monkeypatch.setattr("hzzray.data.storage.WHOLE", 0)
+    with open_reader(path) as reader:
+        expected = [copied(step) for step in reader.steps(0, 3000)]
+        needed = reader.bytes_read
+    with serve(tmp_path) as web, open_reader(f"{web.url}a.root") as reader:
+        web.reset()
+        steps = reader.steps(0, 3000)
+        got = [copied(next(steps))]
+        for second in reader.layout.branches["lep_pt"].place(2), reader.layout.branches["lep_pt"].place(5):
+            assert wait_until(lambda at=second[0]: any(covers(request.range, at) for request in web.log), 30)
+        assert not any(covers(request.range, reader.layout.branches["lep_pt"].place(20)[0]) for request in web.log)
+        got += map(copied, steps)
+        assert web.bytes_sent.total() <= 1.05 * needed
+    ours, theirs = (joined(steps, reader._reads) for steps in (got, expected))
+    for one, other in zip((*ours.columns, ours.factors), (*theirs.columns, theirs.factors), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def covers(asked, at):
+    """Tell whether a Range header asks for a byte."""
+    first, last = map(int, asked.removeprefix("bytes=").split("-"))
+    return first <= at <= last
+
+
+def wait_until(holds, within_s):
+    """Wait for what another thread brings about."""
+    until = time.monotonic() + within_s
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.005)
+    return holds()

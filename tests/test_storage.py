@@ -96,10 +96,11 @@ def test_local_faults_name_the_file(folder, tmp_path):
 def test_ranges_outside_the_file_are_refused(folder, web, span):
     for location in (str(folder / "a.root"), f"{web.url}a.root"):
         source = open_bytes(location)
+        before = source.bytes_read
         try:
             with pytest.raises(DataError, match=r"a\.root: truncated or corrupt: it has 100000 bytes"):
                 source.read([(0, 1), span])
-            assert source.bytes_read == 0
+            assert source.bytes_read == before
         finally:
             source.close()
 
@@ -158,13 +159,13 @@ def test_close_closes(folder):
 
 @settings(deadline=None)
 @given(ranges=RANGES)
-def test_remote_ranges_are_right_and_cost_at_most_a_tenth_more(server, ranges):
+def test_remote_ranges_are_right_and_cost_at_most_a_twentieth_more(server, ranges):
     server.reset()
     source = RemoteBytes(f"{server.url}a.root")
     assert source.size == len(CONTENT)
     assert source.read(ranges) == wanted(ranges)
     assert source.bytes_read == server.bytes_sent.total()
-    assert source.bytes_read <= 1.1 * union(ranges)
+    assert source.bytes_read <= 1.05 * union(ranges)
 
 
 def test_neighbours_share_a_request(web):
@@ -293,6 +294,57 @@ def test_a_stalled_server_is_given_up_in_time(web, monkeypatch, after):
     finally:
         hold.set()
     assert 0.4 <= time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("length", [1, 90])
+def test_a_server_that_hardly_sends_is_a_stall_told_tried_again_and_given_up(web, monkeypatch, length):
+    """Issue 16, item 3: a byte every 30 s was no silence, and so was waited for without an end."""
+    monkeypatch.setattr(storage, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(storage, "ATTEMPTS", 2)
+    source = RemoteBytes(f"{web.url}a.root")
+    monkeypatch.setattr(web, "drip_s", 0.05)
+    web.reset()
+    if length == 1:
+        assert source.read([(10, 1)]) == [CONTENT[10:11]], "what has all come is no stall"
+        return
+    with pytest.raises(TransientError, match=r"a\.root: stalled: \d bytes came in 0\.3 s$"):
+        source.read([(10, length)])
+    assert web.requests["a.root"] == 2
+    monkeypatch.setattr(web, "drip_s", 0.0)
+    assert source.read([(10, 90)]) == [CONTENT[10:100]]
+
+
+def test_a_small_file_after_others_is_one_request(tmp_path):
+    """Issue 16, item 2: it was six."""
+    for i in range(9):
+        (tmp_path / f"{i}.root").write_bytes(CONTENT + bytes([i]))
+    with serve(tmp_path) as web:
+        for i in range(9):
+            source = open_bytes(f"{web.url}{i}.root")
+            assert source.size == len(CONTENT) + 1
+            assert source.read([(len(CONTENT), 1), (500, 9)]) == [bytes([i]), CONTENT[500:509]]
+            assert source.read([(0, 700)]) == [CONTENT[:700]]
+            assert source.bytes_read == web.bytes_sent[f"{i}.root"] == source.size
+            assert source.is_unchanged()
+        heads = [request.path for request in web.log if request.method == "HEAD"]
+        gets = [request.path for request in web.log if request.method == "GET"]
+    assert heads == [f"{i}.root" for i in range(9)]
+    assert {path: gets.count(path) for path in gets} == {f"{i}.root": 2 if i < 4 else 1 for i in range(9)}
+
+
+def test_of_a_large_file_hardly_more_than_what_is_asked_for_comes(tmp_path):
+    (tmp_path / "a.root").write_bytes(bytes(storage.WHOLE + 1))
+    with serve(tmp_path) as web:
+        for _ in range(9):
+            source = open_bytes(f"{web.url}a.root")
+            source.read([(0, 128), (100_000, 1000)])
+            assert source.bytes_read == 1128
+
+
+def test_a_version_s_marks_are_the_same_however_they_are_asked_for(web):
+    """Without its ETag, a file that is written over within the second is taken for what it was."""
+    assert RemoteBytes(f"{web.url}a.root").version == open_bytes(f"{web.url}a.root").version
+    assert RemoteBytes(f"{web.url}a.root").version.startswith('"')
 
 
 def test_a_file_that_shrinks_on_the_server(tmp_path):

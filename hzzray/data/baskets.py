@@ -35,11 +35,11 @@ def unpack(raw: bytes, entries: int) -> Body:
     if held != entries or not 0 <= last - keylen <= objlen:
         raise ValueError(f"it says {held} entries where {entries} belong")
     body = memoryview(raw)[keylen:]
-    data = bytes(body) if len(body) == objlen else _decompress(body, objlen)
+    data = bytes(body) if len(body) == objlen else decompress(body, objlen)
     return Body(data, last - keylen, keylen)
 
 
-def _decompress(body: memoryview, size: int) -> bytes | bytearray:
+def decompress(body: memoryview, size: int) -> bytes | bytearray:
     """Join the blocks of a compressed record, each at most 16 MB; raises ValueError where one is damaged."""
     blocks = []
     at = 0

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.data.header import HEADER, read_header
+from hzzray.data.record import Kind, Stored, read_record
 from hzzray.data.storage import ByteSource, SeekableBytes
 from hzzray.errors import DataError, TransientError
 
@@ -181,29 +182,55 @@ def first_line(error: BaseException) -> str:
 
 
 def _parse(source: ByteSource, own: str, tree: str, names: tuple[str, ...]) -> Layout:
+    record = read_record(source, tree, names)
+    if record is not None and all(stored.kind in _shapes for stored in record.branches.values()):
+        found = {name: _familiar(stored) for name, stored in record.branches.items()}
+        plain = [found[name] for name, stored in record.branches.items() if stored.is_plain]
+        if all(_fits(branch, record.entries, source.size) for branch in found.values()):
+            others = tuple(name for name in record.names if name not in found)
+            return Layout(_name(own, record.raw, source, plain), tree, record.entries, found, others)
     opened = open_tree(source, tree)
     try:
         there = {branch.name: branch for branch in opened.branches}
         entries = int(opened.num_entries)
         found = {name: _branch(there[name], entries, source.size) for name in names if name in there}
         others = tuple(name for name in there if name not in found)
-        return Layout(_name(own, opened, tree, source, found), tree, entries, found, others)
+        key = opened.file.root_directory.key(tree)
+        raw = opened.file.source.chunk(key.fSeekKey, key.fSeekKey + key.fNbytes).raw_data  # uproot has just read it
+        plain = [branch for name, branch in found.items() if _is_stored_plain(opened[name])]
+        layout = Layout(_name(own, bytes(raw), source, plain), tree, entries, found, others)
     except (DataError, TransientError):
         raise
     except Exception as error:  # uproot meets damage with whatever its parser stumbles over
         raise DataError(f"{source.name}: corrupt: {first_line(error)}") from error
+    if record is not None:
+        for name, stored in record.branches.items():
+            if name in found:
+                _shapes[stored.kind] = _shape(found[name])
+    return layout
 
 
-def _name(own: str, opened: Any, tree: str, source: ByteSource, branches: dict[str, Branch]) -> str:  # noqa: ANN401
+# What branches of each kind hold, as uproot told of the first one: as many as there are kinds in this process' files.
+_shapes: dict[Kind, tuple[str, bool, int, int]] = {}
+
+
+def _shape(branch: Branch) -> tuple[str, bool, int, int]:
+    return branch.dtype, branch.jagged, branch.header, branch.size
+
+
+def _familiar(stored: Stored) -> Branch:
+    """Lay out a branch of a kind that was met before."""
+    dtype, jagged, header, size = _shapes[stored.kind]
+    return Branch(dtype, jagged, header, stored.starts, stored.seeks, stored.sizes, size=size)
+
+
+def _name(own: str, record: bytes, source: ByteSource, plain: Iterable[Branch]) -> str:
     """Name a file's content by its own UUID and by the tree's record as it lies there.
 
     Where nothing is compressed, other values have the same sizes: then the first and last basket of each branch that
     is read count too.
     """
-    key = opened.file.root_directory.key(tree)
-    record = opened.file.source.chunk(key.fSeekKey, key.fSeekKey + key.fNbytes)  # uproot has just read it
-    digest = hashlib.sha256(bytes(record.raw_data))
-    plain = [branch for name, branch in branches.items() if _is_stored_plain(opened[name])]
+    digest = hashlib.sha256(record)
     ends = [(branch, i) for branch in plain if len(branch.seeks) for i in (0, len(branch.seeks) - 1)]
     places = {branch.place(i) for branch, i in ends if i not in branch.embedded}
     for basket in source.read(sorted(places)) if places else ():
@@ -233,9 +260,9 @@ def _branch(branch: Any, entries: int, size: int) -> Branch:  # noqa: ANN401
     sizes[:stored] = branch.member("fBasketBytes")[:stored]
     embedded = {i: _embedded(branch.basket(i)) for i in range(stored, number)} if plain else {}
     starts = np.asarray(branch.entry_offsets, np.int64)
-    if starts[0] != 0 or starts[-1] != entries or len(starts) != number + 1 or (np.diff(starts) < 0).any():
+    if not _are_all(starts, number, entries):
         raise ValueError(f"the baskets of branch {branch.name} don't hold its {entries} entries")
-    if (seeks[:stored] <= 0).any() or (sizes[:stored] <= 0).any() or (seeks > size - sizes).any():
+    if not _are_inside(seeks[:stored], sizes[:stored], size):
         raise ValueError(f"a basket of branch {branch.name} lies outside the file")
     return Branch(
         stored_as.base.str if plain else "",
@@ -247,6 +274,20 @@ def _branch(branch: Any, entries: int, size: int) -> Branch:  # noqa: ANN401
         embedded,
         stored_as.shape[0] if plain and stored_as.shape else 0,
     )
+
+
+def _fits(branch: Branch, entries: int, size: int) -> bool:
+    """Whether a branch's baskets are all of its entries, and inside the file."""
+    return _are_all(branch.starts, len(branch.seeks), entries) and _are_inside(branch.seeks, branch.sizes, size)
+
+
+def _are_all(starts: NDArray[np.int64], baskets: int, entries: int) -> bool:
+    whole = starts[0] == 0 and starts[-1] == entries and len(starts) == baskets + 1
+    return bool(whole and (np.diff(starts) >= 0).all())
+
+
+def _are_inside(seeks: NDArray[np.int64], sizes: NDArray[np.int64], size: int) -> bool:
+    return bool((seeks > 0).all() and (sizes > 0).all() and (seeks <= size - sizes).all())
 
 
 def _embedded(basket: Any) -> tuple[bytes, int]:  # noqa: ANN401

@@ -8,11 +8,11 @@ through uproot and awkward, several times slower and to the same numbers.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from hzzray.data.casting import cast
 from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
 from hzzray.data.roles import JUDGED, ROLES, mistaken
-from hzzray.data.storage import Range, open_bytes
+from hzzray.data.storage import ByteSource, Range, open_bytes
 from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, OffsetsError, Unpacker
 from hzzray.errors import DataError, TransientError
 from hzzray.physics.columns import (
@@ -39,12 +39,15 @@ from hzzray.physics.columns import (
     Unread,
     empty,
 )
+from hzzray.side_by_side import begun
+from hzzray.urls import is_remote
 
 #: Entries that are turned into columns at once: few enough for the cache, enough to make calls cheap.
 STEP = 32_768
 
-#: The same for a remote file, where a request costs more than a cache miss.
-REMOTE_STEP = 262_144
+#: The same for a remote file, and how many steps are fetched ahead, so that its server always has something to send.
+REMOTE_STEP = 65_536
+AHEAD = 4
 
 
 class _Source(NamedTuple):
@@ -67,6 +70,20 @@ class _Source(NamedTuple):
 
 _Raw = dict[_Source, Baskets]
 """What a step needs of each source that is read from baskets."""
+
+
+class _Want(NamedTuple):
+    """What a step of entries ``start`` to ``stop`` needs of the file.
+
+    ``ranges`` come one after the other; ``places`` are what ``Baskets`` has, without the bytes; ``held`` are those
+    baskets that are unpacked when it is read.
+    """
+
+    start: int
+    stop: int
+    ranges: list[Range]
+    places: dict[_Source, tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]
+    held: dict[_Source, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +139,8 @@ class Reader:
     """Reads what an analysis asks for from one file. Buffers are reused: a step's columns live until the next.
 
     ``known`` are branches that the cached layout is to hold beside those that are read, so that one will do for all who
-    read the file. ``buffers`` are those of an earlier reader, which must not be used any more.
+    read the file. ``buffers`` are those of an earlier reader, which must not be used any more. ``opened``
+    gives the file where it is being opened already.
 
     ``read_s`` and ``bytes_read`` count what input took so far. Raises DataError, naming file and branch, for a file
     that is not what it should be or whose first entries can't be what they are read as, TransientError for faults of
@@ -138,17 +156,18 @@ class Reader:
         known: tuple[str, ...] = (),
         cache: Path | None = None,
         buffers: Buffers | None = None,
+        opened: Callable[[], ByteSource] | None = None,
         slow: bool = False,
     ) -> None:
         self._reads = reads
-        self._step = REMOTE_STEP if "://" in location else STEP
+        self._step, self._ahead = (REMOTE_STEP, AHEAD) if is_remote(location) else (STEP, 0)
         self._tree: Any = None
         self._judged = False
         self.read_s = 0.0
         begun = time.perf_counter()
         self._location = location
         self._known = tuple(dict.fromkeys((*known, *reads.branches)))
-        self._source = open_bytes(location)
+        self._source = open_bytes(location) if opened is None else opened()
         try:
             self.layout: Layout = read_layout(self._source, tree, self._known, cache)
             self.layout.require(reads.branches, self._source.name, reads.avoidable)
@@ -213,27 +232,52 @@ class Reader:
         """Read entries start to stop as a series of steps, each of at most so many entries."""
         if not 0 <= start <= stop <= self.layout.entries:
             raise DataError(f"{self._source.name}: entries {start} to {stop} of {self.layout.entries} were asked for")
-        if start < stop:
+        if start < stop and (start or stop < self._few):
             self._judge()
-        for first in range(start, stop, self._step):
-            yield self._read(first, min(first + self._step, stop))
+        borders = [(first, min(first + self._step, stop)) for first in range(start, stop, self._step)]
+        wants = self._wants(borders)
+        fetching: deque[tuple[_Want, Callable[[], NDArray[np.uint8]]]] = deque()
+        for _ in borders:
+            while len(fetching) <= min(self._ahead, len(borders) - 1) and (want := next(wants, None)) is not None:
+                fetching.append((want, self._begin(want)))
+            want, fetched = fetching.popleft()
+            step = self._read(want, fetched)
+            if not self._judged:
+                self._refuse_mistaken(step)
+            yield step
+
+    @property
+    def _few(self) -> int:
+        return min(JUDGED, self._step, self.layout.entries)
 
     def _judge(self) -> None:
-        """Refuse a file whose branches can't be what they are read as: by its first entries, whatever part is read."""
+        """Judge a file by its first entries when other ones are read."""
         if self._judged:
             return
-        judged = [(i, read) for i, read in enumerate(self._reads.columns) if isinstance(read, Jagged) and read.role]
+        want = next(self._wants([(0, self._few)]))
         try:
-            columns = self._read(0, min(JUDGED, self._step, self.layout.entries)).columns if judged else ()
+            step = self._read(want, partial(self._fetch, want))
         except DataError:  # of damage there tells whoever reads it
-            judged = []
+            self._judged = True
+        else:
+            self._refuse_mistaken(step)
+
+    def _refuse_mistaken(self, step: Step) -> None:
+        """Refuse a file whose branches can't be what they are read as, by its first entries: the first of a step."""
+        judged = [(i, read) for i, read in enumerate(self._reads.columns) if isinstance(read, Jagged) and read.role]
         for i, read in sorted(judged, key=lambda pair: ROLES.index(pair[1].role)):
-            if what := mistaken(read.role, columns[i]):
+            values = step.columns[i][: self._buffers.offsets[read.collection][self._few]]
+            if what := mistaken(read.role, values):
                 raise DataError(f"{self._source.name}: branch {read.branch} can't be the {read.role}: {what}")
         self._judged = True
 
-    def _read(self, start: int, stop: int) -> Step:
-        reads, entries = self._reads, _Range(start, stop, self._fetch(start, stop))
+    def _read(self, want: _Want, fetched: Callable[[], NDArray[np.uint8]]) -> Step:
+        raw = self._waited(fetched)
+        if any(self._cursors[source].unpacker.number != number for source, number in want.held.items()):
+            (want,) = self._wants([(want.start, want.stop)])  # what was to be at hand isn't
+            raw = self._waited(partial(self._fetch, want))
+        baskets = {source: Baskets(*where[:2], raw, where[2]) for source, where in want.places.items()}
+        reads, entries = self._reads, _Range(want.start, want.stop, baskets)
         # A signalling nan becomes a quiet one, what is too large for a float is infinite, and nan is below nothing.
         with np.errstate(invalid="ignore", over="ignore"):
             columns = type(reads.columns)(*(self._column(read, entries) for read in reads.columns))
@@ -415,35 +459,52 @@ class Reader:
         where = f"{name}, basket {error.number}" if isinstance(error, BasketError) else name
         return DataError(f"{self._source.name}: branch {where}: corrupt: {error}")
 
-    def _fetch(self, start: int, stop: int) -> _Raw:
-        """Read the baskets that a step needs, all branches at once; those that are unpacked are at hand."""
-        ranges: list[Range] = []
-        needed = {}
-        at = 0
-        for source, cursor in self._cursors.items():
-            if not cursor.fast:
-                continue
-            branch = cursor.branch
-            numbers = branch.baskets(start, stop)
-            held = cursor.unpacker.number if numbers[:1] == [cursor.unpacker.number] else -1
-            borders = [*(branch.range(i)[0] for i in numbers), branch.range(numbers[-1])[1]] if numbers else [start]
-            places = []
-            for i in numbers:
-                if i == held or i in branch.embedded:
-                    places.append((0, 0))
+    def _wants(self, borders: Iterable[tuple[int, int]]) -> Iterator[_Want]:
+        """Tell for steps, one after the other, which baskets they need: those that are unpacked by then are at hand."""
+        unpacked = {source: cursor.unpacker.number for source, cursor in self._cursors.items()}
+        for start, stop in borders:
+            want = _Want(start, stop, [], {}, {})
+            at = 0
+            for source, cursor in self._cursors.items():
+                if not cursor.fast:
                     continue
-                ranges.append(place := branch.place(i))
-                places.append((at, at := at + place[1]))
-            needed[source] = numbers, np.array(borders), np.array(places, np.int64).reshape(-1, 2)
-        if at > len(self._buffers.raw):
-            self._buffers.raw = np.empty(at * 5 // 4, np.uint8)
-        begun = time.perf_counter()
-        self._source.read_into(ranges, self._buffers.raw.data)
-        self.read_s += time.perf_counter() - begun
-        return {
-            source: Baskets(numbers, borders, self._buffers.raw, places)
-            for source, (numbers, borders, places) in needed.items()
-        }
+                branch = cursor.branch
+                numbers = branch.baskets(start, stop)
+                if numbers and numbers[0] == unpacked[source]:
+                    want.held[source] = numbers[0]
+                ends = [*(branch.range(i)[0] for i in numbers), branch.range(numbers[-1])[1]] if numbers else [start]
+                places = []
+                for i in numbers:
+                    if i == want.held.get(source) or i in branch.embedded:
+                        places.append((0, 0))
+                        continue
+                    want.ranges.append(place := branch.place(i))
+                    places.append((at, at := at + place[1]))
+                want.places[source] = numbers, np.array(ends), np.array(places, np.int64).reshape(-1, 2)
+                unpacked[source] = numbers[-1] if numbers else unpacked[source]
+            yield want
+
+    def _begin(self, want: _Want) -> Callable[[], NDArray[np.uint8]]:
+        """Begin to fetch a step's baskets, if that is done ahead; returns what waits for them."""
+        return begun(self._fetch, [want], 1)[0].result if self._ahead else partial(self._fetch, want)
+
+    def _fetch(self, want: _Want) -> NDArray[np.uint8]:
+        """Read the baskets that a step needs, all branches at once."""
+        size = sum(length for _, length in want.ranges)
+        if self._ahead:  # what is fetched ahead in vain may still come when others use the buffers
+            raw = np.empty(size, np.uint8)
+        else:
+            if size > len(self._buffers.raw):
+                self._buffers.raw = np.empty(size * 5 // 4, np.uint8)
+            raw = self._buffers.raw
+        self._source.read_into(want.ranges, raw.data)
+        return raw
+
+    def _waited(self, fetched: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        begun_at = time.perf_counter()
+        raw = fetched()
+        self.read_s += time.perf_counter() - begun_at
+        return raw
 
 
 def _native(dtype: DTypeLike) -> np.dtype[Any]:

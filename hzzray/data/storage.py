@@ -7,8 +7,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from glob import glob
 from importlib import import_module
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError, UsageError
@@ -22,9 +23,18 @@ READ_TIMEOUT = 60.0
 #: How often a remote read is tried.
 ATTEMPTS = 4
 
-# A gap between two ranges is read along when it is at most this part of what is wanted around it:
-# fewer requests, and never more than a tenth read in vain.
-_GAP = 0.1
+#: A remote file of so many bytes, or fewer, is read as a whole: on a fast line that takes as long as one more answer.
+WHOLE = 1 << 18
+
+# A remote folder whose last so many files were that small holds small ones: the next is asked for as a whole at once.
+_ALIKE = 4
+
+# Where that isn't so: what every file is told by, its header.
+_AHEAD = 128
+
+# Gaps between ranges are read along, for fewer requests: the smallest first, all of them at most this part of what is
+# wanted.
+_GAPS = 0.05
 
 # What servers tell versions of a file by, as fsspec calls it: those of the web, then XRootD's.
 _MARKS = ("ETag", "Last-Modified", "mtime")
@@ -121,31 +131,55 @@ REDIRECT_LOOP = "the server redirects from one address to the next without an en
 
 
 class RemoteBytes:
-    """A file behind a URL, through fsspec. Faults that may pass are tried again, with back-off and jitter."""
+    """A file behind a URL. Faults that may pass are tried again, with back-off and jitter.
 
-    def __init__(self, url: str) -> None:
+    Of the web, the first ``ahead`` bytes come with the answer that tells the file's size, and are kept. Where any are,
+    a small file is read as a whole.
+    """
+
+    def __init__(self, url: str, ahead: int = 0) -> None:
         self.name = redact(url)
         self.bytes_read = 0
-        self._fs, self._faults = _filesystem(url)
-        self._path = self._fs._strip_protocol(url)  # noqa: SLF001 (as fsspec has it; XRootD refuses whole URLs)
-        self.size, self.version = self._state()
+        self._remote = _remote(url)
+        self._counting = Lock()  # several may read
+        self._head = b""
+        self._kept = 0 if not ahead else WHOLE
+        self.size, self.version = self._begin(ahead) if ahead else self._state()
+
+    def _begin(self, ahead: int) -> tuple[int, str]:
+        """Ask for the first bytes, and for the size and the version with them."""
+        begun: tuple[dict[str, Any], bytes] | None = self._try(lambda: self._remote.head(ahead))
+        if begun is None:
+            return self._state()
+        info, head = begun
+        size = int(info["size"])
+        self.bytes_read += len(head)
+        if len(head) == min(ahead, size):  # else ranges are asked for, and tell what is wrong with that server
+            self._head = head
+        return size, _version(info)
 
     def _state(self) -> tuple[int, str]:
         """Ask for the size, and for what the server tells versions by."""
-        info: dict[str, Any] = self._try(lambda: self._fs.info(self._path))
+        info: dict[str, Any] = self._try(self._remote.info)
         if info.get("size") is None:
             raise DataError(f"{self.name}: the server doesn't tell the file's size")
-        marks = [str(info[mark]) for mark in _MARKS if info.get(mark)]
-        return int(info["size"]), " ".join(marks)
+        return int(info["size"]), _version(info)
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges, neighbours together; raises DataError where bytes are missing, TransientError on faults."""
         _check_within(self, ranges)
-        spans = _coalesced(ranges)
-        parts: list[bytes] = self._try(lambda: self._transfer(spans))
+        head = self._head
+        if len(head) < self.size <= self._kept and any(start + length > len(head) for start, length in ranges):
+            (rest,) = self._try(lambda: self._transfer([(len(head), self.size - len(head))]))
+            head = self._head = head + rest
+        spans = _coalesced([(start, length) for start, length in ranges if start + length > len(head)])
+        parts: list[bytes] = self._try(lambda: self._transfer(spans)) if spans else []
         starts = [start for start, _ in spans]
         out = []
         for start, length in ranges:
+            if start + length <= len(head):
+                out.append(head[start : start + length])
+                continue
             i = bisect_right(starts, start) - 1
             out.append(parts[i][start - starts[i] : start - starts[i] + length])
         return out
@@ -158,19 +192,15 @@ class RemoteBytes:
             at += len(part)
 
     def _transfer(self, spans: Sequence[Range]) -> list[bytes]:
-        starts = [start for start, _ in spans]
-        ends = [start + length for start, length in spans]
-        # Errors are asked for as results: some versions of fsspec return them whatever they are told.
-        parts: list[Any] = self._fs.cat_ranges([self._path] * len(spans), starts, ends, on_error="return")
-        self.bytes_read += sum(len(part) for part in parts if isinstance(part, bytes))
+        parts = self._remote.fetch(spans)
+        with self._counting:
+            self.bytes_read += sum(len(part) for part in parts if isinstance(part, bytes))
         for (start, length), part in zip(spans, parts, strict=True):
             if isinstance(part, BaseException):
                 raise part
-            if len(part) > length:
-                raise DataError(f"{self.name}: the server ignores byte ranges; fetch the files first (hzzray fetch)")
-            if len(part) < length:
+            if len(part) != length:
                 raise TransientError(f"{self.name}: {len(part)} bytes came at {start} where {length} were asked for")
-        return parts
+        return [part for part in parts if isinstance(part, bytes)]
 
     def is_unchanged(self) -> bool:
         """Ask the server again; one that can't tell versions apart is never sure."""
@@ -180,7 +210,11 @@ class RemoteBytes:
         """Nothing is held open between reads."""
 
     def _try(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever the call returns)
-        return retrying(ATTEMPTS)(_answer, self.name, self._faults, call)
+        return retrying(ATTEMPTS)(_answer, self.name, self._remote.faults, call)
+
+
+def _version(info: dict[str, Any]) -> str:
+    return " ".join(str(info[mark]) for mark in _MARKS if info.get(mark))
 
 
 def _answer(name: str, faults: tuple[type[Exception], ...], call: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -213,47 +247,109 @@ def _check_within(source: ByteSource, ranges: Sequence[Range]) -> None:
 
 
 def _coalesced(ranges: Sequence[Range]) -> list[Range]:
-    """Join ranges whose gap is small next to what is wanted."""
-    spans: list[list[int]] = []
+    """Join ranges that touch, then those with the smallest gaps between them."""
+    spans: list[tuple[int, int]] = []  # from, to
     for start, length in sorted(set(ranges)):
-        if spans and start - (spans[-1][0] + spans[-1][1]) <= _GAP * min(length, spans[-1][1]):
-            spans[-1][1] = max(spans[-1][1], start + length - spans[-1][0])
+        if spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], start + length))
         else:
-            spans.append([start, length])
-    return [(start, length) for start, length in spans]
+            spans.append((start, start + length))
+    gaps = sorted((after[0] - before[1], i) for i, (before, after) in enumerate(pairwise(spans)))
+    left = _GAPS * sum(stop - start for start, stop in spans)
+    joined = set()
+    for gap, i in gaps:
+        left -= gap
+        if left < 0:
+            break
+        joined.add(i)
+    starts = [start for i, (start, _) in enumerate(spans) if i - 1 not in joined]
+    stops = [stop for i, (_, stop) in enumerate(spans) if i not in joined]
+    return [(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
 
 
-def _filesystem(url: str) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Get the fsspec file system of a URL's protocol, with timeouts, and the errors by which it tells faults.
+class Remote(Protocol):
+    """How a remote file's server is asked; raises its own errors, ``faults``."""
 
-    Raises UsageError for a protocol that isn't served.
-    """
-    import fsspec  # noqa: PLC0415 (fsspec and aiohttp cost half a second, and only remote runs need them)
+    faults: tuple[type[Exception], ...]
 
+    def info(self) -> dict[str, Any]:
+        """Ask for ``size``, and for what tells the file's version."""
+
+    def head(self, length: int) -> tuple[dict[str, Any], bytes] | None:
+        """Ask for the same with the first bytes; None where that can't be asked."""
+
+    def fetch(self, spans: Sequence[Range]) -> Sequence[bytes | Exception]:
+        """Get ranges; what goes wrong with one is its result."""
+
+
+class _Xrootd:
+    """A file behind ``root://``, through fsspec."""
+
+    faults: tuple[type[Exception], ...] = (OSError, ValueError)
+
+    def __init__(self, url: str) -> None:
+        self._fs = _xrootd(url)
+        self._path = self._fs._strip_protocol(url)  # noqa: SLF001 (XRootD refuses whole URLs)
+
+    def info(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._fs.info(self._path)
+        return found
+
+    def head(self, length: int) -> None:  # noqa: ARG002
+        return None
+
+    def fetch(self, spans: Sequence[Range]) -> list[bytes | Exception]:
+        starts = [start for start, _ in spans]
+        ends = [start + length for start, length in spans]
+        # Errors are asked for as results: some versions of fsspec return them whatever they are told.
+        parts: list[bytes | Exception] = self._fs.cat_ranges([self._path] * len(spans), starts, ends, on_error="return")
+        return parts
+
+
+def _xrootd(url: str) -> Any:  # noqa: ANN401 (fsspec's file system)
+    """Get the fsspec file system of a server, with timeouts."""
+    import fsspec  # noqa: PLC0415 (half a second, and only remote runs need it)
+
+    try:
+        import_module("fsspec_xrootd")
+    except ImportError as error:
+        raise UsageError(f"{redact(url)}: root:// needs an extra: pip install 'hzzray[xrootd]'") from error
+    host = url.split("://", 1)[1].split("/", 1)[0]
+    return fsspec.filesystem("root", hostid=host, timeout=int(READ_TIMEOUT))
+
+
+def _remote(url: str) -> Remote:
+    """Tell by a URL's protocol how it is read; raises UsageError for one that isn't served."""
     protocol = url.split("://", 1)[0].lower()
     if protocol in ("http", "https"):
-        import aiohttp  # noqa: PLC0415
+        from hzzray.data.web import Web  # noqa: PLC0415 (half a second, and only remote runs need it)
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
-        options = {
-            "client_kwargs": {"timeout": timeout, "trust_env": True},
-            "headers": {"Accept-Encoding": "identity"},
-            "encoded": "?" in url,  # what was signed must come as it was signed
-        }
-        return fsspec.filesystem(protocol, **options), (OSError, ValueError, aiohttp.ClientError)
+        return Web(url, CONNECT_TIMEOUT, READ_TIMEOUT)
     if protocol == "root":
-        try:
-            import_module("fsspec_xrootd")
-        except ImportError as error:
-            raise UsageError(f"{redact(url)}: root:// needs an extra: pip install 'hzzray[xrootd]'") from error
-        host = url.split("://", 1)[1].split("/", 1)[0]
-        return fsspec.filesystem("root", hostid=host, timeout=int(READ_TIMEOUT)), (OSError, ValueError)
+        return _Xrootd(url)
     raise UsageError(f"{redact(url)}: sources are folders, http(s):// or root://, not {protocol}://")
 
 
 def open_bytes(location: str) -> ByteSource:
     """Open a path or URL; raises DataError where there is no such file, UsageError for an unknown protocol."""
-    return RemoteBytes(location) if is_remote(location) else LocalBytes(location)
+    if not is_remote(location):
+        return LocalBytes(location)
+    folder = location.partition("?")[0].rpartition("/")[0]
+    source = RemoteBytes(location, _ahead(list(_sizes.get(folder, {}).values())))
+    with _noting:  # others were opened meanwhile
+        last = {one: size for one, size in _sizes.get(folder, {}).items() if one != location}
+        _sizes[folder] = dict([*last.items(), (location, source.size)][-_ALIKE:])
+    return source
+
+
+# The last sizes of files in each remote folder, by their places.
+_sizes: dict[str, dict[str, int]] = {}
+_noting = Lock()
+
+
+def _ahead(sizes: Sequence[int]) -> int:
+    """Guess how much of a file is worth reading at once, by the last ones of its folder."""
+    return min(WHOLE, max(sizes) * 5 // 4) if len(sizes) == _ALIKE and max(sizes) <= WHOLE else _AHEAD
 
 
 def matching(source: str, pattern: str) -> list[str]:
@@ -270,9 +366,11 @@ def matching(source: str, pattern: str) -> list[str]:
         raise UsageError(
             f"{redact(source)}: a server of the web can't list its files: instead of {pattern}, write the list of them"
         )
-    filesystem, faults = _filesystem(source)
+    if not source.lower().startswith("root://"):
+        _remote(source)
+    filesystem = _xrootd(source)
     whole = filesystem._strip_protocol(join(source.partition("?")[0], pattern))  # noqa: SLF001 (as in RemoteBytes)
-    listed = retrying(ATTEMPTS)(_answer, name, faults, lambda: filesystem.glob(whole, detail=True))
+    listed = retrying(ATTEMPTS)(_answer, name, _Xrootd.faults, lambda: filesystem.glob(whole, detail=True))
     start = whole.removesuffix(pattern)
     found = sorted(place for place, about in listed.items() if about["type"] != "directory")
     for place in found:

@@ -74,11 +74,16 @@ from hzzray.engine.ledger import Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import State
 from hzzray.messages import Counts, Failure, Partial, Task
-from hzzray.urls import redact
+from hzzray.urls import is_remote, redact
 
 #: Tiny tasks go to an actor together, so many at the most, as a call costs a millisecond: about as much work as this.
+#: Those of remote files wait for their servers together, for which more work may wait.
 TOGETHER = 16
 _WORTH_A_CALL_S = 0.02
+_WORTH_A_REMOTE_CALL_S = 0.1
+
+# A part of the time that tasks take counts as work, however little they do meanwhile: a call is not to last for ever.
+_WORKING = 0.02
 
 #: Tasks that wait for another try or for the reducer's word, at the most, while the source is asked for others.
 ASIDE = UNCOMMITTED
@@ -135,6 +140,7 @@ class Dispatch:
         self._aside: set[int] = set()
         self._crashes: dict[str, int] = {}
         self._task_s: float | None = None
+        self._work_s = math.inf
         self._task_entries = 1.0
         # The cluster's nodes; what waits for a look at them.
         self._nodes: tuple[Node, ...] = ()
@@ -384,13 +390,15 @@ class Dispatch:
             expected_s = self._expected_s(task)
             if self._together and (self._left_s < expected_s or not self._suits(slot, task)):
                 break
+            if not self._together and is_remote(task.file):
+                self._left_s = _WORTH_A_REMOTE_CALL_S
             self._left_s -= expected_s
             self._together += 1
         return True
 
     def _expected_s(self, task: Task) -> float:
-        """Time that a task will take, going by those before it."""
-        return task.entries / self._task_entries * self._task_s if self._task_s is not None else math.inf
+        """Work of a task in seconds, going by those before it."""
+        return task.entries / self._task_entries * self._work_s
 
     def _deliver(self, offer: Offered) -> Delivery:
         self._numbers += 1
@@ -573,9 +581,11 @@ class Dispatch:
     def _learn(self, partial: Partial) -> None:
         """Learn what tasks take."""
         spent, entries = partial.cost.wall_s, max(1, partial.task.entries)
+        work = max(spent - partial.cost.read_s, _WORKING * spent)
         if self._task_s is None:
-            self._task_s, self._task_entries = spent, entries
+            self._task_s, self._work_s, self._task_entries = spent, work, entries
         else:
+            self._work_s = 0.9 * self._work_s + 0.1 * work
             self._task_s = 0.9 * self._task_s + 0.1 * spent
             self._task_entries = 0.9 * self._task_entries + 0.1 * entries
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from hzzray import analyses
 from hzzray.data import unpacking
 from hzzray.data.reader import Buffers, Reader
+from hzzray.data.storage import ByteSource, open_bytes
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage, place
@@ -17,7 +20,8 @@ from hzzray.errors import DataError, HzzrayError, MissingFileError, UsageError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.physics.columns import Reads
 from hzzray.physics.filler import Filler, MeasureError, WeightError
-from hzzray.urls import is_inside, led_by, redact
+from hzzray.side_by_side import begun
+from hzzray.urls import is_inside, is_remote, led_by, redact
 
 
 class Worker:
@@ -42,6 +46,7 @@ class Worker:
         self._reader: Reader | None = None
         self._buffers = Buffers()
         self._location = ""
+        self._opening: dict[str, Future[ByteSource]] = {}
         self._counted = (0.0, 0)
         self._meter = Meter(name, actor_id=actor_id())
         self._told = self._meter.usage()
@@ -81,24 +86,48 @@ class Worker:
         Raises DataError for a task that isn't this run's, leads outside the sources, or whose file is not what it was
         when it was planned; TransientError for faults of input that may pass.
         """
+        return self._work(task, Reader.confirm)
+
+    def _work(self, task: Task, confirm: Callable[[Reader], object]) -> Partial:
         with self._meter.working(task):
-            partial = self._compute(task)
-        self._meter.add(partial.cost)
+            made = self._compute(task, confirm)
+        self._meter.add(made.cost)
         self._run_id = task.run_id
-        Metrics(task.run_id, self.name).observe("task_seconds", partial.cost.wall_s)
-        return partial
+        Metrics(task.run_id, self.name).observe("task_seconds", made.cost.wall_s)
+        return made
 
     def process_all(self, tasks: Sequence[Task]) -> list[Partial | HzzrayError]:
-        """Process small tasks in one call; returns for each its partial, or what it failed with."""
-        return [self._outcome(task) for task in tasks]
+        """Process small tasks in one call; returns for each its partial, or what it failed with.
 
-    def _outcome(self, task: Task) -> Partial | HzzrayError:
+        Remote files are opened side by side, and so are their servers asked in the end whether they have changed: what
+        either takes is mostly the way there and back.
+        """
+        held = self._location if self._reader is not None else ""
+        remote = [task.file for task in tasks if is_remote(task.file) and task.file != held]
+        files = [file for file in dict.fromkeys(remote) if is_inside(file, self._sources)]
+        self._opening = dict(zip(files, begun(open_bytes, files, len(files)), strict=True))
+        later: dict[int, Reader] = {}
         try:
-            return self.process(task)
+            outcomes = [self._outcome(task, partial(later.setdefault, i)) for i, task in enumerate(tasks)]
+            readers = list(dict.fromkeys(later.values()))
+            confirming = dict(zip(readers, begun(Reader.confirm, readers, len(readers)), strict=True))
+            for i, reader in later.items():
+                try:
+                    confirming[reader].result()
+                except HzzrayError as error:
+                    outcomes[i] = error
+                    self.close()
+        finally:
+            self._opening = {}
+        return outcomes
+
+    def _outcome(self, task: Task, later: Callable[[Reader], object]) -> Partial | HzzrayError:
+        try:
+            return self._work(task, later if is_remote(task.file) else Reader.confirm)
         except HzzrayError as error:
             return error
 
-    def _compute(self, task: Task) -> Partial:
+    def _compute(self, task: Task, confirm: Callable[[Reader], object]) -> Partial:
         wall, cpu = time.perf_counter(), time.process_time()
         spec = self._spec
         if task.spec != spec.digest:
@@ -113,7 +142,7 @@ class Worker:
         norm = spec.release.normalisation(sample, spec.luminosity)
         with self._explained(task):
             blocks = self._filler.fill(reader.steps(task.start, task.stop), norm, vary=simulation)
-            reader.confirm()
+            confirm(reader)
         read_s, bytes_read = self._counted  # by earlier tasks of this file; opening it counts for its first one
         self._counted = reader.read_s, reader.bytes_read
         cost = Cost(
@@ -148,6 +177,7 @@ class Worker:
                 why = f" ({link}: add that to the sources)" if link else ""
                 raise DataError(f"{redact(task.file)}: outside the sources that this worker may read{why}")
             self.close()
+            opening = self._opening.pop(task.file, None)
             self._reader = Reader(
                 task.file,
                 self._spec.release.schema_.tree,
@@ -155,6 +185,7 @@ class Worker:
                 known=self._reads[True].branches,
                 cache=self._cache,
                 buffers=self._buffers,
+                opened=None if opening is None else opening.result,
             )
             self._location = task.file
             self._counted = (0.0, 0)

@@ -29,6 +29,9 @@ CHUNK = 500_000
 #: After so many files in a row that a server gave no answer for, it is asked for no more: each costs many seconds.
 PATIENCE = 2
 
+# Files of servers that are opened at a time: what that takes is mostly round trips.
+_REMOTE_AT_ONCE = 32
+
 # How far from the wished place a cut may lie, as a part of the chunk, to hit a cluster's border.
 _SLACK = 0.5
 
@@ -140,11 +143,12 @@ def make_plan(
     reads = {simulation: analyses.reads(spec, analysis, simulation=simulation) for simulation in (False, True)}
     search = _Search(spec, reads, sources, chunk, cache)
     samples = spec.release.samples
-    wanted = [one for some in side_by_side(search.files, samples, AT_ONCE) for one in some]
+    at_once = _REMOTE_AT_ONCE if any(map(is_remote, sources)) else AT_ONCE
+    wanted = [one for some in side_by_side(search.files, samples, at_once) for one in some]
     files: list[PlannedFile] = []
     unread: list[UnreadFile] = []
     owners: dict[str, PlannedFile] = {}
-    for one, found in zip(wanted, side_by_side(search.open, wanted, AT_ONCE), strict=True):
+    for one, found in zip(wanted, side_by_side(search.open, wanted, at_once), strict=True):
         name, path, again = one.sample.name, one.path, False
         if isinstance(found, _Cut) and (owner := owners.get(found.uuid)):
             again = owner.sample == name
@@ -293,8 +297,11 @@ class _Search:
             layout.require(names, file.name, read.avoidable)
         finally:
             file.close()
-        baskets = layout.branches[names[0]].starts
-        spans = list(cuts(spec.entries_to_read(layout.entries), self._chunk, layout.clusters(names), baskets))
+        wanted = spec.entries_to_read(layout.entries)
+        if wanted <= self._chunk:
+            spans = [(0, wanted)] if wanted else []
+        else:
+            spans = list(cuts(wanted, self._chunk, layout.clusters(names), layout.branches[names[0]].starts))
         return _Cut(location, layout.uuid, layout.tree, layout.entries, spans)
 
 

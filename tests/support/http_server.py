@@ -1,10 +1,19 @@
-"""A static HTTP/1.1 server for tests: ranges, validators, counts, and faults on demand."""
+"""A static HTTP/1.1 server for tests and benchmarks: ranges, validators, counts, a line's limits, faults on demand.
+
+``python -m tests.support.http_server FOLDER`` serves in a process of its own, so that its work is not its clients':
+it prints its URL, and for each line that it reads the counts since the last one, as JSON.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
+import resource
 import socket
+import sys
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,6 +56,9 @@ class Server(ThreadingHTTPServer):
 
     ``ranges`` switches Range support, ``validators`` the headers ETag and Last-Modified. With a ``token``, a request
     whose query it isn't is refused.
+
+    ``latency_s`` is what a round trip takes: a connection waits for it once, and each request. ``rate`` is that of the
+    line which all answers share, in bytes a second. With ``drip_s`` a body's bytes come one by one, so far apart.
     """
 
     daemon_threads = False
@@ -60,6 +72,12 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
         self.validators = True
         self.token = ""
+        self.latency_s = 0.0
+        self.rate = 0.0
+        self.drip_s = 0.0
+        self._is_over = threading.Event()
+        self._line = threading.Lock()
+        self._free_at = 0.0
         self._lock = threading.Lock()
         self._log: list[Request] = []
         self._bytes: Counter[str] = Counter()
@@ -129,6 +147,19 @@ class Server(ThreadingHTTPServer):
         with self._lock:
             self._bytes[path] += sent
 
+    def wait(self, seconds: float) -> None:
+        """Wait, but not beyond the server's end."""
+        if seconds > 0:
+            self._is_over.wait(seconds)
+
+    def pass_line(self, length: int) -> None:
+        """Wait until so many bytes are through the line, which others use too."""
+        if self.rate:
+            with self._line:
+                self._free_at = max(self._free_at, time.monotonic()) + length / self.rate
+                free_at = self._free_at
+            self.wait(free_at - time.monotonic())
+
     def connected(self, connection: socket.socket, *, alive: bool) -> None:
         """Keep track of open connections, to end those kept alive by clients."""
         with self._lock:
@@ -137,6 +168,7 @@ class Server(ThreadingHTTPServer):
     def stop(self) -> None:
         """End the server, its held answers and its connections; returns when every thread has ended."""
         self.shutdown()
+        self._is_over.set()
         with self._lock:
             for hold in self._holds:
                 hold.set()
@@ -148,11 +180,13 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would hold bodies back for the heads' receipts
     server: Server
 
     def setup(self) -> None:
         super().setup()
         self.server.connected(self.connection, alive=True)
+        self.server.wait(self.server.latency_s)
 
     def finish(self) -> None:
         self.server.connected(self.connection, alive=False)
@@ -173,6 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
+        self.server.wait(self.server.latency_s)
         path = unquote(urlsplit(self.path).path).lstrip("/")
         file = self.server.folder / path
         fault = self.server.take(path, self.command)
@@ -186,19 +221,19 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.resolve().is_relative_to(self.server.folder.resolve()) or not file.is_file():
             self._refuse(path, HTTPStatus.NOT_FOUND)
             return
-        content = file.read_bytes()
         stamp = file.stat()
+        size = stamp.st_size
         validators = {
             "ETag": f'"{stamp.st_mtime_ns:x}-{stamp.st_size:x}"',
             "Last-Modified": formatdate(stamp.st_mtime, usegmt=True),
         }
         if not self.server.validators:
             validators = {}
-        span = self._range(len(content), validators)
-        start, stop = span or (0, len(content))
+        span = self._range(size, validators)
+        start, stop = span or (0, size)
         if span and start >= stop:
             status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-            self._refuse(path, status, {"Content-Range": f"bytes */{len(content)}"})
+            self._refuse(path, status, {"Content-Range": f"bytes */{size}"})
             return
         headers = validators | {
             "Content-Length": str(stop - start),
@@ -207,10 +242,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.ranges:
             headers["Accept-Ranges"] = "bytes"
         if span:
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         self._head(path, HTTPStatus.PARTIAL_CONTENT if span else HTTPStatus.OK, headers)
         if body:
-            self._send(path, content[start:stop], fault)
+            with file.open("rb") as opened:
+                opened.seek(start)
+                self._send(path, opened.read(stop - start), fault)
 
     def _range(self, size: int, validators: dict[str, str]) -> tuple[int, int] | None:
         """Read the Range header: first byte and end of what to send; None where the whole is to be sent."""
@@ -251,8 +288,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._write(path, content[held:])
 
     def _write(self, path: str, content: bytes) -> None:
-        for start in range(0, len(content), BLOCK):
-            block = content[start : start + BLOCK]
+        size = 1 if self.server.drip_s else BLOCK
+        for start in range(0, len(content), size):
+            block = content[start : start + size]
+            if start:
+                self.server.wait(self.server.drip_s)
+            self.server.pass_line(len(block))
             self.server.count(path, len(block))
             self.wfile.write(block)
 
@@ -268,3 +309,28 @@ def serve(folder: Path) -> Iterator[Server]:
     finally:
         server.stop()
         thread.join()
+
+
+def main() -> None:
+    """Serve a folder until standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds a round trip")
+    parser.add_argument("--rate", type=float, default=0.0, help="bytes a second of the line; 0 for no limit")
+    options = parser.parse_args()
+    with serve(options.folder) as server:
+        server.latency_s, server.rate = options.latency, options.rate
+        print(server.url, flush=True)
+        for _ in sys.stdin:
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            counts = {
+                "requests": server.requests.total(),
+                "bytes": server.bytes_sent.total(),
+                "cpu_s": used.ru_utime + used.ru_stime,
+            }
+            server.reset()
+            print(json.dumps(counts), flush=True)
+
+
+if __name__ == "__main__":
+    main()
