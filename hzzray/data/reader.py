@@ -416,10 +416,14 @@ class Reader:
         return DataError(f"{self._source.name}: branch {where}: corrupt: {error}")
 
     def _fetch(self, start: int, stop: int) -> _Raw:
-        """Read the baskets that a step needs, all branches at once; those that are unpacked are at hand."""
-        ranges: list[Range] = []
-        needed = {}
-        at = 0
+        """Read the baskets that a step needs, all branches at once; those that are unpacked are at hand.
+
+        They come in the file's order, where branches that fill their baskets together have them side by side: what
+        lies in a row is read at once.
+        """
+        wanted: list[tuple[int, int, int]] = []
+        needed = []
+        rows = 0
         for source, cursor in self._cursors.items():
             if not cursor.fast:
                 continue
@@ -427,22 +431,30 @@ class Reader:
             numbers = branch.baskets(start, stop)
             held = cursor.unpacker.number if numbers[:1] == [cursor.unpacker.number] else -1
             borders = [*(branch.range(i)[0] for i in numbers), branch.range(numbers[-1])[1]] if numbers else [start]
-            places = []
-            for i in numbers:
-                if i == held or i in branch.embedded:
-                    places.append((0, 0))
-                    continue
-                ranges.append(place := branch.place(i))
-                places.append((at, at := at + place[1]))
-            needed[source] = numbers, np.array(borders), np.array(places, np.int64).reshape(-1, 2)
+            needed.append((source, numbers, np.array(borders), rows))
+            for row, i in enumerate(numbers, rows):
+                if i != held and i not in branch.embedded:
+                    wanted.append((*branch.place(i), row))
+            rows += len(numbers)
+        places = [(0, 0)] * rows
+        ranges: list[Range] = []
+        at = first = end = 0
+        for seek, size, row in sorted(wanted):
+            if seek != end:
+                ranges.append((first, end - first))
+                first = seek
+            end = seek + size
+            places[row] = at, (at := at + size)
+        ranges.append((first, end - first))
         if at > len(self._buffers.raw):
             self._buffers.raw = np.empty(at * 5 // 4, np.uint8)
         begun = time.perf_counter()
-        self._source.read_into(ranges, self._buffers.raw.data)
+        self._source.read_into(ranges[1:], self._buffers.raw.data)
         self.read_s += time.perf_counter() - begun
+        table = np.array(places, np.int64).reshape(-1, 2)
         return {
-            source: Baskets(numbers, borders, self._buffers.raw, places)
-            for source, (numbers, borders, places) in needed.items()
+            source: Baskets(numbers, borders, self._buffers.raw, table[row : row + len(numbers)])
+            for source, numbers, borders, row in needed
         }
 
 
