@@ -1171,6 +1171,32 @@ def test_values_and_offsets_that_are_promised_and_absent(packed):
         unpack(bytes(raw), basket.entries)
 
 
+@pytest.mark.parametrize("more", [-4, 4, 10**6])
+@pytest.mark.parametrize("what", ["zlib", "lzma", "lz4", "zstd"])
+def test_a_block_that_holds_another_number_of_bytes_than_it_says(tmp_path, what, more):
+    """No more than it says is made room for, and that must come."""
+    path = write(tmp_path / "a.root", columns(900), compression=COMPRESSIONS[what])
+    basket = next(one for one in baskets_of(path, ("lep_eta",)) if one.compressed)
+    raw = bytearray(path.read_bytes()[basket.seek : basket.seek + basket.size])
+    assert len(unpack(bytes(raw), basket.entries).data) == basket.objlen
+    struct.pack_into(">i", raw, 6, basket.objlen + more)
+    raw[basket.keylen + 6 : basket.keylen + 9] = (basket.objlen + more).to_bytes(3, "little")
+    with pytest.raises(ValueError, match=r"bytes came out of a block where|^zlib: |^ZSTD: |^LZ4: |^it says"):
+        unpack(bytes(raw), basket.entries)
+
+
+def test_an_xz_block_without_an_end(tmp_path):
+    """All bytes are there; what its check stands in isn't."""
+    path = write(tmp_path / "a.root", columns(900), compression=COMPRESSIONS["lzma"])
+    basket = next(one for one in baskets_of(path, ("lep_eta",)) if one.compressed)
+    raw = bytearray(path.read_bytes()[basket.seek : basket.seek + basket.size])
+    del raw[-30:]
+    struct.pack_into(">i", raw, 0, len(raw))
+    raw[basket.keylen + 3 : basket.keylen + 6] = (len(raw) - basket.keylen - 9).to_bytes(3, "little")
+    with pytest.raises(ValueError, match="LZMA: the stream has no end"):
+        unpack(bytes(raw), basket.entries)
+
+
 def test_offsets_that_start_late(bare, tmp_path):
     path, reference, baskets = bare
     basket = next(one for one in baskets if one.branch == "lep_pt" and one.number == 0)
