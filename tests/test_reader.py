@@ -701,6 +701,27 @@ def test_any_range_of_any_kind_of_column(mixtures, data):
     check_mixed(path, start, stop, data.draw(st.integers(20, 900)), slow=data.draw(st.booleans()))
 
 
+def test_baskets_side_by_side_are_read_at_once_in_the_files_order(mixtures, monkeypatch):
+    asked = []
+    whole = LocalBytes.read_into
+
+    def noted(source, ranges, out):
+        asked.append(list(ranges))
+        whole(source, ranges, out)
+
+    monkeypatch.setattr(LocalBytes, "read_into", noted)
+    with open_reads(mixtures[60], MIXED_READS, step=700) as reader:
+        asked.clear()
+        for _ in reader.steps(0, 700):
+            pass
+        branches = [reader.layout.branches[name] for name in reader.names]
+    ((*_, ranges),) = [asked]
+    ends = [start + length for start, length in ranges]
+    assert all(start > end for (start, _), end in zip(ranges[1:], ends, strict=False))
+    assert sum(length for _, length in ranges) <= sum(int(branch.sizes.sum()) for branch in branches)
+    assert 0 < len(ranges) < sum(len(branch.sizes) for branch in branches)
+
+
 def test_a_branch_that_several_columns_are_made_of_is_read_once(mixtures):
     with open_reads(mixtures[60], MIXED_READS, step=50) as reader:
         before = reader.bytes_read
