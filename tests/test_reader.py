@@ -703,6 +703,27 @@ def test_any_range_of_any_kind_of_column(mixtures, data):
     check_mixed(path, start, stop, data.draw(st.integers(20, 900)), slow=data.draw(st.booleans()))
 
 
+def test_baskets_side_by_side_are_read_at_once_in_the_files_order(mixtures, monkeypatch):
+    asked = []
+    whole = LocalBytes.read_into
+
+    def noted(source, ranges, out):
+        asked.append(list(ranges))
+        whole(source, ranges, out)
+
+    monkeypatch.setattr(LocalBytes, "read_into", noted)
+    with open_reads(mixtures[60], MIXED_READS, step=700) as reader:
+        asked.clear()
+        for _ in reader.steps(0, 700):
+            pass
+        branches = [reader.layout.branches[name] for name in reader.names]
+    ((*_, ranges),) = [asked]
+    ends = [start + length for start, length in ranges]
+    assert all(start > end for (start, _), end in zip(ranges[1:], ends, strict=False))
+    assert sum(length for _, length in ranges) <= sum(int(branch.sizes.sum()) for branch in branches)
+    assert 0 < len(ranges) < sum(len(branch.sizes) for branch in branches)
+
+
 def test_a_branch_that_several_columns_are_made_of_is_read_once(mixtures):
     with open_reads(mixtures[60], MIXED_READS, step=50) as reader:
         before = reader.bytes_read
@@ -1170,6 +1191,32 @@ def test_values_and_offsets_that_are_promised_and_absent(packed):
     struct.pack_into(">i", raw, 6, basket.objlen + 4)
     raw[basket.keylen + 6 : basket.keylen + 9] = (basket.objlen + 4).to_bytes(3, "little")
     with pytest.raises(ValueError, match="bytes came out of a block where"):
+        unpack(bytes(raw), basket.entries)
+
+
+@pytest.mark.parametrize("more", [-4, 4, 10**6])
+@pytest.mark.parametrize("what", ["zlib", "lzma", "lz4", "zstd"])
+def test_a_block_that_holds_another_number_of_bytes_than_it_says(tmp_path, what, more):
+    """No more than it says is made room for, and that must come."""
+    path = write(tmp_path / "a.root", columns(900), compression=COMPRESSIONS[what])
+    basket = next(one for one in baskets_of(path, ("lep_eta",)) if one.compressed)
+    raw = bytearray(path.read_bytes()[basket.seek : basket.seek + basket.size])
+    assert len(unpack(bytes(raw), basket.entries).data) == basket.objlen
+    struct.pack_into(">i", raw, 6, basket.objlen + more)
+    raw[basket.keylen + 6 : basket.keylen + 9] = (basket.objlen + more).to_bytes(3, "little")
+    with pytest.raises(ValueError, match=r"bytes came out of a block where|^zlib: |^ZSTD: |^LZ4: |^it says"):
+        unpack(bytes(raw), basket.entries)
+
+
+def test_an_xz_block_without_an_end(tmp_path):
+    """All bytes are there; what its check stands in isn't."""
+    path = write(tmp_path / "a.root", columns(900), compression=COMPRESSIONS["lzma"])
+    basket = next(one for one in baskets_of(path, ("lep_eta",)) if one.compressed)
+    raw = bytearray(path.read_bytes()[basket.seek : basket.seek + basket.size])
+    del raw[-30:]
+    struct.pack_into(">i", raw, 0, len(raw))
+    raw[basket.keylen + 3 : basket.keylen + 6] = (len(raw) - basket.keylen - 9).to_bytes(3, "little")
+    with pytest.raises(ValueError, match="LZMA: the stream has no end"):
         unpack(bytes(raw), basket.entries)
 
 

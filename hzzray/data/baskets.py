@@ -7,6 +7,7 @@ an int32 count and int32 offsets of the entries (counted from the key's start).
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 import deflate
@@ -19,12 +20,12 @@ _BLOCK_HEADER = 9  # two letters of the algorithm, its method, compressed and un
 class Body(NamedTuple):
     """A decompressed basket: ``data`` with values up to ``border``, entry offsets counted from ``-keylen``."""
 
-    data: bytes | bytearray
+    data: bytes | bytearray | memoryview
     border: int
     keylen: int
 
 
-def unpack(raw: bytes, entries: int) -> Body:
+def unpack(raw: bytes | memoryview, entries: int) -> Body:
     """Decompress a basket that holds ``entries`` entries; raises ValueError where it isn't one."""
     if len(raw) < _KEY.size:
         raise ValueError("not a basket")
@@ -35,7 +36,7 @@ def unpack(raw: bytes, entries: int) -> Body:
     if held != entries or not 0 <= last - keylen <= objlen:
         raise ValueError(f"it says {held} entries where {entries} belong")
     body = memoryview(raw)[keylen:]
-    data = bytes(body) if len(body) == objlen else decompress(body, objlen)
+    data = body if len(body) == objlen else decompress(body, objlen)
     return Body(data, last - keylen, keylen)
 
 
@@ -68,23 +69,46 @@ def _block(algorithm: bytes, block: memoryview, size: int) -> bytes | bytearray:
         except deflate.DeflateError as error:
             raise ValueError(f"zlib: {error}") from error
         return _whole(inflated, size)
-    import uproot  # noqa: PLC0415 (the releases use zlib; a cold start needn't wait for uproot)
+    if algorithm == b"XZ":
+        return _whole(_unxz(block, size), size)
+    import cramjam  # noqa: PLC0415 (the releases use zlib; uproot needs it too)
 
-    other = {b"XZ": uproot.LZMA, b"L4": uproot.LZ4, b"ZS": uproot.ZSTD}.get(algorithm)
-    if other is None:
+    if algorithm == b"ZS":
+        return _into(size, "ZSTD", cramjam.zstd.decompress_into, block)
+    if algorithm != b"L4":
         raise ValueError(f"unknown compression {algorithm!r}")
-    payload = bytes(block)
-    if algorithm == b"L4":  # the one algorithm that leaves its checksum to ROOT
-        import xxhash  # noqa: PLC0415 (uproot needs it too)
+    import xxhash  # noqa: PLC0415 (uproot needs it too)
 
-        payload = payload[8:]
-        if xxhash.xxh64(payload).digest() != block[:8]:
-            raise ValueError("LZ4: wrong checksum")
+    payload = block[8:]  # behind its checksum: the one algorithm that leaves that to ROOT
+    if xxhash.xxh64(payload).digest() != block[:8]:
+        raise ValueError("LZ4: wrong checksum")
+    return _into(size, "LZ4", cramjam.lz4.decompress_block_into, payload)
+
+
+def _unxz(block: memoryview, size: int) -> bytes:
+    """Decompress no more than is promised, and one byte: what damage makes might be without an end."""
+    import lzma  # noqa: PLC0415 (some builds of Python have none)
+
+    stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
     try:
-        data = bytes(other(1).decompress(payload, size))
-    except Exception as error:  # each library has its own
-        raise ValueError(f"{other.__name__}: {error}") from error
-    return _whole(data, size)
+        data = stream.decompress(block, size + 1)
+    except lzma.LZMAError as error:
+        raise ValueError(f"LZMA: {error}") from error
+    if not stream.eof and len(data) <= size:
+        raise ValueError("LZMA: the stream has no end")
+    return data
+
+
+def _into(
+    size: int, name: str, inflate: Callable[[memoryview, bytearray], int], block: memoryview
+) -> bytes | bytearray:
+    """Decompress with one of cramjam's functions, to as many bytes as are promised and no more."""
+    data = bytearray(size)
+    try:
+        came = inflate(block, data)
+    except Exception as error:  # of which the library has several
+        raise ValueError(f"{name}: {error}") from error
+    return _whole(data[:came] if came != size else data, size)
 
 
 def _whole(data: bytes | bytearray, size: int) -> bytes | bytearray:

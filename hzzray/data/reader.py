@@ -460,11 +460,17 @@ class Reader:
         return DataError(f"{self._source.name}: branch {where}: corrupt: {error}")
 
     def _wants(self, borders: Iterable[tuple[int, int]]) -> Iterator[_Want]:
-        """Tell for steps, one after the other, which baskets they need: those that are unpacked by then are at hand."""
+        """Tell for steps, one after the other, which baskets they need: those that are unpacked by then are at hand.
+
+        They come in the file's order, where branches that fill their baskets together have them side by side: what
+        lies in a row is read at once.
+        """
         unpacked = {source: cursor.unpacker.number for source, cursor in self._cursors.items()}
         for start, stop in borders:
             want = _Want(start, stop, [], {}, {})
-            at = 0
+            needed: list[tuple[_Source, list[int], list[int], int]] = []
+            wanted: list[tuple[int, int, int]] = []
+            rows = 0
             for source, cursor in self._cursors.items():
                 if not cursor.fast:
                     continue
@@ -472,16 +478,27 @@ class Reader:
                 numbers = branch.baskets(start, stop)
                 if numbers and numbers[0] == unpacked[source]:
                     want.held[source] = numbers[0]
+                held = want.held.get(source)
                 ends = [*(branch.range(i)[0] for i in numbers), branch.range(numbers[-1])[1]] if numbers else [start]
-                places = []
-                for i in numbers:
-                    if i == want.held.get(source) or i in branch.embedded:
-                        places.append((0, 0))
-                        continue
-                    want.ranges.append(place := branch.place(i))
-                    places.append((at, at := at + place[1]))
-                want.places[source] = numbers, np.array(ends), np.array(places, np.int64).reshape(-1, 2)
+                needed.append((source, numbers, ends, rows))
+                for row, i in enumerate(numbers, rows):
+                    if i != held and i not in branch.embedded:
+                        wanted.append((*branch.place(i), row))
+                rows += len(numbers)
                 unpacked[source] = numbers[-1] if numbers else unpacked[source]
+            places = [(0, 0)] * rows
+            at = first = end = 0
+            for seek, size, row in sorted(wanted):
+                if seek != end:
+                    want.ranges.append((first, end - first))
+                    first = seek
+                end = seek + size
+                places[row] = at, (at := at + size)
+            want.ranges.append((first, end - first))
+            del want.ranges[0]  # what lay before the first one: nothing
+            table = np.array(places, np.int64).reshape(-1, 2)
+            for source, numbers, ends, row in needed:
+                want.places[source] = numbers, np.array(ends), table[row : row + len(numbers)]
             yield want
 
     def _begin(self, want: _Want) -> Callable[[], NDArray[np.uint8]]:

@@ -15,6 +15,7 @@ import deflate
 import numba as nb
 import numpy as np
 from llvmlite import ir
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -61,7 +62,7 @@ class Baskets(NamedTuple):
     places: NDArray[np.int64]
 
 
-# Two instructions that Python has no words for.
+# Three instructions that Python has no words for.
 
 
 def _load_be32(_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401 (numba's and LLVM's own types)
@@ -72,6 +73,19 @@ def _load_be32(_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401 (numba
         return builder.bswap(builder.load(word, align=1))
 
     return nb.types.uint32(data, at), generate
+
+
+def _copy_bytes(_context: Any, raw: Any, at: Any, data: Any, size: Any) -> Any:  # noqa: ANN401
+    """Generate a copy of so many bytes of an array, from one of them on, to the start of another."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ANN401
+        source, start, into, length = args
+        first = _byte(context, builder, signature.args[0], source, start)
+        goal = _byte(context, builder, signature.args[2], into, ir.Constant(ir.IntType(64), 0))
+        cgutils.raw_memcpy(builder, goal, first, length, 1)  # type: ignore[no-untyped-call]
+        return context.get_dummy_value()
+
+    return nb.types.void(raw, at, data, size), generate
 
 
 def _call_inflate(
@@ -112,6 +126,7 @@ def _byte(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:  #
 #: Loads a big-endian uint32 from any byte of an array.
 _be32: Any = intrinsic(_load_be32)
 _inflate: Any = intrinsic(_call_inflate)
+_move: Any = intrinsic(_copy_bytes)
 
 
 @kernel
@@ -143,8 +158,7 @@ def _unpack(  # noqa: PLR0911 (what it isn't sure of it leaves)
     shape[_BORDER], shape[_KEYLEN], shape[_SIZE] = border, keylen, size
     packed = stop - body
     if packed == size:
-        for i in range(size):
-            data[i] = raw[body + i]
+        _move(raw, body, data, size)
         return True
     packed -= 9  # the block's header: algorithm, method, and both sizes in three bytes each
     if library == 0 or packed < 0 or raw[body] != ord("Z") or raw[body + 1] != ord("L"):
@@ -459,7 +473,7 @@ class Unpacker:
         else:
             start, stop = baskets.places[i].tolist()
             try:
-                body = unpack(baskets.raw[start:stop].tobytes(), int(baskets.borders[i + 1] - baskets.borders[i]))
+                body = unpack(baskets.raw.data[start:stop], int(baskets.borders[i + 1] - baskets.borders[i]))
             except ValueError as error:
                 raise BasketError(number, error) from error
         size = len(body.data)

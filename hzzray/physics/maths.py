@@ -20,6 +20,9 @@ _EXP = tuple(1 / math.factorial(n) for n in range(14))
 # Adding and subtracting this rounds a double of modest size to the nearest integer.
 _ROUND = 1.5 * 2.0**52
 
+# An exponent's bias above that, and where a double has its exponent.
+_BIASED, _MANTISSA = _ROUND + 1023.0, np.uint64(52)
+
 # π/2 and ln 2 in parts with trailing zero bits, so that k times a part is exact (Cody and Waite 1980).
 _PI_2_HIGH = 1.57079632673412561417e00
 _PI_2_LOW = 6.07710050650619224932e-11
@@ -79,14 +82,15 @@ def sinh(x: float) -> float:
     p = p * r + _EXP[2]
     p = p * r + _EXP[1]
     p = p * r + _EXP[0]
-    scale = np.int64((np.int64(k) + 1023) << 52).view(np.float64)
+    # The exponent's bits are the last ones of a large double: processors convert to integers one by one.
+    scale = np.uint64(np.float64(k + _BIASED).view(np.uint64) << _MANTISSA).view(np.float64)
     e = p * scale
     return 0.5 * (e - 1.0 / e)
 
 
 _ATANH = tuple(2 / (2 * n + 1) for n in range(11))
 _LN2 = math.log(2.0)
-_MANTISSA, _TWO_52, _ONE = np.uint64(52), np.uint64(0x4330000000000000), np.uint64(1023 << 52)
+_TWO_52, _ONE = np.uint64(0x4330000000000000), np.uint64(1023 << 52)
 _TO_EXPONENT = np.uint64((1023 << 52) - 0x3FE6A09E667F3BCD)
 
 
