@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import fields
 from itertools import groupby, pairwise
+from math import inf
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -81,6 +82,17 @@ CREATE TABLE failures (task INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCA
 
 _NEW_TASK = "INTO tasks (task_id, sample, file, uuid, tree, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _NEW_FILE = "INTO files (uuid, sample, path, planned, total) VALUES (?, ?, ?, ?, ?)"
+
+
+class Span(NamedTuple):
+    """Commits after one time and until another [Unix s]."""
+
+    after: float
+    until: float
+
+
+#: All commits that there are.
+ALWAYS = Span(-inf, inf)
 
 
 class KnownFile(NamedTuple):
@@ -495,22 +507,32 @@ class Ledger:
                 unread.append(UnreadFile(path, failures[uuid], again=total == 0))
         return files, unread
 
-    def blocks(self) -> dict[str, Blocks]:
-        """Sum up what was merged, of each of the spec's samples."""
-        sums = {sample.name: Blocks.zeros(self._shape) for sample in self.spec.release.samples}
+    def blocks(self, span: Span = ALWAYS, template: int | None = None) -> dict[str, Blocks]:
+        """Sum up what was merged, of each of the spec's samples: all templates, or one alone (``Shape.only``)."""
+        shape = self._shape if template is None else self._shape.only(template)
+        sums = {sample.name: Blocks.zeros(shape) for sample in self.spec.release.samples}
         with _explained(self.path):
-            rows = self._db.execute("SELECT sample, blocks FROM partials JOIN tasks ON number = task ORDER BY task")
+            rows = self._db.execute(
+                "SELECT sample, blocks FROM partials JOIN tasks ON number = task "
+                "WHERE merged > ? AND merged <= ? ORDER BY task",
+                span,
+            )
             for sample, group in groupby(rows, key=itemgetter(0)):  # few groups: tasks were planned by sample
                 try:
-                    sums[sample] += Blocks.total(map(itemgetter(1), group), self._shape)
+                    sums[sample] += Blocks.total(map(itemgetter(1), group), self._shape, template)
                 except ValueError as error:
                     raise LedgerError(f"{self.path}: a partial of {sample} is damaged: {error}") from error
         return sums
 
-    def cost(self) -> Cost:
+    def cost(self, span: Span = ALWAYS) -> Cost:
         """Add up what all that was merged took."""
         sums = ", ".join(f"COALESCE(SUM({field.name}), 0)" for field in fields(Cost))
-        return Cost(*self._one(f"SELECT {sums} FROM partials"))  # noqa: S608 (of names of our own)
+        query = f"SELECT {sums} FROM partials WHERE merged > ? AND merged <= ?"  # noqa: S608 (of names of our own)
+        return Cost(*self._one(query, *span))
+
+    def commits(self) -> dict[float, int]:
+        """Count the partials of each commit that is in the sums, by its time [Unix s], in order."""
+        return dict(self._all("SELECT merged, COUNT(*) FROM partials GROUP BY merged ORDER BY merged"))
 
     def failures(self) -> list[Failure]:
         """All failures, in the order of files and entries."""

@@ -253,6 +253,10 @@ class Shape(NamedTuple):
         first = self.nominal + direction * each
         return slice(first, first + each)
 
+    def only(self, template: int) -> Shape:
+        """Tell the form of one template alone, without variations."""
+        return Shape(self.regions, (self.bins[template],), self.rows)
+
     def slice(self, template: int) -> slice:
         """Find the cells of a template."""
         first = self._cells(template)
@@ -376,13 +380,18 @@ class Blocks:
         return cls.total((packed,), shape)
 
     @classmethod
-    def total(cls, packed: Iterable[bytes], shape: Shape) -> Self:
-        """Add up what ``pack`` made, at most 2**30 of it; raises ValueError on damage or another shape."""
-        whole = cls.zeros(shape)
+    def total(cls, packed: Iterable[bytes], shape: Shape, template: int | None = None) -> Self:
+        """Add up what ``pack`` made, at most 2**30 of it; raises ValueError on damage or another shape.
+
+        Of one template alone, where one is asked for: of the shape that ``Shape.only`` tells.
+        """
+        whole = cls.zeros(shape if template is None else shape.only(template))
+        wanted = slice(0, shape.cells) if template is None else shape.slice(template)
         entries = 0
         fixed = _HEAD + whole.stopped.size
+        most = 8 * (fixed + shape.cells * (1 + _CELL))
         for body in packed:
-            numbers = np.frombuffer(_decompress(body), "<i8")
+            numbers = np.frombuffer(_decompress(body, most), "<i8")
             touched = int(numbers[_HEAD - 1]) if len(numbers) >= fixed else -1
             if len(numbers) != fixed + touched * (1 + _CELL):
                 raise ValueError(f"{len(numbers)} numbers are not those of {shape.rows} cuts and {touched} cells")
@@ -393,15 +402,22 @@ class Blocks:
             whole.invalid[:] += numbers[1 : _HEAD - 1]
             # Carries can wait: they are settled once for all.
             whole.stopped[:] += numbers[_HEAD:fixed].reshape(whole.stopped.shape)
-            whole.cells[at] += numbers[fixed + touched :].reshape(touched, _CELL)
-        return cls.settled(shape, whole.cells, whole.stopped, whole.invalid, entries)
+            first, last = np.searchsorted(at, (wanted.start, wanted.stop))
+            contents = numbers[fixed + touched :].reshape(touched, _CELL)
+            whole.cells[at[first:last] - wanted.start] += contents[first:last]
+        return cls.settled(whole.shape, whole.cells, whole.stopped, whole.invalid, entries)
 
 
-def _decompress(packed: bytes) -> bytes:
+def _decompress(packed: bytes, most: int) -> bytes:
+    """Inflate what has at most so many bytes: a ledger may be anybody's."""
+    stream = zlib.decompressobj()
     try:
-        return zlib.decompress(packed)
+        body = stream.decompress(packed, most + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from error
+    if not stream.eof:
+        raise ValueError("incomplete, or longer than its shape can be")
+    return body
 
 
 def varied_digest(samples: Mapping[str, str]) -> str:
