@@ -35,7 +35,7 @@ def told(result: Result) -> dict:
 
 
 def grow(folder: RunFolder, observable: str) -> list[tuple[Result, Result]]:
-    """Merge the samples' tasks in turns, by two; tells what stood after each commit, of two observables."""
+    """Merge all samples' tasks by two, in no order; tells what stood after each commit, of two observables."""
     planned = tasks(5)
     order = [planned[i] for i in np.random.default_rng(5).permutation(len(planned))]
     reducer, stood = Reducer(folder.ledger_path), []
@@ -47,19 +47,22 @@ def grow(folder: RunFolder, observable: str) -> list[tuple[Result, Result]]:
     return stood
 
 
-def test_each_moment_is_what_was_told_then(folder):
+@pytest.mark.parametrize("marks", [1, 4, 100])
+def test_each_moment_is_what_was_told_then(folder, marks, monkeypatch):
     """Forward, backward and in leaps, of the first observable and of another one: to the last bit."""
+    monkeypatch.setattr("hzzray.runs.growth._MARKS", marks)
     stood = grow(folder, "m12")
     growth = Growth(folder, follow(folder.path, HISTORY).rows())
-    assert len(growth.times) == len(stood) == 8
-    assert (np.diff(growth.times) > 0).all()
+    assert len(growth.times) == 15
+    commits = np.unique(growth.times)
+    assert len(commits) == len(stood) == 8
     for i in (2, 3, 7, 6, 0, 5, 1, 4):
         first, other = stood[i]
-        assert told(growth.at(growth.times[i])) == told(first)
-        assert told(growth.at(growth.times[i], "m12")) == told(other)
-        between = growth.at((growth.times[i] + np.append(growth.times, growth.times[-1] + 2)[i + 1]) / 2)
-        assert told(between) == told(growth.at(growth.times[i]))
-        assert between.cost.wall_s > growth.at(growth.times[i]).cost.wall_s
+        assert told(growth.at(commits[i])) == told(first)
+        assert told(growth.at(commits[i], "m12")) == told(other)
+        between = growth.at((commits[i] + np.append(commits, commits[-1] + 2)[i + 1]) / 2)
+        assert told(between) == told(first)
+        assert between.cost.wall_s > commits[i]
     nothing = growth.at(0.0)
     assert nothing.tasks.merged == nothing.cost.events == sum(row.entries for row in nothing.samples.values()) == 0
     with pytest.raises(UsageError, match="no observable 'colour'; it has m4l"):

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import accumulate
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.engine.ledger import Ledger, Span
+from hzzray.engine.ledger import Ledger
 from hzzray.engine.rounded import Table, Tables
 from hzzray.errors import UsageError
-from hzzray.messages import Counts, RunSpec, RunState
+from hzzray.messages import Cost, Counts, RunSpec, RunState
 from hzzray.physics.histogram import Blocks
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.result import Result, summarise
 from hzzray.runs.tables import Rows
 from hzzray.runs.templates import scaled, showing
 
-_BEFORE = -inf  # until when nothing is merged
+# How often sums are kept along the way, at the most, and how much memory they may take in all [bytes].
+_MARKS, _MARKS_BYTES = 32, 32 * 1024**2
 
 
 def on_the_clock(at: Sequence[float], history: Rows, created: float) -> NDArray[np.float64]:
@@ -41,23 +42,6 @@ def on_the_clock(at: Sequence[float], history: Rows, created: float) -> NDArray[
     return found
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Sums:
-    """One template, by sample, of all that was merged until a commit [Unix s]."""
-
-    until: float
-    blocks: dict[str, Blocks]
-
-    def moved(self, ledger: Ledger, template: int, until: float) -> _Sums:
-        """Go to another commit by what was merged in between: exact sums are taken back as they were added."""
-        if until == self.until:
-            return self
-        forward = self.until < until
-        between = ledger.blocks(Span(min(self.until, until), max(self.until, until)), template)
-        moved = {name: self.blocks[name] + new if forward else self.blocks[name] - new for name, new in between.items()}
-        return _Sums(until, moved)
-
-
 class Growth:
     """A run that nobody works on, as it stood at any moment of it. Safe to use from several threads.
 
@@ -71,24 +55,19 @@ class Growth:
         self._folder = folder
         self._lock = threading.Lock()
         with folder.ledger() as ledger:
-            commits = ledger.commits()
-            if not commits:
+            merged = ledger.merged()
+            if not merged:
                 raise UsageError(f"{folder.path}: nothing is merged that could be shown as it grew")
-            self._commits = list(commits)
-            self._merged = list(accumulate(commits.values()))
-            #: Seconds on the run's clock at which something was merged, rising.
-            self.times = np.maximum.accumulate(on_the_clock(self._commits, history, ledger.created))
+            self._numbers = [one.number for one in merged]
+            self._costs = list(accumulate((one.cost for one in merged), initial=Cost()))
+            #: When each merged task was, in seconds of the run's clock, rising.
+            self.times = np.maximum.accumulate(on_the_clock([one.at for one in merged], history, ledger.created))
             self._end = RunState(
                 version=0, run_id=ledger.run_id, spec=ledger.spec, environment=ledger.environment,
                 counts=ledger.counts(), yields={}, digest="", entries=ledger.entries(), failures=(),
                 cost=ledger.cost(), wall_s=ledger.wall_s(), unopened=ledger.unopened(),
             )  # fmt: skip
-        spec = self._end.spec
-        names = [sample.name for sample in spec.release.samples]
-        self._nothing = [
-            _Sums(_BEFORE, dict.fromkeys(names, Blocks.zeros(spec.shape.only(i)))) for i in range(len(spec.templates))
-        ]
-        self._sums: dict[int, _Sums] = {}
+        self._marks: dict[int, _Marks] = {}
 
     @property
     def spec(self) -> RunSpec:
@@ -101,27 +80,60 @@ class Growth:
         Its bins are those of the first observable, or of another one. Raises UsageError where the run fills no such
         observable, LedgerError where the ledger can't be read.
         """
-        i = int(np.searchsorted(self.times, time_s, side="right"))
-        until, merged = (self._commits[i - 1], self._merged[i - 1]) if i else (_BEFORE, 0)
+        merged = int(np.searchsorted(self.times, time_s, side="right"))
         names = [template.observable for template in self.spec.templates]
         chosen = names.index(observable) if observable in names else 0
         with self._lock, self._folder.ledger() as ledger:
             # In memory are the first template and the one that was asked for last.
-            self._sums = {
-                template: self._sums.get(template, self._nothing[template]).moved(ledger, template, until)
+            self._marks = {
+                template: self._marks.get(template) or _marks(ledger, self._numbers, template)
                 for template in {0, chosen}
             }
-            sums, cost = self._sums, ledger.cost(Span(_BEFORE, until))
+            sums = {template: marks.sums(ledger, self._numbers, merged) for template, marks in self._marks.items()}
+        cost = self._costs[merged]
         result = summarise(
             replace(
                 self._end,
                 counts=Counts(self._end.counts.planned, merged, 0, cost.events),
-                yields={name: blocks.histogram().yields() for name, blocks in sums[0].blocks.items()},
+                yields={name: blocks.histogram().yields() for name, blocks in sums[0].items()},
                 cost=cost,
                 wall_s=time_s,
             )
         )
-        return showing(result, _tables(result, sums[chosen].blocks, observable), observable) if observable else result
+        return showing(result, _tables(result, sums[chosen], observable), observable) if observable else result
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Marks:
+    """One template by sample, exactly, each time that ``stride`` more tasks were merged; it begins with none."""
+
+    template: int
+    stride: int
+    blocks: list[dict[str, Blocks]]
+
+    def sums(self, ledger: Ledger, numbers: Sequence[int], merged: int) -> dict[str, Blocks]:
+        """Sum up the first tasks that were merged: from the last mark on."""
+        last = merged // self.stride
+        return _and(self.blocks[last], ledger.blocks(numbers[last * self.stride : merged], self.template))
+
+
+def _marks(ledger: Ledger, numbers: Sequence[int], template: int) -> _Marks:
+    """Go through all that was merged once."""
+    spec = ledger.spec
+    nothing = Blocks.zeros(spec.shape.only(template))
+    sums = dict.fromkeys((sample.name for sample in spec.release.samples), nothing)
+    most = min(_MARKS, _MARKS_BYTES // (len(sums) * nothing.cells.nbytes))
+    stride = max(1, math.ceil(len(numbers) / max(1, most)))
+    blocks = [sums]
+    for first in range(0, len(numbers), stride):
+        sums = _and(sums, ledger.blocks(numbers[first : first + stride], template))
+        blocks.append(sums)
+    return _Marks(template, stride, blocks)
+
+
+def _and(sums: dict[str, Blocks], more: dict[str, Blocks]) -> dict[str, Blocks]:
+    """Add; what a sample had stays the same object where there is nothing new of it."""
+    return {name: sums[name] + new if new.entries else sums[name] for name, new in more.items()}
 
 
 def _tables(result: Result, blocks: dict[str, Blocks], observable: str) -> Tables:
