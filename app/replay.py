@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import parts, words
 from app.client import View
+from hzzray.runs.result import Result
 
 #: How long a replay takes from the start to the end [s].
 LASTS_S = 20.0
@@ -63,17 +64,25 @@ def shown(view: View) -> View:
             "Time since the run's start", 0.0, end, step=step, format=f"%.{decimals}f s", key=_AT, bind="query-params",
             on_change=_stop,
         )  # fmt: skip
-    if at >= end:
-        return view
+    if at >= end and is_playing():
+        _stop()
+        st.rerun()
     then = view
     with parts.part("The run as it grew"):
-        then = view.as_of(at)
-        if then.result is not None:
-            tasks = then.result.tasks
-            st.caption(
-                f"As it stood after {words.seconds(at)}: {tasks.merged} of {tasks.planned} tasks merged.",
-            )
+        if at < end:
+            then = view.as_of(at)
+        # There always, so that nothing below it moves.
+        st.caption(_said(view.result, then.result, at))
     return then
+
+
+def _said(end: Result, then: Result | None, at: float) -> str:
+    """Say what is shown."""
+    if then is None or then is end:
+        return f"As it stands in the end, after {words.seconds(end.cost.wall_s)}."
+    # The ledger doesn't say when a task failed.
+    failed = f" What failed by the end, {end.tasks.failed}, is among the others." if end.tasks.failed else ""
+    return f"As it stood after {words.seconds(at)}: {then.tasks.merged} of {end.tasks.planned} tasks merged.{failed}"
 
 
 def _move(run_id: str, end: float, decimals: int) -> None:
@@ -85,9 +94,6 @@ def _move(run_id: str, end: float, decimals: int) -> None:
     elif playing is not None:
         at = round(min(end, playing.moment + (time.monotonic() - playing.since) * end / LASTS_S), decimals)
     st.session_state[_AT] = at
-    if playing is not None and at >= end:
-        _stop()
-        st.rerun()
 
 
 def _play(run_id: str, end: float) -> None:
