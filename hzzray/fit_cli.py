@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hzzray.errors import UsageError
-from hzzray.options import Run, Runs
+from hzzray.options import AsJson, Run, Runs, tell_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +115,7 @@ def hepdata(
         list[str] | None, typer.Option(help="Another one than the run's first, such as m12. Several times.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: hepdata in the run's.")] = None,
+    as_json: AsJson = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a run's spectra, and what `hzzray fit` found, as HEPData takes them: submission.yaml and tables."""
@@ -130,8 +131,7 @@ def hepdata(
         raise UsageError(f"{folder / FIT} is of other bins than the run has: hzzray fit {result.run_id}")
     names = dict.fromkeys([result.spec.templates[0].observable, *(observable or ())])
     shown = [showing(result, tables, name) for name in names]
-    for path in write_hepdata(result, shown, fitted, output or folder / "hepdata"):
-        console.print(path, highlight=False, soft_wrap=True)
+    tell_files(write_hepdata(result, shown, fitted, output or folder / "hepdata"), console, as_json=as_json)
 
 
 @contextmanager
