@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
@@ -25,6 +25,7 @@ from hzzray.files import OutputError, open_own, read_own
 from hzzray.messages import RUN_ID
 from hzzray.runs.compare import Run
 from hzzray.runs.folder import LEDGER, LOG, RESULT, RunFolder, load_json
+from hzzray.runs.growth import Growth
 from hzzray.runs.result import Result
 from hzzray.runs.tables import EVENTS, HISTORY, QUEUE, SCALE, USAGE, Rows, follow
 from hzzray.runs.templates import TEMPLATES, load_templates, showing
@@ -76,7 +77,8 @@ class View:
     """A run as it stands.
 
     ``result`` is None before its first, then ``log`` tells what is going on; and where it can't be read, then ``wrong``
-    says why. ``seen`` is when its folder changed last, in Unix seconds.
+    says why. ``seen`` is when its folder changed last, in Unix seconds. ``past`` is the moment of the run's clock [s]
+    that is shown, where it isn't the last one.
     """
 
     run_id: str
@@ -86,6 +88,7 @@ class View:
     log: str
     wrong: str | None
     _reader: RunReader = field(repr=False)
+    past: float | None = None
     _made: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -116,12 +119,12 @@ class View:
     @property
     def scale(self) -> Rows:
         """Rows of ``scale.csv``."""
-        return self._table(SCALE)[0]
+        return self._until_then(self._table(SCALE)[0])
 
     @property
     def history(self) -> Rows:
         """Rows of ``history.csv``."""
-        return self._table(HISTORY)[0]
+        return self._until_then(self._table(HISTORY)[0])
 
     @property
     def queue(self) -> Rows:
@@ -137,6 +140,19 @@ class View:
         """Say in one line each why tables can't be read, of those that can't."""
         return [wrong for name in tables if (wrong := self._table(name)[1]) is not None]
 
+    def _until_then(self, rows: Rows) -> Rows:
+        return rows if self.past is None else rows[rows["time_s"] <= self.past]
+
+    def as_of(self, time_s: float) -> View:
+        """Return a run that nobody works on as it was seen at a moment of its clock [s], when somebody did.
+
+        Raises UsageError where its ledger isn't here or is another computation's, LedgerError where it can't be read.
+        """
+        if self.result is None:
+            raise UsageError(f"run {self.run_id} has no result yet")
+        then = self._reader.as_of(self.result, time_s, "")
+        return replace(self, phase="running", result=then, past=time_s, _made={})
+
     def _table(self, name: str) -> tuple[Rows, str | None]:
         return self.once(("table", name), lambda: self._reader.table(name))
 
@@ -149,7 +165,12 @@ class View:
 
     def showing(self, observable: str) -> tuple[Result | None, str | None]:
         """Return the result as it shows another observable; None, and why in one line, where it can't be shown yet."""
-        return self.once(("showing", observable), lambda: self._reader.showing(self.result, observable))
+        return self.once(("showing", observable), lambda: self._showing(observable))
+
+    def _showing(self, observable: str) -> tuple[Result | None, str | None]:
+        if self.past is None or self.result is None or observable == self.result.observable.observable:
+            return self._reader.showing(self.result, observable)
+        return self._reader.as_of(self.result, self.past, observable), None
 
     def run(self) -> Run:
         """Return what comparisons are made of; raises UsageError before the first result."""
@@ -193,6 +214,7 @@ class RunReader:
         self._tables = threading.Lock()
         self._followers = {table: follow(folder, table, _ROWS) for table in (USAGE, SCALE, HISTORY, QUEUE, EVENTS)}
         self._templates: tuple[Stamp | None, Tables] | None = None
+        self._growth: tuple[Stamp | None, Growth] | None = None
         self._stamps: dict[str, Stamp] = {}
         self._looked = -_FRESH_S
         self._view: View | None = None
@@ -227,6 +249,21 @@ class RunReader:
         except (UsageError, OutputError) as error:
             return None, str(error)
 
+    def as_of(self, result: Result, time_s: float, observable: str) -> Result:
+        """Tell what stood at a moment of a run whose last result is this; see ``View.as_of``."""
+        with self._tables:
+            stamp = _stamp(self.folder / RESULT)
+            if self._growth is None or self._growth[0] != stamp:
+                self._growth = stamp, Growth(self.run, self._followers[HISTORY].rows())
+            growth = self._growth[1]
+            if growth.spec != result.spec:
+                raise UsageError(f"{self.run.ledger_path}: of another computation than {RESULT}")
+            then = growth.at(time_s, observable)
+        wrong = doubt(then)
+        if wrong:
+            raise UsageError(f"{self.run.ledger_path}: {wrong}")
+        return then
+
     def look_again(self) -> None:
         """Look at the folder the next time, however soon that is."""
         self._looked = -_FRESH_S
@@ -238,7 +275,7 @@ class RunReader:
             self._row = stamp, _row(self.view(started))
         if self._row[1].phase not in LIVE and time.monotonic() - self._looked > _FORGET_S:
             with self._lock:
-                self._view = self._templates = None
+                self._view = self._templates = self._growth = None
         return self._row[1]
 
     def table(self, name: str) -> tuple[Rows, str | None]:

@@ -171,8 +171,8 @@ def nothing(title: str, says: str) -> None:
             st.switch_page("views/launch.py")
 
 
-def live(title: str, page: Callable[[View], None]) -> None:
-    """Show the page of the chosen run, again and again: often while it goes on, seldom when it doesn't."""
+def live(title: str, page: Callable[[View], None], *, often: bool = False) -> None:
+    """Show the page of the chosen run, again and again: often while it goes on, else seldom unless asked to."""
     names = services().client.run_ids()
     if not names and "run" not in st.query_params:
         banner()
@@ -185,7 +185,7 @@ def live(title: str, page: Callable[[View], None]) -> None:
         head = st.container(horizontal=True, vertical_alignment="center", gap="small")
     view = look_at(run_id)
     if view is not None:
-        every = LIVE_S if view.phase in LIVE else IDLE_S
+        every = LIVE_S if often or view.phase in LIVE else IDLE_S
         st.fragment(_shown, run_every=every)(view.run_id, view.phase, page, head)
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from bridge.settings import DEFAULT_PREFIX, BrokerSettings, password_from
 from bridge.topology import Topology
 from hzzray.errors import UsageError
-from hzzray.options import option
+from hzzray.options import AsJson, option, print_json
 from hzzray.runs.request import RunRequest
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def broker_settings(url: str | None, prefix: str = DEFAULT_PREFIX) -> BrokerSett
 
 
 @topology_app.command("apply")
-def apply_topology(broker: Broker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+def apply_topology(broker: Broker = None, prefix: Prefix = DEFAULT_PREFIX, as_json: AsJson = False) -> None:
     """Make exchanges, queues, bindings and policies, as an administrator, through the management plugin.
 
     Users are made, or get this password and these rights, if HZZRAY_ADMIN_PASSWORD, HZZRAY_PUBLISHER_PASSWORD or
@@ -79,16 +79,16 @@ def apply_topology(broker: Broker = None, prefix: Prefix = DEFAULT_PREFIX) -> No
     from bridge.provision import apply  # noqa: PLC0415
 
     topology, settings = Topology(prefix), broker_settings(broker, prefix)
-    _report(settings, apply(settings, topology, _passwords(topology)))
+    _report(settings, apply(settings, topology, _passwords(topology)), as_json=as_json)
 
 
 @topology_app.command("check")
-def check_topology(broker: Broker = None, prefix: Prefix = DEFAULT_PREFIX) -> None:
+def check_topology(broker: Broker = None, prefix: Prefix = DEFAULT_PREFIX, as_json: AsJson = False) -> None:
     """Tell what the broker lacks, if anything (exit code 1)."""
     from bridge.provision import check  # noqa: PLC0415
 
     settings = broker_settings(broker, prefix)
-    _report(settings, check(settings, Topology(prefix)))
+    _report(settings, check(settings, Topology(prefix)), as_json=as_json)
 
 
 @topology_app.command("definitions")
@@ -271,7 +271,12 @@ def _json(state: QueuesState) -> str:
     return json.dumps(asdict(state) | {"backlog": state.backlog, "left_s": state.left_s})
 
 
-def _report(settings: BrokerSettings, found: Check) -> None:
+def _report(settings: BrokerSettings, found: Check, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"broker": str(settings), "lacks": list(found.lacks), "unseen": list(found.unseen)})
+        if found.lacks:
+            raise typer.Exit(1)
+        return
     for line in found.lacks:
         errors.print(f"lacks {line}", style="red", highlight=False, soft_wrap=True, markup=False)
     for line in found.unseen:

@@ -23,12 +23,14 @@ from hzzray.messages import Counts, RunSpec, Status
 from hzzray.report.console import RunProgress
 from hzzray.runs.counts import By, cutflow, yields
 from hzzray.runs.explore import Session, explore
+from hzzray.runs.fitting import fit_run
 from hzzray.runs.folder import RESULT, RunFolder, find_run, load_json
 from hzzray.runs.request import RunRequest, make_spec, options
 from hzzray.runs.result import Result, Significance
 from hzzray.runs.run import execute, settings_for
 from hzzray.runs.sources import places_for, release_for, write_toys_once
 from hzzray.runs.templates import as_hist, load_templates, showing
+from hzzray.statistics.results import FitResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +136,17 @@ class Run:
         from hzzray.report.plotting import figure  # noqa: PLC0415 (matplotlib is a second to import)
 
         return figure(self._showing(observable), channel=channel, log=log)
+
+    def fit(self, observable: str = "", *, quick: bool = False) -> FitResult:
+        """Fit signal strength and nuisance parameters to an observable, by default the first one.
+
+        Writes ``workspace.json`` and ``fit.json`` into the run's folder. ``.value("mu")`` and so on are the figures
+        that ``.figures`` defines; ``hzzray.report.fits`` draws them. A ``quick`` fit has no limit, impacts and mass,
+        which take most of the time.
+
+        Raises UsageError where pyhf isn't installed, ModelError or FitError for a run that can't be fitted.
+        """
+        return fit_run(self.path, observable or None, quick=quick)
 
     def explore(self, *, engine: Literal["ray", "serial"] = "ray") -> Session:
         """Keep the run's candidates in memory, to move cuts: see ``hzzray.explore``."""

@@ -26,7 +26,7 @@ from hzzray.doctor_cli import app as doctor_commands
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
 from hzzray.fit_cli import app as fit_commands
-from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, print_json
+from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, print_json, tell_files
 from hzzray.report_cli import app as report_commands
 from hzzray.report_cli import tell_what_would_be_read
 from hzzray.runs.request import RunRequest, make_spec
@@ -121,11 +121,15 @@ def run(
 @app.command()
 @asks(published=True)
 def publish(
-    request: RunRequest, broker: BrokerUrl = None, prefix: Prefix = DEFAULT_PREFIX, dry_run: DryRun = False
+    request: RunRequest,
+    broker: BrokerUrl = None,
+    prefix: Prefix = DEFAULT_PREFIX,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Plan a run and publish it to a broker, for `hzzray bridge` to work on. Killed, the same command goes on."""
     if dry_run:
-        tell_what_would_be_read(request, Path("runs"))
+        tell_what_would_be_read(request, Path("runs"), as_json=as_json)
         return
     where = broker_settings(broker, prefix)
     from bridge.loader import publish as load  # noqa: PLC0415
@@ -148,10 +152,14 @@ def publish(
     plan = make_plan(
         spec, settings.run_id, settings.sources, chunk=settings.chunk, cache=cache, places=settings.analyses
     )
-    with published(console) as progress:
+    with published(errors if as_json else console) as progress:
         done = asyncio.run(load(where, Topology(prefix), spec, settings.run_id, plan, progress=progress))
     for failure in done.plan.failures:
         errors.print(f"{failure.task.sample}: {failure.reason}", style="yellow", highlight=False, soft_wrap=True)
+    if as_json:
+        failed = [{"sample": failure.task.sample, "reason": failure.reason} for failure in done.plan.failures]
+        print_json({"run_id": done.run_id, "tasks": done.tasks, "failures": failed})
+        return
     console.print(f"published run {done.run_id}: {done.tasks} tasks", highlight=False)
 
 
@@ -164,6 +172,7 @@ def replay(
     reason: Reason = "",
     broker: GoesThrough = None,
     prefix: Prefix = DEFAULT_PREFIX,
+    as_json: AsJson = False,
 ) -> None:
     """Try a run's failed tasks again, and what was left of it, the way it was last worked on.
 
@@ -176,7 +185,12 @@ def replay(
             raise UsageError(
                 "--source and --actors are the bridge's to choose: leave them out, or take --broker memory"
             )
-        _replay_through(broker, prefix, run_name, runs, reason)
+        number = _replay_through(broker, prefix, run_name, runs, reason)
+        run_id = _folder(run_name, runs).run_id
+        if as_json:
+            print_json({"run_id": run_id, "published": number})
+        else:
+            console.print(f"{run_id}: {number} tasks published again", highlight=False)
         return
     if reason:
         raise UsageError("--reason goes with --broker")
@@ -189,7 +203,7 @@ def replay(
         changes["sources"] = tuple(source)
     if actors is not None:
         changes["limits"] = Limits(min_actors=actors, max_actors=actors)
-    _execute(spec, settings.model_copy(update=changes))
+    _execute(spec, settings.model_copy(update=changes), as_json=as_json)
 
 
 def _broker_of(folder: RunFolder, given: str | None) -> str | None:
@@ -208,7 +222,8 @@ def _broker_of(folder: RunFolder, given: str | None) -> str | None:
     return known if settings.bridged else None
 
 
-def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason: str) -> None:
+def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason: str) -> int:
+    """Publish again what failed; returns how many tasks."""
     settings = broker_settings(broker, prefix)
     from bridge.dead_letters import replay as bring_back  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
@@ -217,7 +232,7 @@ def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason:
     folder = _folder(run_name, runs)
     with folder.ledger() if folder.has_ledger else nullcontext() as ledger:
         failed = [] if ledger is None else [row.task for row in ledger.failures() if reason in row.reason]
-        number = asyncio.run(
+        return asyncio.run(
             bring_back(
                 settings,
                 Topology(prefix),
@@ -226,7 +241,6 @@ def _replay_through(broker: str, prefix: str, run_name: str, runs: Path, reason:
                 lambda task: ledger is not None and ledger.is_merged(task.task_id),
             )
         )
-    console.print(f"{folder.run_id}: {number} tasks published again", highlight=False)
 
 
 def _transport(broker: str, prefix: str) -> Transport:
@@ -238,14 +252,14 @@ def _transport(broker: str, prefix: str) -> Transport:
     return BrokerTransport(where, Topology(prefix))
 
 
-def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = None) -> None:
+def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = None, *, as_json: bool = False) -> None:
     """Do a run, show how it goes and what it found, draw its plot, and exit as its status says."""
     from hzzray.report.console import run_progress, summary  # noqa: PLC0415
     from hzzray.runs.run import execute  # noqa: PLC0415
 
     loading = threading.Thread(target=_load_for_the_end, daemon=True)
     try:
-        with run_progress(console) as progress:
+        with run_progress(errors if as_json else console) as progress:
 
             def told(counts: Counts) -> None:
                 if loading.ident is None:  # others work from here on, and this process waits
@@ -258,9 +272,14 @@ def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = No
         raise typer.Exit(130) from None
     from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
 
-    summary(result, console)
+    if not as_json:
+        summary(result, console)
     plots = save(result, settings.folder)
-    console.print(f"plot: {plots[0]}", highlight=False, soft_wrap=True)
+    if as_json:
+        about = {"run_id": result.run_id, "status": result.status, **result.tasks.model_dump()}
+        print_json({**about, "digest": result.digest, "files": [str(path) for path in plots]})
+    else:
+        console.print(f"plot: {plots[0]}", highlight=False, soft_wrap=True)
     if result.status == "partial":
         raise typer.Exit(PARTIAL)
 
@@ -308,6 +327,7 @@ def plot(
     log: Annotated[bool, typer.Option("--log", help="Logarithmic scale.")] = False,
     background_uncertainty: Background = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the run's.")] = None,
+    as_json: AsJson = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Draw a run's plot again, from its result."""
@@ -322,8 +342,7 @@ def plot(
     if observable is not None and found is not None:
         shown = showing(shown, found, observable)
     band = None if found is None else systematic(shown, found, shown.observable.observable, channel)
-    for path in save(shown, output or folder, channel=channel, log=log, systematic=band):
-        console.print(path, highlight=False, soft_wrap=True)
+    tell_files(save(shown, output or folder, channel=channel, log=log, systematic=band), console, as_json=as_json)
 
 
 @app.command()
@@ -460,6 +479,7 @@ def retract(
     run_name: Run,
     sample: Annotated[str, typer.Argument(help="Of which a file turned out bad.")],
     file: Annotated[str | None, typer.Option(help="Of its files this one alone, as its place in the source.")] = None,
+    as_json: AsJson = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Take a sample's results out of a run, or a file's, exactly; the next start of the run reads it anew."""
@@ -470,6 +490,9 @@ def retract(
     gone, left = runner.retract(folder, sample, file)
     save(left, folder.path)
     tasks = left.tasks
+    if as_json:
+        print_json({"run_id": left.run_id, "retracted": gone, "status": left.status, **tasks.model_dump()})
+        return
     console.print(
         f"{left.run_id}: {gone} merged tasks of {file or sample} retracted; {left.status}: "
         f"{tasks.planned} tasks planned, {tasks.merged} merged, {tasks.failed} failed",
@@ -540,15 +563,14 @@ def compare(
 
 
 @app.command()
-def scale(run_name: Run, runs: Runs = Path("runs")) -> None:
+def scale(run_name: Run, as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
     """Draw a run's actors, nodes and queue over time (scale.png), from its scale.csv."""
     from hzzray.report.timelines import save_scale  # noqa: PLC0415
     from hzzray.runs.compare import load  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
     (loaded,) = load([folder])
-    for path in save_scale(loaded, folder):
-        console.print(path, highlight=False, soft_wrap=True)
+    tell_files(save_scale(loaded, folder), console, as_json=as_json)
 
 
 @app.command()
@@ -560,14 +582,19 @@ def toy(
     events: Annotated[int, typer.Option(min=1, help="Simulated events in all.")] = 200_000,
     seed: Annotated[int | None, typer.Option(help="Same seed, same content. Default: a typical one.")] = None,
     if_absent: Annotated[bool, typer.Option("--if-absent", help="Leave a folder that is there as it is.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write simulated files, for machines without the data."""
-    if if_absent:
-        if not folder.exists():
-            _write_toys_once(release(release_name), folder, events, seed)
-        return
-    written = _write_toys(release(release_name), folder, events, seed)
-    console.print(f"wrote {written} files to {folder}", highlight=False)
+    said = errors if as_json else console
+    chosen, written = release(release_name), 0
+    if not if_absent:
+        written = _write_toys(chosen, folder, events, seed, said)
+    elif not folder.exists():
+        written = _write_toys_once(chosen, folder, events, seed, said)
+    if as_json:
+        print_json({"folder": str(folder), "written": written})
+    elif not if_absent:
+        console.print(f"wrote {written} files to {folder}", highlight=False)
 
 
 @app.command()
@@ -580,6 +607,7 @@ def fetch(
     samples: Annotated[str | None, option("samples")] = None,
     catalogue: Catalogue = None,
     openmagic: OpenMagic = False,
+    as_json: AsJson = False,
 ) -> None:
     """Download a release's files; resumes, checks sizes, skips what is there."""
     from hzzray.data.fetch import fetch as bring  # noqa: PLC0415
@@ -588,31 +616,43 @@ def fetch(
     chosen = release_of(release_name, catalogue, openmagic=openmagic)
     wanted = RunRequest.of(samples=samples).samples or tuple(sample.name for sample in chosen.samples if sample.default)
     fetched = chosen.only(wanted).samples
-    with bar(sum(len(sample.paths) for sample in fetched), console) as progress:
+    said = errors if as_json else console
+    with bar(sum(len(sample.paths) for sample in fetched), said) as progress:
         report = bring(chosen, fetched, folder, sources=tuple(source or ()), progress=progress)
+    if as_json:
+        print_json({"fetched": report.fetched, "skipped": report.skipped, "failed": dict(report.failed)})
     for name, reason in report.failed.items():
         errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
     if report.failed:
         raise typer.Exit(PARTIAL if report.fetched or report.skipped else 1)
 
 
-def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = None) -> int:
+def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = None, said: Console = console) -> int:
     """Write toy files, of the typical seed unless another is chosen; returns how many."""
     from rich.progress import Progress  # noqa: PLC0415
 
     from hzzray.data.toy import SEED, write_toys  # noqa: PLC0415
 
-    with Progress(console=console, disable=not console.is_terminal) as bar:
+    with Progress(console=said, disable=not said.is_terminal) as bar:
         row = bar.add_task("simulating", total=events)
         chosen_seed = SEED if seed is None else seed
         paths = write_toys(folder, chosen, events=events, seed=chosen_seed, progress=lambda n: bar.advance(row, n))
     return len(paths)
 
 
-def _write_toys_once(chosen: Release, folder: Path, events: int, seed: int | None = None) -> None:
-    """Write toy files into a folder that isn't there."""
-    console.print(f"simulating {events} events", highlight=False)
-    write_toys_once(folder, lambda part: _write_toys(chosen, part, events, seed))
+def _write_toys_once(
+    chosen: Release, folder: Path, events: int, seed: int | None = None, said: Console = console
+) -> int:
+    """Write toy files into a folder that isn't there; returns how many, none where another process was faster."""
+    said.print(f"simulating {events} events", highlight=False)
+    written = 0
+
+    def write(part: Path) -> None:
+        nonlocal written
+        written = _write_toys(chosen, part, events, seed, said)
+
+    write_toys_once(folder, write)
+    return written
 
 
 def _sources(chosen: Release, request: RunRequest) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.options import Run, Runs, option
+from hzzray.options import AsJson, Run, Runs, option, print_json
 from hzzray.runs.request import bound_of
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def skim(
     engine: Engine = "ray",
     actors: Actors = None,
     hot_memory: HotMemory = None,
+    as_json: AsJson = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a run's candidates, one a row: sample, region, weight and all variables."""
@@ -99,6 +100,9 @@ def skim(
         answer = _answer(session, cut, None, None, None)
         written = write(session, answer, out)
     _tell_part(answer)
+    if as_json:
+        print_json({"files": [str(out)], "candidates": written, "fraction": answer.fraction})
+        return
     console.print(f"{out}: {written} candidates", highlight=False, soft_wrap=True)
 
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hzzray.errors import UsageError
-from hzzray.options import Run, Runs
+from hzzray.options import AsJson, Run, Runs, tell_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hzzray.statistics.ingredients import Ingredients
     from hzzray.statistics.results import FitResult
 
 app = typer.Typer()
@@ -32,9 +30,6 @@ MOST_TOYS = 100_000
 
 #: How often `--watch` looks for something new, and how long it waits for it [s].
 LOOK_S, SILENCE_S = 1.0, 120.0
-
-#: The observable that a mass is fitted to.
-MASS_OF = "m4l"
 
 
 @app.command()
@@ -57,40 +52,24 @@ def fit(
     runs: Runs = Path("runs"),
 ) -> None:
     """Fit a run: signal strength, significance, limit, mass; workspace.json, fit.json and pictures."""
-    require_fit()
-    from hzzray.runs.fitting import WORKSPACE, described, ingredients, read_run, save_fit, save_workspace  # noqa: PLC0415
-    from hzzray.runs.folder import find_run  # noqa: PLC0415
-    from hzzray.statistics.workspace import make  # noqa: PLC0415
+    from hzzray.runs.fitting import FIT, WORKSPACE, fit_run, require_fit  # noqa: PLC0415
+    from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
 
+    require_fit()
     folder = find_run(run_name, runs).path
     if watch:
         _watch(folder, observable)
         return
-    result, tables = read_run(folder)
-    found = ingredients(result, tables, observable)
-    workspace = make(found)
     into = output or folder
-    save_workspace(workspace, into)
-    from hzzray.statistics.fit import Wanted, run_fit  # noqa: PLC0415 (pyhf: seconds to import)
-
-    wanted = Wanted(toys=toys, seed=seed, limits=not quick, impacts=not quick)
     with _progress(show=not as_json) as progress:
-        fitted = run_fit(
-            workspace, has_data=found.data is not None, no_data=found.no_data, wanted=wanted, progress=progress
-        )
-        if found.observable == MASS_OF and not quick:
-            progress("mass", 0, 1)
-            fitted = _with_mass(fitted, found)
-            progress("mass", 1, 1)
-    fitted = described(fitted, result, found.observable)
-    path = save_fit(fitted, into)
+        fitted = fit_run(folder, observable, quick=quick, toys=toys, seed=seed, into=into, progress=progress)
     if as_json:
-        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+        typer.echo((into / FIT).read_text(encoding="utf-8"), nl=False)
         return
     show(fitted, console)
     from hzzray.report.fits import save_all  # noqa: PLC0415
 
-    for written in (into / WORKSPACE, path, *save_all(fitted, result, into)):
+    for written in (into / WORKSPACE, into / FIT, *save_all(fitted, load_json(folder), into)):
         console.print(written, highlight=False, soft_wrap=True)
 
 
@@ -129,16 +108,6 @@ def _watch(folder: Path, observable: str | None) -> None:
         time.sleep(LOOK_S)
 
 
-def _with_mass(fitted: FitResult, found: Ingredients) -> FitResult:
-    """Fit the mass, too; where it can't be, say why."""
-    from hzzray.statistics.mass import MassError, fit_mass  # noqa: PLC0415
-
-    try:
-        return fitted.model_copy(update={"mass": fit_mass(found)})
-    except MassError as error:
-        return fitted.model_copy(update={"notes": (*fitted.notes, f"no mass: {error}")})
-
-
 @app.command()
 def hepdata(
     run_name: Run,
@@ -146,6 +115,7 @@ def hepdata(
         list[str] | None, typer.Option(help="Another one than the run's first, such as m12. Several times.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write to. Default: hepdata in the run's.")] = None,
+    as_json: AsJson = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a run's spectra, and what `hzzray fit` found, as HEPData takes them: submission.yaml and tables."""
@@ -161,15 +131,7 @@ def hepdata(
         raise UsageError(f"{folder / FIT} is of other bins than the run has: hzzray fit {result.run_id}")
     names = dict.fromkeys([result.spec.templates[0].observable, *(observable or ())])
     shown = [showing(result, tables, name) for name in names]
-    for path in write_hepdata(result, shown, fitted, output or folder / "hepdata"):
-        console.print(path, highlight=False, soft_wrap=True)
-
-
-def require_fit() -> None:
-    """Refuse to fit without what it takes; raises UsageError that says how to get it."""
-    lacking = [name for name in ("pyhf", "iminuit") if find_spec(name) is None]
-    if lacking:
-        raise UsageError(f"a fit needs {' and '.join(lacking)}: pip install 'hzzray[fit]'")
+    tell_files(write_hepdata(result, shown, fitted, output or folder / "hepdata"), console, as_json=as_json)
 
 
 @contextmanager

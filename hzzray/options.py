@@ -6,13 +6,14 @@ And what commands have in common: which run they are about, and how they print d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from hzzray.runs.request import Asked, RunRequest, options
@@ -28,6 +29,16 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read,
 def print_json(value: object) -> None:
     """Print what a command tells, for a program."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def tell_files(paths: Iterable[Path], console: Console, *, as_json: bool) -> None:
+    """Tell what a command wrote: a line each, or for a program."""
+    written = [str(path) for path in paths]
+    if as_json:
+        print_json({"files": written})
+        return
+    for path in written:
+        console.print(path, highlight=False, soft_wrap=True, markup=False)
 
 
 def option(name: str) -> Any:  # noqa: ANN401 (typer's own, which stands in an Annotated)

@@ -63,6 +63,7 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="File to write. Default: report.html in the run's folder.")
     ] = None,
+    as_json: AsJson = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write all of a run into one HTML file to send to somebody: it opens anywhere, without a network."""
@@ -70,6 +71,9 @@ def report(
     from hzzray.runs.folder import find_run  # noqa: PLC0415
 
     path = save_report(find_run(run_name, runs), output)
+    if as_json:
+        print_json({"files": [str(path)], "bytes": path.stat().st_size})
+        return
     console.print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)", highlight=False, soft_wrap=True)
 
 

@@ -14,10 +14,10 @@ import streamlit as st
 import uproot
 from streamlit.testing.v1 import AppTest
 
-from app import charts
+from app import charts, replay
 from app.client import SILENCE_S
 from app.services import services
-from app.words import JOINER, count
+from app.words import JOINER, count, sigma
 from bridge.connection import BrokerError
 from bridge.dead_letters import DeadLettered
 from hzzray.data.catalogue import release
@@ -26,11 +26,12 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import Scale, Usage, service
 from hzzray.engine.source import Congestion
-from hzzray.runs.folder import load_json, save_json
+from hzzray.runs.folder import RunFolder, load_json, save_json
+from hzzray.runs.growth import Growth
 from hzzray.runs.request import RunRequest, make_spec
 from hzzray.runs.result import FailureRow, Luminosity, expected_in_full, moment
 from hzzray.runs.run import Settings, StoppedError, execute
-from hzzray.runs.tables import Recorder
+from hzzray.runs.tables import HISTORY, Recorder, follow
 from tests.support.usage import record
 
 MAIN = str(Path(__file__).parents[1] / "app" / "pages.py")
@@ -68,12 +69,16 @@ def run(runs, finished):
         save_json(result, folder)
         with Ledger.open(folder / "ledger.db") as ledger:
             ledger.wish(wish)
-        if old:
-            for path in folder.iterdir():
-                os.utime(path, (time.time() - 2 * SILENCE_S,) * 2)
-        return folder
+        return long_ago(folder) if old else folder
 
     return put
+
+
+def long_ago(folder: Path) -> Path:
+    """Let a run's folder be one that nobody has written in for a while."""
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 2 * SILENCE_S,) * 2)
+    return folder
 
 
 def look(page: str = "live", *, guided: bool = False, **query: str) -> AppTest:
@@ -211,6 +216,80 @@ def test_a_stopped_run_shows_the_same_everywhere(runs, halfway):
     assert table["luminosity"] == str(luminosity)
     assert table["significance, expected (Asimov) · observed"] == f"{found.asimov:.2f} σ · {found.observed:.2f} σ"
     assert table["signal · background · data"].endswith(f"{found.n_background:.2f} · {found.n_data}")
+
+
+def test_a_run_as_it_grew(runs, halfway):
+    """Issue 17: a slider over the time of a run that has ended; all of the page is as it stood."""
+    folder = long_ago(shutil.copytree(halfway, runs / "halfway"))
+    result = load_json(folder)
+    test = look()
+    at_the_end = figures(test)
+    assert not test.slider or all(slider.label != "Time since the run's start" for slider in test.slider)
+    test.toggle(key="grew").set_value(True).run()
+    assert not test.exception
+    assert figures(test) == at_the_end
+    growth = Growth(RunFolder(folder), follow(folder, HISTORY).rows())
+    for i in (14, 4):
+        then = growth.at(growth.times[i] + 1e-3)
+        slider = test.slider(key="at")
+        slider.set_value(float(growth.times[i] + 1e-3)).run()
+        assert not test.exception
+        shown = figures(test)
+        assert shown["Events read"][0] == count(then.cost.events)
+        assert shown["Significance so far"][0] == sigma(then.significance.asimov)
+        card = shown[f"Data in {then.significance.window[0]:g}–{then.significance.window[1]:g} GeV"]
+        assert card[0] == count(then.significance.n_data)
+        assert shown["Tasks"][0] == f"{then.tasks.merged} / {then.tasks.planned}" != at_the_end["Tasks"][0]
+        assert str(then.luminosity) in words(test)
+        assert f"{then.tasks.merged} of {then.tasks.planned} tasks merged" in words(test)
+        read = test.dataframe[0].value["read"].tolist()
+        assert read == [sample.entries for sample in then.samples.values()]
+    test.selectbox(key="observable").set_value("m12").run()
+    assert not test.exception
+    assert "not filled yet" not in words(test)
+    assert "Resume" in buttons(test)  # what can be done is of the run as it is
+    assert result.cost.events == load_json(folder).cost.events
+    test.toggle(key="grew").set_value(False).run()
+    assert figures(test) == at_the_end
+
+
+def test_a_replay_plays(runs, halfway, monkeypatch):
+    long_ago(shutil.copytree(halfway, runs / "halfway"))
+    now = [1000.0]
+    monkeypatch.setattr("app.replay.time.monotonic", lambda: now[0])
+    test = look(grew="true")
+    end = test.slider(key="at").value
+    assert end == test.slider(key="at").max
+    press(test, "Play")
+    assert test.slider(key="at").value == 0
+    assert figures(test)["Tasks"][0].startswith("0 / ")
+    now[0] += replay.LASTS_S / 2
+    test.run()
+    assert test.slider(key="at").value == pytest.approx(end / 2, abs=test.slider(key="at").step)
+    assert "Pause" in buttons(test)
+    press(test, "Pause")
+    now[0] += replay.LASTS_S
+    test.run()
+    assert test.slider(key="at").value == pytest.approx(end / 2, abs=test.slider(key="at").step)
+    press(test, "Play")
+    now[0] += replay.LASTS_S
+    test.run()
+    assert test.slider(key="at").value == end
+    assert "Play" in buttons(test)
+    assert not test.exception
+
+
+def test_a_run_whose_ledger_is_elsewhere_has_no_replay(run):
+    (run() / "ledger.db").unlink()
+    assert "As it grew" not in [toggle.label for toggle in look().toggle]
+
+
+def test_a_slider_has_steps_that_people_read():
+    assert replay.scale(0.52) == (0.52, 0.001, 3)
+    assert replay.scale(2.345) == (2.35, 0.01, 2)
+    assert replay.scale(60.0) == (60.0, 0.1, 1)
+    assert replay.scale(5000.1) == (5010.0, 10.0, 0)
+    assert replay.scale(0.0) == (0.001, 0.00001, 5)
 
 
 def test_the_plot_grows_with_the_data(halfway, finished):

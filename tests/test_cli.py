@@ -7,9 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import typer
 
+from hzzray.cli import app
 from hzzray.data.catalogue import release
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.request import make_spec
@@ -382,6 +385,58 @@ def test_what_commands_tell_is_there_for_programs(cli, toys, tmp_path):
     assert flow["samples"]["Zee"][0]["absolute"] == 1
     code, _, err = cli("cutflow", "a", "--runs", tmp_path, "--sample", "Zoo")
     assert (code, "run a has no sample 'Zoo'; it has data_A, Zee" in err) == (2, True)
+
+
+def test_what_commands_write_is_told_to_programs(cli, toys, tmp_path):
+    """Issue 17: nothing but JSON on standard output, of each command that prints something for people."""
+    data = release("toy").sample("data_A")
+    source = tmp_path / "some"
+    (source / data.path).parent.mkdir(parents=True)
+    (source / data.path).symlink_to(toys / data.path)
+    run = ("run", "--engine", "serial", "--source", source, "--runs", tmp_path, "--samples", "Zee,data_A")
+    assert cli(*run, "--run-id", "a")[0] == 3
+
+    def told(*command: object, code: int = 0) -> dict:
+        ended, out, err = cli(*command, "--json")
+        assert ended == code, err
+        return json.loads(out)
+
+    of = ("a", "--runs", tmp_path)
+    for command in ("plot", "scale", "report"):
+        files = [Path(name) for name in told(command, *of)["files"]]
+        assert files, command
+        assert all(file.is_file() and file.parent == tmp_path / "a" for file in files), command
+    again = told("replay", *of, "--source", toys)
+    assert (again["status"], again["planned"], again["merged"], again["failed"]) == ("complete", 2, 2, 0)
+    assert again["digest"] == json.loads((tmp_path / "a" / "result.json").read_text())["digest"]
+    gone = told("retract", "a", "Zee", "--runs", tmp_path)
+    assert (gone["retracted"], gone["status"], gone["failed"]) == (1, "partial", 1)
+    files = told("hepdata", *of)["files"]
+    assert str(tmp_path / "a" / "hepdata" / "submission.yaml") in files
+    fetched = ("fetch", tmp_path / "got", "--release", "toy", "--source", toys, "--samples", "data_A")
+    assert told(*fetched) == {"fetched": [data.name], "skipped": [], "failed": {}}
+    assert told(*fetched)["skipped"] == [data.name]
+    toy = ("toy", tmp_path / "toys", "--events", 100)
+    assert told(*toy) == {"folder": str(tmp_path / "toys"), "written": len(list((tmp_path / "toys").rglob("*.root")))}
+    assert told(*toy, "--if-absent")["written"] == 0
+
+
+#: Commands that print nothing, or a log, or what is a file's text anyhow.
+WITHOUT_JSON = {
+    *("pause", "resume", "drain", "cancel", "prefetch", "bridge", "topology definitions"),
+    *(f"kube {name}" for name in ("up", "status", "submit", "forward", "down", "manifests", "chart", "secrets")),
+}
+
+
+def test_each_command_that_tells_something_tells_programs():
+    def walk(command, path: str = ""):
+        for name, below in getattr(command, "commands", {}).items():
+            yield from walk(below, f"{path} {name}".strip())
+        if not hasattr(command, "commands"):
+            yield path, any("--json" in option.opts for option in command.params)
+
+    without = {path for path, has in walk(typer.main.get_command(app)) if not has}
+    assert without == WITHOUT_JSON
 
 
 def test_a_failure_for_programs(cli, toys, tmp_path):

@@ -166,7 +166,7 @@ def test_a_fit_that_fails_is_one_line(folder, cli, monkeypatch):
 
 
 def test_without_pyhf_it_says_what_to_install(folder, cli, monkeypatch):
-    monkeypatch.setattr("hzzray.fit_cli.find_spec", lambda name: None)
+    monkeypatch.setattr("hzzray.runs.fitting.find_spec", lambda name: None)
     code, _, err = cli("fit", folder)
     assert code == 2
     assert "a fit needs pyhf and iminuit: pip install 'hzzray[fit]'" in err

@@ -51,6 +51,16 @@ def test_the_total_of_packed_ones_is_their_sum(seeds):
     assert total.entries == sum(seeds)
 
 
+@given(st.lists(st.integers(0, 10**6), max_size=8))
+def test_one_template_alone_is_that_of_all(seeds):
+    packed = [random_blocks(seed).pack() for seed in seeds]
+    whole = Blocks.total(packed, SHAPE)
+    for i in range(len(SHAPE.bins)):
+        one = Blocks.total(packed, SHAPE, i)
+        assert one.shape == SHAPE.only(i)
+        assert one.histogram().to_bytes() == whole.histogram(i).to_bytes()
+
+
 @given(st.integers(0, 10**6))
 def test_packing_loses_nothing(seed):
     made = random_blocks(seed)

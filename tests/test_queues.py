@@ -116,6 +116,11 @@ def test_topology_commands(vhost, address, cli, tmp_path):
     assert "guest" not in out
     assert cli("topology", "check", "--broker", address)[0] == 0
     assert cli("topology", "check", "--broker", address, "--queue-prefix", "other")[0] == 1
+    code, out, _ = cli("topology", "check", "--broker", address, "--json")
+    assert (code, json.loads(out)["lacks"]) == (0, [])
+    code, out, _ = cli("topology", "check", "--broker", address, "--queue-prefix", "other", "--json")
+    assert code == 1
+    assert "queue other.tasks" in json.loads(out)["lacks"]
 
 
 def test_topology_apply_makes_the_users_it_has_passwords_for(vhost, address, cli, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts, fits, parts, words
+from app import charts, fits, parts, replay, words
 from app.client import View
 from app.guide import guide
 from app.services import services
@@ -42,8 +42,11 @@ def show(view: View) -> None:
     if view.result is None:
         _waiting(view)
         return
+    view = replay.shown(view)
+    if view.result is None:
+        return
     result = view.result
-    if view.live and not result.cost.events:
+    if view.live and view.past is None and not result.cost.events:
         st.caption("The actors are starting: the first results come within seconds.")
     parts.wrong(view.trouble(HISTORY, SCALE))
     with parts.part("What the run has found"):
@@ -256,7 +259,8 @@ def _significance(view: View, result: Result) -> None:
         parts.figure("Expected", words.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
         parts.figure("Observed", words.sigma(now.observed), "in the data so far" if view.live else "in data")
     st.caption(_counts(result))
-    _fitted(view)
+    if view.past is None:
+        _fitted(view)
     for reason in dict.fromkeys(now.withheld.values()):
         st.caption(f"Withheld: {words.plain(reason)}.")
     chart = view.once("history", lambda: charts.history(view.history, result, _FRONT))
@@ -370,4 +374,4 @@ def _end(view: View, result: Result) -> None:
 
 if services().client.run_ids():
     guide()
-parts.live("Live", show)
+parts.live("Live", show, often=replay.is_playing())

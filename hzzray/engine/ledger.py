@@ -6,6 +6,7 @@ if its task is done, whatever is killed when. Each transaction of the reducer ch
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 import time
@@ -81,6 +82,14 @@ CREATE TABLE failures (task INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCA
 
 _NEW_TASK = "INTO tasks (task_id, sample, file, uuid, tree, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _NEW_FILE = "INTO files (uuid, sample, path, planned, total) VALUES (?, ?, ?, ?, ?)"
+
+
+class Merged(NamedTuple):
+    """A partial that is in the sums: its number, when it was committed [Unix s], and what it took."""
+
+    number: int
+    at: float
+    cost: Cost
 
 
 class KnownFile(NamedTuple):
@@ -495,14 +504,20 @@ class Ledger:
                 unread.append(UnreadFile(path, failures[uuid], again=total == 0))
         return files, unread
 
-    def blocks(self) -> dict[str, Blocks]:
-        """Sum up what was merged, of each of the spec's samples."""
-        sums = {sample.name: Blocks.zeros(self._shape) for sample in self.spec.release.samples}
+    def blocks(self, numbers: Sequence[int] | None = None, template: int | None = None) -> dict[str, Blocks]:
+        """Sum up what was merged, of each of the spec's samples.
+
+        All of it, or the partials of some numbers; all templates, or one alone (``Shape.only``).
+        """
+        shape = self._shape if template is None else self._shape.only(template)
+        sums = {sample.name: Blocks.zeros(shape) for sample in self.spec.release.samples}
         with _explained(self.path):
-            rows = self._db.execute("SELECT sample, blocks FROM partials JOIN tasks ON number = task ORDER BY task")
+            some = "" if numbers is None else "WHERE task IN (SELECT value FROM json_each(?))"
+            query = f"SELECT sample, blocks FROM partials JOIN tasks ON number = task {some} ORDER BY task"  # noqa: S608
+            rows = self._db.execute(query, () if numbers is None else (json.dumps(list(numbers)),))
             for sample, group in groupby(rows, key=itemgetter(0)):  # few groups: tasks were planned by sample
                 try:
-                    sums[sample] += Blocks.total(map(itemgetter(1), group), self._shape)
+                    sums[sample] += Blocks.total(map(itemgetter(1), group), self._shape, template)
                 except ValueError as error:
                     raise LedgerError(f"{self.path}: a partial of {sample} is damaged: {error}") from error
         return sums
@@ -511,6 +526,12 @@ class Ledger:
         """Add up what all that was merged took."""
         sums = ", ".join(f"COALESCE(SUM({field.name}), 0)" for field in fields(Cost))
         return Cost(*self._one(f"SELECT {sums} FROM partials"))  # noqa: S608 (of names of our own)
+
+    def merged(self) -> list[Merged]:
+        """List what is in the sums, in the order in which it was committed."""
+        names = ", ".join(field.name for field in fields(Cost))
+        query = f"SELECT task, merged, {names} FROM partials ORDER BY merged, task"  # noqa: S608 (of names of our own)
+        return [Merged(number, at, Cost(*cost)) for number, at, *cost in self._all(query)]
 
     def failures(self) -> list[Failure]:
         """All failures, in the order of files and entries."""

@@ -251,6 +251,10 @@ class Shape(NamedTuple):
         first = self.nominal + direction * each
         return slice(first, first + each)
 
+    def only(self, template: int) -> Shape:
+        """Tell the form of one template alone, without variations."""
+        return Shape(self.regions, (self.bins[template],), self.rows)
+
     def slice(self, template: int) -> slice:
         """Find the cells of a template."""
         first = self._cells(template)
@@ -394,9 +398,13 @@ class Blocks:
         return cls.total((packed,), shape)
 
     @classmethod
-    def total(cls, packed: Iterable[bytes], shape: Shape) -> Self:
-        """Add up what ``pack`` made, at most 2**30 of it; raises ValueError on damage or another shape."""
-        whole = cls.zeros(shape)
+    def total(cls, packed: Iterable[bytes], shape: Shape, template: int | None = None) -> Self:
+        """Add up what ``pack`` made, at most 2**30 of it; raises ValueError on damage or another shape.
+
+        Of one template alone, where one is asked for: of the shape that ``Shape.only`` tells.
+        """
+        whole = cls.zeros(shape if template is None else shape.only(template))
+        wanted = slice(0, shape.cells) if template is None else shape.slice(template)
         entries = 0
         alike: dict[int, NDArray[np.int64]] = {}
         for body in packed:
@@ -407,18 +415,20 @@ class Blocks:
             whole.stopped[:] += one.stopped
             used = _used(one.limbs)
             if one.limbs not in alike and len(alike) < _ALIKE:
-                alike[one.limbs] = np.zeros((shape.cells, len(used)), np.int64)
+                alike[one.limbs] = np.zeros((whole.shape.cells, len(used)), np.int64)
             rows = one.rows
             if len(one.negative):
                 rows = rows.astype(np.int64)
                 rows[one.negative, slice(*np.searchsorted(used, (_W.start, _W.stop)))] *= -1
+            those = slice(*np.searchsorted(one.at, (wanted.start, wanted.stop)))
+            at, rows = one.at[those].astype(np.int64) - wanted.start, rows[those]
             if one.limbs in alike:
-                alike[one.limbs][one.at] += rows
+                alike[one.limbs][at] += rows
             else:
-                whole.cells[one.at[:, None], used] += rows
+                whole.cells[at[:, None], used] += rows
         for limbs, sums in alike.items():
             whole.cells[:, _used(limbs)] += sums
-        return cls.settled(shape, whole.cells, whole.stopped, whole.invalid, entries)
+        return cls.settled(whole.shape, whole.cells, whole.stopped, whole.invalid, entries)
 
 
 class _Packed(NamedTuple):

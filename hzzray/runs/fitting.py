@@ -1,9 +1,14 @@
-"""A run's templates → what a fit needs, and what it leaves: ``workspace.json`` and ``fit.json``. Loads no pyhf."""
+"""A run's templates → what a fit needs, and what it leaves: ``workspace.json`` and ``fit.json``.
+
+Loads no pyhf, but where a fit is made.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +42,71 @@ FIT_LIVE = "fit-live.json"
 _TRIES, _APART_S = 25, 0.2
 
 _MOST_BYTES = 64 * 1024**2
+
+
+#: The observable that a mass is fitted to.
+MASS_OF = "m4l"
+
+
+def require_fit() -> None:
+    """Refuse to fit without what it takes; raises UsageError that says how to get it."""
+    lacking = [name for name in ("pyhf", "iminuit") if find_spec(name) is None]
+    if lacking:
+        raise UsageError(f"a fit needs {' and '.join(lacking)}: pip install 'hzzray[fit]'")
+
+
+def fit_run(
+    folder: Path,
+    observable: str | None = None,
+    *,
+    quick: bool = False,
+    toys: int = 0,
+    seed: int = 1,
+    into: Path | None = None,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> FitResult:
+    """Fit a run, and write ``workspace.json`` and ``fit.json`` into its folder or another one.
+
+    By default it is the first observable. A ``quick`` fit has strength and significance alone: no limit, no impacts, no
+    mass. ``toys`` pseudo-experiments give the observed significance, too. ``progress`` is told what is done, how far it
+    is, and how long it will be.
+
+    Raises
+    ------
+    UsageError
+        Without pyhf, where the run has no result or no such observable.
+    ModelError, FitError
+        Where no model can be made of the run, or its fit doesn't converge.
+    """
+    require_fit()
+    from hzzray.statistics.fit import Wanted, run_fit  # noqa: PLC0415 (pyhf: seconds to import)
+    from hzzray.statistics.workspace import make  # noqa: PLC0415
+
+    result, tables = read_run(folder)
+    found = ingredients(result, tables, observable)
+    workspace = make(found)
+    save_workspace(workspace, into or folder)
+    wanted = Wanted(toys=toys, seed=seed, limits=not quick, impacts=not quick)
+    fitted = run_fit(
+        workspace, has_data=found.data is not None, no_data=found.no_data, wanted=wanted, progress=progress
+    )
+    if found.observable == MASS_OF and not quick:
+        progress("mass", 0, 1)
+        fitted = _with_mass(fitted, found)
+        progress("mass", 1, 1)
+    fitted = described(fitted, result, found.observable)
+    save_fit(fitted, into or folder)
+    return fitted
+
+
+def _with_mass(fitted: FitResult, found: Ingredients) -> FitResult:
+    """Fit the mass, too; where it can't be, say why."""
+    from hzzray.statistics.mass import MassError, fit_mass  # noqa: PLC0415
+
+    try:
+        return fitted.model_copy(update={"mass": fit_mass(found)})
+    except MassError as error:
+        return fitted.model_copy(update={"notes": (*fitted.notes, f"no mass: {error}")})
 
 
 def read_run(folder: Path) -> tuple[Result, Tables]:

@@ -1,0 +1,106 @@
+"""A run that nobody works on, shown as it grew: a slider over its time, and a button that moves it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+import streamlit as st
+
+from app import parts, words
+from app.client import View
+from hzzray.runs.result import Result
+
+#: How long a replay takes from the start to the end [s].
+LASTS_S = 20.0
+
+_AT, _PLAYING = "at", "replay plays"
+
+
+class _Playing(NamedTuple):
+    """A replay that moves by itself: of which run, and at what moment of it [s] it began, when [monotonic s]."""
+
+    run_id: str
+    moment: float
+    since: float
+
+
+def is_playing() -> bool:
+    """Tell whether this viewer's replay moves by itself: then the page is to be shown often."""
+    return _PLAYING in st.session_state
+
+
+def scale(end: float) -> tuple[float, float, int]:
+    """Lay a slider over some seconds: its length, its step, and the decimals that these have; 100 to 1000 steps."""
+    end = max(end, 1e-3)
+    power = math.floor(math.log10(end / 100))
+    step = 10.0**power
+    decimals = max(0, -power)
+    return round(math.ceil(round(end / step, 6)) * step, decimals), round(step, decimals), decimals
+
+
+def shown(view: View) -> View:
+    """Let the viewer go back in the time of a run that nobody works on; returns it as it stood there."""
+    if view.live or not view.has_ledger or view.result is None or not view.result.tasks.merged:
+        return view
+    end, step, decimals = scale(view.result.cost.wall_s)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="replay"):
+        on = st.toggle(
+            "As it grew", key="grew", bind="query-params",
+            help="Back in the run's time: plot, yields and significance as they stood, to the last bit.",
+        )  # fmt: skip
+        if not on:
+            st.session_state.pop(_PLAYING, None)
+            return view
+        _move(view.run_id, end, decimals)
+        playing = is_playing()
+        if st.button(
+            "Pause" if playing else "Play", icon=":material/pause:" if playing else ":material/play_arrow:",
+            key="play", on_click=_stop if playing else _play, args=() if playing else (view.run_id, end),
+        ):  # fmt: skip
+            st.rerun()  # the whole page: it is looked at more often now, or less
+        at = st.slider(
+            "Time since the run's start", 0.0, end, step=step, format=f"%.{decimals}f s", key=_AT, bind="query-params",
+            on_change=_stop,
+        )  # fmt: skip
+    if at >= end and is_playing():
+        _stop()
+        st.rerun()
+    then = view
+    with parts.part("The run as it grew"):
+        if at < end:
+            then = view.as_of(at)
+        # There always, so that nothing below it moves.
+        st.caption(_said(view.result, then.result, at))
+    return then
+
+
+def _said(end: Result, then: Result | None, at: float) -> str:
+    """Say what is shown."""
+    if then is None or then is end:
+        return f"As it stands in the end, after {words.seconds(end.cost.wall_s)}."
+    # The ledger doesn't say when a task failed.
+    failed = f" What failed by the end, {end.tasks.failed}, is among the others." if end.tasks.failed else ""
+    return f"As it stood after {words.seconds(at)}: {then.tasks.merged} of {end.tasks.planned} tasks merged.{failed}"
+
+
+def _move(run_id: str, end: float, decimals: int) -> None:
+    """Put the slider where the replay is now; at first, and of a longer run's, at the end."""
+    playing: _Playing | None = st.session_state.get(_PLAYING)
+    at = min(st.session_state.get(_AT, end), end)
+    if playing is not None and playing.run_id != run_id:
+        _stop()
+    elif playing is not None:
+        at = round(min(end, playing.moment + (time.monotonic() - playing.since) * end / LASTS_S), decimals)
+    st.session_state[_AT] = at
+
+
+def _play(run_id: str, end: float) -> None:
+    """Begin where the slider is, or anew at its end."""
+    at = st.session_state[_AT]
+    st.session_state[_PLAYING] = _Playing(run_id, 0.0 if at >= end else at, time.monotonic())
+
+
+def _stop() -> None:
+    st.session_state.pop(_PLAYING, None)
