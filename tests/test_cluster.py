@@ -16,12 +16,12 @@ LISTENING = '''
 import ipaddress, os, psutil, subprocess, sys
 from hzzray.engine.cluster import cluster
 
-GUEST = """
+DRIVER = """
 from hzzray.engine.cluster import cluster
 
 with cluster(1):
     import ray
-    print("guest", len(ray.nodes()))
+    print("driver", len(ray.nodes()))
 """
 
 for time in range(2):  # another cluster, of another token
@@ -37,7 +37,7 @@ for time in range(2):  # another cluster, of another token
                     print(time, process.name(), address, address.is_loopback)
         keys = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
         others = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        subprocess.run([sys.executable, "-c", GUEST], env=others | keys, check=True)
+        subprocess.run([sys.executable, "-c", DRIVER], env=others | keys, check=True)
 '''
 
 
@@ -54,8 +54,8 @@ def test_local_clusters_one_after_the_other_listen_on_loopback_alone():
     )
     assert done.returncode == 0, done.stderr
     listening = done.stdout.splitlines()
-    assert [line for line in listening if line.startswith("guest")] == ["guest 1", "guest 1"]
-    listening = [line for line in listening if not line.startswith("guest")]
+    assert [line for line in listening if line.startswith("driver")] == ["driver 1", "driver 1"]
+    listening = [line for line in listening if not line.startswith("driver")]
     for time in range(2):
         assert any(line.startswith(f"{time} gcs_server") for line in listening)
     assert [line for line in listening if not line.endswith("True")] == []
@@ -85,7 +85,7 @@ def slow_starts(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setattr("hzzray.engine.cluster._reread_settings", lambda: None)
-    monkeypatch.setattr("hzzray.engine.cluster._knock", lambda _: None)
+    monkeypatch.setattr("hzzray.engine.cluster._await_answer", lambda _: None)
     yield set_up
     for process in left:
         process.kill()

@@ -374,13 +374,13 @@ def test_with_tls_between_the_containers(environment, digest, tmp_path):
         result = tls.wait_until_over("first")
         assert (result["status"], result["digest"]) == ("complete", digest)
         # Plain connections get nowhere.
-        assert "refused" in tls.compose("exec", "-T", "app", "python", "-c", _KNOCK.format("rabbitmq", 5672))
+        assert "refused" in tls.compose("exec", "-T", "app", "python", "-c", _CONNECT.format("rabbitmq", 5672))
         assert "TLSv1" in tls.compose("exec", "-T", "app", "python", "-c", _HANDSHAKE.format("ray-head", 6379))
     finally:
         tls.down()
 
 
-_KNOCK = """
+_CONNECT = """
 import socket
 try:
     socket.create_connection(({0!r}, {1}), 5)

@@ -50,7 +50,7 @@ def small():
         patch.setattr("hzzray.engine.commits.BATCH", 2)
         patch.setattr("hzzray.engine.dispatch.ASIDE", 3)
         patch.setattr("hzzray.engine.dispatch.TOGETHER", 2)
-        patch.setattr("hzzray.engine.guests.BATCH", 2)
+        patch.setattr("hzzray.engine.lenders.BATCH", 2)
         yield
 
 
@@ -92,7 +92,7 @@ SOME_STORIES = st.builds(
     deaths=st.lists(TIMES, max_size=3).map(tuple),
     wishes=st.lists(st.tuples(TIMES, st.sampled_from(("run", "drain", "cancel"))), max_size=2).map(tuple),
     idle_s=st.sampled_from((None, 1.0)),
-    guests=st.lists(
+    lenders=st.lists(
         st.tuples(st.frozensets(st.integers(0, 11)), st.one_of(st.just(math.inf), TIMES), st.booleans()), max_size=2
     ).map(tuple),
     cool=st.frozensets(st.integers(0, 11), max_size=3),
@@ -110,7 +110,7 @@ def test_a_dispatch_has_no_ray_no_clock_and_no_chance():
         "import sys\n"
         "sys.modules['tornado'] = None\n"  # where that is installed, tenacity brings it, and it asyncio
         "import hzzray.engine.dispatch\n"
-        "of = ('dispatch', 'fleet', 'guests', 'commits', 'faults', 'absences', 'instructions')\n"
+        "of = ('dispatch', 'fleet', 'lenders', 'commits', 'faults', 'absences', 'instructions')\n"
         "held = {name for one in of for name in vars(sys.modules[f'hzzray.engine.{one}'])}\n"
         "assert not held & {'time', 'random', 'asyncio', 'ray'}, held\n"
         "assert not {'ray', 'asyncio'} & sys.modules.keys()\n"
@@ -127,8 +127,8 @@ def test_a_dispatch_has_no_ray_no_clock_and_no_chance():
 @settings(max_examples=100, deadline=None)
 def test_what_is_held_hot_is_filled_there_and_the_rest_is_read(held, cool, seed):
     """Whoever holds it: each task once, and no worker is started where there is nothing to read."""
-    guests = tuple((some, math.inf, False) for some in held)
-    world = play(Story(("fine",) * 20, guests=guests, cool=cool, task_s=0.05), seed)
+    lenders = tuple((some, math.inf, False) for some in held)
+    world = play(Story(("fine",) * 20, lenders=lenders, cool=cool, task_s=0.05), seed)
     hot = set().union(*held)
     assert {number for number in range(20) if TASKS[number].task_id in world.filled} == hot - cool
     assert len(world.merged) == 20
@@ -140,20 +140,20 @@ def test_what_is_held_hot_is_filled_there_and_the_rest_is_read(held, cool, seed)
 @pytest.mark.parametrize("seed", range(10))
 def test_what_is_held_hot_waits_for_no_worker_that_reads(seed):
     held = frozenset(range(2, 20))
-    world = play(Story((*["slow"] * 2, *["fine"] * 18), actors=(1, 1), guests=((held, math.inf, False),)), seed)
+    world = play(Story((*["slow"] * 2, *["fine"] * 18), actors=(1, 1), lenders=((held, math.inf, False),)), seed)
     assert len(world.filled) == 18
     assert max(world.filled.values()) < 4.0 < world.now
 
 
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("seed", range(10))
-def test_what_a_guest_takes_along_is_read_by_workers_of_the_run(seed, silent):
+def test_what_a_lender_takes_along_is_read_by_workers_of_the_run(seed, silent):
     """It dies, or says nothing any more, while tasks are in flight to it and others wait for it."""
     everything = frozenset(range(20))
-    world = play(Story(("corrupt", *["fine"] * 19), guests=((everything, 0.05, silent),)), seed)
+    world = play(Story(("corrupt", *["fine"] * 19), lenders=((everything, 0.05, silent),)), seed)
     assert len(world.merged) + len(world.failures) == 20
     assert 0 < len(world.filled) < 20
-    assert world.dispatch.guests == []
+    assert world.dispatch.lenders == []
     (left,) = [told for told in world.happened if told.kind == "worker left" and told.who == "explorer-0"]
     assert left.what == ("has taken more than 30 s" if silent else "it was killed")
 

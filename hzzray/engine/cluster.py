@@ -49,7 +49,7 @@ _COMMON: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logg
 _MADE: set[str] = set()
 
 # How long the address of a cluster may take to answer.
-_KNOCK_S = 10.0
+_ANSWER_S = 10.0
 
 # How Ray says, in a bare Exception, that its processes took longer to start than it waits for them.
 _SLOW = "timed out during startup"
@@ -141,7 +141,7 @@ def cluster(cpus: int) -> Iterator[None]:
     with ExitStack() as stack:
         if address not in ("", "local"):
             where = f"no Ray cluster at RAY_ADDRESS={address}"
-            stack.enter_context(_connected(_guest(address), partial(_attach, address), where))
+            stack.enter_context(_connected(_driver_settings(address), partial(_attach, address), where))
         elif address or not _joined(stack, cpus):
             where = "a local Ray cluster can't be started"
             stack.enter_context(_connected(_LOOPBACK | _THREADS | _token(), partial(_start, cpus), where))
@@ -227,7 +227,7 @@ def leave_word(folder: Path) -> list[Path]:
     return written
 
 
-def _guest(address: str) -> dict[str, str]:
+def _driver_settings(address: str) -> dict[str, str]:
     """Make settings of a driver of another's cluster, with a token if one is given: Ray alone takes it at times."""
     given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     # That it answers is known before, so that a few attempts tell whether it takes the token.
@@ -262,10 +262,10 @@ def visit(address: str) -> Iterator[None]:
     def look() -> None:
         import ray  # noqa: PLC0415
 
-        _knock(address.removeprefix("ray://"))
+        _await_answer(address.removeprefix("ray://"))
         ray.init(address=address, **_COMMON)
 
-    with _connected(_guest(address), look, f"no Ray cluster at {address}"):
+    with _connected(_driver_settings(address), look, f"no Ray cluster at {address}"):
         yield
 
 
@@ -302,7 +302,7 @@ def _end_rays(processes: Iterable[psutil.Process]) -> None:
             if any(f"{os.sep}ray{os.sep}" in word for word in process.cmdline()[:3]):
                 process.kill()
                 left.append(process)
-    psutil.wait_procs(left, timeout=_KNOCK_S)
+    psutil.wait_procs(left, timeout=_ANSWER_S)
 
 
 def _reread_settings() -> None:
@@ -337,7 +337,7 @@ def _attach(address: str, variables: dict[str, str] = _THREADS) -> None:
     if "://" in address:
         raise ValueError("a run must be on a node of the cluster: start it there, or by ray job submit")
     if address != "auto":
-        _knock(address)
+        _await_answer(address)
     # What the job was submitted with goes first: Ray refuses to merge a variable that both set.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     set_by_job = (job.get("runtime_env") or {}).get("env_vars") or {}
@@ -348,7 +348,7 @@ def _attach(address: str, variables: dict[str, str] = _THREADS) -> None:
         raise ConnectionError("it answers, but lets nobody in without its token (RAY_AUTH_TOKEN)") from error
 
 
-def _knock(address: str) -> None:
+def _await_answer(address: str) -> None:
     """See whether a gRPC server answers at an address, host:port: Ray itself would try for many minutes."""
     import grpc  # noqa: PLC0415
 
@@ -356,6 +356,6 @@ def _knock(address: str) -> None:
         return  # such a server answers only those who have its certificates
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=_KNOCK_S)
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
         except grpc.FutureTimeoutError as error:
-            raise ConnectionError(f"no answer within {_KNOCK_S:g} s") from error
+            raise ConnectionError(f"no answer within {_ANSWER_S:g} s") from error

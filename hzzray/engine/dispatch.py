@@ -7,8 +7,8 @@ The source's tasks are given to free slots, two an actor: one task a slot, or se
 the reducer, as many partials together as have gathered since its last commit; only then are they acknowledged. What
 goes wrong is told apart (``faults``). A file that one node can't find is looked for on the others.
 
-A task whose candidates somebody holds hot goes to that worker (``guests``); only what nobody holds makes workers of the
-run's own start. What a guest can't do after all goes back to the source, and comes again.
+A task whose candidates somebody holds hot goes to that worker (``lenders``); only what nobody holds makes workers of
+the run's own start. What a lender can't do after all goes back to the source, and comes again.
 
 What is held is bounded: no more than ``TOGETHER`` tasks in each slot's call, ``UNCOMMITTED`` partials and what slots
 brought beyond them, and ``ASIDE`` tasks that wait for another try or for the reducer's word. Beyond that the source is
@@ -28,7 +28,6 @@ from hzzray.engine.commits import UNCOMMITTED, Commits
 from hzzray.engine.events import Kind
 from hzzray.engine.faults import Again, Alone, Chance, Cut, Fault, GiveUp, Search, Trial, verdict
 from hzzray.engine.fleet import IN_FLIGHT, Actor, Delivery, Fleet, Slot
-from hzzray.engine.guests import PATIENCE_S, Guest, Guests
 from hzzray.engine.instructions import (
     Abort,
     Ack,
@@ -71,6 +70,7 @@ from hzzray.engine.instructions import (
     Wished,
 )
 from hzzray.engine.ledger import Wish
+from hzzray.engine.lenders import PATIENCE_S, Lender, Lenders
 from hzzray.engine.limits import Limits
 from hzzray.engine.monitor import State
 from hzzray.messages import Counts, Failure, Partial, Task
@@ -116,7 +116,7 @@ class Dispatch:
         self._emit = self._out.append
         self._now = 0.0
         self._fleet = Fleet(limits, prefix, chance, self._emit)
-        self._guests = Guests()
+        self._lenders = Lenders()
         self._commits = Commits(self._emit)
         self._absences = Absences(sources, lambda: self._now)
         self._chance = chance
@@ -163,9 +163,9 @@ class Dispatch:
         return self._fleet.staying
 
     @property
-    def guests(self) -> list[str]:
+    def lenders(self) -> list[str]:
         """Workers of others that are there."""
-        return [guest.name for guest in self._guests]
+        return [lender.name for lender in self._lenders]
 
     @property
     def standings(self) -> list[Standing]:
@@ -180,7 +180,7 @@ class Dispatch:
     @property
     def held(self) -> int:
         """Tasks that were taken from the source, and that it was not told about yet."""
-        return len(self._open) + len(self._hand) + self._guests.waiting
+        return len(self._open) + len(self._hand) + self._lenders.waiting
 
     @property
     def waiting(self) -> int:
@@ -286,8 +286,8 @@ class Dispatch:
         for offer in self._hand:
             self._emit(Return(offer.task))
         self._hand.clear()
-        for guest in self._guests:
-            self._give_back(guest)
+        for lender in self._lenders:
+            self._give_back(lender)
         if self._is_ending:
             drain_s = self._fleet.limits.drain_s
             self._until = self._now + drain_s
@@ -303,8 +303,8 @@ class Dispatch:
             self._obey(event.wish)
         fleet = self._fleet
         fleet.kill_the_hung(self._now)
-        for guest in [guest for guest in self._guests if guest.call and self._now - guest.since > PATIENCE_S]:
-            self._lose(guest, f"has taken more than {PATIENCE_S:g} s")
+        for lender in [lender for lender in self._lenders if lender.call and self._now - lender.since > PATIENCE_S]:
+            self._lose(lender, f"has taken more than {PATIENCE_S:g} s")
         self._chase_stragglers()
         if not self._is_ending:
             fleet.fit(self._counts.due, self._task_s, self._now)
@@ -324,10 +324,10 @@ class Dispatch:
         return self._asking == "for long" and not self._is_ending
 
     def _feed(self) -> None:
-        """Give tasks to guests that hold them, and others to free slots, as long as there are both."""
-        for guest in self._guests:
-            self._serve(guest)
-        while self._asking == "no" and not self._guests.are_full:
+        """Give tasks to lenders that hold them, and others to free slots, as long as there are both."""
+        for lender in self._lenders:
+            self._serve(lender)
+        while self._asking == "no" and not self._lenders.are_full:
             if not self._fleet.staying:  # none yet, or they went when there was nothing to do
                 if not self._hand:
                     self._ask()
@@ -337,7 +337,7 @@ class Dispatch:
             if slot is None or not slot.holds:
                 slot = self._begin_at(self._fleet.take())
             if slot is None:
-                if self._guests and not self._hand:
+                if self._lenders and not self._hand:
                     self._ask()
                 return
             if not self._hand:
@@ -371,7 +371,7 @@ class Dispatch:
         self._asking = "no"
         if self._state != "feeding":
             self._emit(Return(offer.task))
-        elif not self._guests.take(offer):
+        elif not self._lenders.take(offer):
             self._hand.append(offer)
 
     def _gather(self, slot: Slot) -> bool:
@@ -452,45 +452,45 @@ class Dispatch:
     # Those who hold candidates hot.
 
     def _join(self, event: Joined) -> None:
-        self._guests.join(event.worker, event.holds)
+        self._lenders.join(event.worker, event.holds)
         self._emit(Tell("worker came", event.worker, f"with {len(event.holds)} ranges of this run hot"))
 
-    def _serve(self, guest: Guest) -> None:
-        """Give a guest that has nothing to do what waits for it, unless too much waits for its commit."""
-        if guest.call or not guest.waits or self._commits.are_too_many:
+    def _serve(self, lender: Lender) -> None:
+        """Give a lender that has nothing to do what waits for it, unless too much waits for its commit."""
+        if lender.call or not lender.waits or self._commits.are_too_many:
             return
-        guest.in_flight = [self._deliver(offer) for offer in guest.waits]
-        guest.waits.clear()
-        for delivery in guest.in_flight:
+        lender.in_flight = [self._deliver(offer) for offer in lender.waits]
+        lender.waits.clear()
+        for delivery in lender.in_flight:
             delivery.copies = delivery.started = 1
         self._numbers += 1
-        guest.call, guest.since = self._numbers, self._now
-        self._emit(Give(guest.call, guest.name, tuple(delivery.task for delivery in guest.in_flight)))
+        lender.call, lender.since = self._numbers, self._now
+        self._emit(Give(lender.call, lender.name, tuple(delivery.task for delivery in lender.in_flight)))
 
-    def _served(self, guest: Guest, event: Answered) -> None:
-        """Take what a guest has filled. What it doesn't hold any more goes back, and then to others."""
-        for delivery, outcome in zip(guest.in_flight, event.outcomes, strict=True):
+    def _served(self, lender: Lender, event: Answered) -> None:
+        """Take what a lender has filled. What it doesn't hold any more goes back, and then to others."""
+        for delivery, outcome in zip(lender.in_flight, event.outcomes, strict=True):
             delivery.copies = 0
             if isinstance(outcome, Partial):  # of which nothing is learnt of what reading takes
                 delivery.is_pending = False
                 self._commits.keep(delivery, outcome)
             else:
-                guest.holds.discard(delivery.task.range)
+                lender.holds.discard(delivery.task.range)
                 self._settle(delivery.number, Return)
-        guest.call, guest.in_flight = 0, ()
+        lender.call, lender.in_flight = 0, ()
 
-    def _lose(self, guest: Guest, why: str) -> None:
-        """Do without a guest: a task is never to blame, and what it had is done by others."""
-        self._guests.leave(guest)
-        self._emit(Tell("worker left", guest.name, why))
-        for delivery in guest.in_flight:
+    def _lose(self, lender: Lender, why: str) -> None:
+        """Do without a lender: a task is never to blame, and what it had is done by others."""
+        self._lenders.leave(lender)
+        self._emit(Tell("worker left", lender.name, why))
+        for delivery in lender.in_flight:
             self._settle(delivery.number, Return)
-        self._give_back(guest)
+        self._give_back(lender)
 
-    def _give_back(self, guest: Guest) -> None:
-        for offer in guest.waits:
+    def _give_back(self, lender: Lender) -> None:
+        for offer in lender.waits:
             self._emit(Return(offer.task))
-        guest.waits.clear()
+        lender.waits.clear()
 
     # Where files are.
 
@@ -558,8 +558,8 @@ class Dispatch:
     # From the actors to the reducer.
 
     def _answered(self, event: Answered) -> None:
-        if (guest := self._guests.calling(event.call)) is not None:
-            self._served(guest, event)
+        if (lender := self._lenders.calling(event.call)) is not None:
+            self._served(lender, event)
             return
         call = self._calls.pop(event.call, None)
         if call is None:
@@ -615,8 +615,8 @@ class Dispatch:
 
     def _broken(self, event: Broken) -> None:
         """Take note that a call failed. Whatever goes wrong with several tasks together is found out one by one."""
-        if (guest := self._guests.calling(event.call)) is not None:
-            self._lose(guest, event.fault.reason)
+        if (lender := self._lenders.calling(event.call)) is not None:
+            self._lose(lender, event.fault.reason)
             return
         call = self._calls.pop(event.call, None)
         if call is None:

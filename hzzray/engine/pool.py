@@ -365,7 +365,7 @@ class Pool:
         nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
         self._diary.tell_of_nodes(nodes)
         scale = Scale(
-            actors=ready + len(self._dispatch.guests),
+            actors=ready + len(self._dispatch.lenders),
             pending=len(standings) - ready,
             nodes=len(nodes),
             waiting=self._dispatch.waiting,
@@ -393,7 +393,7 @@ class Pool:
     async def _usages(self) -> dict[str, Usage]:
         """Ask the workers what they have used, and what is used around them; by name."""
         ready = [self._workers[one.name] for one in self._dispatch.standings if one.is_ready]
-        ready += [self._lent[name].handle for name in self._dispatch.guests]
+        ready += [self._lent[name].handle for name in self._dispatch.lenders]
         answers = await asyncio.gather(*(_usage(worker, _TICK_S) for worker in ready), return_exceptions=True)
         usages = {usage.actor: usage for answer in answers if isinstance(answer, tuple) for usage in answer}
         for name in self._workers.keys() & usages.keys():

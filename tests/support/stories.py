@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from hzzray.engine import commits, dispatch, guests
+from hzzray.engine import commits, dispatch, lenders
 from hzzray.engine.cluster import Node
 from hzzray.engine.dispatch import Dispatch
 from hzzray.engine.faults import Fault
@@ -87,7 +87,7 @@ class Story:
     """What happens: natures of tasks, by number; nodes that lack each file; deaths of whatever worker, and wishes.
 
     A task may be to blame for ``crashes`` more than there are deaths of no task's making. ``late`` tasks come at that
-    time. ``bounds`` are changes of how many workers there may be. ``guests`` hold tasks hot, by number, each of them
+    time. ``bounds`` are changes of how many workers there may be. ``lenders`` hold tasks hot, by number, each of them
     until it is gone, or silent from then on; what is ``cool`` they have let go of meanwhile.
     """
 
@@ -104,7 +104,7 @@ class Story:
     late: tuple[tuple[int, float], ...] = ()
     idle_s: float | None = None
     crashes: int = 3
-    guests: tuple[tuple[frozenset[int], float, bool], ...] = ()
+    lenders: tuple[tuple[frozenset[int], float, bool], ...] = ()
     cool: frozenset[int] = frozenset()
 
 
@@ -135,7 +135,7 @@ def a_story(chance: Random) -> Story:
         late=tuple((n, chance.uniform(0.0, 9.0)) for n in range(number) if chance.random() < chance.choice((0.0, 0.2))),
         idle_s=chance.choice((None, None, 1.0)),
         crashes=chance.choice((1, 1, 3)),
-        guests=tuple(
+        lenders=tuple(
             (
                 frozenset(n for n in range(number) if chance.random() < 0.7),
                 chance.choice((math.inf, chance.uniform(0.0, 3.0))),
@@ -177,9 +177,9 @@ class World:
         self.workers: dict[str, _Worker] = {}
         self.given: set[str] = set()
         self.happened: list[Tell] = []
-        self.filled: dict[str, float] = {}  # tasks that guests have filled, and when
-        self.guests = {f"explorer-{n}": guest for n, guest in enumerate(story.guests)}
-        self.flying_to_guests: dict[str, Give] = {}
+        self.filled: dict[str, float] = {}  # tasks that lenders have filled, and when
+        self.lenders = {f"explorer-{n}": lender for n, lender in enumerate(story.lenders)}
+        self.flying_to_lenders: dict[str, Give] = {}
         self.vain: Counter[str] = Counter()  # how often a node was asked for a file that it lacks
         # The source.
         late = dict(story.late)
@@ -208,7 +208,7 @@ class World:
     def play(self) -> None:
         """Let it happen."""
         story = self.story
-        for name, (holds, *_) in self.guests.items():
+        for name, (holds, *_) in self.lenders.items():
             held = frozenset(TASKS[number].range for number in holds)
             self._at(0.0, lambda name=name, held=held: self.tell(Joined(name, held)))
         self._at(0.0, lambda: self.tell(Begun(self._counts())))
@@ -241,7 +241,7 @@ class World:
 
     def _check(self) -> None:
         self.most_workers = max(self.most_workers, len(self.workers))
-        slots = self.most_workers * IN_FLIGHT * dispatch.TOGETHER + 2 * len(self.guests) * guests.BATCH
+        slots = self.most_workers * IN_FLIGHT * dispatch.TOGETHER + 2 * len(self.lenders) * lenders.BATCH
         held = self.dispatch.held
         assert held == len(self.out), "each task that was taken is held until the source is told what became of it"
         assert held <= dispatch.ASIDE + commits.UNCOMMITTED + commits.BATCH + 2 * slots + dispatch.TOGETHER + 1
@@ -259,15 +259,15 @@ class World:
         assert all(flying[task.task_id] < 2 for task in give.tasks), "no more than two copies at once"
         assert all(task.task_id in self.out for task in give.tasks)
 
-    def _check_given_to_guest(self, give: Give) -> None:
-        holds, *_ = self.guests[give.worker]
+    def _check_given_to_lender(self, give: Give) -> None:
+        holds, *_ = self.lenders[give.worker]
         assert self.dispatch.wish not in ("drain", "cancel"), "nothing new is given at the end"
-        assert give.worker in self.dispatch.guests, "nothing is given to who is known to be gone"
-        assert give.worker not in self.flying_to_guests, "one call at a time"
-        assert holds.issuperset(self._root(task) for task in give.tasks), "a guest gets what it holds"
-        assert 1 <= len(give.tasks) <= guests.BATCH
+        assert give.worker in self.dispatch.lenders, "nothing is given to who is known to be gone"
+        assert give.worker not in self.flying_to_lenders, "one call at a time"
+        assert holds.issuperset(self._root(task) for task in give.tasks), "a lender gets what it holds"
+        assert 1 <= len(give.tasks) <= lenders.BATCH
         flying = {task.task_id for call in self._flying() for task in call.tasks}
-        assert flying.isdisjoint(task.task_id for task in give.tasks), "guests get no second copies"
+        assert flying.isdisjoint(task.task_id for task in give.tasks), "lenders get no second copies"
         assert all(task.task_id in self.out for task in give.tasks)
 
     def _flying(self) -> list[Give]:
@@ -307,10 +307,10 @@ class World:
             case AskNoMore():
                 assert self.asking
                 self.asking = False
-            case Give() if instruction.worker in self.guests:
-                self._check_given_to_guest(instruction)
+            case Give() if instruction.worker in self.lenders:
+                self._check_given_to_lender(instruction)
                 self.given |= {task.task_id for task in instruction.tasks}
-                self.flying_to_guests[instruction.worker] = instruction
+                self.flying_to_lenders[instruction.worker] = instruction
                 self._soon(lambda: self._fill(instruction), 0.02)
             case Give():
                 self._check_given(instruction)
@@ -506,12 +506,12 @@ class World:
             self._soon(lambda: self.tell(event), 1.0)  # twice, and late
 
     def _fill(self, call: Give) -> None:
-        """Let a guest fill what it holds: whatever the files are like, as it doesn't read them."""
-        _, gone, silent = self.guests[call.worker]
+        """Let a lender fill what it holds: whatever the files are like, as it doesn't read them."""
+        _, gone, silent = self.lenders[call.worker]
         if self.now >= gone and silent:
             self._at(self.now + 60.0, lambda: self.tell(Answered(call.call, tuple(map(_hot, call.tasks)))))  # too late
             return
-        del self.flying_to_guests[call.worker]
+        del self.flying_to_lenders[call.worker]
         if self.now >= gone:
             self.tell(Broken(call.call, KILLED))
             return

@@ -1,6 +1,6 @@
 """Workers of an exploring session that hold what a run wants hot: they come first for that, and are not the run's own.
 
-A guest is given nothing but what it holds, as there is next to no work in that, one call of some tasks at a time. What
+A lender is given nothing but what it holds, as there is next to no work in that, one call of some tasks at a time. What
 it has let go of meanwhile, and whatever it has when it falls or is slow, the run's own workers read.
 """
 
@@ -13,13 +13,13 @@ from hzzray.engine.fleet import Delivery
 from hzzray.engine.instructions import Offered
 from hzzray.messages import Range
 
-#: Tasks in one call of a guest at the most, and how long it may take: a viewer's question may be in its way [s].
+#: Tasks in one call of a lender at the most, and how long it may take: a viewer's question may be in its way [s].
 BATCH = 16
 PATIENCE_S = 30.0
 
 
 @dataclass(eq=False, slots=True)
-class Guest:
+class Lender:
     """A worker of others: what it ``holds``, what ``waits`` for it, its call's number (0: none) since when, of what."""
 
     name: str
@@ -30,13 +30,13 @@ class Guest:
     in_flight: Sequence[Delivery] = ()
 
 
-class Guests:
-    """The guests of a pool."""
+class Lenders:
+    """The lenders of a pool."""
 
     def __init__(self) -> None:
-        self._there: dict[str, Guest] = {}
+        self._there: dict[str, Lender] = {}
 
-    def __iter__(self) -> Iterator[Guest]:
+    def __iter__(self) -> Iterator[Lender]:
         return iter(list(self._there.values()))
 
     def __len__(self) -> int:
@@ -44,29 +44,29 @@ class Guests:
 
     @property
     def waiting(self) -> int:
-        """Tasks that wait for their guest."""
-        return sum(len(guest.waits) for guest in self)
+        """Tasks that wait for their lender."""
+        return sum(len(lender.waits) for lender in self)
 
     @property
     def are_full(self) -> bool:
-        """Whether no more tasks are to be taken: the next one may be of a guest that has enough."""
-        return any(len(guest.waits) >= BATCH for guest in self)
+        """Whether no more tasks are to be taken: the next one may be of a lender that has enough."""
+        return any(len(lender.waits) >= BATCH for lender in self)
 
     def join(self, name: str, holds: Collection[Range]) -> None:
-        """Welcome a guest."""
-        self._there[name] = Guest(name, set(holds))
+        """Add a lender."""
+        self._there[name] = Lender(name, set(holds))
 
     def take(self, offer: Offered) -> bool:
-        """Keep a task for the guest that holds it; False where none does."""
-        found = next((guest for guest in self if offer.task.range in guest.holds), None)
+        """Keep a task for the lender that holds it; False where none does."""
+        found = next((lender for lender in self if offer.task.range in lender.holds), None)
         if found is not None:
             found.waits.append(offer)
         return found is not None
 
-    def calling(self, call: int) -> Guest | None:
+    def calling(self, call: int) -> Lender | None:
         """Find whom a call was given to."""
-        return next((guest for guest in self if guest.call == call), None)
+        return next((lender for lender in self if lender.call == call), None)
 
-    def leave(self, guest: Guest) -> None:
-        """Take leave of a guest, with nothing of what it has."""
-        self._there.pop(guest.name, None)
+    def leave(self, lender: Lender) -> None:
+        """Do without a lender; what it has is for the caller to see to."""
+        self._there.pop(lender.name, None)
