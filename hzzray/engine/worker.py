@@ -123,7 +123,7 @@ class Worker:
 
     def _outcome(self, task: Task, later: Callable[[Reader], object]) -> Partial | HzzrayError:
         try:
-            return self._work(task, later if is_remote(task.file) else Reader.confirm)
+            return self._work(task, later) if is_remote(task.file) else self.process(task)
         except HzzrayError as error:
             return error
 
