@@ -56,8 +56,11 @@ bench-engine: $(VENV)/.dev
 bench-start: $(VENV)/.dev
 	$(BIN)/python benchmarks/startup.py $(ARGS)
 
-bench-files bench-remote: bench-%: $(VENV)/.dev
-	$(BIN)/python benchmarks/files.py $* $(ARGS)
+bench-files: $(VENV)/.dev
+	$(BIN)/python benchmarks/files.py files $(ARGS)
+
+bench-remote: $(VENV)/.dev
+	$(BIN)/python benchmarks/files.py remote $(ARGS)
 
 bench-hot: $(VENV)/.dev
 	$(BIN)/python benchmarks/hot.py $(ARGS)
