@@ -297,9 +297,9 @@ def test_toys_are_written_once_whoever_else_writes_them(cli, tmp_path, monkeypat
     command = ("toy", folder, "--events", 300, "--if-absent")
     write = module._write_toys
 
-    def and_another_is_faster(chosen, part, events, seed):
-        write(chosen, folder, events, seed)
-        return write(chosen, part, events, seed)
+    def and_another_is_faster(chosen, part, *more):
+        write(chosen, folder, *more)
+        return write(chosen, part, *more)
 
     monkeypatch.setattr(module, "_write_toys", and_another_is_faster)
     assert cli(*command)[0] == 0
@@ -423,7 +423,7 @@ def test_what_commands_write_is_told_to_programs(cli, toys, tmp_path):
 
 #: Commands that print nothing, or a log, or what is a file's text anyhow.
 WITHOUT_JSON = {
-    *("pause", "resume", "drain", "cancel", "prefetch", "bridge", "topology definitions"),
+    *("pause", "resume", "drain", "cancel", "prefetch", "bridge", "topology definitions", "cluster up", "cluster down"),
     *(f"kube {name}" for name in ("up", "status", "submit", "forward", "down", "manifests", "chart", "secrets")),
 }
 
