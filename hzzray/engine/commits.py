@@ -28,10 +28,6 @@ class Commits:
         self._glances = 0
         self._glancing = False
 
-    def __len__(self) -> int:
-        """Count the partials that wait."""
-        return len(self._waiting)
-
     @property
     def is_storing(self) -> bool:
         """Whether the reducer has some that it hasn't said are stored."""
