@@ -17,14 +17,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO, get_args
+from typing import Any, NamedTuple, TextIO, get_args
 
 from app.client import WISH
 from hzzray.engine.cluster import NAMESPACE, ClusterError, visit
-from hzzray.engine.ledger import Wish
-from hzzray.engine.reducer import TABLES_S, Live
+from hzzray.engine.ledger import LedgerError, Wish
+from hzzray.engine.reducer import REDUCER, TABLES_S, Live
 from hzzray.engine.rounded import Tables
-from hzzray.errors import HzzrayError
+from hzzray.errors import HzzrayError, UsageError
 from hzzray.files import write_whole
 from hzzray.messages import RUN_ID, Counts
 from hzzray.runs.folder import RunFolder, save_json
@@ -34,7 +34,15 @@ from hzzray.runs.templates import save_root, save_templates, scaled
 
 _EVERY_S = 1.0
 _PATIENCE_S = 5.0  # for an answer of a reducer
-_PREFIX = "reducer:"
+_REDUCER = re.compile(f"{REDUCER}(?P<run>{RUN_ID[1:-1]}):(?P<mark>[0-9a-f]{{8}})")
+_NAME = 64 - 9  # characters of a run's name that another of the same name leaves room for
+
+
+class Sought(NamedTuple):
+    """A run of the cluster: what it is called, and what tells its ledger from others that are called the same."""
+
+    run: str
+    mark: str
 
 
 class Copy:
@@ -47,6 +55,11 @@ class Copy:
         self._wish: Wish | None = None
         self._told_tables = -TABLES_S
         self.version = -1
+
+    @property
+    def name(self) -> str:
+        """What the run is called here."""
+        return self._folder.name
 
     def wants_tables(self, live: Live) -> bool:
         """Tell whether all templates are due: now and then, and in the end."""
@@ -93,49 +106,74 @@ class UnansweredError(Exception):
 class Mirror:
     """The runs of a cluster that have no ledger in the folder of runs: those are written where they are worked on.
 
-    ``ask`` calls a method of the reducer of a run, and waits for the answer; raises UnansweredError.
+    Each has a folder of its name. Where another run has that already, its mark is added. ``ask`` calls a method of the
+    reducer of a run, and waits for the answer; raises UnansweredError.
     """
 
     def __init__(self, runs: Path, ask: Callable[..., Any]) -> None:
         self._runs = runs
         self._ask = ask
-        self._copies: dict[str, Copy] = {}
+        self._copies: dict[Sought, Copy] = {}
         self._wishes: dict[str, Wish] = {}
 
     def wish(self, name: str, wish: Wish) -> None:
         """Pass a wish on with the next look, or the first after it that finds the reducer."""
         self._wishes[name] = wish
 
-    def look(self, names: set[str]) -> list[str]:
-        """Write down the news of each run; returns those that gave an answer."""
-        for name in self._copies.keys() - names:
-            self._copies.pop(name).close()
+    def look(self, sought: set[Sought]) -> list[str]:
+        """Write down the news of each run; returns the names here of those that gave an answer."""
+        for one, copy in list(self._copies.items()):
+            if one not in sought or RunFolder(self._runs / copy.name).ledger_path.exists():
+                self._copies.pop(one).close()
+        for new in sorted(sought - self._copies.keys()):
+            if (name := self._name(new)) is not None:
+                self._copies[new] = Copy(self._runs / name)
+        names = {copy.name for copy in self._copies.values()}
         self._wishes = {name: wish for name, wish in self._wishes.items() if name in names}
-        here = {name for name in names if RunFolder(self._runs / name).ledger_path.exists()}
-        return [name for name in sorted(names - here) if self._look(name)]
+        return sorted(copy.name for one, copy in self._copies.items() if self._look(one, copy))
 
-    def _look(self, name: str) -> bool:
-        copy = self._copies.setdefault(name, Copy(self._runs / name))
+    def _name(self, new: Sought) -> str | None:
+        """Find a name that no other run has here; None for one whose ledger is here."""
+        taken = {copy.name for copy in self._copies.values()}
+        for name in (new.run, f"{new.run[:_NAME]}-{new.mark}"):
+            mark = self._mark(name)
+            if mark == new.mark:
+                return None
+            if mark is None and name not in taken:
+                return name
+        return None
+
+    def _mark(self, name: str) -> str | None:
+        """Tell the mark of the ledger that is here under a name; None where there is none."""
         try:
-            if name in self._wishes:
-                self._ask(name, "wish", self._wishes[name])
-                del self._wishes[name]
-            live: Live = self._ask(name, "live", copy.version)
-            progress: tuple[Counts, Wish] = self._ask(name, "progress")
-            tables: Tables | None = self._ask(name, "tables") if copy.wants_tables(live) else None
+            with RunFolder(self._runs / name).ledger() as ledger:
+                return ledger.mark
+        except UsageError:
+            return None
+        except LedgerError:
+            return ""  # no one's that can be told
+
+    def _look(self, sought: Sought, copy: Copy) -> bool:
+        try:
+            if copy.name in self._wishes:
+                self._ask(sought, "wish", self._wishes[copy.name])
+                del self._wishes[copy.name]
+            live: Live = self._ask(sought, "live", copy.version)
+            progress: tuple[Counts, Wish] = self._ask(sought, "progress")
+            tables: Tables | None = self._ask(sought, "tables") if copy.wants_tables(live) else None
         except UnansweredError:
             return False
         copy.write(live, progress[1], tables)
         return True
 
 
-def _ask(name: str, method: str, *args: object) -> Any:  # noqa: ANN401 (whatever the reducer returns)
+def _ask(sought: Sought, method: str, *args: object) -> Any:  # noqa: ANN401 (whatever the reducer returns)
     """Call a reducer; raises UnansweredError."""
     import ray  # noqa: PLC0415 (a second to import)
     from ray.exceptions import GetTimeoutError, RayActorError  # noqa: PLC0415
 
     try:
-        reducer = ray.get_actor(_PREFIX + name, namespace=NAMESPACE)
+        reducer = ray.get_actor(f"{REDUCER}{sought.run}:{sought.mark}", namespace=NAMESPACE)
     except ValueError as error:  # there is none of that name any more
         raise UnansweredError from error
     try:
@@ -144,13 +182,12 @@ def _ask(name: str, method: str, *args: object) -> Any:  # noqa: ANN401 (whateve
         raise UnansweredError from error
 
 
-def _names() -> set[str]:
+def _sought() -> set[Sought]:
     """Tell which runs have a reducer."""
     import ray  # noqa: PLC0415
 
-    rows = ray.util.list_named_actors(all_namespaces=True)
-    names = {row["name"].removeprefix(_PREFIX) for row in rows if row["name"].startswith(_PREFIX)}
-    return {name for name in names if re.match(RUN_ID, name)}
+    found = (_REDUCER.fullmatch(row["name"]) for row in ray.util.list_named_actors(all_namespaces=True))
+    return {Sought(**one.groupdict()) for one in found if one is not None}
 
 
 def _listen(lines: TextIO, wishes: queue.Queue[tuple[str, Wish]]) -> None:
@@ -175,7 +212,7 @@ def main(address: str, runs: Path) -> None:
                 begun = time.monotonic()
                 while not wishes.empty():
                     mirror.wish(*wishes.get())
-                _say(runs=mirror.look(_names()))
+                _say(runs=mirror.look(_sought()))
                 time.sleep(max(0.0, _EVERY_S - (time.monotonic() - begun)))
         except (RayError, ConnectionError, RuntimeError) as error:
             raise ClusterError(f"{address}: {error}") from error

@@ -141,7 +141,7 @@ async def offer(reducer: Any, partials: list[Partial], task_s: float) -> tuple[t
 
 async def saturation(path: Path, partials: list[Partial]) -> tuple[list[tuple[str, ...]], str]:
     """Raise the load on the reducer's actor until it keeps up no more; returns rows, and what they come to."""
-    reducer = start_reducer(path, "bench")
+    reducer = start_reducer(Ledger.open(path))
     await reducer.merge.remote(partials[:1])
     lines = []
     used, most, bearable = 1, 0.0, math.inf

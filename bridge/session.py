@@ -182,7 +182,7 @@ class Session:
         self._announced = announced
         if self._ledger is not None:
             add_plan(self._ledger, announced.plan())
-            self._in_background(reload_reducer(self.run_id))
+            self._in_background(reload_reducer(self._ledger))
 
     def _answer(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
         """Have decided what becomes of a delivery, and carry that out: it is settled whatever that raises."""
@@ -216,10 +216,10 @@ class Session:
         """Carry out what was decided on a delivery: first in the ledger, then towards pool and broker."""
         if isinstance(verdict, DeadLetter) and verdict.failure is not None:
             ledger.abandon(verdict.failure)
-            self._in_background(reload_reducer(self.run_id))
+            self._in_background(reload_reducer(ledger))
         elif isinstance(verdict, Offer):
             if verdict.forgives and ledger.forgive(verdict.message.task):
-                self._in_background(reload_reducer(self.run_id))
+                self._in_background(reload_reducer(ledger))
             self._source.offer(verdict.message, delivery)
         elif verdict == Ack(is_due=True):
             self._has_withdrawn = True
@@ -304,7 +304,7 @@ class Session:
             self._in_background(self._warn_of_unseen(ledger.due_files()))
             self._pool = pool = Pool(
                 worker_starter(ledger.spec, self._terms.sources, cache_folder(), self._terms.analyses),
-                partial(join_reducer, ledger.path, self.run_id),
+                partial(join_reducer, ledger),
                 self._limits,
                 watch,
                 Metrics(self.run_id, f"{self._terms.name}pool"),

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from app.client import Client
-from app.mirror import Mirror, UnansweredError
+from app.mirror import Mirror, Sought, UnansweredError
 from app.watch import Watch
 from hzzray.data.catalogue import release
 from hzzray.engine.cluster import ClusterError
@@ -22,6 +22,7 @@ from hzzray.runs.request import make_spec
 from tests.support.chaos import plan_run
 from tests.support.waiting import wait_for
 
+FAR = Sought("far", "0123abcd")
 USAGE = Usage("worker-0", "n", 7, "working", "llll", 1.0, 0.5, 2**20, 100, 1000, 0.1, 1, "abc")
 
 
@@ -42,65 +43,100 @@ def test_a_run_of_elsewhere_looks_as_one_of_here(elsewhere, tmp_path, monkeypatc
     reducer, tasks, worker = elsewhere
     asked = []
 
-    def ask(name: str, method: str, *args: object):
+    def ask(sought: Sought, method: str, *args: object):
         if method == "live":
             asked.extend(args)  # the version that is known
         return getattr(reducer, method)(*args)
 
     mirror, client = Mirror(tmp_path / "here", ask), Client(tmp_path / "here")
-    assert mirror.look({"far"}) == ["far"]
+    assert mirror.look({FAR}) == ["far"]
     view = client.view("far")
     assert (view.phase, view.result.tasks.merged, len(view.usage)) == ("running", 0, 0)
     reducer.merge([worker.process(task) for task in tasks[:3]])
     reducer.report("a", [USAGE], Scale(1, 0, 1, 2, 3), None, -1)
     mirror.wish("far", "pause")
-    mirror.look({"far"})
+    mirror.look({FAR})
     view = client.view("far")
     assert (view.phase, view.result.tasks.merged) == ("paused", 3)
     assert view.usage["actor_id"].tolist() == ["abc"]
     assert view.scale["in_flight"].tolist() == [3]
     assert view.history["events"].tolist() == [0, sum(task.entries for task in tasks[:3])]
     before = (tmp_path / "here" / "far" / "result.json").stat().st_mtime_ns
-    mirror.look({"far"})
+    mirror.look({FAR})
     assert (tmp_path / "here" / "far" / "result.json").stat().st_mtime_ns == before  # nothing is new
     assert asked[-1] > asked[0] == -1
     reducer.merge([worker.process(task) for task in tasks[3:]])
     reducer.wish("run")
     assert reducer.is_unseen()
-    mirror.look({"far"})
-    mirror.look({"far"})
+    mirror.look({FAR})
+    mirror.look({FAR})
     assert not reducer.is_unseen()
     view = client.view("far")
     assert view.phase == "complete"
     assert view.result.digest == load_json(tmp_path / "here" / "far").digest
     assert (tmp_path / "here" / "far" / "histograms.root").exists()
     assert mirror.look(set()) == []
-    assert mirror.look({"far"}) == ["far"]
+    assert mirror.look({FAR}) == ["far"]
     assert mirror.look(set()) == []
 
 
-def test_a_run_of_here_is_left_to_its_driver(elsewhere, tmp_path):
-    reducer, _, _ = elsewhere
-    Ledger.create(tmp_path / "here" / "far" / "ledger.db", "far", make_spec(release("toy")), "local").close()
-    assert Mirror(tmp_path / "here", lambda *_: pytest.fail("asked")).look({"far"}) == []
+def test_a_run_of_here_is_left_to_its_driver(tmp_path):
+    with a_ledger(tmp_path / "here" / "far") as ledger:
+        sought = Sought("far", ledger.mark)
+    assert Mirror(tmp_path / "here", lambda *_: pytest.fail("asked")).look({sought}) == []
     assert not (tmp_path / "here" / "far" / "result.json").exists()
-    assert reducer
+
+
+def test_runs_that_are_called_the_same_have_folders_of_their_own(elsewhere, tmp_path):
+    """One of here, and two of other people's."""
+    reducer, tasks, worker = elsewhere
+    asked = []
+
+    def ask(sought: Sought, method: str, *args: object):
+        asked.append((sought.mark, method, *args))
+        return getattr(reducer, method)(*args)
+
+    mirror = Mirror(tmp_path, ask)
+    others = {FAR, Sought("far", "0123abce")}
+    assert mirror.look(others) == ["far", "far-0123abce"]
+    mirror.wish("far-0123abce", "drain")
+    mirror.look(others)
+    assert [mark for mark, method, *_ in asked if method == "wish"] == ["0123abce"]
+    a_ledger(tmp_path / "far").close()  # somebody here begins one of that name
+    reducer.merge([worker.process(task) for task in tasks[:3]])
+    assert mirror.look(others) == ["far-0123abcd", "far-0123abce"]
+    assert load_json(tmp_path / "far").tasks.merged == 0
+    assert load_json(tmp_path / "far-0123abcd").tasks.merged == 3
+    assert mirror.look(set()) == []
+
+
+def test_a_ledger_that_cannot_be_read_keeps_its_name(elsewhere, tmp_path):
+    reducer, _, _ = elsewhere
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "ledger.db").write_bytes(b"no database")
+    mirror = Mirror(tmp_path, lambda _, method, *args: getattr(reducer, method)(*args))
+    assert mirror.look({FAR}) == ["far-0123abcd"]
+    assert mirror.look(set()) == []
+
+
+def a_ledger(folder) -> Ledger:
+    return Ledger.create(folder / "ledger.db", folder.name, make_spec(release("toy")), "local")
 
 
 def test_a_wish_is_passed_on_when_the_reducer_is_back(tmp_path):
     asked = []
 
-    def ask(name: str, method: str, *args: object):
+    def ask(sought: Sought, method: str, *args: object):
         asked.append((method, *args))
         raise UnansweredError
 
     mirror = Mirror(tmp_path, ask)
     mirror.wish("far", "pause")
-    assert mirror.look({"far"}) == mirror.look({"far"}) == []
+    assert mirror.look({FAR}) == mirror.look({FAR}) == []
     assert asked == [("wish", "pause")] * 2
     assert not (tmp_path / "far").exists()
     mirror.look(set())  # it has ended
-    mirror.look({"far"})
+    mirror.look({FAR})
     assert asked[2:] == [("live", -1)]
 
 

@@ -24,8 +24,10 @@ from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
 from hzzray.engine.actors import join_reducer
 from hzzray.engine.cluster import ClusterError
+from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool
+from hzzray.engine.reducer import reducer_name
 from hzzray.engine.source import MemorySource
 from hzzray.engine.worker import Worker
 from hzzray.runs.folder import load_json
@@ -353,21 +355,22 @@ def test_two_pools_share_a_run_and_the_reducer(toys, toys_digest, spec, tmp_path
     path = tmp_path / "run" / "ledger.db"
     tasks = plan_run(path, spec, toys, 100)
     workers = starter(Worker, spec, (str(toys),), ...)
+    ledger = Ledger.open(path)
 
     async def both():
         sources = MemorySource(tasks[::2]), MemorySource(tasks[1::2])
         # Each takes the reducer that is there; when that is killed for good, they find themselves another.
-        pools = [Pool(workers, partial(join_reducer, path, "run"), Limits(), shared=True) for _ in sources]
+        pools = [Pool(workers, partial(join_reducer, ledger), Limits(), shared=True) for _ in sources]
         killed = []
 
         def kill(counts):
             if counts.merged and not killed:
                 killed.extend(actors("Reducer"))
-                ray.kill(ray.get_actor("reducer:run"))
+                ray.kill(ray.get_actor(reducer_name(ledger)))
 
         await asyncio.gather(*(pool.run(source, kill) for pool, source in zip(pools, sources, strict=True)))
         assert len(killed) == 1
-        reducer = join_reducer(path, "run")
+        reducer = join_reducer(ledger)
         state = await reducer.snapshot.remote()
         ray.kill(reducer)
         return state
@@ -386,7 +389,12 @@ UNENDING = (*RUN, "--pace", 90)  # others come before it ends, however busy the 
 
 
 def test_two_runs_at_once_on_one_cluster(address, toys, toys_digest, tmp_path):
-    with Driver(address, toys, tmp_path, "one", *RUN) as one, Driver(address, toys, tmp_path, "two", *RUN) as two:
+    """Of two people who call theirs the same, in folders of their own."""
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder in folders:
+        folder.mkdir()
+    one, two = (Driver(address, toys, folder, "same", *RUN, "--pace", 10) for folder in folders)
+    with one, two:
         assert [one.end(), two.end()] == [0, 0], one.said() + two.said()
     for driver in (one, two):
         assert digest_of(driver) == toys_digest

@@ -86,16 +86,15 @@ def work(tmp_path, tasks, limits, *, task_s, num_cpus=1, worker=SlowWorker):
     diary = tmp_path / "diary"
     diary.mkdir()
     path = tmp_path / "ledger.db"
-    Ledger.create(path, "run", SPEC, "test").close()
-    with Ledger.open(path) as ledger:
-        ledger.plan(files(tasks))
+    ledger = Ledger.create(path, "run", SPEC, "test")
+    ledger.plan(files(tasks))
     actor = ray.remote(concurrency_groups={"monitor": 1})(worker).options(num_cpus=num_cpus)
     seen: list[dict[str, str]] = []
 
     async def go():
         pool = Pool(
             lambda name: actor.remote(name, diary, task_s),
-            partial(start_reducer, path, "run"),
+            partial(start_reducer, ledger),
             limits,
             watcher=lambda report: seen.append({row.actor: row.state for row in report.usages if row.state != "up"}),
         )

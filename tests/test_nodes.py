@@ -58,7 +58,7 @@ def run(run_id, has, actors):
 
     async def go():
         with Ledger.open(path) as ledger:
-            reducer = start_reducer(path, run_id)
+            reducer = start_reducer(ledger)
             limits = Limits(min_actors=actors, max_actors=actors)
             pool = Pool(start, lambda: reducer, limits, sources=(str(toys),))
             return await pool.run(MemorySource(ledger.due()), lambda _: None)

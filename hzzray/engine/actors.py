@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeL
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.faults import Fault, Trouble
 from hzzray.engine.instructions import NoAnswer
-from hzzray.engine.ledger import FencedError
+from hzzray.engine.ledger import FencedError, Ledger
 from hzzray.engine.reducer import Reducer, reducer_name
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, MissingFileError
@@ -81,49 +81,49 @@ def worker_options(avoid: Collection[str] = ()) -> dict[str, Any]:
     return options
 
 
-def start_reducer(path: Path, run_id: str) -> Handle:
+def start_reducer(ledger: Ledger) -> Handle:
     """Start the reducer of a run on this node, where its ledger is; one that is there already is ended.
 
     Raises ClusterError when the earlier one won't go.
     """
-    name = reducer_name(run_id)
+    name = reducer_name(ledger)
     for wait in itertools.islice(waits(0.05, 1.0), 20):
         with contextlib.suppress(ValueError):  # there is none of that name
             ray.kill(ray.get_actor(name))
         with contextlib.suppress(ValueError):  # the name is still taken
-            return _reducer(path, name)
+            return _reducer(ledger)
         time.sleep(wait)
     raise ClusterError(f"an earlier {name} of this cluster won't end")
 
 
-def join_reducer(path: Path, run_id: str) -> Handle:
+def join_reducer(ledger: Ledger) -> Handle:
     """Find the reducer that another process of this cluster has started for a run, or start it on this node."""
-    return _reducer(path, reducer_name(run_id), get_if_exists=True)
+    return _reducer(ledger, get_if_exists=True)
 
 
-async def reload_reducer(run_id: str) -> None:
+async def reload_reducer(ledger: Ledger) -> None:
     """Let the reducer of a run, if there is one, take note of what was planned or forgiven in its ledger.
 
     One that dies meanwhile does so as it begins again.
     """
     try:
-        await ray.get_actor(reducer_name(run_id)).reload.remote()
+        await ray.get_actor(reducer_name(ledger)).reload.remote()
     except (ValueError, RayActorError):
         return
 
 
-def _reducer(path: Path, name: str, *, get_if_exists: bool = False) -> Handle:
+def _reducer(ledger: Ledger, *, get_if_exists: bool = False) -> Handle:
     """Start a reducer: it waits for the disk more than it computes, and so takes no CPU slot."""
     node = ray.get_runtime_context().get_node_id()
     actor = actor_class(Reducer, "read", _READS).options(
-        name=name,
+        name=reducer_name(ledger),
         get_if_exists=get_if_exists,
         num_cpus=0,
         max_restarts=-1,
         max_task_retries=0,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
     )
-    return actor.remote(path)
+    return actor.remote(ledger.path)
 
 
 def end(actor: Handle) -> None:

@@ -6,6 +6,7 @@ if its task is done, whatever is killed when. Each transaction of the reducer ch
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import sqlite3
@@ -183,6 +184,12 @@ class Ledger:
                 raise LedgerError(f"{path}: truncated")
             on_error.pop_all()
         return ledger
+
+    @property
+    def mark(self) -> str:
+        """Eight hexadecimal digits that tell this run from others of the same name, in another folder or before it."""
+        told = f"{self.run_id}\0{self.created!r}\0{self.environment}"
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def close(self) -> None:
         """Close the file."""

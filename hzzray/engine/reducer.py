@@ -27,9 +27,13 @@ TABLES_S = 5.0
 WATCHING_S = 3.0
 
 
-def reducer_name(run_id: str) -> str:
-    """Name the reducer's actor of a run."""
-    return f"reducer:{run_id}"
+#: What the names of reducers' actors begin with.
+REDUCER = "reducer:"
+
+
+def reducer_name(ledger: Ledger) -> str:
+    """Name the reducer's actor of a run: of this ledger alone, as others of a cluster may call their runs the same."""
+    return f"{REDUCER}{ledger.run_id}:{ledger.mark}"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -95,7 +99,7 @@ class Reducer:
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
-        return reducer_name(self._ledger.run_id)
+        return f"{REDUCER}{self._ledger.run_id}"
 
     def close(self) -> None:
         """Close the ledger."""

@@ -373,7 +373,7 @@ async def _with_ray(ledger: Ledger, settings: Settings, progress: Callable[[Coun
     from hzzray.engine.sessions import lenders  # noqa: PLC0415
 
     start = worker_starter(ledger.spec, settings.sources, cache_folder(), settings.analyses)
-    find = partial(start_reducer, ledger.path, ledger.run_id)
+    find = partial(start_reducer, ledger)
     with Journal(ledger, clock) as journal:
         metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
         lent = await asyncio.to_thread(lenders, ledger.spec)

@@ -235,7 +235,7 @@ def pool_run(
 
     async def work() -> RunState:
         with Ledger.open(path) as ledger:
-            reducer = start_reducer(path, ledger.run_id)
+            reducer = start_reducer(ledger)
             pool = Pool(start, lambda: reducer, limits)
             meanwhile(pool)
             try:
