@@ -37,6 +37,20 @@ def test_text_can_be_read(theme, behind):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("behind", ["backgroundColor", "secondaryBackgroundColor", "grayBackgroundColor"])
+def test_captions_can_be_read(theme, behind):
+    """Streamlit draws them in the text's colour, at 60 % of its strength."""
+    colours = THEMES[theme]
+    assert contrast(mixed(colours["textColor"], colours[behind], 0.6), colours[behind]) >= TEXT
+
+
+def mixed(colour: str, behind: str, strength: float) -> str:
+    """What is seen of a colour that lets some of what is behind it through."""
+    pairs = ((int(colour[i : i + 2], 16), int(behind[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(strength * over + (1 - strength) * under):02x}" for over, under in pairs)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_what_is_pressed_and_moved_can_be_seen_and_its_label_read(theme):
     colours = THEMES[theme]
     assert contrast("#ffffff", colours["primaryColor"]) >= TEXT
