@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 
 from hzzray.errors import UsageError
+from hzzray.options import AsJson, print_json
 
 if TYPE_CHECKING:
     from kuberay.config import Values
@@ -86,7 +88,13 @@ def up(
 
 
 @app.command()
-def status(overlay: Overlay = None, own: Own = None, context: Context = None, dry_run: DryRun = False) -> None:
+def status(
+    overlay: Overlay = None,
+    own: Own = None,
+    context: Context = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
     """Show each part of a deployment, and why one isn't ready (exit code 1)."""
     from kuberay import deploy  # noqa: PLC0415
 
@@ -96,6 +104,10 @@ def status(overlay: Overlay = None, own: Own = None, context: Context = None, dr
             kubectl.show(*question)
         return
     parts = deploy.look(kubectl, values)
+    ready = all(part.ready for part in parts)
+    if as_json:
+        print_json({"ready": ready, "parts": [asdict(part) for part in parts]})
+        raise typer.Exit(0 if ready else 1)
     kinds, names = (
         max(len(text) for text in column) for column in zip(*((p.kind, p.name) for p in parts), strict=True)
     )
@@ -103,7 +115,7 @@ def status(overlay: Overlay = None, own: Own = None, context: Context = None, dr
         line = f"{'✓' if part.ready else '✗'} {part.kind:{kinds}}  {part.name:{names}}  {part.says}"
         style = None if part.ready else "red"
         console.print(line.rstrip(), style=style, highlight=False, soft_wrap=True, markup=False)
-    if any(not part.ready for part in parts):
+    if not ready:
         raise typer.Exit(1)
 
 

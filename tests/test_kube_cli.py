@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import io
+import json
 import os
 import shutil
 import signal
@@ -118,6 +119,10 @@ def test_status_shows_each_part(api, cli):
     assert code == 0, err
     assert said.count("✓") == 5
     api.objects["deployments", "hzzray", "hzzray-app"]["status"] = {}
+    code, said, _ = cli("kube", "status", "--overlay", "minikube", "--json")
+    told = json.loads(said)
+    lacking = [(part["kind"], part["name"]) for part in told["parts"] if not part["ready"]]
+    assert (code, told["ready"], lacking) == (1, False, [("Deployment", "hzzray-app")])
     code, said, _ = cli("kube", "status", "--overlay", "minikube")
     assert code == 1
     assert said.count("✗") == 1
