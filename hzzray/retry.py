@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-
-import tenacity
+from typing import TYPE_CHECKING
 
 from hzzray.errors import TransientError
+
+if TYPE_CHECKING:
+    import tenacity
 
 _FIRST_S = 0.2
 _LONGEST_S = 5.0
@@ -15,6 +17,8 @@ _LONGEST_S = 5.0
 
 def retrying(attempts: int) -> tenacity.Retrying:
     """Call a function up to ``attempts`` times while it raises TransientError; the last one goes through."""
+    import tenacity  # noqa: PLC0415 (it loads all of tornado where that is there; most processes retry nothing)
+
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(attempts),
         wait=tenacity.wait_exponential(multiplier=_FIRST_S, max=_LONGEST_S) + tenacity.wait_random(0, _FIRST_S),

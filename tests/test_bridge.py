@@ -54,9 +54,10 @@ def everything_is_settled(site):
 
 def test_a_published_run_is_done(site, spec, toys, digest):
     done = site.publish(spec, "r", toys, 500)
-    with Bridging(site, toys):
+    with Bridging(site, toys, draws=True):
         result = site.wait("r")
         everything_is_settled(site)
+        wait_for("the plot", (site.runs / "r" / "plot.png").exists)
     assert result.digest == digest
     assert check_ledger(site.ledger("r")) == done.tasks
     assert {path.name for path in (site.runs / "r").iterdir()} >= {
@@ -311,7 +312,7 @@ def test_a_message_that_ends_its_bridges_is_given_up(site, spec, toys):
 def many(tmp_path_factory):
     """Toys for a run that lasts for a while."""
     made = tmp_path_factory.mktemp("many")
-    write_toys(made, release("toy"), events=40_000, seed=5)
+    write_toys(made, release("toy"), events=20_000, seed=5)
     return made
 
 

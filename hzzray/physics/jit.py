@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import numba as nb
 from numba.core import entrypoints
+from numba.core.caching import FunctionCache
+from numba.core.runtime.nrt import rtsys
 
 from hzzray.places import cache_folder
 
@@ -28,12 +30,27 @@ def sources(package: Path = Path(__file__).parents[1]) -> list[bytes]:
     return [text for path, text in found.items() if path.parent.name == "physics" or b"physics.jit import" in text]
 
 
+class _Cache(FunctionCache):
+    """Loads what is cached without what numba prepares to compile: a third of a second of CPU in each process.
+
+    It comes to that where something is to be compiled all the same.
+    """
+
+    def load_overload(self, sig: object, target_context: Any) -> Any:  # noqa: ANN401
+        rtsys.initialize(target_context)  # compiled code takes its memory from there
+        with self._guard_against_spurious_io_errors():
+            found = self._load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+            if found is None:
+                _defer_scipy()
+            return found
+
+
 def _defer_scipy() -> None:
     """Let numba load scipy.linalg when a function needs it, and not to see whether it could: half a second of CPU.
 
     Each function of linear algebra asks for it again when it is compiled.
     """
-    from numba.np import linalg  # noqa: PLC0415
+    from numba.np import linalg  # noqa: PLC0415 (see _Cache)
 
     if "numba.np.arraymath" in sys.modules or find_spec("scipy") is None:
         return
@@ -43,8 +60,6 @@ def _defer_scipy() -> None:
     finally:
         linalg.ensure_blas = loaded
 
-
-_defer_scipy()
 
 # Compiling all kernels takes some tens of seconds.
 _PATIENCE_S, _POLL_S = 120.0, 0.05
@@ -83,7 +98,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def entry(function: _F) -> _F:
     """Compile what Python calls."""
-    return nb.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[return-value]
+    return _cached(nb.njit(nogil=True, error_model="numpy")(function))  # type: ignore[no-any-return]
 
 
 def kernel(function: _F) -> _F:
@@ -91,8 +106,12 @@ def kernel(function: _F) -> _F:
 
     It can't allocate: arrays pass without counting references, which would cost more than the work itself.
     """
-    compiled: Any = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)  # type: ignore[call-overload]
-    return compiled  # type: ignore[no-any-return]
+    return _cached(nb.njit(nogil=True, error_model="numpy", _nrt=False)(function))  # type: ignore[no-any-return, call-overload]
+
+
+def _cached(dispatcher: Any) -> Any:  # noqa: ANN401
+    dispatcher._cache = _Cache(dispatcher.py_func)  # type: ignore[no-untyped-call]  # noqa: SLF001 (what cache=True does, with numba's own)
+    return dispatcher
 
 
 def inlined(function: _F) -> _F:

@@ -139,10 +139,11 @@ class Bridging:
     def __init__(
         self, site: Site, *sources: object, actors: int = 2, name: str = "", heal_s: float = 30.0,
         settings: BrokerSettings | None = None, limits: Limits | None = None, analyses: tuple[str, ...] = (),
+        draws: bool = False,
         **more: Any,
     ) -> None:  # fmt: skip
         limits = limits or Limits(min_actors=actors, max_actors=actors, idle_s=1.0, back_off_s=(0.01, 0.1))
-        terms = Terms(name, site.runs, tuple(map(str, sources)), limits, heal_s, analyses=analyses)
+        terms = Terms(name, site.runs, tuple(map(str, sources)), limits, heal_s, draws, analyses)
         self._make = (settings or site.settings("bridge"), TOPOLOGY, terms, BridgeSettings(**more))
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
