@@ -25,6 +25,7 @@ from bridge.topology import Topology
 from hzzray.errors import UsageError
 from hzzray.options import AsJson, option, print_json
 from hzzray.runs.request import RunRequest
+from hzzray.urls import absolute
 
 if TYPE_CHECKING:
     from bridge.connection import BrokerError
@@ -150,7 +151,7 @@ def serve(
         from bridge.bridge import Bridge, BridgeSettings, serve_until  # noqa: PLC0415
         from bridge.session import Terms  # noqa: PLC0415 (imports Ray)
 
-        terms = Terms(f"{secrets.token_hex(2)}-", runs, _sources(source, catalogue), limits)
+        terms = Terms(f"{secrets.token_hex(2)}-", runs, tuple(map(absolute, _sources(source, catalogue))), limits)
         bridge = Bridge(settings, topology, terms, BridgeSettings(prefetch=prefetch, until=until_complete))
         serve_until(bridge)
     if until_complete is not None:

@@ -10,11 +10,11 @@ import platformdirs
 
 
 def cache_folder() -> Path | None:
-    """Find the folder of caches: ``HZZRAY_CACHE`` (empty for none), else the user's own."""
+    """Find the folder of caches, absolute: ``HZZRAY_CACHE`` (empty for none), else the user's own."""
     chosen = os.environ.get("HZZRAY_CACHE")
     if chosen == "":
         return None
-    return Path(chosen) if chosen else platformdirs.user_cache_path("hzzray")
+    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("hzzray")
 
 
 #: What a run's next commits and files need on the disk, at the least [bytes].

@@ -82,13 +82,18 @@ def redact(text: str) -> str:
     return _QUERY.sub(r"\1?***", _LOGIN.sub("***@", text))
 
 
+def absolute(place: str) -> str:
+    """Say where a folder or file is so that other processes find it too, wherever they are; a URL stays as it is."""
+    return place if is_remote(place) else str(Path(place).expanduser().absolute())
+
+
 def join(source: str, path: str) -> str:
-    """Put a relative path under a source, a folder or a URL whose query is kept.
+    """Put a relative path under a source, a folder or a URL whose query is kept; a folder's are absolute then.
 
     ``path`` is plain text: what a URL of the web can't hold (spaces, µ, ``%``) is percent-encoded.
     """
     if not is_remote(source):
-        return str(Path(source).expanduser() / path)
+        return str(Path(absolute(source)) / path)
     if not source.startswith(("http://", "https://")):
         base, mark, query = source.partition("?")
         return f"{base.removesuffix('/')}/{path}{mark}{query}"  # root://host//folder: two slashes mean something

@@ -141,9 +141,12 @@ def merged(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
-def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_them(place, toys, tmp_path):
+def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_them(place, toys, tmp_path, monkeypatch):
+    """Whoever asks is in another folder than the cluster, and says from there where files lie."""
     digest = oracle(tmp_path / "oracle", toys, make_spec(release("toy")))
-    run = ("run", "--source", toys, "--runs", tmp_path, "--actors", 1, "--chunk", 1000, "--run-id", "run")
+    monkeypatch.chdir(tmp_path)
+    source = os.path.relpath(toys)
+    run = ("run", "--source", source, "--runs", "here", "--actors", 1, "--chunk", 1000, "--run-id", "run")
     try:
         assert "started: 1 slots at 127.0.0.1" in done("cluster", "up", "--slots", 1)
         record = standing.find()
@@ -152,7 +155,7 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
         (gcs,) = [child for child in psutil.Process(record.keeper.pid).children() if child.name() == "gcs_server"]
         slow = subprocess.Popen(hzzray(*run, "--pace", 600), stdout=subprocess.DEVNULL)
         try:
-            wait_for("a merged task", lambda: merged(tmp_path / "run"))
+            wait_for("a merged task", lambda: merged(tmp_path / "here" / "run"))
             (user,) = standing.users()
             assert (user.process.pid, user.slots) == (slow.pid, 1)
             assert json.loads(done("cluster", "status", "--json"))["users"][0]["pid"] == slow.pid
@@ -165,7 +168,7 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
             slow.kill()
             slow.wait()
         done(*run)
-        assert load_json(tmp_path / "run").digest == digest
+        assert load_json(tmp_path / "here" / "run").digest == digest
         assert "no cluster that stays" in done("cluster", "status", code=1)
     finally:
         standing.down(force=True)

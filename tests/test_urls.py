@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from hzzray.urls import is_inside, join, led_by
+from hzzray.urls import absolute, is_inside, join, led_by
 
 WEB = ("https://host/base/?sig=abc", "root://eos//open/data")
 
@@ -69,6 +70,14 @@ def test_a_source_that_is_a_whole_host():
     for source in ("http://host?sig=a", "http://host/?sig=a", "http://host"):
         assert is_inside(join(source, "MC/a.root"), [source])
         assert not is_inside("http://hostile/MC/a.root", [source])
+
+
+def test_a_folder_is_told_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("toy") == str(tmp_path / "toy")
+    assert join("toy", "MC/a.root") == str(tmp_path / "toy/MC/a.root")
+    assert absolute("~/toy") == str(Path.home() / "toy")
+    assert absolute("https://host/toy?sig=a") == "https://host/toy?sig=a"
 
 
 def test_a_query_stays_at_the_end_of_every_kind_of_address():

@@ -20,7 +20,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hzzray.engine.cluster import leave_word, usable_cpus
 from hzzray.engine.ledger import KnownFile, Ledger, Wish
@@ -41,7 +41,7 @@ from hzzray.runs.result import Result, moment, summarise
 from hzzray.runs.tables import Recorder
 from hzzray.runs.templates import save_root, save_templates, scaled
 from hzzray.statistics.scaling import names
-from hzzray.urls import redact
+from hzzray.urls import absolute, redact
 
 #: Parts of a run that takes its time: each has a part of every file.
 _SLICES = 100
@@ -49,6 +49,10 @@ _SLICES = 100
 
 class StoppedError(HzzrayError):
     """The user ended a run before it was finished. What is merged is kept."""
+
+
+# Workers of a cluster that stays are in another folder than whoever asks for a run.
+_Places = Annotated[tuple[str, ...], AfterValidator(lambda places: tuple(map(absolute, places)))]
 
 
 class Settings(BaseModel):
@@ -62,13 +66,13 @@ class Settings(BaseModel):
 
     runs: Path
     run_id: Annotated[str, Field(pattern=RUN_ID)]
-    sources: tuple[str, ...]
+    sources: _Places
     engine: Engine = "ray"
     limits: Limits = Limits()
     chunk: int = CHUNK
     pace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     bridged: bool = False
-    analyses: tuple[str, ...] = ()
+    analyses: _Places = ()
 
     @property
     def folder(self) -> Path:
