@@ -1,5 +1,6 @@
 """Exploring sessions: re-cuts of a run against runs that read everything."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,6 +21,8 @@ from pyarrow import parquet
 import hzzray
 from hzzray import explore_cli
 from hzzray.data.catalogue import release
+from hzzray.engine import sessions
+from hzzray.engine.cluster import ClusterError
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.questions import OvertakenError
@@ -417,3 +420,43 @@ def test_a_session_that_nobody_asks_ends_by_itself(runs, ray_cluster):
         assert name not in {one["name"] for one in ray.util.list_named_actors(True)}
         assert session.recut().digest == digest  # and is there again when somebody asks
         session._explorer.end()
+
+
+class Holder:
+    """An actor that has slots."""
+
+    def is_here(self) -> bool:
+        return True
+
+
+@pytest.mark.slow
+def test_a_session_that_nobody_asks_gives_way_to_who_waits_for_its_slots(runs, ray_cluster):
+    """A run, or another session, had to wait for a quarter of an hour."""
+    import ray
+
+    with hzzray.explore("base", runs=runs, actors=2) as session:
+        digest = session.recut().digest
+        name = session._explorer._plot.name
+        other = ray.remote(num_cpus=2)(Holder).remote()  # of three slots
+        try:
+            assert ray.get(other.is_here.remote(), timeout=60)
+            assert name not in {one["name"] for one in ray.util.list_named_actors(True)}
+        finally:
+            ray.kill(other)
+        assert session.recut().digest == digest
+        session._explorer.end()
+
+
+def test_that_no_worker_comes_is_said(runs, monkeypatch):
+    monkeypatch.setattr(sessions, "_PATIENCE_S", 0.01)
+    with hzzray.explore("base", runs=runs, engine="serial") as session:
+        spec, plot = session.spec, sessions.Plot(session.spec, session.sources, session.tasks, None, (), 1, None, 1.0)
+    coordinator = sessions.Coordinator(plot)
+    coordinator._members = [sessions._Member("explorer-0", None)]  # whose process never begins
+
+    async def ask():
+        coordinator._services = [asyncio.ensure_future(coordinator._answer_all())]
+        await coordinator.ask("viewer", spec.selection.cuts, spec.templates, apart=False, whole=True)
+
+    with pytest.raises(ClusterError, match="no worker of the session has come"):
+        asyncio.run(ask())

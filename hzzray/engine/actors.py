@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy, NotIn
 
-from hzzray.engine.cluster import ClusterError
+from hzzray.engine.cluster import ClusterError, room
 from hzzray.engine.faults import Fault, Trouble
 from hzzray.engine.instructions import NoAnswer
 from hzzray.engine.ledger import FencedError, Ledger
@@ -144,6 +145,17 @@ def restarts(actor: Handle) -> int:
 def node_of(actor: Handle) -> str:
     """Tell Ray's id of the node that an actor is on; empty where it is on none."""
     return str(_known(actor).get("Address", {}).get("NodeID", ""))
+
+
+def waiting(but: Collection[Handle]) -> set[str]:
+    """Tell Ray's ids of the actors that wait for slots in a cluster that can't grow, without some."""
+    from ray._private.state import actors  # noqa: PLC0415 (as below)
+
+    if math.isinf(room()):
+        return set()
+    rows = actors(actor_state_name="PENDING_CREATION")
+    # One that has a port has a process, which begins.
+    return {one for one, row in rows.items() if not row["Address"]["Port"]} - {one._actor_id.hex() for one in but}  # noqa: SLF001
 
 
 def _known(actor: Handle) -> dict[str, Any]:

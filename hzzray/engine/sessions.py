@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hzzray.engine.actors import AWAY
+from hzzray.engine.actors import AWAY, waiting
 from hzzray.engine.cluster import ClusterError, working_nodes
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.monitor import Usage
@@ -43,6 +43,10 @@ _PING_S = 20.0
 #: How long a session may make no progress in loading before it answers of what there is [s].
 _PATIENCE_S = 120.0
 
+#: Who waits for slots gets those of a session that nobody has asked for so long, having waited for so many looks [s].
+_SPARE_S = 5.0
+_LOOKS = 4
+
 #: How often a question is asked again whose answer lacks what a worker took along.
 _AGAIN = 5
 
@@ -53,6 +57,9 @@ _BACK_S = 60.0
 _PREFIX = "explore:"
 
 _OVERTAKEN = "a newer question overtook this one"
+_NO_WORKER = (
+    f"no worker of the session has come in {2 * _PATIENCE_S:g} s: others have the cluster's slots, or it has none"
+)
 
 # How many ranges more than another one a worker may have.
 _UNEVEN = 2
@@ -118,6 +125,7 @@ class Coordinator:
         self._fresh = asyncio.Event()
         self._progress = asyncio.Condition()
         self._used = time.monotonic()
+        self._others: Counter[str] = Counter()
         self._services: list[asyncio.Task[None]] = []
         self._tasks: Any = None
 
@@ -130,14 +138,19 @@ class Coordinator:
     async def ask(
         self, viewer: str, cuts: tuple[Cut, ...], templates: tuple[Template, ...], *, apart: bool, whole: bool
     ) -> Heard:
-        """Answer a viewer's newest question; raises OvertakenError where a newer one came meanwhile."""
+        """Answer a viewer's newest question.
+
+        Raises OvertakenError where a newer one came meanwhile, ClusterError where no worker comes.
+        """
         self._begin()
         self._overtake(viewer)
         turn = self._turns[viewer] = next(self._numbers)
         try:
-            for _ in range(_AGAIN):
+            for again in range(_AGAIN):
                 if whole:
                     await self._loaded(viewer, turn)
+                    if again and not any(member.ready for member in self._members):
+                        raise ClusterError(_NO_WORKER)
                 if self._turns.get(viewer) != turn:
                     raise OvertakenError(_OVERTAKEN)
                 asked = _Asked(cuts, templates, apart, asyncio.get_running_loop().create_future())
@@ -207,7 +220,6 @@ class Coordinator:
 
     async def standing(self) -> Standing:
         """Tell how much is ready, and how much of it is hot."""
-        self._begin()
         return Standing(
             ready=self._ready,
             failed=len(self._failed),
@@ -220,6 +232,7 @@ class Coordinator:
 
     async def lend(self, spec: RunSpec) -> list[tuple[str, Any, frozenset[Range]]]:
         """Tell of each worker that is there which ranges of a run of another spec it holds hot, and its handle."""
+        self._used = time.monotonic()
         ready = [member for member in self._members if member.ready]
         calls = [member.handle.lend.options(concurrency_group="monitor").remote(spec) for member in ready]
         held = await asyncio.gather(*map(_future, calls), return_exceptions=True)
@@ -396,14 +409,23 @@ class Coordinator:
         return True
 
     async def _watch(self) -> None:
-        """See that workers are there; end the session when nobody has asked anything for long."""
+        """See that workers are there; end the session when nobody has asked anything for long, or others need them."""
         while True:
             await asyncio.sleep(_TICK_S)
             for member in self._members:
                 if member.ready and not await self._look_at(member):
                     self._fell(member)
-            if not self._turns and time.monotonic() - self._used > self._plot.idle_s:
+            idle_s = 0.0 if self._turns else time.monotonic() - self._used
+            if idle_s > self._plot.idle_s or (idle_s > _SPARE_S and await self._stand_in_the_way()):
                 self._end()
+
+    async def _stand_in_the_way(self) -> bool:
+        """Tell whether somebody has waited for a while for slots as the workers here have."""
+        others: set[str] = set()
+        with contextlib.suppress(*AWAY):
+            others = await asyncio.to_thread(waiting, [member.handle for member in self._members])
+        self._others = Counter({one: self._others[one] + 1 for one in others})
+        return any(looks >= _LOOKS for looks in self._others.values()) and any(one.ready for one in self._members)
 
     def _end(self) -> None:
         for member in self._members:
