@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from datetime import datetime
 from uuid import UUID
 
 import numpy as np
@@ -480,6 +481,14 @@ def test_a_paced_run_takes_its_time_and_keeps_its_history(toys, toy_spec, serial
     ids = {(row["actor"], row["actor_id"]) for row in usage[usage["pid"] > 0] if row["actor_id"]}
     assert {name for name, _ in ids} == {"worker-0", "worker-1"}
     assert len({actor_id for _, actor_id in ids}) == 2
+    # What actors say adds up to what the run says, and all is on one clock.
+    last = [usage[usage["actor"] == name][-1] for name in ("worker-0", "worker-1")]
+    assert sum(row["tasks"] for row in last) == result.tasks.merged
+    assert sum(row["events"] for row in last) == result.cost.events
+    with Ledger.open(tmp_path / "run" / "ledger.db") as ledger:
+        written = datetime.fromisoformat(str(history["timestamp"][0])).timestamp()
+        assert written - history["time_s"][0] < ledger.created + 0.1, "planning and Ray's start count"
+    assert result.cost.wall_s - 1.0 < history["time_s"][-1] <= result.cost.wall_s
 
 
 # Files: links, several sources, tokens, and what is written over.

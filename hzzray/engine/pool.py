@@ -181,7 +181,7 @@ class Pool:
                     job.cancel()
                 if self._aborted:
                     raise ClusterError(self._aborted)
-                if self._watcher is not None and self._version < 0:  # it took no second: nobody has been looked at
+                if self._watcher is not None:  # once more: what was done since the last second is told too
                     await self._report(self._watcher)
         except BaseExceptionGroup as group:
             raise first_of(group) from group

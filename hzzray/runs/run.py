@@ -194,10 +194,17 @@ def execute(
 
 
 class Clock:
-    """Tells the ledger how long a run goes on, in time: a driver that is killed can't do so in the end."""
+    """Tells the ledger how long a run goes on, in time: a driver that is killed can't do so in the end.
+
+    This start of it has ``begun`` when the clock was made.
+    """
 
     def __init__(self) -> None:
-        self._told = time.monotonic()
+        self.begun = self._told = time.monotonic()
+
+    def before(self, ledger: Ledger) -> float:
+        """Tell how long the run went on before this start, in seconds."""
+        return ledger.wall_s() - (self._told - self.begun)
 
     def tell(self, ledger: Ledger) -> None:
         """Add what has passed since the last time."""
@@ -398,8 +405,7 @@ class Journal:
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._begun = time.monotonic()
-        self._recorder = Recorder(ledger.path.parent, ledger.environment, ledger.wall_s())
+        self._recorder = Recorder(ledger.path.parent, ledger.environment, clock.before(ledger))
         self._entrance = leave_word(ledger.path.parent)
 
     def __enter__(self) -> Self:
@@ -413,7 +419,7 @@ class Journal:
 
     def write(self, live: Live) -> None:
         """Write down how the run goes."""
-        now = time.monotonic() - self._begun
+        now = time.monotonic() - self._clock.begun
         self._recorder.add(now, live.usages)
         if live.scale is not None:
             self._recorder.add_scale(now, live.scale)
@@ -429,7 +435,7 @@ class Journal:
 
     def end(self, state: RunState) -> None:
         """Write down how the run stands now that its workers have gone: the last rows are those of its end."""
-        now = time.monotonic() - self._begun
+        now = time.monotonic() - self._clock.begun
         self._recorder.add_scale(now, Scale(actors=0, pending=0, nodes=0, waiting=state.counts.due, in_flight=0))
         self._recorder.add_history(now, moment(summarise(state)))
 
