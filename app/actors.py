@@ -63,6 +63,15 @@ def actors(rows: Rows, uses: dict[str, CpuUse]) -> list[Actor]:
     return [_actor(row, rows[rows["actor"] == row["actor"]], uses.get(str(row["actor"])), now) for row in _sorted(last)]
 
 
+def all_used_s(uses: dict[str, CpuUse]) -> float:
+    """Tell how many seconds of CPU all actors used together."""
+    return sum(_used_s(use) for name, use in uses.items() if is_actor(name))
+
+
+def _used_s(use: CpuUse | None) -> float:
+    return float(np.diff(use.edges) @ use.percent / 100) if use is not None else 0.0
+
+
 def _sorted(rows: Rows) -> list[np.void]:
     by_name = {str(row["actor"]): row for row in rows}
     workers = [name for name in by_name if is_actor(name)]
@@ -85,7 +94,7 @@ def _actor(row: np.void, own: Rows, use: CpuUse | None, now: float) -> Actor:
         tasks=int(row["tasks"]),
         restarts=max(0, len(set(own["pid"][own["pid"] > 0].tolist())) - 1),
         actor_id=str(known["actor_id"][-1]) if len(known) else "",
-        used_s=float(np.diff(use.edges) @ use.percent / 100) if use is not None else 0.0,
+        used_s=_used_s(use),
         cpus=float(row["cpu_limit"]),
         memory_limit=int(row["memory_limit_bytes"]),
         hot=int(row["hot_bytes"]),

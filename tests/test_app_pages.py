@@ -15,7 +15,7 @@ import uproot
 from streamlit.testing.v1 import AppTest
 
 from app import charts, replay
-from app.client import SILENCE_S
+from app.client import SILENCE_S, later
 from app.services import services
 from app.words import JOINER, count, sigma
 from bridge.connection import BrokerError
@@ -228,7 +228,8 @@ def test_a_run_as_it_grew(runs, halfway):
     test.toggle(key="grew").set_value(True).run()
     assert not test.exception
     assert figures(test) == at_the_end
-    growth = Growth(RunFolder(folder), follow(folder, HISTORY).rows())
+    rows = follow(folder, HISTORY).rows()
+    growth = Growth(RunFolder(folder), later(rows, services().client.view("halfway").lag))
     for i in (14, 4):
         then = growth.at(growth.times[i] + 1e-3)
         slider = test.slider(key="at")
@@ -315,10 +316,11 @@ def test_a_figure_that_is_withheld_gives_its_reason(run, finished):
     run(significance=result.significance.model_copy(update=lacking), warnings=(warning,))
     test = look()
     assert figures(test)["Significance so far"] == ("–", r"not read\: llll")
-    assert "Withheld: not read: llll." in words(test)
+    # Walk of a newcomer: a paragraph a reason, which named no figure.
+    assert "Withheld:\n\n- b, expected (Asimov), observed: not read: llll" in words(test)
     assert warning in words(test)
     test = look("runs")
-    assert ["withheld", r"not read\: llll"] in test.table[0].value.to_numpy().tolist()
+    assert ["withheld", r"b, expected (Asimov), observed\: not read\: llll"] in test.table[0].value.to_numpy().tolist()
     assert warning in words(test)
 
 

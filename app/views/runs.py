@@ -180,7 +180,7 @@ def _numbers(view: View, result: Result) -> None:
                 for n, form in ((found.n_signal, "{:.2f}"), (found.n_background, "{:.2f}"), (found.n_data, "{}"))
             ),
         ),
-        *(("withheld", words.plain(reason)) for reason in dict.fromkeys(found.withheld.values())),
+        *(("withheld", words.plain(line)) for line in words.withheld(found.withheld)),
         ("events · throughput", f"{words.count(summary.events)} · {words.quantity(summary.events_per_s, 'events/s')}"),
         ("wall clock · CPU of tasks", f"{words.seconds(summary.wall_s)} · {words.seconds(summary.cpu_s)}"),
         ("CPU per million events", f"{words.quantity(summary.cpu_s_per_million_events, 's')}"),
@@ -273,7 +273,11 @@ def _compare(rows: list[RunRow]) -> None:
             parts.draw(charts.bars(summaries, field, title, form), f"bars-{field}", alt=title)
     parts.heading(2, "CPU of all actors over time")
     with parts.part("CPU over time"):
-        parts.draw(charts.cpu_of_runs(found), "cpu of runs", alt="CPU of all actors over time, one line a run")
+        parts.draw(
+            charts.cpu_of_runs(found, [view.lag for view in views]),
+            "cpu of runs",
+            alt="CPU of all actors over time, one line a run",
+        )
     _table(summaries)
 
 
