@@ -119,6 +119,15 @@ def test_what_a_fit_found(runs, started):
     assert started == []
 
 
+def test_pictures_of_a_fit_have_headings_of_a_part(runs, started):
+    """Walk of a newcomer: they were larger than the page's own."""
+    fitted(runs / "one")
+    shutil.copy(runs / "one" / "plot.png", runs / "one" / "fit-limit.png")
+    headings = [one.value for one in look("fit").markdown if one.value.startswith("#")]
+    assert "## The upper limit on µ" in headings
+    assert not [one for one in headings if one.startswith("###")]
+
+
 def test_a_fit_of_other_bins_says_so(runs, started):
     save_fit(described(FITTED, load_json(runs / "one"), "m4l").model_copy(update={"digest": "0" * 64}), runs / "one")
     assert "The run has other bins by now: fit it again" in words(look("fit"))

@@ -75,7 +75,7 @@ def _uses(view: View) -> dict[str, CpuUse]:
 
 def _actors(view: View) -> None:
     uses = _uses(view)
-    found = view.once("actors", lambda: actors(view.usage, uses))
+    found = view.once("actors", lambda: actors(view.usage, uses, ended=not view.live))
     workers = [actor for actor in found if is_actor(actor.name)]
     places = [actor for actor in found if not is_actor(actor.name)]
     if view.live:
@@ -96,7 +96,7 @@ def _figures(view: View, workers: list[Actor], places: list[Actor]) -> None:
         parts.figure("Nodes", words.NONE if scale is None else f"{scale['nodes']}", _busiest(places))
         parts.figure("CPU of all actors", f"{sum(actor.cpu for actor in workers):.0f} %", "of one core, now")
         events, read = (sum(getattr(actor, name) for actor in workers) for name in ("events_per_s", "bytes_per_s"))
-        parts.figure("Throughput", words.quantity(events, "events/s"), words.quantity(read, "B/s"))
+        parts.figure("Throughput", words.quantity(events, "ev/s"), words.quantity(read, "B/s"))
         hot = sum(actor.hot for actor in workers)
         of = f"resident, {words.quantity(hot, 'B')} of it hot" if hot else "resident, all actors"
         parts.figure("Memory", words.quantity(sum(actor.rss for actor in workers), "B"), of)
@@ -134,7 +134,7 @@ def _figures_of_the_end(view: View, workers: list[Actor]) -> None:
                 "compiled the first time on a machine, loaded later.",
             )  # fmt: skip
             speed = words.quantity(cost.bytes_read / cost.wall_s if cost.wall_s else None, "B/s")
-            parts.figure("Throughput", words.quantity(cost.events_per_s, "events/s"), f"{speed} on average")
+            parts.figure("Throughput", words.quantity(cost.events_per_s, "ev/s"), f"{speed} on average")
             parts.figure("Memory", words.quantity(peak_rss_bytes(run), "B"), "of an actor, at most")
         _restarts(workers)
 

@@ -27,8 +27,11 @@ from hzzray.runs.run import new_run_id
 # How often the page looks at a session that loads, and at one of which a part is lost [s].
 _LOADING_S, _HEALING_S = 0.5, 1.0
 
-# What goes on before the first of a run's events is in memory.
-_STARTS = "Ray, its workers and their kernels start; nothing is read yet"
+# What goes on before the first of a run's events is in memory, by who answers.
+_STARTS = {
+    "ray": "Ray, its workers and their kernels start; nothing is read yet.",
+    "serial": "A process and its kernels start; nothing is read yet.",
+}
 
 _CUTS = "cut"  # in the address
 _BLIND = "data are hidden"  # of the session: the switch goes where there is nothing to hide, what was chosen stays
@@ -94,7 +97,9 @@ def _loading(session: Exploring) -> None:
     says = "Reading the run's files" if part < 1 else "Looking at all variables"
     with st.container(border=True, key="loading"):
         parts.heading(2, f":material/hourglass_top: {'Starting' if starts else says}")
-        st.progress(part, _STARTS if starts else f"{words.percent(part)} of the run is in memory")
+        st.progress(
+            part, _STARTS[services().settings.engine] if starts else f"{words.percent(part)} of the run is in memory"
+        )
         took = words.seconds(time.monotonic() - session.begun)
         first = " The first time kernels are compiled for this machine: that takes a minute or two." if starts else ""
         st.caption(f"For {took} so far.{first}")

@@ -286,13 +286,16 @@ def _over_time(view: View, result: Result, key: str, alt: str, shown: dict[str, 
         parts.draw(chart, key, alt=alt)
     elif len(chart.rows):
         more = "more comes" if view.live else "the run was too short for more"
-        st.caption(f"No curve over time: there is one moment of it, {more}.")
+        st.caption(f"No curve over time: there is one moment of it; {more}.")
 
 
 def _definitions(view: View, result: Result) -> None:
     """Show the other definitions of a significance, each with its formula."""
     now, full = result.significance, expected_in_full(result)
-    with st.expander("More definitions, each with its formula", icon=":material/function:"):
+    with (
+        st.container(key="definitions"),
+        st.expander("More definitions, each with its formula", icon=":material/function:"),
+    ):
         table = pd.DataFrame(
             [
                 (title, words.plain(_FORMULAS[field]), _plain(getattr(now, field)), _plain(getattr(full, field)))
