@@ -273,7 +273,8 @@ def test_a_ratio_beyond_its_panel_is_an_arrow():
     result = make_result()
     total = contents(result).total
     data = np.round(total) + 1
-    data[[3, 8]] = np.ceil(2.5 * total[[3, 8]]), 40 * total[8] + 40  # of the second, the error bar is beyond, too
+    data[3] = np.ceil(2.5 * total[3])
+    data[8] = np.ceil(40 * total[8]) + 40  # of this one the error bar is beyond, too
     chart = charts.mass(with_groups(result, Data=data))
     ratio = rows_of(chart, "ratio").set_index("lo")
     assert len(ratio) == (total > 0).sum()

@@ -581,7 +581,7 @@ def test_a_figure_has_a_line_where_all_have(run, finished):
 
 
 def test_cpu_is_told_with_what_it_was_for(run):
-    """Walk of a newcomer: "CPU of tasks 0.4 s" beside a chart of 60 % for 134 s: start and compilation, said nowhere."""
+    """Walk of a newcomer: "CPU of tasks 0.4 s" beside a chart of 60 % for 134 s, and no word of why."""
     folder = run()
     (folder / "cpu.csv").unlink(missing_ok=True)
     record(folder, "local", 2, 8)
