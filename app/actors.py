@@ -54,13 +54,30 @@ class Actor:
         return service_of(self.name)
 
 
-def actors(rows: Rows, uses: dict[str, CpuUse]) -> list[Actor]:
-    """Put each actor that the last report knows into one row; ``uses`` is ``cpu_percent(rows)``."""
+def actors(rows: Rows, uses: dict[str, CpuUse], *, ended: bool = False) -> list[Actor]:
+    """Put each actor into one row: those that the last report knows or, of a run that has ``ended``, all there were.
+
+    ``uses`` is ``cpu_percent(rows)``.
+    """
     if not len(rows):
         return []
     now = float(rows["time_s"][-1])
-    last = rows[rows["time_s"] == now][:MOST]
+    last = (_last_of_each(rows) if ended else rows[rows["time_s"] == now])[:MOST]
     return [_actor(row, rows[rows["actor"] == row["actor"]], uses.get(str(row["actor"])), now) for row in _sorted(last)]
+
+
+def _last_of_each(rows: Rows) -> Rows:
+    _, first = np.unique(rows["actor"][::-1], return_index=True)
+    return rows[::-1][first]
+
+
+def all_used_s(uses: dict[str, CpuUse]) -> float:
+    """Tell how many seconds of CPU all actors used together."""
+    return sum(_used_s(use) for name, use in uses.items() if is_actor(name))
+
+
+def _used_s(use: CpuUse | None) -> float:
+    return float(np.diff(use.edges) @ use.percent / 100) if use is not None else 0.0
 
 
 def _sorted(rows: Rows) -> list[np.void]:
@@ -82,10 +99,10 @@ def _actor(row: np.void, own: Rows, use: CpuUse | None, now: float) -> Actor:
         cpu=_cpu(row, use, now),
         spark=_spark(use, now),
         rss=int(row["rss_bytes"]),
-        tasks=int(row["tasks"]),
+        tasks=int(_grown(own["tasks"]).sum()),
         restarts=max(0, len(set(own["pid"][own["pid"] > 0].tolist())) - 1),
         actor_id=str(known["actor_id"][-1]) if len(known) else "",
-        used_s=float(np.diff(use.edges) @ use.percent / 100) if use is not None else 0.0,
+        used_s=_used_s(use),
         cpus=float(row["cpu_limit"]),
         memory_limit=int(row["memory_limit_bytes"]),
         hot=int(row["hot_bytes"]),
@@ -100,11 +117,16 @@ def _cpu(row: np.void, use: CpuUse | None, now: float) -> float:
 
 
 def _rate(own: Rows, field: str, now: float) -> float:
-    """Growth of a counter over the last seconds; one that fell began anew with its process."""
+    """Growth of a counter over the last seconds."""
     late = own[own["time_s"] >= now - RATE_S]
     span = float(late["time_s"][-1] - late["time_s"][0])
-    grown = np.diff(late[field])
-    return float(np.where(grown < 0, late[field][1:], grown).sum()) / span if span else 0.0
+    return float(_grown(late[field])[1:].sum()) / span if span else 0.0
+
+
+def _grown(counter: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tell how much a counter had grown at each row since the one before; one that fell began anew."""
+    steps = np.diff(counter, prepend=0)
+    return np.where(steps < 0, counter, steps)
 
 
 def _spark(use: CpuUse | None, now: float) -> NDArray[np.float64]:

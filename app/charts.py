@@ -50,6 +50,8 @@ SIGNIFICANCES = {
 
 _INK = "currentColor"
 _FROM_0 = {"unionWith": [0, 1]}  # an axis from 0 that has a length even where there is nothing yet
+_PAD = 8  # pixels beyond what is drawn, so that no point is cut in two
+_TICKS = "width < 480 ? 5 : 10"  # along an axis
 _GREY = "#8a93a3"
 _RATIO_MAX = 2.0
 _UPPER, _LOWER = 0.76, 0.81  # where the panels of the mass plot end and begin, as parts of its height
@@ -190,11 +192,11 @@ def _ratio(content: Contents, ends: NDArray[np.float64]) -> _Columns:
         return {}
     some = (content.total > 0) & (content.data > 0)
     unit = np.where(some, content.total, np.nan)
-    low, high = ends / unit
-    some &= low < _RATIO_MAX
-    return _table(
-        "ratio", content, some, middle=content.centres, y=content.data / unit, y0=low, y1=np.minimum(high, _RATIO_MAX)
-    )
+    low, high = np.minimum(ends / unit, _RATIO_MAX)
+    y = content.data / unit
+    above = y > _RATIO_MAX  # there an arrow is, as in hzzray.report.plotting
+    heights = {"y": np.where(above, np.nan, y), "up": np.where(above, 0.95 * _RATIO_MAX, np.nan)}
+    return _table("ratio", content, some, middle=content.centres, y0=low, y1=high, **heights)
 
 
 def _hover(content: Contents, unit: str, ends: NDArray[np.float64]) -> _Columns:
@@ -235,7 +237,8 @@ def _bar(kind: str, mark: Spec, **encoding: Spec | list[Spec]) -> Spec:
 def _point(kind: str, mark: Spec, **encoding: Spec) -> Spec:
     """Draw something at the middle of bins."""
     across = {"x": {"field": "middle", "type": "quantitative"}}
-    return {"transform": _of(kind), "mark": {"clip": True, **mark}, "encoding": {**across, **encoding}}
+    there = {"filter": f"isValid(datum.{encoding['y']['field']})"}
+    return {"transform": [*_of(kind), there], "mark": {"clip": True, **mark}, "encoding": {**across, **encoding}}
 
 
 def _y(field: str = "y0", **more: Any) -> Spec:  # noqa: ANN401 (whatever Vega-Lite knows)
@@ -243,6 +246,7 @@ def _y(field: str = "y0", **more: Any) -> Spec:  # noqa: ANN401 (whatever Vega-L
 
 
 _Y2 = {"field": "y1"}
+_ARROW = {"size": 60, "opacity": 1, "color": _INK}
 
 
 def _mass_spec(content: Contents, template: Template, span: tuple[float, float], *, log: bool, floor: float) -> Spec:
@@ -263,7 +267,7 @@ def _mass_spec(content: Contents, template: Template, span: tuple[float, float],
         axis={"orient": "left", "tickCount": 6, "titleY": {"expr": f"{_UPPER} * height / 2"}},
     )
     ratio = _y(
-        title="Data / Sim.",
+        title="Data / Pred.",
         scale={"domain": [0, _RATIO_MAX], "range": [{"expr": "height"}, {"expr": f"{_LOWER} * height"}], "clamp": True},
         axis={"orient": "left", "values": [0.5, 1, 1.5], "titleY": {"expr": f"{(1 + _LOWER) / 2} * height"}},
     )
@@ -288,6 +292,7 @@ def _mass_spec(content: Contents, template: Template, span: tuple[float, float],
         {"transform": _of("window"), "mark": {"type": "rule", "color": _INK}, "encoding": {"y": {"datum": 1}}},
         _point("ratio", {"type": "rule", "strokeWidth": 1.6, "color": _INK}, y=_y(), y2=_Y2),
         _point("ratio", {"type": "circle", "size": 44, "opacity": 1, "color": _INK}, y=_y("y")),
+        _point("ratio", {"type": "point", "shape": "triangle-up", "filled": True, **_ARROW}, y=_y("up")),
     ]
     hover = _bar(
         "bin",
@@ -325,18 +330,19 @@ def _mass_spec(content: Contents, template: Template, span: tuple[float, float],
 # Over time.
 
 
-def history(rows: Rows, result: Result, shown: dict[str, str] = SIGNIFICANCES) -> Chart:
+def history(rows: Rows, result: Result, shown: dict[str, str] = SIGNIFICANCES, *, lag: float = 0.0) -> Chart:
     """Draw how significances grew with the time that the run took, up to the result, which may be newer.
 
-    ``shown`` are fields of ``Moment`` and what they are called.
+    ``shown`` are fields of ``Moment`` and what they are called. ``lag`` is here, as below, how long after the run's
+    start the zero of its tables is [s].
     """
     now = moment(result)
     if not len(rows):
         times = np.array([result.cost.wall_s])
     elif rows["events"][-1] != now.events:
-        times = np.append(rows["time_s"], rows["time_s"][-1] + 1)
+        times = np.append(rows["time_s"], rows["time_s"][-1] + 1) + lag
     else:
-        times = rows["time_s"]
+        times = rows["time_s"] + lag
     newer = range(len(times) - len(rows))
     found = [
         pd.DataFrame(
@@ -357,7 +363,7 @@ def history(rows: Rows, result: Result, shown: dict[str, str] = SIGNIFICANCES) -
             "mark": {"type": "line", "interpolate": "monotone", "strokeWidth": 2, "point": {"size": 14}},
             "encoding": {
                 "x": _time(),
-                "y": _y("z", title="significance [σ]", scale={"domain": _FROM_0}),
+                "y": _y("z", title="significance [σ]", scale={"domain": _FROM_0, "padding": _PAD}),
                 "color": _series("which", list(shown.values())),
                 "tooltip": [
                     {"field": "which", "title": "definition"},
@@ -380,8 +386,10 @@ def _series(field: str, names: Sequence[str], *, columns: int = 2) -> Spec:
     }
 
 
-def _time(title: str = "time since the start [s]") -> Spec:
-    return _y("t", title=title, scale={"nice": False, "domain": _FROM_0}, axis={"tickCount": 10})
+def _time() -> Spec:
+    """Lay out an axis of time, from the run's start on as all that is told of a run's time."""
+    scale = {"nice": False, "domain": _FROM_0, "padding": _PAD}
+    return _y("t", title="time since the run's start [s]", scale=scale, axis={"tickCount": {"expr": _TICKS}})
 
 
 def _grid(end: float) -> NDArray[np.float64]:
@@ -402,7 +410,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(parts, key=lambda name: [int(part) if part.isdecimal() else part for part in parts[name]])
 
 
-def cpu(uses: dict[str, CpuUse]) -> Chart:
+def cpu(uses: dict[str, CpuUse], *, lag: float = 0.0) -> Chart:
     """Draw CPU over time, stacked by actor; more than ten are one."""
     names = in_order(filter(is_actor, uses))
     grid = _grid(max((uses[name].edges[-1] for name in names), default=0.0))
@@ -412,7 +420,7 @@ def cpu(uses: dict[str, CpuUse]) -> Chart:
     below = np.zeros(len(grid) - 1)
     tables = []
     for name, height in heights.items():
-        steps = {"t": grid[:-1], "t1": grid[1:], "y0": below, "y1": below + height}
+        steps = {"t": grid[:-1] + lag, "t1": grid[1:] + lag, "y0": below, "y1": below + height}
         tables.append(pd.DataFrame({"actor": name, "percent": height, **steps}))
         below = below + height
     across = {"x": _time(), "x2": {"field": "t1"}}
@@ -436,10 +444,12 @@ def cpu(uses: dict[str, CpuUse]) -> Chart:
     )
 
 
-def steps(rows: Rows, fields: dict[str, str], title: str) -> Chart:
+def steps(rows: Rows, fields: dict[str, str], title: str, *, lag: float = 0.0) -> Chart:
     """Draw numbers of ``scale.csv`` over time; ``fields`` are their names and what they are called."""
     few = rows[_thinned(len(rows))]
-    tables = [pd.DataFrame({"t": few["time_s"], "n": few[name], "what": called}) for name, called in fields.items()]
+    tables = [
+        pd.DataFrame({"t": few["time_s"] + lag, "n": few[name], "what": called}) for name, called in fields.items()
+    ]
     return Chart(
         pd.concat(tables, ignore_index=True),
         {
@@ -496,15 +506,15 @@ def bars(summaries: Sequence[RunSummary], field: str, title: str, form: str) -> 
     )
 
 
-def cpu_of_runs(runs: Sequence[Run]) -> Chart:
+def cpu_of_runs(runs: Sequence[Run], lags: Sequence[float] | None = None) -> Chart:
     """Draw all actors' CPU together over time, one line a run."""
     names = [run.result.run_id for run in runs]
     tables = []
-    for run in runs:
+    for run, lag in zip(runs, lags or [0.0] * len(runs), strict=True):
         uses = [use for name, use in cpu_percent(run.usage).items() if is_actor(name)]
         grid = _grid(max((use.edges[-1] for use in uses), default=0.0))
         total = np.sum([np.zeros(len(grid) - 1), *(binned(use, grid) for use in uses)], axis=0)
-        tables.append(pd.DataFrame({"t": grid[:-1], "percent": total, "run": run.result.run_id}))
+        tables.append(pd.DataFrame({"t": grid[:-1] + lag, "percent": total, "run": run.result.run_id}))
     return Chart(
         pd.concat(tables, ignore_index=True),
         {

@@ -12,6 +12,7 @@ from hzzray.errors import UsageError
 from hzzray.places import full_disk
 
 _HERE = Path(__file__).parent
+_SHOWN = "a page was shown"  # to this viewer
 
 
 def main() -> None:
@@ -19,6 +20,9 @@ def main() -> None:
     st.set_page_config(page_title="hzzray", page_icon=_HERE / "icon.svg", layout="wide")
     st.html(_HERE / "style.css")
     st.logo(_HERE / "logo.svg", size="large")
+    waiting = st.empty()
+    if _SHOWN not in st.session_state:  # a viewer's first page, for which a server or a busy machine may take seconds
+        waiting.caption(":material/hourglass_top: Loading…")
     pages = [
         st.Page("views/live.py", title="Live", icon=":material/monitoring:", default=True),
         st.Page("views/actors.py", title="Actors", icon=":material/memory:"),
@@ -36,6 +40,8 @@ def main() -> None:
     page = st.navigation(pages, position="top")
     if trouble := full_disk(runs):
         st.error(words.plain(trouble), icon=":material/hard_drive:")
+    waiting.empty()
+    st.session_state[_SHOWN] = True
     page.run()
 
 

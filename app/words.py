@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 NONE = "–"
 
@@ -11,6 +12,32 @@ NONE = "–"
 JOINER = "\N{WORD JOINER}"
 
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+#: What figures are called that a run may have to withhold: fields of ``Significance``.
+_FIGURES = {
+    "n_signal": "s", "n_background": "b", "sigma_b": "σ_b", "n_data": "n", "asimov": "expected (Asimov)",
+    "observed": "observed", "notebook": "notebook", "s_over_sqrt_b": "s/√b", "asimov_sigma": "Asimov with σ_b",
+    "asimov_notebook": "Asimov with the notebooks' σ_b",
+}  # fmt: skip
+
+
+def withheld(reasons: Mapping[str, str]) -> list[str]:
+    """Write in one line each why figures are withheld: each figure once, those of one reason together.
+
+    What lacks several things is said to be withheld as those are that lack one of them each.
+    """
+    together: dict[str, list[str]] = {}
+    for field, name in _FIGURES.items():
+        if field in reasons:
+            together.setdefault(reasons[field], []).append(name)
+    lines = []
+    for reason, names in together.items():
+        parts = reason.split("; ")
+        known = [together[part][0] for part in parts if part != reason and part in together]
+        why = f"as {' and '.join(known)}" if len(known) == len(parts) else reason
+        lines.append(f"{', '.join(names)}: {why}")
+    return lines
 
 
 def count(value: float | None) -> str:

@@ -56,6 +56,14 @@ def cpu_bars(viewer: Viewer) -> dict[str, set[str]]:
     return found
 
 
+# Texts that are wider than the place that they have.
+_CUT = """texts => texts.filter(text => {
+  const own = text.getBoundingClientRect(), place = text.closest("[data-testid=stMetric]").getBoundingClientRect()
+  const seen = text.parentElement.getBoundingClientRect()
+  return own.right > seen.right + 1 || own.bottom > place.bottom
+}).map(text => text.textContent)"""
+
+
 def mass_range(viewer: Viewer) -> str:
     """What of the mass axis is shown, in its description for screen readers."""
     axis = viewer.page.locator(".st-key-mass svg.marks [aria-label^='X-axis']")
@@ -140,6 +148,8 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         wait_for("the end", lambda: viewer.shows("phase") and viewer.state() == "complete", 120)
         wait_for("the end for the other viewer", lambda: other.state() == "complete")
         page.get_by_text(expected.digest).wait_for()
+        # On a phone, too, figures say all that they have to say.
+        assert other.page.locator("[data-testid=stMetricDelta] p").evaluate_all(_CUT) == []
         assert all(before < after for before, after in pairwise(events))
         assert viewer.number("Significance so far") > significance
         assert viewer.figure("Significance so far") == f"{expected.significance.asimov:.2f} σ"
@@ -213,7 +223,13 @@ def test_a_cut_that_is_moved_and_kept_as_a_run(browser, toys, tmp_path):
         # Each step of a thumb moves the numbers; the data of cuts that were never run are hidden.
         upper = page.get_by_role("slider", name=re.compile("m₁₂ .*end"))
         upper.focus()
-        assert page.locator(".st-key-answer").bounding_box()["y"] >= 0  # it stays in sight beside the last of the cuts
+        # What the cuts give stays in sight beside the last of them, and nothing is empty below it.
+        answer = page.locator(".st-key-answer")
+        page.get_by_role("slider").last.focus()
+        assert answer.bounding_box()["y"] >= 0
+        assert page.get_by_role("slider").last.bounding_box()["y"] < page.viewport_size["height"]
+        assert page.locator(".st-key-cuts").bounding_box()["height"] < answer.bounding_box()["height"] + 100
+        upper.focus()
         for _ in range(20):
             upper.press("ArrowLeft")
         wait_for("other numbers", lambda: viewer.figure("Background") != before)

@@ -6,13 +6,14 @@ import json
 import math
 import os
 import time
+from datetime import datetime
 
 import numpy as np
 import pytest
 
 from app import charts, words
-from app.actors import actors
-from app.client import SILENCE_S, Client
+from app.actors import actors, all_used_s
+from app.client import SILENCE_S, Client, lag
 from app.launch import Choices, Launcher, lacking, places, toy_folder
 from app.settings import read_settings
 from hzzray.data.catalogue import release
@@ -237,6 +238,59 @@ def test_the_history_ends_with_the_result(tmp_path):
     assert drawn(follow(tmp_path, HISTORY).rows())[-1] == [4.5, pytest.approx(now.asimov, abs=1e-3)]
 
 
+def test_all_time_counts_from_the_runs_start(tmp_path):
+    """Walk of a newcomer: a wall clock of 203 s beside charts that ended at 147 s, as Ray's start was in one alone."""
+    result = make_run(tmp_path / "run", "run", wall_s=203.0)
+    record(tmp_path / "run", "local", 2, 147)
+    with Recorder(tmp_path / "run", "local") as recorder:
+        for time_s in (1.0, 147.0):
+            recorder.add_history(time_s - 147.0, moment(result)._replace(events=int(time_s)))
+    rows = follow(tmp_path / "run", HISTORY).rows()
+    assert rows["time_s"].tolist() == [1.0, 147.0]
+    ended_long_ago(tmp_path / "run")
+    view = Client(tmp_path).view("run")
+    assert view.lag == 56.0
+    uses, names = cpu_percent(view.usage), {"actors": "actors"}
+    assert charts.history(rows[:1], result, lag=56.0).rows["t"].tolist()[0] == 57.0
+    assert charts.history(rows, result, lag=56.0).rows["t"].max() == 204.0  # the result is newer than the last row
+    assert charts.steps(view.scale, names, "n", lag=56.0).rows["t"].tolist()[0] == 57.0
+    for chart in (charts.cpu(uses, lag=56.0), charts.cpu_of_runs([view.run()], [56.0])):
+        assert chart.rows["t"].min() == 56.0
+        assert chart.spec["encoding"]["x"]["title"] == "time since the run's start [s]"
+    assert charts.cpu(uses, lag=56.0).rows["t1"].max() == 203.0
+    # Of one that goes on, the result may be of another second than the last row.
+    written = datetime.fromisoformat(str(rows["timestamp"][-1])).timestamp()
+    assert lag(205.0, rows, written + 2.0) == pytest.approx(56.0, abs=0.002)
+    assert lag(202.0, rows, written - 1.0) == pytest.approx(56.0, abs=0.002)
+    assert lag(203.0, rows, written + 1e6) == 56.0  # a file that was copied: it says nothing
+    rows["timestamp"] = ""
+    assert lag(203.0, rows, written) == 56.0
+    assert lag(100.0, rows, None) == lag(203.0, rows[:0], None) == 0.0
+
+
+def test_a_ratio_beyond_its_panel_is_an_arrow():
+    """Walk of a newcomer: a dot on the panel's edge, as if the ratio were 2; the picture of the run has arrows."""
+    result = make_result()
+    total = contents(result).total
+    data = np.round(total) + 1
+    data[3] = np.ceil(2.5 * total[3])
+    data[8] = np.ceil(40 * total[8]) + 40  # of this one the error bar is beyond, too
+    chart = charts.mass(with_groups(result, Data=data))
+    ratio = rows_of(chart, "ratio").set_index("lo")
+    assert len(ratio) == (total > 0).sum()
+    beyond = data / total > 2
+    assert beyond[[3, 8]].all()
+    arrows = np.isin(ratio.index, result.edges[:-1]) & ratio["up"].notna().to_numpy()
+    assert (arrows == beyond[total > 0]).all()
+    assert (ratio["y"].isna() == arrows).all()
+    assert ratio["up"][arrows].tolist() == [1.9] * int(arrows.sum())
+    assert ratio[["y0", "y1"]].to_numpy().max() == 2.0
+    lower = json.dumps(chart.spec["layer"][1])
+    assert "triangle-up" in lower
+    assert "Data / Pred." in lower  # as the picture has it
+    assert "isValid(datum.up)" in lower
+
+
 def test_cpu_is_averaged_over_the_steps(tmp_path):
     record(tmp_path, "local", 3, 400, share=0.8)
     uses = cpu_percent(read_usage(tmp_path))
@@ -278,7 +332,34 @@ def test_actors_as_they_are_now(tmp_path):
     assert actors(rows[:0], {}) == []
 
 
+def test_actors_of_a_run_that_has_ended_are_all_there_were(tmp_path):
+    """Walk of a newcomer: tasks done added up to less than the run's; those of an earlier end or life were left out."""
+    with Recorder(tmp_path, "local") as recorder:
+        for time_s, name, pid, tasks in ((1, "worker-0", 7, 4), (2, "worker-1", 8, 3), (3, "worker-1", 9, 2)):
+            recorder.add(time_s, [Usage(name, "n", pid, "working", "llll", float(time_s), tasks=tasks)])
+    rows = read_usage(tmp_path)
+    uses = cpu_percent(rows)
+    assert [(one.name, one.tasks) for one in actors(rows, uses)] == [("worker-1", 5)]
+    assert [(one.name, one.tasks) for one in actors(rows, uses, ended=True)] == [("worker-0", 4), ("worker-1", 5)]
+    assert all_used_s(uses) == pytest.approx(1 + 2 + 3)
+
+
 # Words.
+
+
+def test_what_is_withheld_is_said_once_of_each_figure():
+    """Walk of a newcomer: five paragraphs that repeated the same samples and named no figure."""
+    assert words.withheld({}) == []
+    signal, background = "not read: ggH, VBF", "not read: llll"
+    both = f"{signal}; {background}"
+    reasons = {"n_signal": signal, "n_background": background, "n_background_error": background, "sigma_b": background}
+    reasons |= {"notebook": both, "asimov": both, "observed": f"no data; {background}", "observed_sigma": "no data"}
+    assert words.withheld(reasons) == [
+        f"s: {signal}",
+        f"b, σ_b: {background}",
+        "expected (Asimov), notebook: as s and b",
+        f"observed: no data; {background}",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -275,18 +275,31 @@ def test_the_page_from_its_start_to_a_kept_run(runs):
     assert figures(test)["Expected"] == (f"{own.significance.asimov:.2f} σ", "as in the run")
     assert figures(test)["Data"][0] == str(own.significance.n_data)  # these cuts were run
     assert own.digest[:16] in said(test)
+    # Walk of a newcomer: a switch was on, and hid nothing.
+    (nothing,) = [toggle for toggle in test.toggle if toggle.label == "Hide the data in the window"]
+    assert (nothing.value, nothing.disabled) == (False, True)
+    assert nothing.proto.help == "These cuts were run: nothing is hidden."
+    assert "These cuts were run: nothing is hidden." in said(test)
+    error = f"± {own.significance.n_background_error:.2f} statistics · as in the run"
+    assert figures(test)["Background"][1] == error
 
     one = next(one for one in test.slider if one.key == "slider-base-m12")
     one.set_value((one.value[0], 92.0)).run()
     assert not test.exception, test.exception
     assert figures(test)["Data"][0] == "hidden"
     assert "The data in the window are hidden" in said(test)
+    (hide,) = [toggle for toggle in test.toggle if toggle.label == "Hide the data in the window"]
+    assert (hide.value, hide.disabled) == (True, False)
     moved = figures(test)["Signal"][0]
     assert moved != f"{own.significance.n_signal:.2f}"
     assert test.query_params["cut"] == "m12=50:92"
     hide = next(toggle for toggle in test.toggle if toggle.key == "blind")
     hide.set_value(False).run()
     assert figures(test)["Data"][0] != "hidden"
+    press(test, "Undo")  # the switch goes, and what was chosen stays
+    one.set_value((one.value[0], 92.0)).run()
+    hide = next(toggle for toggle in test.toggle if toggle.key == "blind")
+    assert (hide.value, figures(test)["Data"][0] != "hidden") == (False, True)
     hide.set_value(True).run()
 
     there = AppTest.from_file(MAIN, default_timeout=120)
@@ -315,6 +328,33 @@ def test_the_page_from_its_start_to_a_kept_run(runs):
     line = next(code.value for code in test.code if code.value.startswith("hzzray run"))
     words = shlex.split(line)
     assert words[words.index("--cut") + 1] == "m12=50:92"
+
+
+@pytest.mark.parametrize(("engine", "starts"), [("serial", "A process and its kernels"), ("ray", "Ray, its workers")])
+def test_a_session_that_starts_says_what_goes_on(runs, monkeypatch, engine, starts):
+    """Walk of a newcomer: 49 s of "0.0 % of the run is in memory", and no word of Ray or of kernels."""
+    monkeypatch.setenv("HZZRAY_EXPLORE", engine)
+    services.clear()
+
+    class Loading:
+        is_ready, trouble, about, begun, part = False, None, None, 0.0, 0.0
+
+        def loaded(self):
+            return self.part
+
+    session = Loading()
+    monkeypatch.setattr(services().sessions, "find", lambda _: session)
+    test = AppTest.from_file(MAIN, default_timeout=60)
+    test.query_params["run"] = "base"
+    test.run().switch_page("views/explore.py").run()
+    (bar,) = test.get("progress")
+    assert bar.proto.text.startswith(f"{starts}")
+    assert "The first time kernels are compiled for this machine" in said(test)
+    session.about, session.part = object(), 0.5
+    test.run()
+    (bar,) = test.get("progress")
+    assert bar.proto.text == "50.0 % of the run is in memory"
+    assert "kernels" not in said(test)
 
 
 def test_a_session_says_why_it_is_none(runs, tmp_path):

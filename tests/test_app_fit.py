@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from app import fitter as module
 from app.services import services
@@ -117,6 +118,15 @@ def test_what_a_fit_found(runs, started):
     assert "4e: left out" in words(test)
     assert buttons(test) == ["Fit it again"]
     assert started == []
+
+
+def test_pictures_of_a_fit_have_headings_of_a_part(runs, started):
+    """Walk of a newcomer: they were larger than the page's own."""
+    fitted(runs / "one")
+    Image.new("RGB", (4, 4)).save(runs / "one" / "fit-limit.png")
+    headings = [one.value for one in look("fit").markdown if one.value.startswith("#")]
+    assert "## The upper limit on µ" in headings
+    assert not [one for one in headings if one.startswith("###")]
 
 
 def test_a_fit_of_other_bins_says_so(runs, started):

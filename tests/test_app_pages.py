@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,9 +17,10 @@ import uproot
 from streamlit.testing.v1 import AppTest
 
 from app import charts, replay
-from app.client import SILENCE_S
+from app.client import SILENCE_S, later
 from app.services import services
 from app.words import JOINER, count, sigma
+from app.words import seconds as spans
 from bridge.connection import BrokerError
 from bridge.dead_letters import DeadLettered
 from hzzray.data.catalogue import release
@@ -228,7 +231,8 @@ def test_a_run_as_it_grew(runs, halfway):
     test.toggle(key="grew").set_value(True).run()
     assert not test.exception
     assert figures(test) == at_the_end
-    growth = Growth(RunFolder(folder), follow(folder, HISTORY).rows())
+    rows = follow(folder, HISTORY).rows()
+    growth = Growth(RunFolder(folder), later(rows, services().client.view("halfway").lag))
     for i in (14, 4):
         then = growth.at(growth.times[i] + 1e-3)
         slider = test.slider(key="at")
@@ -315,10 +319,11 @@ def test_a_figure_that_is_withheld_gives_its_reason(run, finished):
     run(significance=result.significance.model_copy(update=lacking), warnings=(warning,))
     test = look()
     assert figures(test)["Significance so far"] == ("–", r"not read\: llll")
-    assert "Withheld: not read: llll." in words(test)
+    # Walk of a newcomer: a paragraph a reason, which named no figure.
+    assert "Withheld:\n\n- b, expected (Asimov), observed: not read: llll" in words(test)
     assert warning in words(test)
     test = look("runs")
-    assert ["withheld", r"not read\: llll"] in test.table[0].value.to_numpy().tolist()
+    assert ["withheld", r"b, expected (Asimov), observed\: not read\: llll"] in test.table[0].value.to_numpy().tolist()
     assert warning in words(test)
 
 
@@ -545,6 +550,80 @@ def test_one_significance_is_in_front(run):
     table = more.table[0].value
     assert len(table) == 6
     assert table["formula"].str.contains("√").all()
+
+
+def test_other_definitions_have_the_pages_width(run):
+    """Walk of a newcomer: in a third of the page "so far [σ]" took three lines."""
+    run()
+    test = look()
+    assert "More definitions" in str([block.label for block in test.expander])
+    assert "More definitions" not in str([block.label for column in test.columns for block in column.expander])
+
+
+def test_a_figure_has_a_line_where_all_have(run, finished):
+    """Walk of a newcomer: cards with an empty half beside others with a line, and a chart of one dot in a corner."""
+    folder = run(status="running", **half_read(finished))
+    result = load_json(folder)
+
+    def lines() -> list[int]:
+        services.clear()
+        return [len(metric.proto.chart_data) for metric in look().metric[:6]]
+
+    (folder / HISTORY).unlink()
+    assert lines() == [0] * 6
+    assert "No curve over time: there is one moment of it; more comes." in words(look())
+    record(folder, "local", 2, 4)
+    with Recorder(folder, "local") as recorder:
+        for time_s in range(4):
+            recorder.add_history(time_s, moment(result)._replace(events=1000 * time_s))
+    assert all(lines())
+    assert "No curve over time" not in words(look())
+
+
+def test_cpu_is_told_with_what_it_was_for(run):
+    """Walk of a newcomer: "CPU of tasks 0.4 s" beside a chart of 60 % for 134 s, and no word of why."""
+    folder = run()
+    (folder / "cpu.csv").unlink(missing_ok=True)
+    record(folder, "local", 2, 8)
+    tasks = load_json(folder).cost.cpu_s
+    shown = figures(look("actors"))
+    used = 0.8 * (8 + 7)
+    assert shown["CPU of tasks"][0] == spans(tasks)
+    assert shown["CPU of workers"] == (spans(used), f"{spans(used - tasks)} beside tasks")
+    assert "they start, load or compile their kernels" in words(look("actors"))
+    assert figures(look())["Wall clock"][1] == f"{spans(tasks)} of CPU in tasks"
+    table = dict(look("runs").table[0].value.to_numpy().tolist())
+    assert table["CPU of workers, with their start and kernels"] == spans(used)
+
+
+def test_an_error_is_told_with_what_it_holds(run):
+    """Walk of a newcomer: ± 0.76 on one page, ± 1.34 on another, of the same background."""
+    found = load_json(run()).significance
+    parts = f"(statistics {found.n_background_error:.2f}, normalisations {found.n_background_stated:.2f})"
+    assert f"b = {found.n_background:.2f} ± {found.sigma_b:.2f} {parts}" in words(look())
+    run("two", significance=found.model_copy(update={"n_background_stated": None}))
+    assert f"± {found.sigma_b:.2f} (statistics of simulation)" in words(look(run="two"))
+
+
+def test_a_first_page_says_that_it_loads(run, monkeypatch):
+    """Walk of a newcomer: for up to 9 s there was nothing but the menu."""
+    run()
+    assert "Loading" not in words(look())
+
+    def stuck(_):
+        raise RuntimeError("where it takes its time")
+
+    monkeypatch.setattr("hzzray.places.full_disk", stuck)
+    assert "Loading…" in words(AppTest.from_file(MAIN).run())
+
+
+def test_the_server_imports_what_pages_need_before_a_viewer_comes():
+    """And nothing that takes long: see ``test_the_app_itself_does_without_numerics``."""
+    code = (
+        "import sys, app.main; assert not {'numba', 'ray'} & sys.modules.keys(); "
+        "assert {'app.charts', 'app.fits', 'app.replay', 'app.services'} <= sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(MAIN).parents[1])
 
 
 def test_a_page_has_headings_in_their_order(run):

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, parts, words
-from app.actors import MOST, SPARK_S, Actor, actors
+from app.actors import MOST, SPARK_S, Actor, actors, all_used_s
 from app.client import View
 from app.services import services
 from app.sessions import Exploring
@@ -75,7 +75,7 @@ def _uses(view: View) -> dict[str, CpuUse]:
 
 def _actors(view: View) -> None:
     uses = _uses(view)
-    found = view.once("actors", lambda: actors(view.usage, uses))
+    found = view.once("actors", lambda: actors(view.usage, uses, ended=not view.live))
     workers = [actor for actor in found if is_actor(actor.name)]
     places = [actor for actor in found if not is_actor(actor.name)]
     if view.live:
@@ -96,7 +96,7 @@ def _figures(view: View, workers: list[Actor], places: list[Actor]) -> None:
         parts.figure("Nodes", words.NONE if scale is None else f"{scale['nodes']}", _busiest(places))
         parts.figure("CPU of all actors", f"{sum(actor.cpu for actor in workers):.0f} %", "of one core, now")
         events, read = (sum(getattr(actor, name) for actor in workers) for name in ("events_per_s", "bytes_per_s"))
-        parts.figure("Throughput", words.quantity(events, "events/s"), words.quantity(read, "B/s"))
+        parts.figure("Throughput", words.quantity(events, "ev/s"), words.quantity(read, "B/s"))
         hot = sum(actor.hot for actor in workers)
         of = f"resident, {words.quantity(hot, 'B')} of it hot" if hot else "resident, all actors"
         parts.figure("Memory", words.quantity(sum(actor.rss for actor in workers), "B"), of)
@@ -127,8 +127,14 @@ def _figures_of_the_end(view: View, workers: list[Actor]) -> None:
         if run is not None:
             cost = run.result.cost
             parts.figure("CPU of tasks", words.seconds(cost.cpu_s), f"in {words.seconds(cost.wall_s)}")
+            used = all_used_s(_uses(view))
+            parts.figure(
+                "CPU of workers", words.seconds(used), f"{words.seconds(max(0.0, used - cost.cpu_s))} beside tasks",
+                says="All that the workers' processes used. What isn't of tasks is their start and their kernels: "
+                "compiled the first time on a machine, loaded later.",
+            )  # fmt: skip
             speed = words.quantity(cost.bytes_read / cost.wall_s if cost.wall_s else None, "B/s")
-            parts.figure("Throughput", words.quantity(cost.events_per_s, "events/s"), f"{speed} on average")
+            parts.figure("Throughput", words.quantity(cost.events_per_s, "ev/s"), f"{speed} on average")
             parts.figure("Memory", words.quantity(peak_rss_bytes(run), "B"), "of an actor, at most")
         _restarts(workers)
 
@@ -308,7 +314,7 @@ def _broker(view: View) -> None:
             published, done = words.quantity(now["published_per_s"], "/s"), words.quantity(now["acked_per_s"], "/s")
             parts.figure("Acknowledged", done, f"{published} published")
     fields = {"waiting": "waiting", "retrying": "to be tried again", "held": "in flight", "dead": "dead letters"}
-    chart = view.once("queue", lambda: charts.steps(view.queue, fields, "messages"))
+    chart = view.once("queue", lambda: charts.steps(view.queue, fields, "messages", lag=view.lag))
     parts.draw(chart, "queue", alt="Messages in the broker's queues over time")
 
 
@@ -316,19 +322,23 @@ def _over_time(view: View) -> None:
     if len(view.usage):
         parts.heading(2, "CPU over time, stacked by actor")
         uses = _uses(view)
-        parts.draw(view.once("cpu", lambda: charts.cpu(uses)), "cpu", alt="CPU over time, stacked by actor")
+        chart = view.once("cpu", lambda: charts.cpu(uses, lag=view.lag))
+        parts.draw(chart, "cpu", alt="CPU over time, stacked by actor")
+        st.caption(
+            "Of the workers' processes, all that they do: they start, load or compile their kernels, and work on tasks."
+        )
     if not len(view.scale):
         return
     left, right = st.columns(2, gap="medium")
     with left:
         parts.heading(2, "Actors and nodes")
         fields = {"actors": "actors", "pending": "pending actors", "nodes": "nodes"}
-        scale = view.once("scale", lambda: charts.steps(view.scale, fields, "number"))
+        scale = view.once("scale", lambda: charts.steps(view.scale, fields, "number", lag=view.lag))
         parts.draw(scale, "scale", alt="Actors and nodes over time")
     with right:
         parts.heading(2, "Tasks")
         fields_of_tasks = {"waiting": "waiting", "in_flight": "in flight"}
-        tasks = view.once("tasks", lambda: charts.steps(view.scale, fields_of_tasks, "tasks"))
+        tasks = view.once("tasks", lambda: charts.steps(view.scale, fields_of_tasks, "tasks", lag=view.lag))
         parts.draw(tasks, "tasks", alt="Tasks that wait and that are in flight, over time")
 
 
@@ -339,7 +349,7 @@ def _happened(view: View) -> None:
     st.caption(" · ".join(f"{words.plain(kind, 40)}: {words.number(number)}" for kind, number in counted))
     rows = [
         {
-            "after": words.seconds(float(row["time_s"])),
+            "after": words.seconds(float(row["time_s"]) + view.lag),
             "what": words.short(str(row["kind"])),
             "who": words.short(str(row["who"])),
             "more": words.short(str(row["what"])),

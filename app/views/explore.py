@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import charts, explore, parts, words
 from app.explore import Slider, Tuning
@@ -18,7 +19,7 @@ from app.services import services
 from app.sessions import Exploring
 from hzzray.engine.questions import Candidate
 from hzzray.errors import HzzrayError, UsageError
-from hzzray.physics.analysis import Bound
+from hzzray.physics.analysis import Bound, Cut
 from hzzray.runs.request import bound_of, bound_text
 from hzzray.runs.result import Result
 from hzzray.runs.run import new_run_id
@@ -26,7 +27,14 @@ from hzzray.runs.run import new_run_id
 # How often the page looks at a session that loads, and at one of which a part is lost [s].
 _LOADING_S, _HEALING_S = 0.5, 1.0
 
+# What goes on before the first of a run's events is in memory, by who answers.
+_STARTS = {
+    "ray": "Ray, its workers and their kernels start; nothing is read yet.",
+    "serial": "A process and its kernels start; nothing is read yet.",
+}
+
 _CUTS = "cut"  # in the address
+_BLIND = "data are hidden"  # of the session: the switch goes where there is nothing to hide, what was chosen stays
 _MOST_PLOTS = 24
 
 
@@ -85,13 +93,16 @@ def _loading(session: Exploring) -> None:
         part = session.loaded()
     except HzzrayError:
         st.rerun()
+    starts = session.about is None or not part
     says = "Reading the run's files" if part < 1 else "Looking at all variables"
-    if session.about is None:
-        says = "Starting"
     with st.container(border=True, key="loading"):
-        parts.heading(2, f":material/hourglass_top: {says}")
-        st.progress(part, f"{words.percent(part)} of the run is in memory")
-        st.caption(f"Since {words.seconds(time.monotonic() - session.begun)}.")
+        parts.heading(2, f":material/hourglass_top: {'Starting' if starts else says}")
+        st.progress(
+            part, _STARTS[services().settings.engine] if starts else f"{words.percent(part)} of the run is in memory"
+        )
+        took = words.seconds(time.monotonic() - session.begun)
+        first = " The first time kernels are compiled for this machine: that takes a minute or two." if starts else ""
+        st.caption(f"For {took} so far.{first}")
 
 
 # What the viewer has moved, kept over pages.
@@ -208,7 +219,7 @@ def _answer(session: Exploring, about: About, tuning: Tuning) -> _Shown | None:
     """Show what the cuts give; returns it, or None where there is no answer."""
     viewer = _viewer()
     figures = st.container(horizontal=True, gap="small", key="figures")
-    question, before, region, log, overlay, hide = _choose(session, about, tuning)
+    question, before, region, log, overlay, last = _choose(session, about, tuning)
     try:
         found = session.recut(question, viewer)
         own = session.recut(before, f"{viewer}-before")
@@ -217,19 +228,23 @@ def _answer(session: Exploring, about: About, tuning: Tuning) -> _Shown | None:
             st.rerun()
         st.error(words.plain(str(error)), icon=":material/error:")
         return None
-    blind = hide and found.cuts not in session.run
+    with last:
+        blind = _hide(found, session.run)
     _lacking(found)
     with figures, parts.part("The numbers"):
         _figures(found.first, own.first, region, blind=blind)
     with parts.part("The spectrum"):
-        _spectrum(found, own, region, log=log, overlay=overlay, blind=blind)
+        _spectrum(found, own, region, log=log, overlay=overlay, blind=blind, says=_why_shown(found, session.run))
     return _Shown(question, found, own, region, blind)
 
 
 def _choose(
     session: Exploring, about: About, tuning: Tuning
-) -> tuple[Question, Question, str | None, bool, bool, bool]:
-    """Let the viewer choose what is plotted; returns the question, the same of the run's own cuts, and how to show."""
+) -> tuple[Question, Question, str | None, bool, bool, DeltaGenerator]:
+    """Let the viewer choose what is plotted; returns the question, the same of the run's own cuts, and how to show.
+
+    The last one is the place of the switch that hides data: whether there is anything to hide, the answer tells.
+    """
     spec = about.spec
     first = spec.templates[0].observable
     names = [first, *(name for name in session.sliders if name != first)]
@@ -247,15 +262,35 @@ def _choose(
         axis, window = _binning(session, about, shown)
         overlay = st.toggle("Before", value=True, key="before", bind="query-params",
                             help="The dashed line: what simulation is with the run's own cuts.")  # fmt: skip
-        hide = st.toggle(
-            "Hide the data in the window", value=True, key="blind", bind="query-params",
-            help="While cuts are tuned that were never run, so that nobody tunes them to what the data happen to be.",
-        )  # fmt: skip
+        last = st.container(width="content")
     axes = [f"{first}={axis}" if axis and shown == first else first]
     if shown != first:
         axes.append(f"{shown}={axis}")
     question = Question(tuning.cuts, tuple(axes), window=window)
-    return question, replace(question, cuts=()), None if region == "all" else region, log, overlay, hide
+    return question, replace(question, cuts=()), None if region == "all" else region, log, overlay, last
+
+
+def _why_shown(found: Found, run: Collection[tuple[Cut, ...]]) -> str | None:
+    """Say why there are no data to hide; None where there are."""
+    first = found.first
+    if all(first.groups[sample.group].role != "data" for sample in first.samples.values()):
+        return "This run has no data."
+    return "These cuts were run: nothing is hidden." if found.cuts in run else None
+
+
+def _hide(found: Found, run: Collection[tuple[Cut, ...]]) -> bool:
+    """Let the viewer choose whether the data in the window are hidden, where they may be; tells whether they are."""
+    label, shown = "Hide the data in the window", _why_shown(found, run)
+    if shown is not None:
+        st.toggle(label, value=False, key="blind-nothing", disabled=True, help=shown)
+        return False
+    chosen = st.session_state.setdefault(_BLIND, True)
+    hide = st.toggle(
+        label, value=chosen, key="blind", bind="query-params",
+        help="While cuts are tuned that were never run, so that nobody tunes them to what the data happen to be.",
+    )  # fmt: skip
+    st.session_state[_BLIND] = hide
+    return hide
 
 
 def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, str | None]:
@@ -320,8 +355,12 @@ def _figures(now: Result, own: Result, region: str | None, *, blind: bool) -> No
         says="Asimov: the median significance expected of the Higgs boson.",
     )  # fmt: skip
     parts.figure("Signal", _number(found.n_signal), was(before.n_signal, ".2f"))
-    error = "" if found.n_background_error is None else f" ± {found.n_background_error:.2f}"
-    parts.figure("Background", _number(found.n_background), f"{error.strip()} · {was(before.n_background, '.2f')}")
+    error = "" if found.n_background_error is None else f"± {found.n_background_error:.2f} statistics · "
+    parts.figure(
+        "Background", _number(found.n_background), f"{error}{was(before.n_background, '.2f')}",
+        says="The error is that of the simulation's statistics alone; σ_b on the Live page has what the release "
+        "states of normalisations besides.",
+    )  # fmt: skip
     if blind:
         parts.figure("Data", "hidden", "cuts that were never run", says="In the window. Switch it below.")
     else:
@@ -333,8 +372,10 @@ def _number(value: float | None) -> str:
     return words.NONE if value is None else f"{value:.2f}"
 
 
-def _spectrum(found: Found, own: Found, region: str | None, *, log: bool, overlay: bool, blind: bool) -> None:
-    """Draw the observable that was asked for last."""
+def _spectrum(
+    found: Found, own: Found, region: str | None, *, log: bool, overlay: bool, blind: bool, says: str | None
+) -> None:
+    """Draw the observable that was asked for last; ``says`` why there are no data to hide, where there are none."""
     name = list(found.results)[-1]
     result = found.results[name]
     chart = charts.mass(result, channel=region, log=log)
@@ -343,11 +384,11 @@ def _spectrum(found: Found, own: Found, region: str | None, *, log: bool, overla
     if overlay and name in own.results and result.spec.selection.cuts != own.cuts:
         chart = explore.overlaid(chart, own.results[name], region)
     parts.draw_mass(chart)
-    says = f"Luminosity: {result.luminosity}. Answered in {words.seconds(found.seconds)}, digest {found.digest[:16]}."
+    about = f"Luminosity: {result.luminosity}. Answered in {words.seconds(found.seconds)}, digest {found.digest[:16]}."
     hidden = " The data in the window are hidden: these cuts were never run." if result.is_first else (
         " Data are hidden: those in the window are among them, and these cuts were never run."
     )  # fmt: skip
-    st.caption(f"{words.plain(says)}{hidden if blind else ''}")
+    st.caption(f"{words.plain(about)}{hidden if blind else ''}{f' {says}' if says else ''}")
 
 
 def _cuts(session: Exploring, tuning: Tuning) -> None:

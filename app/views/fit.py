@@ -97,7 +97,7 @@ def _pictures(view: View) -> None:
     for name, says in _PICTURES.items():
         path = folder / f"fit-{name}.png"
         if is_there(path):
-            parts.heading(3, says)
+            parts.heading(2, says)
             st.image(picture(path), width="content" if name != "regions" else "stretch")
 
 

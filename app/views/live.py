@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
 from app import charts, fits, parts, replay, words
 from app.client import View
@@ -56,6 +59,8 @@ def show(view: View) -> None:
         _spectrum(view, result)
     with right, parts.part("The significance"):
         _significance(view, result)
+    with parts.part("The other significances"):
+        _definitions(view, result)
     with parts.part("The list of samples"):
         _samples(view, result)
     with parts.part("The run's end"):
@@ -84,47 +89,48 @@ def _figures(view: View, result: Result) -> None:
     """Show the run in six numbers."""
     now = moment(result)
     rate, left_s = progress(view, result)
-    rows = view.history
     found, full = result.significance, expected_in_full(result)
+    trends = _trends(view)
     with st.container(horizontal=True, gap="small", key="figures"):
         parts.figure(
             "Events read",
             words.count(now.events),
             f"{words.percent(now.share)} of {words.count(to_read(result))}",
-            trend=_tail(rows, "events"),
+            trend=trends.get("events"),
         )
         parts.figure(
             "Significance so far",
             words.sigma(found.asimov),
             _expected(found, full),
-            trend=_tail(rows, "asimov"),
+            trend=trends.get("asimov"),
             says="Asimov: the median significance expected of the Higgs boson, with as much luminosity as was read.",
         )
         parts.figure(
             f"Data in {_window(result)}",
             words.count(found.n_data),
             _predicted(result, found),
-            trend=_tail(rows, "n_data"),
+            trend=trends.get("n_data"),
             says="Collisions seen in the window, and what simulation expects of as much luminosity.",
         )
         speed = words.quantity(result.cost.bytes_read / max(result.cost.wall_s, 1e-9), "B/s")
-        parts.figure("Throughput", words.quantity(rate, "ev/s"), f"{speed} on average", trend=_pace(rows))
+        parts.figure("Throughput", words.quantity(rate, "ev/s"), f"{speed} on average", trend=trends.get("pace"))
         merged, planned_tasks, failed = result.tasks.merged, result.tasks.planned, result.tasks.failed
         parts.figure(
             "Tasks",
             f"{merged} / {planned_tasks}",
             f"{failed or 'none'} failed",
-            trend=_tail(view.scale, "waiting"),
+            trend=trends.get("waiting"),
             bad=failed > 0,
             says="Merged and planned. The line: tasks that wait for an actor.",
         )
         wall = words.seconds(result.cost.wall_s)
-        if view.phase == "paused":
-            parts.figure("Time left", "paused", f"after {wall}")
-        elif view.live:
-            parts.figure("Time left", words.seconds(left_s), f"after {wall}")
+        line, says = trends.get("actors"), "The line: actors that are up."
+        if view.live:
+            left = "paused" if view.phase == "paused" else words.seconds(left_s)
+            parts.figure("Time left", left, f"after {wall}", trend=line, says=says)
         else:
-            parts.figure("Wall clock", wall, f"{words.seconds(result.cost.cpu_s)} of CPU")
+            cpu = f"{words.seconds(result.cost.cpu_s)} of CPU in tasks"
+            parts.figure("Wall clock", wall, cpu, trend=line, says=f"From the run's start to its end. {says}")
 
 
 def _window(result: Result) -> str:
@@ -155,16 +161,22 @@ def _why(found: Significance, figure: str) -> str:
     return words.plain(found.withheld.get(figure, "not defined"))
 
 
-def _tail(rows: Rows, field: str) -> list[float] | None:
-    values = pd.Series(rows[field]).dropna().tolist()[-60:]
-    return values if len(values) > 1 else None
+def _trends(view: View) -> dict[str, list[float]]:
+    """Tell the lines of all figures, or of none: one that lacks its line among others has an empty half."""
+    rows, scale = view.history, view.scale
+    lines = {name: _tail(rows[name]) for name in ("events", "asimov", "n_data")}
+    lines |= {"pace": _pace(rows)} | {name: _tail(scale[name]) for name in ("waiting", "actors")}
+    return lines if all(len(line) > 1 for line in lines.values()) else {}
 
 
-def _pace(rows: Rows) -> list[float] | None:
+def _tail(values: NDArray[Any]) -> list[float]:
+    return [float(value) for value in values[~np.isnan(values)][-60:]]
+
+
+def _pace(rows: Rows) -> list[float]:
     """Events a second between the rows."""
     spans = np.diff(rows["time_s"])
-    rates = (np.diff(rows["events"])[spans > 0] / spans[spans > 0]).tolist()[-60:]
-    return rates if len(rates) > 1 else None
+    return _tail(np.diff(rows["events"])[spans > 0] / spans[spans > 0])
 
 
 def progress(view: View, result: Result) -> tuple[float, float | None]:
@@ -253,7 +265,7 @@ def _standing(result: Result, *, scaled: bool) -> str:
 
 def _significance(view: View, result: Result) -> None:
     """Show one significance in front, as expected and as observed; the other definitions behind it, with formulas."""
-    now, full = result.significance, expected_in_full(result)
+    now = result.significance
     parts.heading(2, "Significance")
     with st.container(horizontal=True, gap="small", key="significance"):
         parts.figure("Expected", words.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
@@ -261,11 +273,29 @@ def _significance(view: View, result: Result) -> None:
     st.caption(_counts(result))
     if view.past is None:
         _fitted(view)
-    for reason in dict.fromkeys(now.withheld.values()):
-        st.caption(f"Withheld: {words.plain(reason)}.")
-    chart = view.once("history", lambda: charts.history(view.history, result, _FRONT))
-    parts.draw(chart, "history", alt="Expected and observed significance over the time of the run")
-    with st.expander("More definitions, each with its formula", icon=":material/function:"):
+    if now.withheld:
+        lines = [f"- {words.plain(line)}" for line in words.withheld(now.withheld)]
+        st.caption("\n".join(["Withheld:", "", *lines]))
+    _over_time(view, result, "history", "Expected and observed significance over the time of the run", _FRONT)
+
+
+def _over_time(view: View, result: Result, key: str, alt: str, shown: dict[str, str]) -> None:
+    """Draw how significances grew, of two moments at least: one is no curve, and its figure stands above."""
+    chart = view.once(key, lambda: charts.history(view.history, result, shown, lag=view.lag))
+    if chart.rows["t"].nunique() > 1:
+        parts.draw(chart, key, alt=alt)
+    elif len(chart.rows):
+        more = "more comes" if view.live else "the run was too short for more"
+        st.caption(f"No curve over time: there is one moment of it; {more}.")
+
+
+def _definitions(view: View, result: Result) -> None:
+    """Show the other definitions of a significance, each with its formula."""
+    now, full = result.significance, expected_in_full(result)
+    with (
+        st.container(key="definitions"),
+        st.expander("More definitions, each with its formula", icon=":material/function:"),
+    ):
         table = pd.DataFrame(
             [
                 (title, words.plain(_FORMULAS[field]), _plain(getattr(now, field)), _plain(getattr(full, field)))
@@ -276,8 +306,10 @@ def _significance(view: View, result: Result) -> None:
         )
         st.table(table, border="horizontal", hide_index=True)
         st.caption("s, b: signal and background in the window; n: data there; σ_b: the error of b, docs/statistics.md.")
-        chart = view.once("all of history", lambda: charts.history(view.history, result))
-        parts.draw(chart, "all-of-history", alt="Significances in four definitions over the time of the run")
+        _over_time(
+            view, result, "all-of-history", "Significances in four definitions over the time of the run",
+            charts.SIGNIFICANCES,
+        )  # fmt: skip
 
 
 def _fitted(view: View) -> None:
@@ -310,10 +342,17 @@ def _counts(result: Result) -> str:
     found = result.significance
     counts = [
         "s = –" if found.n_signal is None else f"s = {found.n_signal:.2f}",
-        "b = –" if found.n_background is None else f"b = {found.n_background:.2f} ± {found.sigma_b:.2f}",
+        "b = –" if found.n_background is None else f"b = {found.n_background:.2f} ± {found.sigma_b:.2f} ({_of(found)})",
         "n = –" if found.n_data is None else f"n = {found.n_data}",
     ]
     return f"{_window(result)}: {', '.join(counts)}"
+
+
+def _of(found: Significance) -> str:
+    """Say what the error of the background holds."""
+    if not found.n_background_stated:
+        return "statistics of simulation"
+    return f"statistics {found.n_background_error:.2f}, normalisations {found.n_background_stated:.2f}"
 
 
 def _samples(view: View, result: Result) -> None:

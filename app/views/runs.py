@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, parts, words
+from app.actors import all_used_s
 from app.client import RunRow, View
 from app.downloads import content, is_there, offers, picture
 from app.services import services
@@ -13,7 +14,7 @@ from hzzray.errors import HzzrayError
 from hzzray.runs.compare import RunSummary, differences, lines, records, summarise
 from hzzray.runs.folder import RESULT
 from hzzray.runs.result import Result
-from hzzray.runs.tables import HISTORY, SCALE, USAGE
+from hzzray.runs.tables import HISTORY, SCALE, USAGE, cpu_percent
 from hzzray.runs.templates import HISTOGRAMS
 
 _MOST = 6  # runs side by side
@@ -180,9 +181,10 @@ def _numbers(view: View, result: Result) -> None:
                 for n, form in ((found.n_signal, "{:.2f}"), (found.n_background, "{:.2f}"), (found.n_data, "{}"))
             ),
         ),
-        *(("withheld", words.plain(reason)) for reason in dict.fromkeys(found.withheld.values())),
+        *(("withheld", words.plain(line)) for line in words.withheld(found.withheld)),
         ("events · throughput", f"{words.count(summary.events)} · {words.quantity(summary.events_per_s, 'events/s')}"),
         ("wall clock · CPU of tasks", f"{words.seconds(summary.wall_s)} · {words.seconds(summary.cpu_s)}"),
+        *_cpu_of_workers(view),
         ("CPU per million events", f"{words.quantity(summary.cpu_s_per_million_events, 's')}"),
         ("read", f"{words.quantity(result.cost.bytes_read, 'B')} in {words.seconds(result.cost.read_s)} of waiting"),
         ("actors · nodes, most", f"{_or_none(summary.actors_max)} · {_or_none(summary.nodes_max)}"),
@@ -191,6 +193,14 @@ def _numbers(view: View, result: Result) -> None:
         ("versions", words.plain(", ".join(f"{name} {value}" for name, value in result.versions.items()))),
     ]
     st.table(pd.DataFrame(rows, columns=["what", "value"]), border="horizontal", hide_index=True, hide_header=True)
+
+
+def _cpu_of_workers(view: View) -> list[tuple[str, str]]:
+    """Say what the workers' processes used, where they were watched."""
+    if not len(view.usage):
+        return []
+    used = view.once("used", lambda: all_used_s(cpu_percent(view.usage)))
+    return [("CPU of workers, with their start and kernels", words.seconds(used))]
 
 
 def _summary(view: View) -> RunSummary:
@@ -273,7 +283,11 @@ def _compare(rows: list[RunRow]) -> None:
             parts.draw(charts.bars(summaries, field, title, form), f"bars-{field}", alt=title)
     parts.heading(2, "CPU of all actors over time")
     with parts.part("CPU over time"):
-        parts.draw(charts.cpu_of_runs(found), "cpu of runs", alt="CPU of all actors over time, one line a run")
+        parts.draw(
+            charts.cpu_of_runs(found, [view.lag for view in views]),
+            "cpu of runs",
+            alt="CPU of all actors over time, one line a run",
+        )
     _table(summaries)
 
 
