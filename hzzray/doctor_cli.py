@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hzzray.options import AsJson, Runs, print_json
+from hzzray.report.widths import print_table
 from hzzray.urls import redact
 
 app = typer.Typer()
@@ -72,7 +73,7 @@ def doctor(
         for check in found:
             words = escape(check.found) + (f"\n[bold]→[/] {escape(check.to_do)}" if check.to_do else "")
             table.add_row(check.name, f"[{_COLOURS[check.state]}]{check.state}[/]", words)
-        console.print(table)
+        print_table(console, table, long={"found, and what to do"})
         console.print("hzzray run can do its work" if ready else "hzzray run can't do its work yet", highlight=False)
     if not ready:
         raise typer.Exit(1)

@@ -124,11 +124,12 @@ def _answer(
 def _show(answer: Answer, asked: Sequence[str]) -> None:
     """Print an answer's numbers, and the bins of observables that were asked for."""
     from hzzray.report.console import summary  # noqa: PLC0415
+    from hzzray.report.widths import print_table  # noqa: PLC0415
 
     observables = [text.partition("=")[0] for text in asked]
     summary(answer.result, console)
     for observable in observables:
-        console.print(_bins(answer, observable))
+        print_table(console, _bins(answer, observable))
     _tell_part(answer)
     console.print(
         f"answered in {1e3 * answer.seconds:.0f} ms of {100 * answer.fraction:.4g} % of the events; "

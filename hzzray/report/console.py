@@ -21,6 +21,7 @@ from rich.table import Table
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
 from hzzray.report.listings import cutflow_summary, failure_lines
+from hzzray.report.widths import print_table
 from hzzray.runs.result import Result, Significance
 from hzzray.statistics.scaling import names
 
@@ -166,13 +167,14 @@ def summary(result: Result, console: Console) -> None:
         if lacking:
             name = f"{name}, without {names(lacking)}"  # noqa: PLW2901
         table.add_row(escape(name), f"{group.n_out}", *cells)
-    console.print(table)
+    print_table(console, table, long={"group"})
+    piped = not console.is_terminal
     for line in (f"luminosity: {result.luminosity}", *_fraction(result), *_meaning(result)):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=piped)
     if result.cost.events:
-        console.print(cutflow_summary(result))
+        print_table(console, cutflow_summary(result))
     for warning in [*failure_lines(result), *result.warnings]:
-        console.print(warning, style="yellow", highlight=False, markup=False)
+        console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=piped)
     cost = result.cost
     tasks = result.tasks
     console.print(
@@ -180,6 +182,7 @@ def summary(result: Result, console: Console) -> None:
         f"{_count(cost.events).strip()} events in {cost.wall_s:.1f} s of wall clock and {cost.cpu_s:.1f} s of CPU; "
         f"digest {result.digest[:16]}",
         highlight=False,
+        soft_wrap=piped,
     )
 
 
