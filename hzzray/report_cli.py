@@ -62,7 +62,7 @@ def cutflow(
 def report(
     run_name: Run,
     output: Annotated[
-        Path | None, typer.Option(help="File to write. Default: report.html in the run's folder.")
+        Path | None, typer.Option(help="File to write; its folder is made. Default: report.html in the run's.")
     ] = None,
     as_json: AsJson = False,
     runs: Runs = Path("runs"),
