@@ -45,7 +45,7 @@ def cutflow_table(name: str, rows: Sequence[CutflowRow]) -> Table:
     """Lay out a sample's or a group's cutflow; efficiencies in per cent, with binomial errors."""
     table = Table(title=escape(name), title_justify="left")
     table.add_column("cut")
-    for title in ("events", "of all [%]", "of before [%]", "yield", "yield, of all [%]"):
+    for title in ("events", "of all\n[%]", "of before\n[%]", "yield", "yield, of\nall [%]"):
         table.add_column(title.replace("[", r"\["), justify="right")
     for row in rows:
         table.add_row(

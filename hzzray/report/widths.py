@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 # Wider than any table [characters].
@@ -54,7 +54,7 @@ def _without(console: Console, table: Table, titles: Collection[str]) -> Table:
     """Leave columns out of a table."""
     if not titles:
         return table
-    kept = [column for column in table.columns if _text(console, column.header).plain not in titles]
+    kept = [column for column in table.columns if _title(console, column) not in titles]
     shown = Table(title=table.title, caption=table.caption, title_justify=table.title_justify)
     for column in kept:
         shown.add_column(column.header, justify=column.justify)
@@ -76,10 +76,11 @@ def _fits(console: Console, table: Table, long: Collection[str]) -> bool:
     wanted = Measurement.get(console, console.options.update(width=_ANY), table).maximum
     least, widths = [], []
     for column in table.columns:
+        title = _title(console, column)
         header, *cells = (_text(console, one).plain for one in (column.header, *column.cells))
-        kept = [word for text in cells for word in (text.split() if header in long else text.splitlines())]
+        kept = [word for text in cells for word in (text.split() if title in long else text.splitlines())]
         widths.append(max(map(cell_len, [line for text in (header, *cells) for line in text.splitlines()]), default=0))
-        readable = min(_READABLE, widths[-1]) if header in long else 0
+        readable = min(_READABLE, widths[-1]) if title in long else 0
         least.append(max(readable, *map(cell_len, ["", *header.split(), *kept])))
     room = console.width - (wanted - sum(widths))
     if sum(least) > room:
@@ -97,7 +98,7 @@ def _lines(console: Console, table: Table) -> Iterator[Text]:
     if table.title is not None:
         yield _text(console, table.title)
     first, *others = table.columns
-    titles = [_text(console, column.header).plain for column in others]
+    titles = [_title(console, column) for column in others]
     for head, *cells in zip(*(column.cells for column in (first, *others)), strict=True):
         yield _text(console, head)
         for title, cell in zip(titles, cells, strict=True):
@@ -105,6 +106,11 @@ def _lines(console: Console, table: Table) -> Iterator[Text]:
                 yield Text(f"  {title}: ").append(text)
     if table.caption is not None:
         yield _text(console, table.caption)
+
+
+def _title(console: Console, column: Column) -> str:
+    """Write a column's title on one line."""
+    return " ".join(_text(console, column.header).plain.split())
 
 
 def _text(console: Console, cell: object) -> Text:
