@@ -214,9 +214,11 @@ def queues(
     from bridge.queues import watch as looks  # noqa: PLC0415
 
     settings, topology = broker_settings(broker, prefix), Topology(prefix)
+    from hzzray.report.widths import print_table  # noqa: PLC0415
+
     if not watch:
         state = look(settings, topology)
-        typer.echo(_json(state)) if as_json else console.print(_table(state))
+        typer.echo(_json(state)) if as_json else print_table(console, _table(state))
         return
     try:
         _follow(looks(settings, topology, every), as_json=as_json)

@@ -356,7 +356,7 @@ def status(run_name: Run, as_json: AsJson = False, runs: Runs = Path("runs")) ->
         numbers = {"due": counts.due, "status": counts.status, "wish": wish}
         print_json({"run_id": folder.run_id, **counts._asdict(), **numbers})
         return
-    asked = "" if wish == "run" else f", asked to {wish}"
+    asked = f", asked to {wish}" if wish != "run" and counts.due else ""
     console.print(
         f"{folder.run_id}: {counts.status}{asked}: {counts.planned} tasks planned, {counts.merged} merged, "
         f"{counts.failed} failed, {counts.due} due; {counts.events} events, {counts.duplicates} duplicates refused",
@@ -383,7 +383,7 @@ def failures(
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """List a run's failed tasks with their reasons: from its ledger, or from a broker's dead letters."""
-    from hzzray.report.listings import whole  # noqa: PLC0415
+    from hzzray.report.widths import print_table  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     rows = _failed(folder) if broker is None else _dead(broker, prefix, folder.run_id)
@@ -402,10 +402,11 @@ def failures(
     if not chosen:
         console.print("no failed tasks")
         return
-    table = Table("sample", "file", "entries", "attempts", "reason")
+    table = Table("sample", "entries", "attempts", "reason")
     for task, attempts, why in chosen:
-        table.add_row(*map(escape, (task.sample, redact(task.file), f"{task.start}–{task.stop}", f"{attempts}", why)))
-    console.print(whole(table))
+        said = why if redact(task.file) in why else f"{redact(task.file)}: {why}"
+        table.add_row(*map(escape, (task.sample, f"{task.start}–{task.stop}", f"{attempts}", said)))
+    print_table(console, table, long={"reason"})
 
 
 class _FailureRow(NamedTuple):
@@ -461,7 +462,10 @@ def cancel(run_name: Run, runs: Runs = Path("runs"), broker: OfBroker = None, pr
 
 
 def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str) -> None:
+    """Leave word for who works on a run, and say so; of one that has ended there is nothing to say."""
     folder = _folder(run_name, runs)
+    verb = "resume" if wish == "run" else wish
+    asked = f"run {folder.run_id}: asked to {verb}"
     if broker is not None:
         settings = broker_settings(broker, prefix)
         from bridge.orders import order  # noqa: PLC0415
@@ -469,9 +473,14 @@ def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str
         from bridge.wire import Order  # noqa: PLC0415
 
         asyncio.run(order(settings, Topology(prefix), Order(run_id=folder.run_id, wish=wish)))
-        return
-    with folder.ledger() as ledger:
-        ledger.wish(wish)
+    else:
+        with folder.ledger() as ledger:
+            status = ledger.counts().status
+            if status == "running":
+                ledger.wish(wish)
+            else:
+                asked = f"run {folder.run_id} is {status}: nothing to {verb}"
+    console.print(asked, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -505,7 +514,7 @@ def retract(
 def list_runs(as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
     """List the runs of a folder."""
     from hzzray.engine.ledger import LedgerError  # noqa: PLC0415
-    from hzzray.report.listings import whole  # noqa: PLC0415
+    from hzzray.report.widths import print_table  # noqa: PLC0415
     from hzzray.runs.folder import all_runs  # noqa: PLC0415
 
     _tell_of_full_disk(runs)
@@ -526,11 +535,17 @@ def list_runs(as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("run", "release", "selection", "environment", "status", "planned", "merged", "failed")
-    for row in rows:
-        cells = [str(row["run"]), f"[red]{escape(str(row['error']))}[/]"] if "error" in row else map(str, row.values())
-        table.add_row(*cells)
-    console.print(whole(table) if rows else f"no runs in {runs}")
+    table = Table("run", "release", "selection", "environment", "status", "merged", "failed")
+    damaged = [row for row in rows if "error" in row]
+    for row in (row for row in rows if "error" not in row):
+        names = (row[name] for name in ("run", "release", "selection", "environment", "status"))
+        table.add_row(*(escape(str(one)) for one in names), f"{row['merged']} of {row['planned']}", f"{row['failed']}")
+    if table.row_count:
+        print_table(console, table, spare=("environment", "release", "selection"))
+    elif not rows:
+        console.print(f"no runs in {runs}", highlight=False, soft_wrap=True, markup=False)
+    for row in damaged:
+        console.print(f"{row['run']}: {row['error']}", style="red", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -544,8 +559,8 @@ def compare(
     runs: Runs = Path("runs"),
 ) -> None:
     """Lay runs of different environments side by side: CPU over time, cost, throughput, scale."""
-    from hzzray.report.listings import whole  # noqa: PLC0415
     from hzzray.report.timelines import save_comparison  # noqa: PLC0415
+    from hzzray.report.widths import print_table  # noqa: PLC0415
     from hzzray.runs.compare import differences, load, records, summarise, table, write_csv  # noqa: PLC0415
 
     loaded = load([_folder(name, runs).path for name in run_names])
@@ -555,7 +570,7 @@ def compare(
     if as_json:
         print_json({"runs": records(summaries), "differences": differences(loaded)})
         return
-    console.print(whole(table(summaries)))
+    print_table(console, table(summaries))
     for difference in differences(loaded):
         console.print(difference, style="yellow", highlight=False, markup=False)
     for path in written:
@@ -582,13 +597,14 @@ def toy(
     events: Annotated[int, typer.Option(min=1, help="Simulated events in all.")] = 200_000,
     seed: Annotated[int | None, typer.Option(help="Same seed, same content. Default: a typical one.")] = None,
     if_absent: Annotated[bool, typer.Option("--if-absent", help="Leave a folder that is there as it is.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are of other events or seeds.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write simulated files, for machines without the data."""
     said = errors if as_json else console
     chosen, written = release(release_name), 0
     if not if_absent:
-        written = _write_toys(chosen, folder, events, seed, said)
+        written = _write_toys(chosen, folder, events, seed, said, replace=force)
     elif not folder.exists():
         written = _write_toys_once(chosen, folder, events, seed, said)
     if as_json:
@@ -627,7 +643,15 @@ def fetch(
         raise typer.Exit(PARTIAL if report.fetched or report.skipped else 1)
 
 
-def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = None, said: Console = console) -> int:
+def _write_toys(
+    chosen: Release,
+    folder: Path,
+    events: int,
+    seed: int | None = None,
+    said: Console = console,
+    *,
+    replace: bool = False,
+) -> int:
     """Write toy files, of the typical seed unless another is chosen; returns how many."""
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -636,7 +660,9 @@ def _write_toys(chosen: Release, folder: Path, events: int, seed: int | None = N
     with Progress(console=said, disable=not said.is_terminal) as bar:
         row = bar.add_task("simulating", total=events)
         chosen_seed = SEED if seed is None else seed
-        paths = write_toys(folder, chosen, events=events, seed=chosen_seed, progress=lambda n: bar.advance(row, n))
+        paths = write_toys(
+            folder, chosen, events=events, seed=chosen_seed, progress=lambda n: bar.advance(row, n), replace=replace
+        )
     return len(paths)
 
 

@@ -29,7 +29,7 @@ from hzzray.urls import redact
 app = typer.Typer()
 console = Console(emoji=False)
 
-State = Literal["works", "absent", "fails"]
+State = Literal["works", "absent", "little", "taken", "no answer", "fails"]
 
 #: How long anything that is asked may take to answer, and a Ray cluster to start [s].
 ANSWER_S, RAY_S = 5.0, 120.0
@@ -38,9 +38,16 @@ ANSWER_S, RAY_S = 5.0, 120.0
 _MEMORY, _SHARED = 2 * 10**9, 128 * 1024**2
 
 _OLDEST = (3, 11)
-_EXTRAS = {"app": "streamlit", "broker": "pika", "notebook": "ipykernel", "xrootd": "XRootD"}
+_EXTRAS = {
+    "app": "streamlit",
+    "broker": "pika",
+    "fit": "pyhf",
+    "notebook": "ipykernel",
+    "openmagic": "atlasopenmagic",
+    "xrootd": "XRootD",
+}
 _PORTS = {8265: ("Ray's dashboard", "it takes another"), 8501: ("the app", 'make app ARGS="--server.port 8600"')}
-_COLOURS: dict[State, str] = {"works": "green", "absent": "yellow", "fails": "red"}
+_COLOURS: dict[State, str] = {"works": "green", "fails": "red"}  # the others: yellow
 
 _START_RAY = "from hzzray.engine.cluster import cluster\nwith cluster(1): pass"
 
@@ -68,10 +75,11 @@ def doctor(
     if as_json:
         print_json({"ready": ready, "checks": [asdict(check) for check in found]})
     else:
-        table = Table("what", "state", "found, and what to do")
+        table = Table("what", "state")
+        table.add_column("found, and what to do", overflow="fold")
         for check in found:
             words = escape(check.found) + (f"\n[bold]→[/] {escape(check.to_do)}" if check.to_do else "")
-            table.add_row(check.name, f"[{_COLOURS[check.state]}]{check.state}[/]", words)
+            table.add_row(check.name, f"[{_COLOURS.get(check.state, 'yellow')}]{check.state}[/]", words)
         console.print(table)
         console.print("hzzray run can do its work" if ready else "hzzray run can't do its work yet", highlight=False)
     if not ready:
@@ -137,7 +145,7 @@ def _memory() -> Check:
     text = f"{free / 1e9:.1f} GB free"
     if free < _MEMORY:
         hint = "close something, or hzzray run --engine serial, which takes 0.5 GB"
-        return Check("memory", "absent", text, hint)
+        return Check("memory", "little", text, hint)
     return Check("memory", "works", text)
 
 
@@ -148,7 +156,7 @@ def _shared_memory() -> Check:
     free = shutil.disk_usage(place).free
     text = f"{free / 1e9:.2f} GB free in /dev/shm"
     if free < _SHARED:
-        return Check("shared memory", "absent", text, "in a container: --shm-size 512m, or shm_size of Compose")
+        return Check("shared memory", "little", text, "in a container: --shm-size 512m, or shm_size of Compose")
     return Check("shared memory", "works", text)
 
 
@@ -180,7 +188,7 @@ def _port(number: int, what: str, hint: str) -> Check:
         try:
             one.bind(("127.0.0.1", number))
         except OSError:
-            return Check(f"port {number}", "absent", f"taken: that of {what}", hint)
+            return Check(f"port {number}", "taken", f"by another program: {what} wants it", hint)
     return Check(f"port {number}", "works", f"free for {what}")
 
 
@@ -190,8 +198,8 @@ def _program(name: str, command: Sequence[str], what_for: str) -> Check:
     code, said = ask(command, ANSWER_S)
     if code == 0:
         return Check(name, "works", " ".join(said.split()))
-    found = f"no answer in {ANSWER_S:g} s" if code is None else _last(said)
-    return Check(name, "absent", found, f"only needed for {what_for}")
+    found = f"{command[0]} said nothing in {ANSWER_S:g} s" if code is None else _last(said)
+    return Check(name, "no answer", found, f"only needed for {what_for}")
 
 
 def _broker(connect: Callable[..., socket.socket] = socket.create_connection) -> Check:

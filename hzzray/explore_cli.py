@@ -6,13 +6,14 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from itertools import pairwise, zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hzzray.errors import HzzrayError, UsageError
@@ -65,16 +66,18 @@ def explore(
     runs: Runs = Path("runs"),
 ) -> None:
     """Keep a run's candidates hot and move its cuts: once with options, else line by line."""
-    from hzzray.runs.explore import explore as start  # noqa: PLC0415 (help needn't wait for numerics)
+    from hzzray.runs.explore import change  # noqa: PLC0415 (help needn't wait for numerics)
+    from hzzray.runs.explore import explore as start  # noqa: PLC0415
 
     memory = _bytes(hot_memory)
+    change(run_name, runs=runs, **_wanted(cut, observable, axis, window))  # before anything starts
     with start(run_name, runs=runs, engine=engine, actors=actors, memory=memory, idle_s=idle) as session:
         if cut or observable or axis or window or as_json:
             answer = _answer(session, cut, observable, axis, window)
             if as_json:
                 typer.echo(answer.result.model_dump_json(by_alias=True, indent=1))
             else:
-                _show(answer, observable or ())
+                _show(session, answer, cut, observable or ())
         else:
             _talk(session)
 
@@ -82,7 +85,7 @@ def explore(
 @app.command()
 def skim(
     run_name: Run,
-    out: Annotated[Path, typer.Option(help="File to write: .parquet, .arrow, .feather or .root.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .arrow, .feather or .root. Its folder is made.")],
     cut: Cut = None,
     engine: Engine = "ray",
     actors: Actors = None,
@@ -91,12 +94,15 @@ def skim(
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a run's candidates, one a row: sample, region, weight and all variables."""
+    from hzzray.runs.explore import change  # noqa: PLC0415
     from hzzray.runs.explore import explore as start  # noqa: PLC0415
     from hzzray.runs.skim import check_kind  # noqa: PLC0415
     from hzzray.runs.skim import skim as write  # noqa: PLC0415
 
     check_kind(out)
-    with start(run_name, runs=runs, engine=engine, actors=actors, memory=_bytes(hot_memory)) as session:
+    memory = _bytes(hot_memory)
+    change(run_name, runs=runs, **_wanted(cut, None, None, None))  # before anything starts
+    with start(run_name, runs=runs, engine=engine, actors=actors, memory=memory) as session:
         answer = _answer(session, cut, None, None, None)
         written = write(session, answer, out)
     _tell_part(answer)
@@ -118,17 +124,33 @@ def _bytes(text: str | None) -> int | None:
 def _answer(
     session: Session, cut: list[str] | None, observable: list[str] | None, axis: str | None, window: str | None
 ) -> Answer:
-    return session.recut([bound_of(text) for text in cut or ()], observables=observable or (), axis=axis, window=window)
+    return session.recut(**_wanted(cut, observable, axis, window))
 
 
-def _show(answer: Answer, asked: Sequence[str]) -> None:
-    """Print an answer's numbers, and the bins of observables that were asked for."""
+def _wanted(
+    cut: list[str] | None, observable: list[str] | None, axis: str | None, window: str | None
+) -> dict[str, Any]:
+    """Read options of a re-cut; raises UsageError naming what can't be read."""
+    cuts = [bound_of(text) for text in cut or ()]
+    return {"cuts": cuts, "observables": observable or (), "axis": axis, "window": window}
+
+
+def _name(observable: str) -> str:
+    return observable.partition("=")[0]
+
+
+def _show(session: Session, answer: Answer, cut: list[str] | None, asked: Sequence[str]) -> None:
+    """Print an answer's numbers, and the bins of observables that were asked for.
+
+    Where these bring no window of their own, numbers are of the run's own first observable, and its window.
+    """
     from hzzray.report.console import summary  # noqa: PLC0415
+    from hzzray.report.widths import print_table  # noqa: PLC0415
 
-    observables = [text.partition("=")[0] for text in asked]
-    summary(answer.result, console)
-    for observable in observables:
-        console.print(_bins(answer, observable))
+    of_window = answer if answer.spec.window or not session.spec.window else _answer(session, cut, None, None, None)
+    summary(of_window.result, console)
+    for observable in map(_name, asked):
+        print_table(console, _bins(answer, observable))
     _tell_part(answer)
     console.print(
         f"answered in {1e3 * answer.seconds:.0f} ms of {100 * answer.fraction:.4g} % of the events; "
@@ -138,14 +160,22 @@ def _show(answer: Answer, asked: Sequence[str]) -> None:
 
 
 def _bins(answer: Answer, observable: str) -> Table:
-    """Lay out an observable's bins by group."""
+    """Lay out an observable's bins by group; those beside each other that have nothing in any are one row."""
     from hzzray.runs.templates import showing  # noqa: PLC0415
 
     shown = showing(answer.result, answer.tables, observable)
     unit = f" [{shown.observable.unit}]" if shown.observable.unit else ""
-    table = Table(f"{observable}{unit}", *shown.groups)
-    for i, (low, high) in enumerate(pairwise(shown.edges)):
-        values = (f"{group.sumw[i]:.4g} ± {group.sumw2[i] ** 0.5:.2g}" for group in shown.groups.values())
+    table = Table(escape(f"{observable}{unit}"), *map(escape, shown.groups))
+    filled = [
+        any(group.sumw[i] or group.sumw2[i] for group in shown.groups.values()) for i in range(len(shown.edges) - 1)
+    ]
+    for _, bins in groupby(range(len(filled)), key=lambda i: i if filled[i] else -1):
+        first, *others = bins
+        low, high = shown.edges[first], shown.edges[(others or [first])[-1] + 1]
+        values = (
+            f"{group.sumw[first]:.4g} ± {group.sumw2[first] ** 0.5:.2g}" if group.sumw2[first] else "0"
+            for group in shown.groups.values()
+        )
         table.add_row(f"{low:g} to {high:g}", *values)
     return table
 
@@ -174,7 +204,7 @@ def _talk(session: Session) -> None:
             elif words:
                 asked = _options(line)
                 answer = _answer(session, **asked)
-                _show(answer, asked["observable"])
+                _show(session, answer, asked["cut"], asked["observable"])
         except HzzrayError as error:
             errors.print(error, style="red", highlight=False, soft_wrap=True, markup=False)
 

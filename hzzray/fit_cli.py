@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -78,6 +79,7 @@ def _watch(folder: Path, observable: str | None) -> None:
 
     A process of its own, behind all others: nothing waits for it. It ends, too, when the run is silent for long.
     """
+    from hzzray.report.fit_words import lines  # noqa: PLC0415
     from hzzray.runs.fitting import FIT_LIVE, described, ingredients, read_run, save_fit, unfitted  # noqa: PLC0415
     from hzzray.runs.folder import load_json  # noqa: PLC0415
     from hzzray.runs.templates import TEMPLATES  # noqa: PLC0415
@@ -158,53 +160,18 @@ def _progress(*, show: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 def show(fitted: FitResult, into: Console) -> None:
     """Print a fit's figures and yields, and what there is to know of them; ``fit.json`` has their definitions."""
-    of = "data" if fitted.observed else f"expected events alone: {fitted.no_data}"
-    into.print(f"fit of run {fitted.run_id}, {fitted.observable}, {of}", highlight=False, soft_wrap=True, markup=False)
-    for line in lines(fitted):
+    from hzzray.report import fit_words  # noqa: PLC0415
+    from hzzray.report.widths import print_table  # noqa: PLC0415
+
+    into.print(fit_words.title(fitted), highlight=False, soft_wrap=True, markup=False)
+    for line in fit_words.lines(fitted):
         into.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
-    events = Table("region", title="events")
-    for title in ("before the fit", "after the fit", "data"):
+    columns, rows = fit_words.events(fitted)
+    events = Table(columns[0], title="events")
+    for title in columns[1:]:
         events.add_column(title, justify="right")
-    for row in fitted.yields:
-        if row.process == "total":
-            data = "–" if row.data is None else f"{row.data:.0f}"
-            before, after = f"{row.before:.2f} ± {row.before_error:.2f}", f"{row.after:.2f} ± {row.after_error:.2f}"
-            events.add_row(row.region, before, after, data)
-    into.print(events)
-    for note in (*fitted.notes, *(fitted.mass.notes if fitted.mass else ())):
+    for row in rows:
+        events.add_row(*map(escape, row))
+    print_table(into, events)
+    for note in fit_words.notes(fitted):
         into.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-
-def lines(fitted: FitResult) -> list[str]:
-    """Say a fit's figures in a line each."""
-
-    def text(name: str, digits: str = ".2f") -> str:
-        value = fitted.value(name)
-        return "–" if value is None else f"{value:{digits}}"
-
-    strength = (
-        f"signal strength  µ̂ = {text('mu')} ± {text('mu_error')} (+{text('mu_up')} −{text('mu_down')}; "
-        f"{text('mu_stat')} statistics, {text('mu_syst')} systematics)"
-    )
-    said = [
-        strength,
-        f"significance     {text('z_expected')} σ expected, {text('z_observed')} σ observed",
-    ]
-    if "z_toys" in fitted.figures:
-        said.append(f"by toys          {text('z_toys')} σ observed, p = {text('p_toys', '.2g')}")
-    if "limit_expected" in fitted.figures:
-        bands = [text(f"limit_expected_{n}") for n in ("minus_1", "plus_1", "minus_2", "plus_2")]
-        said.append(
-            f"95 % CLs limit   µ < {text('limit_observed')} observed, {text('limit_expected')} expected without signal "
-            f"(1 σ: {bands[0]} to {bands[1]}; 2 σ: {bands[2]} to {bands[3]})"
-        )
-    said.append(f"goodness of fit  p = {text('gof_p', '.2g')}")
-    if fitted.mass is not None:
-        figures = fitted.mass.figures
-        values = {name: "–" if one.value is None else f"{one.value:.2f}" for name, one in figures.items()}
-        said.append(
-            f"mass             m_H = {values['mass']} ± {values['mass_error']} GeV "
-            f"(+{values['mass_up']} −{values['mass_down']}); {values['mass_error_expected']} expected"
-        )
-    reasons = [*fitted.figures.values(), *(fitted.mass.figures.values() if fitted.mass else ())]
-    return said + [f"withheld: {why}" for why in dict.fromkeys(one.withheld for one in reasons if one.withheld)]

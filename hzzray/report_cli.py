@@ -33,6 +33,7 @@ def cutflow(
 ) -> None:
     """Print what each cut leaves: events, yields, and efficiencies with binomial errors; --json has all samples too."""
     from hzzray.report.listings import cutflow_table  # noqa: PLC0415 (help needn't wait for numerics)
+    from hzzray.report.widths import print_table  # noqa: PLC0415
     from hzzray.runs.counts import cutflow as count  # noqa: PLC0415
     from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
 
@@ -49,7 +50,7 @@ def cutflow(
         print_json({"run_id": result.run_id, **plain})
         return
     for name, rows in groups.items() if not sample else ((name, samples[name]) for name in sample):
-        console.print(cutflow_table(name, rows))
+        print_table(console, cutflow_table(name, rows), spare=("of before [%]", "of all [%]"))
     console.print(
         f"run {result.run_id}, {result.status}, {result.spec.selection.name}, {result.luminosity}; "
         "events are raw, yields weighted",
@@ -61,7 +62,7 @@ def cutflow(
 def report(
     run_name: Run,
     output: Annotated[
-        Path | None, typer.Option(help="File to write. Default: report.html in the run's folder.")
+        Path | None, typer.Option(help="File to write; its folder is made. Default: report.html in the run's.")
     ] = None,
     as_json: AsJson = False,
     runs: Runs = Path("runs"),
@@ -128,6 +129,7 @@ def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = 
     """Print what a run would read, if somebody did it: nothing is written but the cache of files' metadata."""
     from hzzray.places import cache_folder  # noqa: PLC0415
     from hzzray.report.listings import of_bytes, preview_table  # noqa: PLC0415
+    from hzzray.report.widths import print_table  # noqa: PLC0415
     from hzzray.runs.plan import check_source, make_plan  # noqa: PLC0415
     from hzzray.runs.preview import preview  # noqa: PLC0415
     from hzzray.runs.run import settings_for  # noqa: PLC0415
@@ -153,7 +155,7 @@ def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = 
         totals = {"files": found.files, "events": found.events, "tasks": found.tasks, "bytes": found.bytes}
         print_json({**asdict(found), **totals, "cpu_s": found.cpu_s})
         return
-    console.print(preview_table(found))
+    print_table(console, preview_table(found))
     for reason in found.unread:
         errors.print(f"not read: {reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
     workers = 1 if request.engine == "serial" else settings.limits.max_actors

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from hzzray.cli import app
 from hzzray.data.catalogue import release
-from hzzray.runs.folder import RunFolder
+from hzzray.messages import Task
+from hzzray.runs.counts import cutflow
+from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, keep_settings
 
@@ -61,6 +65,49 @@ def test_looking_at_a_run(cli, finished):
     assert (finished / "done" / "plot.png").read_bytes() == before
     assert cli("plot", "done", "--channel", "4mu", "--log", "--runs", finished)[0] == 0
     assert (finished / "done" / "plot-4mu-log.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "verb"), [("pause", "pause"), ("drain", "drain"), ("cancel", "cancel"), ("resume", "resume")]
+)
+def test_nothing_is_asked_of_a_run_that_has_ended(cli, finished, command, verb):
+    code, out, err = cli(command, "done", "--runs", finished)
+    assert (code, out.strip()) == (0, f"run done is complete: nothing to {verb}"), err
+    with RunFolder(finished / "done").ledger() as ledger:
+        assert ledger.wished() == "run"
+        ledger.wish("pause")  # an older hzzray left it
+    assert "done: complete: 2 tasks" in cli("status", "done", "--runs", finished)[1]
+
+
+def test_what_is_asked_of_a_run_that_goes_on_is_said(cli, tmp_path):
+    RunFolder(tmp_path / "live").create_ledger(make_spec(release("toy")))
+    code, out, err = cli("drain", "live", "--runs", tmp_path)
+    assert (code, out.strip()) == (0, "run live: asked to drain"), err
+    with RunFolder(tmp_path / "live").ledger() as ledger:
+        assert ledger.wished() == "drain"
+
+
+@pytest.mark.parametrize("width", [80, 50])
+def test_tables_of_commands_lose_nothing(cli, finished, width, monkeypatch):
+    import hzzray.cli
+    import hzzray.report_cli
+
+    task = Task.model_construct(sample="Zee", file="MC/mc_361106.Zee.4lep.root", start=0, stop=9)
+    path = "/a/folder/whose/name/is/longer/than/a/line/has/room/for/if/it/is/a/narrow/one.root"
+    monkeypatch.setattr(hzzray.cli, "_failed", lambda _: [hzzray.cli._FailureRow(task, 3, f"{path}: it is damaged")])
+    for module in (hzzray.cli, hzzray.report_cli):
+        monkeypatch.setattr(module, "console", Console(width=width, force_terminal=True, color_system=None))
+    name = "20261126-121839-abc123"
+    shutil.copytree(finished / "done", finished / name)
+    with sqlite3.connect(finished / name / "ledger.db") as database:
+        database.execute("UPDATE run SET run_id = ?", (name,))
+    calls = (("runs",), ("failures", "done"), ("cutflow", "done"))
+    said = "".join(cli(*call, "--runs", finished)[1] for call in calls)
+    assert "…" not in said
+    flows = cutflow(load_json(finished / "done"), "group").values()
+    shares = [str(row.weighted_absolute) for rows in flows for row in rows]
+    for text in (name, "complete", "2 of 2", task.file, path, "it is damaged", *shares):
+        assert text in said
 
 
 def test_version(cli):

@@ -150,7 +150,7 @@ def test_a_summary_has_the_cutflow_and_the_first_failures(two):
     assert len(lines) == MOST_FAILURES + 1
     assert lines[0] == "failed: A, entries 0 to 1: damaged"
     assert lines[-1] == f"and 15 failed tasks more: hzzray failures {two.run_id}"
-    console = Console(width=80, file=io.StringIO(), emoji=False)
+    console = Console(width=80, file=io.StringIO(), emoji=False, force_terminal=True, color_system=None)
     summary(broken, console)
     text = console.file.getvalue()
     assert "events left after each cut" in text
@@ -173,3 +173,25 @@ def test_a_run_that_starts_for_long_says_so_once():
         progress(Counts(12, merged, 0, 100))
     lines = [line.partition(",")[0] for line in console.file.getvalue().splitlines()]
     assert lines[1:] == ["5 of 12 tasks merged", "12 of 12 tasks merged"]
+
+
+def test_what_takes_long_says_how_long_and_no_rate_that_nobody_knows():
+    console = Console(width=60, file=io.StringIO(), emoji=False)
+    progress = RunProgress(console)
+    progress(Counts(12, 0, 0))
+    for _ in range(2):
+        progress._said -= 31
+        progress._begun -= 31
+        progress(Counts(12, 0, 0))
+    assert console.file.getvalue().splitlines()[1:] == [
+        "12 tasks: no worker has done one yet, after 31 s",
+        "12 tasks: no worker has done one yet, after 62 s",
+    ]
+    serial = RunProgress(console)  # the first that it hears of is the first task's end
+    serial(Counts(12, 1, 0, 100))
+    serial._begun -= 1000
+    serial._said -= 3
+    serial(Counts(12, 2, 0, 300))
+    first, second = console.file.getvalue().splitlines()[3:]
+    assert first == "1 of 12 tasks merged, 0 failed, 100 events"
+    assert second == "2 of 12 tasks merged, 0 failed, 300 events, 0.2 /s"

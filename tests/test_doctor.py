@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import time
+from importlib.metadata import metadata
 from types import SimpleNamespace
 
 import pytest
@@ -58,7 +59,24 @@ def test_a_port_that_is_taken(monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         check = doctor_cli._port(taken.getsockname()[1], "the app", "take another")
-    assert (check.state, check.found, check.to_do) == ("absent", "taken: that of the app", "take another")
+    assert (check.state, check.to_do) == ("taken", "take another")
+    assert check.found == "by another program: the app wants it"
+
+
+def test_a_program_that_is_there_is_not_called_absent(monkeypatch):
+    monkeypatch.setattr(doctor_cli.shutil, "which", lambda _: "/bin/kubectl")
+    for code, said, found in ((1, "the connection was refused\n", "the connection was refused"), (None, "", "in 5 s")):
+        monkeypatch.setattr(doctor_cli, "ask", lambda command, _, answer=(code, said): answer)
+        check = doctor_cli._program("kubectl", ["kubectl"], "Kubernetes")
+        assert check.state == "no answer"
+        assert check.found.endswith(found)
+    monkeypatch.setattr(doctor_cli.shutil, "which", lambda _: None)
+    assert doctor_cli._program("kubectl", ["kubectl"], "Kubernetes").state == "absent"
+
+
+def test_all_extras_of_users_are_looked_at():
+    extras = set(metadata("hzzray").get_all("Provides-Extra"))
+    assert set(doctor_cli._EXTRAS) == extras - {"dev", "docs", "test"}
 
 
 def test_a_broker_that_is_there_and_one_that_is_not(monkeypatch):
@@ -77,7 +95,7 @@ def test_a_broker_that_is_there_and_one_that_is_not(monkeypatch):
     assert doctor_cli._broker().state == "absent"
 
 
-@pytest.mark.parametrize(("free", "state"), [(10**9, "absent"), (10**10, "works")])
+@pytest.mark.parametrize(("free", "state"), [(10**9, "little"), (10**10, "works")])
 def test_little_memory(monkeypatch, free, state):
     memory = SimpleNamespace(available=free)
     monkeypatch.setattr(doctor_cli.psutil, "virtual_memory", lambda: memory)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import sqlite3
@@ -259,7 +260,12 @@ def test_the_command_line_answers_once(cli, runs):
     cold = load_json(runs / "other")
     assert code == 0
     assert f"digest {cold.digest[:16]}" in said
-    assert "58 to 60" in said
+    assert "60 to 62" in said
+    assert re.search(r"\d+ to 60 ", said)  # nothing below: one row
+    # Issue 17: what is shown takes nothing from the run's own window.
+    assert "no significance" not in said
+    assert "115 to 130 GeV" in said
+    assert "significance: notebook" in said
     code, said, _ = cli("explore", "base", *asked, "--json")
     assert json.loads(said)["digest"] == cold.digest
 
@@ -276,6 +282,40 @@ def test_the_command_line_answers_line_by_line(cli, runs, monkeypatch):
     assert load_json(runs / "by-hand").digest == load_json(runs / "other").digest
     assert "has no variable 'm5'" in trouble
     assert "--what: expected --cut" in trouble
+
+
+WRONG = [
+    (("--cut", "m12"), "--cut m12: expected VARIABLE=LOW:HIGH"),
+    (("--cut", "m5=1:2"), "has no variable 'm5'"),
+    (("--observable", "m5"), "has no variable 'm5'"),
+    (("--observable", "m12=1:2"), "expected START:STOP:BINS"),
+    (("--axis", "1:2"), "expected START:STOP:BINS"),
+    (("--window", "116:131"), "doesn't lie on bin edges"),
+    (("--hot-memory", "much"), "expected a size"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), WRONG)
+def test_what_is_asked_wrongly_is_told_before_anything_starts(cli, runs, monkeypatch, options, said):
+    monkeypatch.setattr("hzzray.runs.explore.explore", lambda *_, **__: pytest.fail("something was started"))
+    calls = [("explore", "base")]
+    if options[0] in ("--cut", "--hot-memory"):
+        calls.append(("skim", "base", "--out", "x.root"))
+    for call in calls:
+        code, _, err = cli(*call, *options, "--runs", runs)
+        assert code == 2
+        assert said in err
+        assert len(err.splitlines()) == 1
+
+
+def test_bins_that_hold_nothing_are_one_row(cli, runs):
+    asked = ["--observable", "m12=0:1000:100", "--engine", "serial", "--runs", runs]
+    code, said, _ = cli("explore", "base", *asked)
+    assert code == 0
+    rows = [line for line in said.splitlines() if " to " in line and "│" in line]
+    assert re.search(r"│ 0 to \d+ +│ 0 +│ 0", rows[0])
+    assert re.search(r"│ \d+ to 1000 +│ 0 +│ 0", rows[-1])
+    assert 3 <= len(rows) < 20
 
 
 @pytest.mark.parametrize(("size", "bytes_"), [("2GB", 2 * 10**9), ("512MiB", 2**29), ("1000", 1000), ("1.5 kB", 1500)])

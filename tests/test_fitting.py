@@ -15,6 +15,7 @@ import yaml
 from hzzray.data.catalogue import release
 from hzzray.engine.rounded import Table
 from hzzray.errors import UsageError
+from hzzray.report import fit_words
 from hzzray.runs.fitting import FIT, WORKSPACE, described, ingredients, load_fit, save_fit, systematic
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
@@ -227,3 +228,34 @@ def test_a_fit_of_other_bins_is_not_submitted(folder, cli, tmp_path):
     code, _, err = cli("hepdata", copy)
     assert code == 2
     assert "is of other bins than the run has: hzzray fit run" in " ".join(err.split())
+
+
+def test_what_a_fit_withholds_is_named_and_leaves_no_gap():
+    def figure(value: float | None, why: str = "") -> Figure:
+        return Figure(value=value, definition="", withheld=why)
+
+    none = "no data sample is in this run"
+    names = ("mu", "mu_error", "mu_stat", "mu_syst", "mu_up", "z_expected")
+    figures = {name: figure(float(i)) for i, name in enumerate(names)}
+    figures |= {"mu_down": figure(None, "µ is not below 0: no such µ")}
+    figures |= {name: figure(None, none) for name in ("z_observed", "limit_observed", "gof_q", "gof_p")}
+    figures |= {"z_toys": figure(3.5, "none as large: Z is above 3.1 σ, or unlucky"), "p_toys": figure(0.01)}
+    figures |= {"limit_expected": figure(2.0), "limit_expected_plus_1": figure(None, "CLs is above 5 %")}
+    scale = figure(None, "the run has no variations of lepton energies")
+    mass = MassResult(
+        figures={"mass": figure(None, none), "mass_error_expected": figure(2.25), "mass_scale": scale},
+        scan=MassScan(mass=(), twice_delta_nll=()),
+    )
+    said = fit_words.lines(MADE_UP.model_copy(update={"figures": figures, "mass": mass}))
+    assert said == [
+        "signal strength  µ̂ = 0.00 ± 1.00 (+4.00; 2.00 statistics, 3.00 systematics)",
+        "significance     5.00 σ expected",
+        "by toys          3.50 σ observed, p = 0.01; none as large: Z is above 3.1 σ, or unlucky",
+        "95 % CLs limit   2.00 expected without signal",
+        "mass             ± 2.25 GeV expected",
+        "withheld         lower error of µ̂: µ is not below 0: no such µ",
+        f"withheld         observed significance, observed limit, goodness of fit, m_H: {none}",
+        "withheld         expected limit: CLs is above 5 %",
+        "withheld         error of m_H by lepton energies: the run has no variations of lepton energies",
+    ]
+    assert not any("–" in line for line in said)

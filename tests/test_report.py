@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hzzray.report import html
+from hzzray.report import fit_words, html
+from hzzray.runs.fitting import save_fit
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.record import read_record, record_of
+from hzzray.statistics.results import Figure, FitResult, YieldResult
 
 VOID = {"meta", "img", "br"}
 
@@ -93,18 +95,66 @@ def test_a_report_has_it_all(page, folder):
     assert {file.uuid for file in files} <= set(reader.cells)
 
 
-def test_a_fits_figures_are_shown_where_there_is_one(page, folder):
-    assert "fit.json" not in page
-    path = folder.path / "fit.json"
-    path.write_text(json.dumps({"mu": {"value": 1.23456789, "name": "<b>"}, "scan": list(range(50))}))
-    try:
-        text = html._fit(folder.path)
-    finally:
-        path.unlink()
-    assert "mu.value" in text
-    assert "1.2346" in text
-    assert "&lt;b&gt;" in text
-    assert "50 values" in text
+@pytest.fixture
+def fitted(folder):
+    """A fit of the run, without data's limit and upper error, with notes; taken away afterwards."""
+    result = record_of(folder).result
+    fit = FitResult(
+        run_id=result.run_id,
+        digest=result.digest,
+        observable="m4l",
+        unit="GeV",
+        luminosity=10.0,
+        observed=True,
+        figures={
+            "mu": Figure(value=1.25, definition=""),
+            "mu_error": Figure(value=0.5, definition=""),
+            "mu_up": Figure(value=None, definition="", withheld="MINOS finds no such µ"),
+            "mu_down": Figure(value=0.4, definition=""),
+            "z_expected": Figure(value=2.5, definition=""),
+            "z_observed": Figure(value=2.75, definition=""),
+        },
+        parameters=(),
+        names=(),
+        correlations=(),
+        yields=(YieldResult(region="4e", process="total", group="", before=1, before_error=1, after=2, after_error=1),),
+        bins=(),
+        notes=("4e: <b> left out", "a second note"),
+    )
+    path = save_fit(fit, folder.path)
+    yield fit
+    path.unlink()
+
+
+def test_a_fit_is_told_as_the_command_line_tells_it(page, folder, fitted, monkeypatch):
+    assert "<h2>Fit</h2>" not in page
+    drawn = html.figure(record_of(folder).result)
+    monkeypatch.setattr(html.fits, "figures", lambda *_: iter([("pulls", lambda: drawn)]))
+    text = html.report(folder)
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    assert "Fit" in reader.headings
+    for line in fit_words.lines(fitted):
+        name, said = line[:16].strip(), line[16:].strip()
+        assert name in reader.cells
+        assert said in reader.cells
+    assert "<li>4e: &lt;b&gt; left out</li><li>a second note</li>" in text
+    assert "pulls" in reader.alts
+    assert len(text.encode()) <= html.MOST_BYTES
+
+
+def test_a_fit_of_other_bins_is_not_shown_as_the_runs(folder, fitted):
+    save_fit(fitted.model_copy(update={"digest": "0" * 64}), folder.path)
+    text = html._fit(record_of(folder).result, folder.path)
+    assert "other bins" in text
+    assert "1.25" not in text
+
+
+def test_a_fits_pictures_have_their_bound(folder):
+    drawn = [(str(i), lambda: html.figure(record_of(folder).result)) for i in range(3)]
+    assert html._pictures(drawn, 100_000, 60, "fit").count("<img") == 1
+    assert "No room here for 1, 2: <code>hzzray fit</code>" in html._pictures(drawn, 100_000, 60, "fit")
 
 
 def test_no_word_of_a_run_becomes_markup(folder):

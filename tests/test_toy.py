@@ -440,6 +440,23 @@ def test_a_folder_that_can_t_be_written_is_named(tmp_path):
         write_toys(tmp_path / "taken", releases()["toy"], events=10)
 
 
+def test_files_of_other_content_are_not_replaced_unasked(cli, tmp_path):
+    folder = tmp_path / "toy"
+    assert cli("toy", folder, "--events", 500)[0] == 0
+    files = sorted(folder.rglob("*.root"))
+    before = {path: path.read_bytes() for path in files}
+    for other in (("--events", 600), ("--events", 500, "--seed", 7), ("--events", 500, "--release", "2020")):
+        code, _, err = cli("toy", folder, *other)
+        assert code == 2
+        assert "11 other files are there, of other content" in err
+        assert len(err.splitlines()) == 1
+        assert "--force" in err
+        assert {path: path.read_bytes() for path in files} == before
+    assert cli("toy", folder, "--events", 500)[0] == 0
+    assert cli("toy", folder, "--events", 600, "--force")[0] == 0
+    assert all(path.read_bytes() != before[path] for path in files)
+
+
 def test_a_sample_without_a_process_is_named_before_anything_is_written(tmp_path):
     release = releases()["toy"]
     unknown = release.sample("llll").model_copy(update={"dsid": 1, "name": "new"})

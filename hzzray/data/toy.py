@@ -11,7 +11,7 @@ import contextlib
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from hzzray.data.catalogue import CONCLUDING, Release, Sample
+from hzzray.data.header import HEADER, read_header
 from hzzray.data.schema import Schema
 from hzzray.data.toy_physics import ELECTRON, PROCESSES, PT_MIN, Leptons, Process, simulate
-from hzzray.errors import UsageError
+from hzzray.errors import DataError, UsageError
 
 #: Goes up with every change of what is written: no cache may take an old file's metadata for a new one's.
 TOY_VERSION = 3
@@ -64,6 +65,7 @@ def write_toys(
     seed: int = SEED,
     chunk: int = 100_000,
     progress: Callable[[int], None] | None = None,
+    replace: bool = True,
 ) -> tuple[Path, ...]:
     """Write one file for each default sample of a release, at its path in ``folder``.
 
@@ -85,6 +87,8 @@ def write_toys(
         Entries a basket, and what is held in memory at a time.
     progress
         Called with the number of entries that were written since the last call.
+    replace
+        Replace files that are of another content, too, and not only those that would be the same.
 
     Returns
     -------
@@ -93,8 +97,8 @@ def write_toys(
     Raises
     ------
     UsageError
-        On numbers out of range, a sample of several files or that no process is known for, or a file that can't be
-        written.
+        On numbers out of range, a sample of several files or that no process is known for, a file that can't be
+        written, or one that must not be replaced.
     """
     for name, value, least in (("events", events, 1), ("chunk", chunk, 1), ("seed", seed, 0)):
         if value < least:
@@ -103,6 +107,9 @@ def write_toys(
     for sample in release.samples:
         if sample.only_path is None:
             raise UsageError(f"sample {sample.name} is several files: toys are one a sample")
+    identities = {sample.name: identity(release, sample, events, seed, chunk) for sample in release.samples}
+    if not replace:
+        _refuse_others({folder / str(sample.only_path): identities[sample.name] for sample in release.samples})
     simulated = [sample for sample in release.samples if release.role(sample) != "data"]
     processes = {sample.name: process_of(release, sample) for sample in simulated}
     entries = dict(zip(processes, allot(simulated, events), strict=True))
@@ -114,9 +121,27 @@ def write_toys(
         else:
             blocks = data(release, sample, processes, seed)
         numbered = number(rechunk(blocks, chunk), release, sample)
-        write(path, release.schema_.tree, numbered, identity(release, sample, events, seed, chunk), progress)
+        write(path, release.schema_.tree, numbered, identities[sample.name], progress)
         paths.append(path)
     return tuple(paths)
+
+
+def _refuse_others(wanted: Mapping[Path, uuid.UUID]) -> None:
+    """Raise UsageError where files are there that are not the wanted ones: runs may be made of them."""
+    others = [path for path, one in wanted.items() if path.is_file() and not _is(path, one)]
+    if others:
+        more = f" and {len(others) - 1} other files are" if len(others) > 1 else " is"
+        raise UsageError(
+            f"{others[0]}{more} there, of other content, and runs may be made of them: --force replaces them"
+        )
+
+
+def _is(path: Path, wanted: uuid.UUID) -> bool:
+    try:
+        with path.open("rb") as file:
+            return read_header(file.read(HEADER), path.stat().st_size).uuid == wanted.hex
+    except (OSError, DataError):
+        return False
 
 
 def allot(samples: Sequence[Sample], events: int) -> list[int]:

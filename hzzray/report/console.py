@@ -21,6 +21,7 @@ from rich.table import Table
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
 from hzzray.report.listings import cutflow_summary, failure_lines
+from hzzray.report.widths import print_table
 from hzzray.runs.result import Result, Significance
 from hzzray.statistics.scaling import names
 
@@ -29,8 +30,9 @@ _PLAIN_EVERY_S = 2.0
 # How often what has not changed is said again [s]: workers that start and compile may take minutes.
 _SAME_EVERY_S = 30.0
 
-# Said while nothing has come of any task.
+# Said while nothing has come of any task: first, and from then on.
 _STARTING = "workers start; the first time kernels are compiled for this machine, which takes a minute or some"
+_STILL = "no worker has done one yet, after"
 
 
 class RunProgress:
@@ -71,8 +73,9 @@ class RunProgress:
         planned, merged, failed, events, _ = counts
         if self._first is None:
             self._first = events
-        rate = (events - self._first) / max(time.monotonic() - self._begun, 1e-3)
-        done = f"{_count(events).strip()} events, {_count(rate)}/s"
+        done = f"{_count(events).strip()} events"
+        if events > self._first:  # else nobody knows how fast it is
+            done += f", {_count((events - self._first) / max(time.monotonic() - self._begun, 1e-3))}/s"
         note = done + (f", [red]{failed} failed[/]" if failed else "")
         if self._bar:
             self._bar.update(self._row, completed=merged + failed, total=planned, note=note)
@@ -85,11 +88,12 @@ class RunProgress:
         every = _SAME_EVERY_S if self._last == (merged, failed) else _PLAIN_EVERY_S
         if waited <= every and merged + failed < planned:
             return
-        self._said, self._last = time.monotonic(), (merged, failed)
+        again, self._said, self._last = self._last is not None, time.monotonic(), (merged, failed)
+        said = f"{merged} of {planned} tasks merged, {failed} failed, {done}"
         if not merged + failed and planned:
-            self._console.print(f"{planned} tasks: {_STARTING}", highlight=False)
-        else:
-            self._console.print(f"{merged} of {planned} tasks merged, {failed} failed, {done}", highlight=False)
+            passed = f"{time.monotonic() - self._begun:.0f} s"
+            said = f"{planned} tasks: {_STILL} {passed}" if again else f"{planned} tasks: {_STARTING}"
+        self._console.print(said, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -166,11 +170,11 @@ def summary(result: Result, console: Console) -> None:
         if lacking:
             name = f"{name}, without {names(lacking)}"  # noqa: PLW2901
         table.add_row(escape(name), f"{group.n_out}", *cells)
-    console.print(table)
+    print_table(console, table, long={"group"})
     for line in (f"luminosity: {result.luminosity}", *_fraction(result), *_meaning(result)):
         console.print(line, highlight=False, markup=False)
     if result.cost.events:
-        console.print(cutflow_summary(result))
+        print_table(console, cutflow_summary(result))
     for warning in [*failure_lines(result), *result.warnings]:
         console.print(warning, style="yellow", highlight=False, markup=False)
     cost = result.cost

@@ -5,7 +5,8 @@ Importing this loads matplotlib and mplhep, as ``hzzray.report.plotting`` does; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ MOST = 25
 _BLUE, _RED, _GREEN, _YELLOW = "#3f90da", "#bd1f01", "#34a853", "#ffd24d"
 
 
-def save_all(fitted: FitResult, result: Result, folder: Path) -> list[Path]:
-    """Write all pictures that there is something to draw of, each as PNG and PDF; returns their paths."""
+def figures(fitted: FitResult, result: Result) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Name all pictures that there is something to draw of, and how each is drawn."""
     pictures: list[tuple[str, Callable[[FitResult, Result], Figure]]] = [("regions", regions), ("yields", yields)]
     if fitted.parameters:
         pictures += [("impacts", impacts), ("correlations", correlations)]
@@ -36,9 +37,15 @@ def save_all(fitted: FitResult, result: Result, folder: Path) -> list[Path]:
         pictures.append(("limit", limit))
     if fitted.mass is not None:
         pictures.append(("mass", mass))
-    paths: list[Path] = []
     for name, draw in pictures:
-        paths += save_figure(draw(fitted, result), folder / f"fit-{name}", result.run_id)
+        yield name, partial(draw, fitted, result)
+
+
+def save_all(fitted: FitResult, result: Result, folder: Path) -> list[Path]:
+    """Write all pictures, each as PNG and PDF; returns their paths."""
+    paths: list[Path] = []
+    for name, draw in figures(fitted, result):
+        paths += save_figure(draw(), folder / f"fit-{name}", result.run_id)
     return paths
 
 

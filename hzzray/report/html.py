@@ -7,15 +7,15 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from hzzray.engine.monitor import is_actor
 from hzzray.errors import HzzrayError
-from hzzray.files import OutputError, read_own, write_whole
+from hzzray.files import write_whole
 from hzzray.messages import Counts
+from hzzray.report import fit_words, fits
 from hzzray.report.console import FIGURES, warnings
 from hzzray.report.plotting import figure
 from hzzray.report.style import png
@@ -23,6 +23,7 @@ from hzzray.report.timelines import comparison_figure
 from hzzray.runs import compare
 from hzzray.runs.counts import By, CutflowRow, cutflow, yields
 from hzzray.runs.explore import command
+from hzzray.runs.fitting import FIT, load_fit
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.record import Record, embedded, record_of
 from hzzray.runs.result import Result
@@ -34,12 +35,12 @@ from hzzray.urls import redact
 #: What the file is called in a run's folder, and how large it may become [bytes]: a mail takes it.
 REPORT, MOST_BYTES = "report.html", 2_000_000
 
-#: What a fit leaves in a run's folder.
-FIT, _FIT_BYTES = "fit.json", 2**20
-
 # Of the pictures, whatever else there is; the first and the actors' come in any case.
 _PICTURES_BYTES = 1_100_000
-_DPI, _SMALL_DPI = 100, 60
+_DPI, _SMALL_DPI, _FIT_DPI = 100, 60, 75
+
+# Of a fit's pictures.
+_FIT_BYTES = 500_000
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --soft: #555; --line: #c8c8c8; --page: #fff; --mark: #0b5cad; }
@@ -54,6 +55,7 @@ caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; height: auto; background: #fff; } details img { max-width: 31rem; }
+details .wide img { max-width: 100%; }
 code, pre { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere; white-space: pre-wrap; }
 .big { font-size: 1.15rem; } .soft { color: var(--soft); }
 .warn { border-left: 4px solid #c77700; padding-left: .7rem; }
@@ -143,7 +145,7 @@ def report(folder: RunFolder) -> str:
         "Yields": _yields(result, "group") + _details("Samples", lambda: _yields(result, "sample")),
         "Cutflow": _cutflow(result),
         "Significance": _significance(result),
-        "Fit": _fit(folder.path),
+        "Fit": _fit(result, folder.path),
         "Cost": _cost(result) + _actors(folder.path, result),
         "Provenance": _provenance(folder, record),
     }
@@ -177,18 +179,26 @@ def _result(result: Result) -> str:
 
 def _others(result: Result, folder: Path, room: int) -> str:
     """Show regions and other observables, as many as there is room for."""
+    shown = _pictures(_figures(result, folder), room, _SMALL_DPI, "plot")
+    return f"<details><summary>Regions and other observables</summary>{shown}</details>" if shown else ""
+
+
+def _pictures(figures: Iterable[tuple[str, Callable[[], Figure]]], room: int, dpi: int, command: str) -> str:
+    """Show pictures while there is room for them, and name the others."""
     shown: list[str] = []
     left_out: list[str] = []
-    for name, drawn in _figures(result, folder):
-        text = "" if left_out else picture(drawn(), name, _SMALL_DPI)
+    for name, drawn in figures:
+        text = "" if left_out else picture(drawn(), name, dpi)
         if left_out or len(text) > room:
             left_out.append(name)
             continue
         room -= len(text)
         shown.append(text)
     if left_out:
-        shown.append(f"<p>No room here for {escape(', '.join(left_out))}: <code>hzzray plot</code> draws them.</p>")
-    return f"<details><summary>Regions and other observables</summary>{''.join(shown)}</details>" if shown else ""
+        shown.append(
+            f"<p>No room here for {escape(', '.join(left_out))}: <code>hzzray {command}</code> draws them.</p>"
+        )
+    return "".join(shown)
 
 
 def _figures(result: Result, folder: Path) -> Iterator[tuple[str, Callable[[], Figure]]]:
@@ -256,29 +266,28 @@ def _significance(result: Result) -> str:
     return table(("figure", "value", "why not"), rows, headline(result))
 
 
-def _fit(folder: Path) -> str:
-    """Show what a fit left, whatever it has: names and numbers."""
-    try:
-        text = read_own(folder / FIT, _FIT_BYTES)
-    except (FileNotFoundError, OutputError):
+def _fit(result: Result, folder: Path) -> str:
+    """Show the fit of a run, where there is one: what the command line says of it, and its pictures."""
+    if not (folder / FIT).exists():
         return ""
     try:
-        found = json.loads(text)
-    except ValueError:
-        return f"<p>{FIT} can't be understood.</p>"
-    return table(("figure", "value"), list(_flat(found))[:200], FIT)
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 (JSON)
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, float):
-        yield name, f"{value:.5g}"
-    elif isinstance(value, list) and len(value) > 8:
-        yield name, f"{len(value)} values"
-    else:
-        yield name, str(value)
+        fitted = load_fit(folder)
+    except HzzrayError as error:
+        return f"<p>{escape(str(error))}</p>"
+    if fitted.digest != result.digest:
+        again = f"hzzray fit {result.run_id}"
+        return f"<p>{FIT} is of other bins than the run has: <code>{escape(again)}</code> fits these.</p>"
+    drawn = fits.figures(fitted, result)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in fit_words.notes(fitted))
+    columns, rows = fit_words.events(fitted)
+    return (
+        table(("figure", "value"), fit_words.rows(fitted), fit_words.title(fitted), numbers=False)
+        + table(columns, rows, "Events")
+        + (f"<ul>{notes}</ul>" if notes else "")
+        + _details(
+            "Pictures of the fit", lambda: f'<div class="wide">{_pictures(drawn, _FIT_BYTES, _FIT_DPI, "fit")}</div>'
+        )
+    )
 
 
 def _cost(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""What commands print of a run, in 80 columns: what it would read, its cutflow, its failures."""
+"""What commands print of a run: what it would read, its cutflow, its failures."""
 
 from __future__ import annotations
 
@@ -24,13 +24,6 @@ def of_bytes(number: float) -> str:
     return f"{number:.3g} TB"
 
 
-def whole(table: Table) -> Table:
-    """Have long words go on in the next line rather than lose their end."""
-    for column in table.columns:
-        column.overflow = "fold"
-    return table
-
-
 def preview_table(found: Preview) -> Table:
     """Lay out what a run would read, one line a sample."""
     table = Table("sample", caption="bytes: compressed, of the branches that are read")
@@ -51,9 +44,9 @@ def preview_table(found: Preview) -> Table:
 def cutflow_table(name: str, rows: Sequence[CutflowRow]) -> Table:
     """Lay out a sample's or a group's cutflow; efficiencies in per cent, with binomial errors."""
     table = Table(title=escape(name), title_justify="left")
-    table.add_column("cut", no_wrap=True)
+    table.add_column("cut")
     for title in ("events", "of all\n[%]", "of before\n[%]", "yield", "yield, of\nall [%]"):
-        table.add_column(title.replace("[", r"\["), justify="right", no_wrap=True)
+        table.add_column(title.replace("[", r"\["), justify="right")
     for row in rows:
         table.add_row(
             escape(row.cut), f"{row.n}", f"{row.absolute}", f"{row.relative}", f"{row.yield_:.2f}",

@@ -436,6 +436,21 @@ def _changed_templates(base: RunSpec, spec: RunSpec) -> dict[str, Any]:
     return found
 
 
+def change(
+    run: str | Path,
+    cuts: Mapping[str, Ends | None] | Sequence[Bound] = (),
+    *,
+    runs: str | Path = "runs",
+    observables: Sequence[str] = (),
+    axis: str | Sequence[float] | None = None,
+    window: str | Sequence[float] | None = None,
+) -> RunSpec:
+    """Tell what a re-cut of a run would compute, as ``Session.change`` does, before there is a session."""
+    spec, settings = settings_of(find_run(str(run), Path(runs)))
+    analysis = analyses.resolve(spec.analysis, (*settings.analyses, *analyses.allowed()))
+    return change_spec(spec, analysis, _bounds(cuts), observables=observables, axis=colons(axis), window=colons(window))
+
+
 def explore(
     run: str | Path,
     *,
