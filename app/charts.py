@@ -330,19 +330,18 @@ def _mass_spec(content: Contents, template: Template, span: tuple[float, float],
 # Over time.
 
 
-def history(rows: Rows, result: Result, shown: dict[str, str] = SIGNIFICANCES, *, lag: float = 0.0) -> Chart:
+def history(rows: Rows, result: Result, shown: dict[str, str] = SIGNIFICANCES) -> Chart:
     """Draw how significances grew with the time that the run took, up to the result, which may be newer.
 
-    ``shown`` are fields of ``Moment`` and what they are called. ``lag`` is here, as below, how long after the run's
-    start the zero of its tables is [s].
+    ``shown`` are fields of ``Moment`` and what they are called.
     """
     now = moment(result)
     if not len(rows):
         times = np.array([result.cost.wall_s])
     elif rows["events"][-1] != now.events:
-        times = np.append(rows["time_s"], rows["time_s"][-1] + 1) + lag
+        times = np.append(rows["time_s"], rows["time_s"][-1] + 1)
     else:
-        times = rows["time_s"] + lag
+        times = rows["time_s"]
     newer = range(len(times) - len(rows))
     found = [
         pd.DataFrame(
@@ -410,7 +409,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(parts, key=lambda name: [int(part) if part.isdecimal() else part for part in parts[name]])
 
 
-def cpu(uses: dict[str, CpuUse], *, lag: float = 0.0) -> Chart:
+def cpu(uses: dict[str, CpuUse]) -> Chart:
     """Draw CPU over time, stacked by actor; more than ten are one."""
     names = in_order(filter(is_actor, uses))
     grid = _grid(max((uses[name].edges[-1] for name in names), default=0.0))
@@ -420,7 +419,7 @@ def cpu(uses: dict[str, CpuUse], *, lag: float = 0.0) -> Chart:
     below = np.zeros(len(grid) - 1)
     tables = []
     for name, height in heights.items():
-        steps = {"t": grid[:-1] + lag, "t1": grid[1:] + lag, "y0": below, "y1": below + height}
+        steps = {"t": grid[:-1], "t1": grid[1:], "y0": below, "y1": below + height}
         tables.append(pd.DataFrame({"actor": name, "percent": height, **steps}))
         below = below + height
     across = {"x": _time(), "x2": {"field": "t1"}}
@@ -444,12 +443,10 @@ def cpu(uses: dict[str, CpuUse], *, lag: float = 0.0) -> Chart:
     )
 
 
-def steps(rows: Rows, fields: dict[str, str], title: str, *, lag: float = 0.0) -> Chart:
+def steps(rows: Rows, fields: dict[str, str], title: str) -> Chart:
     """Draw numbers of ``scale.csv`` over time; ``fields`` are their names and what they are called."""
     few = rows[_thinned(len(rows))]
-    tables = [
-        pd.DataFrame({"t": few["time_s"] + lag, "n": few[name], "what": called}) for name, called in fields.items()
-    ]
+    tables = [pd.DataFrame({"t": few["time_s"], "n": few[name], "what": called}) for name, called in fields.items()]
     return Chart(
         pd.concat(tables, ignore_index=True),
         {
@@ -506,15 +503,15 @@ def bars(summaries: Sequence[RunSummary], field: str, title: str, form: str) -> 
     )
 
 
-def cpu_of_runs(runs: Sequence[Run], lags: Sequence[float] | None = None) -> Chart:
+def cpu_of_runs(runs: Sequence[Run]) -> Chart:
     """Draw all actors' CPU together over time, one line a run."""
     names = [run.result.run_id for run in runs]
     tables = []
-    for run, lag in zip(runs, lags or [0.0] * len(runs), strict=True):
+    for run in runs:
         uses = [use for name, use in cpu_percent(run.usage).items() if is_actor(name)]
         grid = _grid(max((use.edges[-1] for use in uses), default=0.0))
         total = np.sum([np.zeros(len(grid) - 1), *(binned(use, grid) for use in uses)], axis=0)
-        tables.append(pd.DataFrame({"t": grid[:-1] + lag, "percent": total, "run": run.result.run_id}))
+        tables.append(pd.DataFrame({"t": grid[:-1], "percent": total, "run": run.result.run_id}))
     return Chart(
         pd.concat(tables, ignore_index=True),
         {

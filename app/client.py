@@ -12,9 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
@@ -114,12 +112,6 @@ class View:
         return self.phase in LIVE
 
     @property
-    def lag(self) -> float:
-        """Seconds from the run's start to the zero of its tables: 0 where there is no telling."""
-        result = self.result
-        return 0.0 if result is None else self.once("lag", lambda: self._reader.lag(result, live=self.live))
-
-    @property
     def usage(self) -> Rows:
         """Rows of ``cpu.csv``."""
         return self._table(USAGE)[0]
@@ -149,7 +141,7 @@ class View:
         return [wrong for name in tables if (wrong := self._table(name)[1]) is not None]
 
     def _until_then(self, rows: Rows) -> Rows:
-        return rows if self.past is None else rows[rows["time_s"] <= self.past - self.lag]
+        return rows if self.past is None else rows[rows["time_s"] <= self.past]
 
     def as_of(self, time_s: float) -> View:
         """Return a run that nobody works on as it was seen so many seconds from its start, when somebody did.
@@ -257,18 +249,12 @@ class RunReader:
         except (UsageError, OutputError) as error:
             return None, str(error)
 
-    def lag(self, result: Result, *, live: bool) -> float:
-        """Tell how long after the run's start the zero of its tables is; see ``View.lag``."""
-        stamp = _stamp(self.folder / RESULT)
-        return lag(result.cost.wall_s, self.table(HISTORY)[0], stamp.changed / 1e9 if live and stamp else None)
-
     def as_of(self, result: Result, time_s: float, observable: str) -> Result:
         """Tell what stood at a moment of a run whose last result is this; see ``View.as_of``."""
         with self._tables:
             stamp = _stamp(self.folder / RESULT)
             if self._growth is None or self._growth[0] != stamp:
-                rows = self._followers[HISTORY].rows()
-                self._growth = stamp, Growth(self.run, later(rows, lag(result.cost.wall_s, rows, None)))
+                self._growth = stamp, Growth(self.run, self._followers[HISTORY].rows())
             growth = self._growth[1]
             if growth.spec != result.spec:
                 raise UsageError(f"{self.run.ledger_path}: of another computation than {RESULT}")
@@ -363,29 +349,6 @@ class RunReader:
                 return file.read(_LOG_BYTES).decode(errors="replace").strip()
         except (OSError, OutputError) as error:
             return "" if isinstance(error, FileNotFoundError) else str(error)
-
-
-def lag(wall_s: float, history: Rows, written: float | None) -> float:
-    """Tell how long after a run's start the zero of its tables is [s]: the wall clock counts planning and Ray's start.
-
-    Both end together: the last row of ``history.csv`` is of the moment that the wall clock was told. Of a run that goes
-    on either may have been read first: then it matters when its result was ``written`` [Unix seconds]. Of a run that
-    was begun several times it is that of the last start.
-    """
-    if not len(history):
-        return 0.0
-    last, ahead = history[-1], 0.0
-    if written is not None:
-        with suppress(ValueError):  # tables of earlier versions have no time of day
-            ahead = written - datetime.fromisoformat(str(last["timestamp"])).timestamp()
-    return max(0.0, wall_s - float(last["time_s"]) - (ahead if abs(ahead) < SILENCE_S else 0.0))
-
-
-def later(rows: Rows, seconds: float) -> Rows:
-    """Count the times of a table from another zero, so much earlier."""
-    moved = rows.copy()
-    moved["time_s"] += seconds
-    return moved
 
 
 def _published(run_id: str, log: str) -> int | None:

@@ -17,7 +17,7 @@ import uproot
 from streamlit.testing.v1 import AppTest
 
 from app import charts, replay
-from app.client import SILENCE_S, later
+from app.client import SILENCE_S
 from app.services import services
 from app.words import JOINER, count, sigma
 from app.words import seconds as spans
@@ -232,7 +232,7 @@ def test_a_run_as_it_grew(runs, halfway):
     assert not test.exception
     assert figures(test) == at_the_end
     rows = follow(folder, HISTORY).rows()
-    growth = Growth(RunFolder(folder), later(rows, services().client.view("halfway").lag))
+    growth = Growth(RunFolder(folder), rows)
     for i in (14, 4):
         then = growth.at(growth.times[i] + 1e-3)
         slider = test.slider(key="at")

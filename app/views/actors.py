@@ -314,7 +314,7 @@ def _broker(view: View) -> None:
             published, done = words.quantity(now["published_per_s"], "/s"), words.quantity(now["acked_per_s"], "/s")
             parts.figure("Acknowledged", done, f"{published} published")
     fields = {"waiting": "waiting", "retrying": "to be tried again", "held": "in flight", "dead": "dead letters"}
-    chart = view.once("queue", lambda: charts.steps(view.queue, fields, "messages", lag=view.lag))
+    chart = view.once("queue", lambda: charts.steps(view.queue, fields, "messages"))
     parts.draw(chart, "queue", alt="Messages in the broker's queues over time")
 
 
@@ -322,7 +322,7 @@ def _over_time(view: View) -> None:
     if len(view.usage):
         parts.heading(2, "CPU over time, stacked by actor")
         uses = _uses(view)
-        chart = view.once("cpu", lambda: charts.cpu(uses, lag=view.lag))
+        chart = view.once("cpu", lambda: charts.cpu(uses))
         parts.draw(chart, "cpu", alt="CPU over time, stacked by actor")
         st.caption(
             "Of the workers' processes, all that they do: they start, load or compile their kernels, and work on tasks."
@@ -333,12 +333,12 @@ def _over_time(view: View) -> None:
     with left:
         parts.heading(2, "Actors and nodes")
         fields = {"actors": "actors", "pending": "pending actors", "nodes": "nodes"}
-        scale = view.once("scale", lambda: charts.steps(view.scale, fields, "number", lag=view.lag))
+        scale = view.once("scale", lambda: charts.steps(view.scale, fields, "number"))
         parts.draw(scale, "scale", alt="Actors and nodes over time")
     with right:
         parts.heading(2, "Tasks")
         fields_of_tasks = {"waiting": "waiting", "in_flight": "in flight"}
-        tasks = view.once("tasks", lambda: charts.steps(view.scale, fields_of_tasks, "tasks", lag=view.lag))
+        tasks = view.once("tasks", lambda: charts.steps(view.scale, fields_of_tasks, "tasks"))
         parts.draw(tasks, "tasks", alt="Tasks that wait and that are in flight, over time")
 
 
@@ -349,7 +349,7 @@ def _happened(view: View) -> None:
     st.caption(" · ".join(f"{words.plain(kind, 40)}: {words.number(number)}" for kind, number in counted))
     rows = [
         {
-            "after": words.seconds(float(row["time_s"]) + view.lag),
+            "after": words.seconds(float(row["time_s"])),
             "what": words.short(str(row["kind"])),
             "who": words.short(str(row["who"])),
             "more": words.short(str(row["what"])),

@@ -281,7 +281,7 @@ def _significance(view: View, result: Result) -> None:
 
 def _over_time(view: View, result: Result, key: str, alt: str, shown: dict[str, str]) -> None:
     """Draw how significances grew, of two moments at least: one is no curve, and its figure stands above."""
-    chart = view.once(key, lambda: charts.history(view.history, result, shown, lag=view.lag))
+    chart = view.once(key, lambda: charts.history(view.history, result, shown))
     if chart.rows["t"].nunique() > 1:
         parts.draw(chart, key, alt=alt)
     elif len(chart.rows):

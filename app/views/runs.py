@@ -284,7 +284,7 @@ def _compare(rows: list[RunRow]) -> None:
     parts.heading(2, "CPU of all actors over time")
     with parts.part("CPU over time"):
         parts.draw(
-            charts.cpu_of_runs(found, [view.lag for view in views]),
+            charts.cpu_of_runs(found),
             "cpu of runs",
             alt="CPU of all actors over time, one line a run",
         )
