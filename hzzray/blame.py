@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 
 # Numba's messages are pages; they begin with which of its passes failed.
@@ -20,9 +21,18 @@ def told(error: BaseException, file: str) -> str:
     if cause.endswith(":") and len(said) > 1:
         cause = f"{cause} {said[1].removeprefix('>>> ')}"
     cause = cause if len(cause) <= _LONGEST else cause[:_LONGEST] + "…"
+    cause += _meant(error)
     line = _raised(error, file) or _mentioned(text, file) or _located(error, file)
     where = f"line {line}: " if line else ""
     return where + ": ".join(part for part in (type(error).__name__, cause) if part)
+
+
+def _meant(error: BaseException) -> str:
+    """Name what somebody may have meant by an attribute that there isn't."""
+    if not isinstance(error, AttributeError) or not error.name or error.obj is None:
+        return ""
+    near = get_close_matches(error.name, [name for name in dir(error.obj) if not name.startswith("_")])
+    return f"; there is {', '.join(near)}" if near else ""
 
 
 def _raised(error: BaseException, file: str) -> int:

@@ -114,6 +114,7 @@ def mine(tmp_path):
         ("    return Columns(", "    return (", r"columns: returned tuple, not a NamedTuple"),
         ("Jagged(schema.pt)", "schema.pt", r"columns: pt is str, not one of Offsets, Jagged, Scalar"),
         ("schema.pt", "schema.momentum", r"columns: line 16: AttributeError: .*'momentum'"),
+        ("schema.pt", "schema.chrge", r"columns: line 16: AttributeError: .*'chrge'; there is charge"),
         ("schema.pt", "None", r"analysis own.py:mine asks for column pt, which release toy has no branch for"),
         (
             '(Bound("n", 0.5),)',

@@ -67,6 +67,22 @@ def test_looking_at_a_run(cli, finished):
     assert (finished / "done" / "plot-4mu-log.png").exists()
 
 
+@pytest.mark.parametrize("command", ["result", "status", "plot", "failures", "fit", "report", "cutflow", "pause"])
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_run_without_a_name(cli, tmp_path, command, name):
+    code, _, err = cli(command, name, "--runs", tmp_path)
+    assert code == 2
+    assert err.startswith("hzzray: no run is named: give a run's id, or its folder")
+
+
+def test_a_folder_of_runs_that_can_t_be_used_is_named(cli, toys, tmp_path):
+    (tmp_path / "taken").write_text("")
+    code, _, err = cli("run", "--source", toys, "--engine", "serial", "--runs", tmp_path / "taken" / "runs")
+    assert code == 1
+    assert err.startswith(f"hzzray: {tmp_path}/taken/runs: the folder of runs can't be written to: Not a directory")
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("command", "verb"), [("pause", "pause"), ("drain", "drain"), ("cancel", "cancel"), ("resume", "resume")]
 )

@@ -15,7 +15,7 @@ import yaml
 from hzzray.data.catalogue import release
 from hzzray.engine.rounded import Table
 from hzzray.errors import UsageError
-from hzzray.report import fit_words
+from hzzray.report import fit_words, fits
 from hzzray.runs.fitting import FIT, WORKSPACE, described, ingredients, load_fit, save_fit, systematic
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
@@ -24,6 +24,7 @@ from hzzray.runs.run import Settings, execute
 from hzzray.runs.templates import load_templates, scaled
 from hzzray.statistics.results import Figure, FitResult, MassResult, MassScan, ParameterResult, YieldResult
 from hzzray.statistics.workspace import ModelError
+from tests.support.result import make_result
 
 MADE_UP = FitResult(
     observed=True,
@@ -259,3 +260,21 @@ def test_what_a_fit_withholds_is_named_and_leaves_no_gap():
         "withheld         error of m_H by lepton energies: the run has no variations of lepton energies",
     ]
     assert not any("–" in line for line in said)
+
+
+def test_nothing_crosses_the_words_of_the_masss_picture():
+    masses = np.linspace(119.0, 129.0, 61)
+    scan = MassScan(mass=tuple(masses), twice_delta_nll=tuple((masses - 124.0) ** 2))
+    figures = {name: Figure(value=124.0, definition="") for name in ("mass", "mass_up", "mass_down")}
+    fitted = MADE_UP.model_copy(update={"mass": MassResult(figures=figures, scan=scan)})
+    fig = fits.mass(fitted, make_result())
+    fig.draw_without_rendering()
+    (axes,) = fig.axes
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    curve = axes.lines[0].get_clip_box()
+    (label,) = (box for text, box in boxes.items() if "124.00" in text)
+    assert label.y0 > curve.y1
+    bars = [line for line in axes.lines if line.get_xdata()[0] == line.get_xdata()[-1] == 124.0]
+    assert all(line.get_window_extent().y1 < label.y0 for line in bars)
+    for name in (r"1$\sigma$", r"2$\sigma$"):
+        assert boxes[name].x1 < axes.bbox.x1 - 0.04 * axes.bbox.width  # ticks are shorter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -11,6 +13,20 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[1]
 
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+def test_what_a_notebook_writes_is_not_git_s(tmp_path):
+    """As git reads the file, in a repository of its own: what is tested may be none."""
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    for written in ("examples/toy/MC/one.root", "examples/runs/one/result.json", "runs/one/result.json"):
+        (tmp_path / written).parent.mkdir(parents=True)
+        (tmp_path / written).touch()
+    said = subprocess.run(
+        ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert said.stdout == "?? .gitignore\n"
 
 
 @pytest.mark.slow

@@ -120,6 +120,34 @@ def test_significance_is_that_of_all_channels():
     assert "expected" not in texts(plotting.figure(unknown).axes[0])
 
 
+def test_what_is_observed_is_said_beside_what_is_expected():
+    result = make_result()
+    numbers = {"asimov": 2.51, "asimov_sigma": 1.96, "observed": 2.53, "observed_sigma": 1.98}
+    told = result.model_copy(update={"significance": result.significance.model_copy(update=numbers)})
+    lines = texts(plotting.figure(told).axes[0]).splitlines()
+    assert lines[-3].endswith(r": 2.5$\sigma$ expected")
+    assert lines[-2:] == [r"2.5$\sigma$ observed", r"2.0$\sigma$, 2.0$\sigma$ with the error of $b$"]
+    without = told.significance.model_copy(update={"observed": None, "observed_sigma": None})
+    text = texts(plotting.figure(told.model_copy(update={"significance": without})).axes[0])
+    assert "observed" not in text
+    assert text.endswith("\n2.0$\\sigma$ with the error of $b$")
+
+
+def test_what_the_ratio_has_no_room_for_is_an_arrow_and_no_dot():
+    result = make_result()
+    (data,) = (name for name, group in result.groups.items() if group.role == "data")
+    counts = [2.0 * n for n in result.groups[data].sumw]
+    groups = {**result.groups, data: result.groups[data].model_copy(update={"sumw": counts})}
+    ratio = plotting.figure(result.model_copy(update={"groups": groups})).axes[1]
+    ((line, _, _),) = [container.lines for container in ratio.containers]
+    above = line.get_ydata() > plotting.RATIO_MAX
+    assert above.any()
+    assert not above.all()
+    assert line.get_markevery() == np.flatnonzero(~above).tolist()
+    (arrows,) = [other for other in ratio.lines if other.get_marker() == "^"]
+    np.testing.assert_array_equal(arrows.get_xdata(), line.get_xdata()[above])
+
+
 @pytest.mark.parametrize(
     ("fraction", "text"), [(0.37, "37%"), (0.29, "29%"), (0.9999, "99%"), (0.001, "<1%"), (0.0, "<1%")]
 )

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from hzzray.report.plotting import STYLE, axis_label, region_label, tex
 from hzzray.report.style import StyledFigure, plain, save_figure, style
@@ -24,6 +24,9 @@ from hzzray.statistics.significance import poisson_interval
 
 #: Nuisance parameters that a picture has room for: those that move µ̂ most.
 MOST = 25
+
+#: Up to where −2 ln λ is drawn, and how much higher the picture is: room for the mass in numbers.
+_HIGHEST, _ROOM = 9.0, 1.2
 
 _BLUE, _RED, _GREEN, _YELLOW = "#3f90da", "#bd1f01", "#34a853", "#ffd24d"
 
@@ -226,17 +229,22 @@ def mass(fitted: FitResult, result: Result) -> Figure:  # noqa: ARG001
         fig = StyledFigure(STYLE, figsize=(7.0, 5.2))
         axes = fig.subplots()
         fig.subplots_adjust(left=0.12, right=0.97, bottom=0.14, top=0.96)
-        axes.plot(found.scan.mass, found.scan.twice_delta_nll, color=_BLUE, linewidth=2)
+        masses, heights = np.array(found.scan.mass), np.array(found.scan.twice_delta_nll)
+        highest = min(_HIGHEST, float(heights.max()))
+        (curve,) = axes.plot(masses, heights, color=_BLUE, linewidth=2)
+        curve.set_clip_path(Rectangle((0.0, 0.0), 1.0, 1.0 / _ROOM, transform=axes.transAxes))
+        beside = axes.get_yaxis_transform()
         for height, name in ((1.0, r"1$\sigma$"), (4.0, r"2$\sigma$")):
             axes.axhline(height, color="0.5", linewidth=0.8, linestyle="--")
-            axes.text(found.scan.mass[-1], height, f"{name} ", ha="right", va="bottom", fontsize=12, color="0.4")
+            if height < highest:
+                axes.text(0.955, height, name, ha="right", va="bottom", fontsize=12, color="0.4", transform=beside)
         if best is not None:
             up, down = (found.figures[name].value for name in ("mass_up", "mass_down"))
             errors = "" if up is None or down is None else rf"$^{{+{up:.2f}}}_{{-{down:.2f}}}$"
-            axes.axvline(best, color="0.3", linewidth=0.8)
+            axes.plot((best, best), (0.0, highest), color="0.3", linewidth=0.8)
             said = rf"$m_{{H}}$ = {best:.2f}{errors} GeV"
-            axes.text(0.96, 0.95, said, ha="right", va="top", fontsize=15, transform=axes.transAxes)
-        axes.set(xlim=(found.scan.mass[0], found.scan.mass[-1]), ylim=(0, min(9.0, max(found.scan.twice_delta_nll))))
+            axes.text(0.955, 0.955, said, ha="right", va="top", fontsize=15, transform=axes.transAxes)
+        axes.set(xlim=masses[[0, -1]], ylim=(0, _ROOM * highest))
         axes.set_xlabel(r"$m_{H}$ [GeV]")
         axes.set_ylabel(r"$-2\ln\lambda$")
     return fig

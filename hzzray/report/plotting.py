@@ -170,7 +170,7 @@ def _draw_ratio(axes: Axes, content: Contents) -> None:
     _draw_band(axes, content, unit)
     axes.axhline(1.0, color="black", linewidth=0.8, zorder=1.5)
     if content.data is not None and content.divisible:
-        _draw_points(axes, content, unit)
+        _draw_points(axes, content, unit, most=RATIO_MAX)
         above = content.data / unit > RATIO_MAX
         axes.plot(content.centres[above], np.full(above.sum(), 0.95 * RATIO_MAX), "k^", markersize=5)
     axes.set(xlim=content.edges[[0, -1]], ylim=(0.0, RATIO_MAX))
@@ -186,14 +186,14 @@ def _draw_band(axes: Axes, content: Contents, unit: NDArray[np.float64] | float 
     return band
 
 
-def _draw_points(axes: Axes, content: Contents, unit: NDArray[np.float64]) -> ErrorbarContainer:
-    """Draw the data in units of ``unit``, shape (bins,). No event or a unit of nan: no point."""
+def _draw_points(axes: Axes, content: Contents, unit: NDArray[np.float64], most: float = math.inf) -> ErrorbarContainer:
+    """Draw the data in units of ``unit``, shape (bins,). No event or a unit of nan: no point; above ``most`` no dot."""
     data = content.data if content.data is not None else np.zeros_like(unit)
     shown = (data > 0) & np.isfinite(unit)
     counts, unit = data[shown], unit[shown]
     low, high = poisson_interval(counts)
     bars = np.stack((counts - low, high - counts)) / unit
-    return axes.errorbar(
+    points = axes.errorbar(
         content.centres[shown],
         counts / unit,
         bars,
@@ -203,6 +203,9 @@ def _draw_points(axes: Axes, content: Contents, unit: NDArray[np.float64]) -> Er
         capsize=0,
         label="Data",
     )
+    if points.lines[0] is not None:
+        points.lines[0].set_markevery(np.flatnonzero(counts / unit <= most).tolist())
+    return points
 
 
 def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artist]:
@@ -226,8 +229,11 @@ def _write_labels(axes: Axes, result: Result, channel: str | None) -> list[Artis
         low, high = found.window
         unit = f" {result.observable.unit}".rstrip()
         lines.append(rf"{low:g}–{high:g}{unit}: {found.asimov:.1f}$\sigma$ expected")
-        if found.asimov_sigma is not None:
-            lines.append(rf"{found.asimov_sigma:.1f}$\sigma$ with the error of $b$")
+        if found.observed is not None:
+            lines.append(rf"{found.observed:.1f}$\sigma$ observed")
+        both = (found.asimov_sigma, found.observed_sigma)
+        if with_error := ", ".join(rf"{one:.1f}$\sigma$" for one in both if one is not None):
+            lines.append(f"{with_error} with the error of $b$")
     for line in lines + _state(result):
         texts.append(append_text(line, texts[-1], loc="below", pad=1.2, fontsize=_TEXT_SIZE, ax=axes))
     return texts

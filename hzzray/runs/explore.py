@@ -323,6 +323,7 @@ class Session:
             raise UsageError(f"run {settings.run_id} exists in {settings.runs}: take another name")
         ids = {"run_id": settings.run_id, "spec": spec.digest}
         uuids = self._contents(spec)
+        RunFolder(path.parent).make()
         with Ledger.create(path, settings.run_id, spec, environment()) as ledger:
             renamed = {task.task_id: _renamed(task, {**ids, "uuid": uuids[task.uuid]}) for task in self._tasks}
             ledger.plan(

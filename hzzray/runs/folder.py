@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from hzzray.engine.ledger import Ledger
+from hzzray.engine.ledger import Ledger, LedgerError
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.files import OutputError, read_own, write_whole
 from hzzray.messages import RunSpec, Status
@@ -46,8 +46,17 @@ class RunFolder:
         """Open its ledger; raises UsageError where there is no such run, LedgerError for a damaged one."""
         return Ledger.open(self.ledger_path)
 
+    def make(self) -> None:
+        """Make it; raises LedgerError where the folder of runs can't be used."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            runs = self.path.parent
+            raise LedgerError(f"{runs}: the folder of runs can't be written to: {error.strerror or error}") from error
+
     def create_ledger(self, spec: RunSpec) -> None:
         """Start its ledger, or leave the one that another process was faster with; raises LedgerError."""
+        self.make()
         Ledger.create(self.ledger_path, self.run_id, spec, environment()).close()
 
     @property
@@ -60,7 +69,12 @@ class RunFolder:
 
 
 def find_run(name: str, runs: Path) -> RunFolder:
-    """Find a run by its id in a folder of runs, or by its own folder; it may not be there."""
+    """Find a run by its id in a folder of runs, or by its own folder; it may not be there.
+
+    Raises UsageError for no name at all.
+    """
+    if not name.strip():
+        raise UsageError("no run is named: give a run's id, or its folder (hzzray runs lists them)")
     there = RunFolder(Path(name))
     return there if there.has_ledger else RunFolder(runs / name)
 
