@@ -119,7 +119,7 @@ def _cpu(row: np.void, use: CpuUse | None, now: float) -> float:
 def _rate(own: Rows, field: str, now: float) -> float:
     """Growth of a counter over the last seconds."""
     late = own[own["time_s"] >= now - RATE_S]
-    span = float(late["time_s"][-1] - late["time_s"][0])
+    span = float(late["time_s"][-1] - late["time_s"][0]) if len(late) else 0.0  # it may have ended long ago
     return float(_grown(late[field])[1:].sum()) / span if span else 0.0
 
 

@@ -487,7 +487,7 @@ def test_what_commands_write_is_told_to_programs(cli, toys, tmp_path):
 #: Commands that print nothing, or a log, or what is a file's text anyhow.
 WITHOUT_JSON = {
     *("pause", "resume", "drain", "cancel", "prefetch", "bridge", "topology definitions", "cluster up", "cluster down"),
-    *(f"kube {name}" for name in ("up", "status", "submit", "forward", "down", "manifests", "chart", "secrets")),
+    *(f"kube {name}" for name in ("up", "submit", "forward", "down", "manifests", "chart", "secrets")),
 }
 
 
