@@ -152,9 +152,10 @@ def _show(session: Session, answer: Answer, cut: list[str] | None, asked: Sequen
     for observable in map(_name, asked):
         print_table(console, _bins(answer, observable))
     _tell_part(answer)
+    whose = "" if of_window is answer else f"{answer.spec.templates[0].observable} has "
     console.print(
         f"answered in {1e3 * answer.seconds:.0f} ms of {100 * answer.fraction:.4g} % of the events; "
-        f"digest {answer.digest[:16]}",
+        f"{whose}digest {answer.digest[:16]}",
         highlight=False,
     )
 

@@ -259,7 +259,7 @@ def test_the_command_line_answers_once(cli, runs):
     code, said, _ = cli("explore", "base", *asked)
     cold = load_json(runs / "other")
     assert code == 0
-    assert f"digest {cold.digest[:16]}" in said
+    assert f"m12 has digest {cold.digest[:16]}" in said
     assert "60 to 62" in said
     assert re.search(r"\d+ to 60 ", said)  # nothing below: one row
     # Issue 17: what is shown takes nothing from the run's own window.
