@@ -257,6 +257,7 @@ def test_all_time_counts_from_the_runs_start(tmp_path):
     for chart in (charts.cpu(uses, lag=56.0), charts.cpu_of_runs([view.run()], [56.0])):
         assert chart.rows["t"].min() == 56.0
         assert chart.spec["encoding"]["x"]["title"] == "time since the run's start [s]"
+        assert chart.spec["encoding"]["x"]["scale"]["padding"] > 0  # a point at its end was cut in two
     assert charts.cpu(uses, lag=56.0).rows["t1"].max() == 203.0
     # Of one that goes on, the result may be of another second than the last row.
     written = datetime.fromisoformat(str(rows["timestamp"][-1])).timestamp()
