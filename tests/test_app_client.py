@@ -243,6 +243,7 @@ def test_all_charts_count_from_the_runs_start(tmp_path):
     view = Client(tmp_path).view("run")
     for chart in (charts.cpu(cpu_percent(view.usage)), charts.steps(view.scale, {"actors": "actors"}, "n")):
         assert chart.spec["encoding"]["x"]["title"] == "time since the run's start [s]"
+        assert chart.spec["encoding"]["x"]["scale"]["padding"] > 0  # a point at its end was cut in two
 
 
 def test_a_ratio_beyond_its_panel_is_an_arrow():
