@@ -1,7 +1,10 @@
 """The kernel against the oracle, event by event, and against itself however events are cut up."""
 
 import operator
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
@@ -873,3 +876,30 @@ def test_compiled_code_of_a_read_only_cache_is_used_from_a_copy(tmp_path, monkey
     assert not copy.is_relative_to(tmp_path)
     assert (copy / "kernel").read_text() == "compiled"
     shutil.rmtree(copy)
+
+
+#: Compiled code that needs more of numba than arithmetic: memory, and hashes of text.
+KERNEL = """
+import sys
+from hzzray.physics.jit import entry
+
+@entry
+def count(n):
+    names = {"a": 1.0, "b": 2.0}
+    return names["a" if n else "b"]
+
+print(count(9), sum(count.stats.cache_hits.values()), "numba.np.arraymath" in sys.modules)
+"""
+
+
+def test_what_is_cached_is_loaded_without_what_numba_compiles_with(tmp_path):
+    """By the second process that runs it: a third of a second of CPU in each worker."""
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONHASHSEED": "1"}
+    command = [sys.executable, str(tmp_path / "kernel.py")]
+    said = [
+        subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=True).stdout for _ in "ab"
+    ]
+    compiled, loaded = (line.rsplit(maxsplit=2) for line in said)
+    assert compiled[1:] == ["0", "True"]
+    assert loaded == [compiled[0], "1", "False"]
