@@ -150,20 +150,20 @@ def nodes():
         gc.collect()  # Ray forgets to close a socket; let that be said in this test, which doesn't mind
 
 
-SMALL = {"object_store_memory": 80 * 1024**2, "include_dashboard": False}
+SMALL = {"object_store_memory": 80 * 1024**2, "include_dashboard": False, "include_log_monitor": False}
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(600)
 def test_whole_nodes_are_killed(nodes, many, many_digest, tmp_path):
-    first, second = (nodes.add_node(num_cpus=1, object_store_memory=80 * 1024**2) for _ in range(2))
+    first, second = (nodes.add_node(num_cpus=1, **SMALL) for _ in range(2))
     with Driver(nodes.address, many, tmp_path, "nodes", "--chunk", 20, "--actors", 2) as driver:
         driver.wait_until_merged(300)
         nodes.remove_node(first, allow_graceful=False)
         driver.wait_until_merged(driver.counts().merged + 300)  # the other one goes on
         nodes.remove_node(second, allow_graceful=False)
-        nodes.add_node(num_cpus=1, object_store_memory=80 * 1024**2)
+        nodes.add_node(num_cpus=1, **SMALL)
         assert driver.end() == 0, driver.said()
     assert digest_of(driver) == many_digest
     check_ledger(driver.ledger)

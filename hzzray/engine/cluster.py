@@ -328,6 +328,10 @@ def _start(cpus: int) -> None:
         _node_ip_address="127.0.0.1",
         **_COMMON,
     )
+    # What workers print stays in their logs, and the dashboard reads these itself: nobody hears what this reads all the
+    # time, with as many files the more workers there have been.
+    node: Any = ray._private.worker._global_node  # noqa: SLF001 (Ray has no option for it)
+    node.kill_log_monitor(check_alive=False)
 
 
 def _attach(address: str, variables: dict[str, str] = _THREADS) -> None:

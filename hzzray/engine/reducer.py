@@ -23,8 +23,8 @@ _FORGET_S = 10.0
 #: All templates are told no more often than this [s].
 TABLES_S = 5.0
 
-#: Who asked for news within so long is still watching [s].
-WATCHING_S = 3.0
+#: Who asked for news within so long is still watching [s]: machines may be busy, and templates take a while to write.
+WATCHING_S = 10.0
 
 
 #: What the names of reducers' actors begin with.

@@ -74,9 +74,10 @@ def ray_head(
     ports += [f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
     common = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--object-store-memory=80000000"]
     log = folder / "head.log"
+    unwatched = ["--include-log-monitor=false"]  # it reads all logs all the time, for nobody here
     with log.open("w") as output:
         process = subprocess.Popen(
-            [RAY, "start", "--head", "--block", f"--temp-dir={folder}", *common, *ports, *options],
+            [RAY, "start", "--head", "--block", *unwatched, f"--temp-dir={folder}", *common, *ports, *options],
             env={key: value for key, value in environment.items() if key != "RAY_ADDRESS"},
             stdout=output,
             stderr=subprocess.STDOUT,
