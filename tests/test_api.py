@@ -140,7 +140,7 @@ def test_in_a_notebook_it_is_one_self_contained_card(run):
         ({"axis": (80, 250)}, "expected START:STOP:BINS"),
         ({"fraction": 2}, "fraction: must be 1 or less, not 2"),
         ({"selection": "best"}, "no selection 'best'"),
-        ({"sources": "nowhere"}, "source nowhere: no such folder"),
+        ({"sources": "nowhere"}, "nowhere: no such folder"),
     ],
 )
 def test_mistakes_get_one_line(chosen, said, tmp_path):

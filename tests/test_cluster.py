@@ -41,8 +41,9 @@ for time in range(2):  # another cluster, of another token
 '''
 
 
-def test_local_clusters_one_after_the_other_listen_on_loopback_alone():
+def test_local_clusters_one_after_the_other_listen_on_loopback_alone(tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment["HOME"] = str(tmp_path)  # whoever has a token of their own there gets none made
     done = subprocess.run(
         [sys.executable, "-c", LISTENING],
         cwd=Path(__file__).parents[1],
