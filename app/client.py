@@ -27,7 +27,7 @@ from hzzray.runs.compare import Run
 from hzzray.runs.folder import LEDGER, LOG, RESULT, RunFolder, load_json
 from hzzray.runs.growth import Growth
 from hzzray.runs.result import Result
-from hzzray.runs.tables import EVENTS, HISTORY, QUEUE, SCALE, USAGE, Rows, follow
+from hzzray.runs.tables import EVENTS, HISTORY, QUEUE, SCALE, USAGE, CpuUse, Rows, cpu_percent, follow
 from hzzray.runs.templates import TEMPLATES, load_templates, showing
 
 _T = TypeVar("_T")
@@ -110,6 +110,11 @@ class View:
     def live(self) -> bool:
         """Whether more is to come without anybody's doing."""
         return self.phase in LIVE
+
+    @property
+    def uses(self) -> dict[str, CpuUse]:
+        """CPU use over time of each actor, service and machine."""
+        return self.once("uses", lambda: cpu_percent(self.usage))
 
     @property
     def usage(self) -> Rows:

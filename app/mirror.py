@@ -11,22 +11,21 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, get_args
+from typing import Any, TextIO, get_args
 
 from app.client import WISH
 from hzzray.engine.cluster import NAMESPACE, ClusterError, visit
 from hzzray.engine.ledger import LedgerError, Wish
-from hzzray.engine.reducer import REDUCER, TABLES_S, Live
+from hzzray.engine.reducer import TABLES_S, Live, ReducerName
 from hzzray.engine.rounded import Tables
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.files import write_whole
-from hzzray.messages import RUN_ID, Counts
+from hzzray.messages import Counts
 from hzzray.runs.folder import RunFolder, save_json
 from hzzray.runs.result import moment, summarise
 from hzzray.runs.tables import Recorder
@@ -34,15 +33,7 @@ from hzzray.runs.templates import save_root, save_templates, scaled
 
 _EVERY_S = 1.0
 _PATIENCE_S = 5.0  # for an answer of a reducer
-_REDUCER = re.compile(f"{REDUCER}(?P<run>{RUN_ID[1:-1]}):(?P<mark>[0-9a-f]{{8}})")
 _NAME = 64 - 9  # characters of a run's name that another of the same name leaves room for
-
-
-class Sought(NamedTuple):
-    """A run of the cluster: what it is called, and what tells its ledger from others that are called the same."""
-
-    run: str
-    mark: str
 
 
 class Copy:
@@ -113,14 +104,14 @@ class Mirror:
     def __init__(self, runs: Path, ask: Callable[..., Any]) -> None:
         self._runs = runs
         self._ask = ask
-        self._copies: dict[Sought, Copy] = {}
+        self._copies: dict[ReducerName, Copy] = {}
         self._wishes: dict[str, Wish] = {}
 
     def wish(self, name: str, wish: Wish) -> None:
         """Pass a wish on with the next look, or the first after it that finds the reducer."""
         self._wishes[name] = wish
 
-    def look(self, sought: set[Sought]) -> list[str]:
+    def look(self, sought: set[ReducerName]) -> list[str]:
         """Write down the news of each run; returns the names here of those that gave an answer."""
         for one, copy in list(self._copies.items()):
             if one not in sought or RunFolder(self._runs / copy.name).ledger_path.exists():
@@ -132,10 +123,10 @@ class Mirror:
         self._wishes = {name: wish for name, wish in self._wishes.items() if name in names}
         return sorted(copy.name for one, copy in self._copies.items() if self._look(one, copy))
 
-    def _name(self, new: Sought) -> str | None:
+    def _name(self, new: ReducerName) -> str | None:
         """Find a name that no other run has here; None for one whose ledger is here."""
         taken = {copy.name for copy in self._copies.values()}
-        for name in (new.run, f"{new.run[:_NAME]}-{new.mark}"):
+        for name in (new.run_id, f"{new.run_id[:_NAME]}-{new.mark}"):
             mark = self._mark(name)
             if mark == new.mark:
                 return None
@@ -153,7 +144,7 @@ class Mirror:
         except LedgerError:
             return ""  # no one's that can be told
 
-    def _look(self, sought: Sought, copy: Copy) -> bool:
+    def _look(self, sought: ReducerName, copy: Copy) -> bool:
         try:
             if copy.name in self._wishes:
                 self._ask(sought, "wish", self._wishes[copy.name])
@@ -167,13 +158,13 @@ class Mirror:
         return True
 
 
-def _ask(sought: Sought, method: str, *args: object) -> Any:  # noqa: ANN401 (whatever the reducer returns)
+def _ask(sought: ReducerName, method: str, *args: object) -> Any:  # noqa: ANN401 (whatever the reducer returns)
     """Call a reducer; raises UnansweredError."""
     import ray  # noqa: PLC0415 (a second to import)
     from ray.exceptions import GetTimeoutError, RayActorError  # noqa: PLC0415
 
     try:
-        reducer = ray.get_actor(f"{REDUCER}{sought.run}:{sought.mark}", namespace=NAMESPACE)
+        reducer = ray.get_actor(str(sought), namespace=NAMESPACE)
     except ValueError as error:  # there is none of that name any more
         raise UnansweredError from error
     try:
@@ -182,12 +173,12 @@ def _ask(sought: Sought, method: str, *args: object) -> Any:  # noqa: ANN401 (wh
         raise UnansweredError from error
 
 
-def _sought() -> set[Sought]:
+def _sought() -> set[ReducerName]:
     """Tell which runs have a reducer."""
     import ray  # noqa: PLC0415
 
-    found = (_REDUCER.fullmatch(row["name"]) for row in ray.util.list_named_actors(all_namespaces=True))
-    return {Sought(**one.groupdict()) for one in found if one is not None}
+    found = (ReducerName.read(row["name"]) for row in ray.util.list_named_actors(all_namespaces=True))
+    return {one for one in found if one is not None}
 
 
 def _listen(lines: TextIO, wishes: queue.Queue[tuple[str, Wish]]) -> None:

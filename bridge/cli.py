@@ -212,10 +212,9 @@ def queues(
     """Show how full the broker's queues are, and how fast they move."""
     from bridge.queues import look  # noqa: PLC0415
     from bridge.queues import watch as looks  # noqa: PLC0415
-
-    settings, topology = broker_settings(broker, prefix), Topology(prefix)
     from hzzray.report.widths import print_table  # noqa: PLC0415
 
+    settings, topology = broker_settings(broker, prefix), Topology(prefix)
     if not watch:
         state = look(settings, topology)
         typer.echo(_json(state)) if as_json else print_table(console, _table(state))

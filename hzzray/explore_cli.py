@@ -135,10 +135,6 @@ def _wanted(
     return {"cuts": cuts, "observables": observable or (), "axis": axis, "window": window}
 
 
-def _name(observable: str) -> str:
-    return observable.partition("=")[0]
-
-
 def _show(session: Session, answer: Answer, cut: list[str] | None, asked: Sequence[str]) -> None:
     """Print an answer's numbers, and the bins of observables that were asked for.
 
@@ -149,8 +145,8 @@ def _show(session: Session, answer: Answer, cut: list[str] | None, asked: Sequen
 
     of_window = answer if answer.spec.window or not session.spec.window else _answer(session, cut, None, None, None)
     summary(of_window.result, console)
-    for observable in map(_name, asked):
-        print_table(console, _bins(answer, observable))
+    for text in asked:
+        print_table(console, _bins(answer, text.partition("=")[0]))
     _tell_part(answer)
     whose = "" if of_window is answer else f"{answer.spec.templates[0].observable} has "
     console.print(

@@ -9,20 +9,20 @@ import psutil
 import pytest
 
 from app.client import Client
-from app.mirror import Mirror, Sought, UnansweredError
+from app.mirror import Mirror, UnansweredError
 from app.watch import Watch
 from hzzray.data.catalogue import release
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.monitor import Scale, Usage
-from hzzray.engine.reducer import Live, Reducer
+from hzzray.engine.reducer import Live, Reducer, ReducerName
 from hzzray.engine.worker import Worker
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
 from tests.support.chaos import plan_run
 from tests.support.waiting import wait_for
 
-FAR = Sought("far", "0123abcd")
+FAR = ReducerName("far", "0123abcd")
 USAGE = Usage("worker-0", "n", 7, "working", "llll", 1.0, 0.5, 2**20, 100, 1000, 0.1, 1, "abc")
 
 
@@ -43,7 +43,7 @@ def test_a_run_of_elsewhere_looks_as_one_of_here(elsewhere, tmp_path, monkeypatc
     reducer, tasks, worker = elsewhere
     asked = []
 
-    def ask(sought: Sought, method: str, *args: object):
+    def ask(sought: ReducerName, method: str, *args: object):
         if method == "live":
             asked.extend(args)  # the version that is known
         return getattr(reducer, method)(*args)
@@ -82,7 +82,7 @@ def test_a_run_of_elsewhere_looks_as_one_of_here(elsewhere, tmp_path, monkeypatc
 
 def test_a_run_of_here_is_left_to_its_driver(tmp_path):
     with a_ledger(tmp_path / "here" / "far") as ledger:
-        sought = Sought("far", ledger.mark)
+        sought = ReducerName("far", ledger.mark)
     assert Mirror(tmp_path / "here", lambda *_: pytest.fail("asked")).look({sought}) == []
     assert not (tmp_path / "here" / "far" / "result.json").exists()
 
@@ -92,12 +92,12 @@ def test_runs_that_are_called_the_same_have_folders_of_their_own(elsewhere, tmp_
     reducer, tasks, worker = elsewhere
     asked = []
 
-    def ask(sought: Sought, method: str, *args: object):
+    def ask(sought: ReducerName, method: str, *args: object):
         asked.append((sought.mark, method, *args))
         return getattr(reducer, method)(*args)
 
     mirror = Mirror(tmp_path, ask)
-    others = {FAR, Sought("far", "0123abce")}
+    others = {FAR, ReducerName("far", "0123abce")}
     assert mirror.look(others) == ["far", "far-0123abce"]
     mirror.wish("far-0123abce", "drain")
     mirror.look(others)
@@ -126,7 +126,7 @@ def a_ledger(folder) -> Ledger:
 def test_a_wish_is_passed_on_when_the_reducer_is_back(tmp_path):
     asked = []
 
-    def ask(sought: Sought, method: str, *args: object):
+    def ask(sought: ReducerName, method: str, *args: object):
         asked.append((method, *args))
         raise UnansweredError
 

@@ -27,7 +27,7 @@ from hzzray.engine.cluster import ClusterError
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.limits import Limits
 from hzzray.engine.pool import Pool
-from hzzray.engine.reducer import reducer_name
+from hzzray.engine.reducer import ReducerName
 from hzzray.engine.source import MemorySource
 from hzzray.engine.worker import Worker
 from hzzray.runs.folder import load_json
@@ -366,7 +366,7 @@ def test_two_pools_share_a_run_and_the_reducer(toys, toys_digest, spec, tmp_path
         def kill(counts):
             if counts.merged and not killed:
                 killed.extend(actors("Reducer"))
-                ray.kill(ray.get_actor(reducer_name(ledger)))
+                ray.kill(ray.get_actor(str(ReducerName.of(ledger))))
 
         await asyncio.gather(*(pool.run(source, kill) for pool, source in zip(pools, sources, strict=True)))
         assert len(killed) == 1

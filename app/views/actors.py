@@ -17,7 +17,7 @@ from app.sessions import Exploring
 from hzzray.engine.cluster import TOKEN
 from hzzray.engine.monitor import NODE, is_actor
 from hzzray.runs.compare import peak_rss_bytes
-from hzzray.runs.tables import EVENTS, QUEUE, SCALE, USAGE, CpuUse, cpu_percent
+from hzzray.runs.tables import EVENTS, QUEUE, SCALE, USAGE
 
 # Where a Ray cluster's dashboard is unless something else is said.
 _USUAL = "http://127.0.0.1:8265"
@@ -69,12 +69,8 @@ def _nobody(view: View) -> None:
             st.caption("The serial engine works in one process and keeps no record of it.")
 
 
-def _uses(view: View) -> dict[str, CpuUse]:
-    return view.once("uses", lambda: cpu_percent(view.usage))
-
-
 def _actors(view: View) -> None:
-    uses = _uses(view)
+    uses = view.uses
     found = view.once("actors", lambda: actors(view.usage, uses, ended=not view.live))
     workers = [actor for actor in found if is_actor(actor.name)]
     places = [actor for actor in found if not is_actor(actor.name)]
@@ -127,7 +123,7 @@ def _figures_of_the_end(view: View, workers: list[Actor]) -> None:
         if run is not None:
             cost = run.result.cost
             parts.figure("CPU of tasks", words.seconds(cost.cpu_s), f"in {words.seconds(cost.wall_s)}")
-            used = all_used_s(_uses(view))
+            used = all_used_s(view.uses)
             parts.figure(
                 "CPU of workers", words.seconds(used), f"{words.seconds(max(0.0, used - cost.cpu_s))} beside tasks",
                 says="All that the workers' processes used. What isn't of tasks is their start and their kernels: "
@@ -321,7 +317,7 @@ def _broker(view: View) -> None:
 def _over_time(view: View) -> None:
     if len(view.usage):
         parts.heading(2, "CPU over time, stacked by actor")
-        uses = _uses(view)
+        uses = view.uses
         chart = view.once("cpu", lambda: charts.cpu(uses))
         parts.draw(chart, "cpu", alt="CPU over time, stacked by actor")
         st.caption(

@@ -228,13 +228,14 @@ def _answer(session: Exploring, about: About, tuning: Tuning) -> _Shown | None:
             st.rerun()
         st.error(words.plain(str(error)), icon=":material/error:")
         return None
+    shown = _why_shown(found, session.run)
     with last:
-        blind = _hide(found, session.run)
+        blind = _hide(shown)
     _lacking(found)
     with figures, parts.part("The numbers"):
         _figures(found.first, own.first, region, blind=blind)
     with parts.part("The spectrum"):
-        _spectrum(found, own, region, log=log, overlay=overlay, blind=blind, says=_why_shown(found, session.run))
+        _spectrum(found, own, region, log=log, overlay=overlay, blind=blind, says=shown)
     return _Shown(question, found, own, region, blind)
 
 
@@ -278,9 +279,12 @@ def _why_shown(found: Found, run: Collection[tuple[Cut, ...]]) -> str | None:
     return "These cuts were run: nothing is hidden." if found.cuts in run else None
 
 
-def _hide(found: Found, run: Collection[tuple[Cut, ...]]) -> bool:
-    """Let the viewer choose whether the data in the window are hidden, where they may be; tells whether they are."""
-    label, shown = "Hide the data in the window", _why_shown(found, run)
+def _hide(shown: str | None) -> bool:
+    """Let the viewer choose whether the data in the window are hidden; tells whether they are.
+
+    ``shown`` says why there are none to hide, where there are none.
+    """
+    label = "Hide the data in the window"
     if shown is not None:
         st.toggle(label, value=False, key="blind-nothing", disabled=True, help=shown)
         return False

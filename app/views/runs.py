@@ -14,7 +14,7 @@ from hzzray.errors import HzzrayError
 from hzzray.runs.compare import RunSummary, differences, lines, records, summarise
 from hzzray.runs.folder import RESULT
 from hzzray.runs.result import Result
-from hzzray.runs.tables import HISTORY, SCALE, USAGE, cpu_percent
+from hzzray.runs.tables import HISTORY, SCALE, USAGE
 from hzzray.runs.templates import HISTOGRAMS
 
 _MOST = 6  # runs side by side
@@ -199,7 +199,7 @@ def _cpu_of_workers(view: View) -> list[tuple[str, str]]:
     """Say what the workers' processes used, where they were watched."""
     if not len(view.usage):
         return []
-    used = view.once("used", lambda: all_used_s(cpu_percent(view.usage)))
+    used = all_used_s(view.uses)
     return [("CPU of workers, with their start and kernels", words.seconds(used))]
 
 
@@ -283,11 +283,7 @@ def _compare(rows: list[RunRow]) -> None:
             parts.draw(charts.bars(summaries, field, title, form), f"bars-{field}", alt=title)
     parts.heading(2, "CPU of all actors over time")
     with parts.part("CPU over time"):
-        parts.draw(
-            charts.cpu_of_runs(found),
-            "cpu of runs",
-            alt="CPU of all actors over time, one line a run",
-        )
+        parts.draw(charts.cpu_of_runs(found), "cpu of runs", alt="CPU of all actors over time, one line a run")
     _table(summaries)
 
 

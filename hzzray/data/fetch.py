@@ -26,7 +26,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from yarl import URL
 
 from hzzray.data.catalogue import Release, Sample
-from hzzray.data.header import HEADER, read_header
+from hzzray.data.header import header_of
 from hzzray.data.storage import REDIRECT_LOOP, matching
 from hzzray.errors import DataError, HzzrayError, TransientError, UsageError
 from hzzray.urls import is_pattern, is_remote, join, redact
@@ -155,8 +155,7 @@ def _files(sample: Sample, sources: tuple[str, ...]) -> list[_File]:
 def check_root(path: Path) -> None:
     """Check by its header that a file is a whole ROOT file, as whoever reads it does. Raises DataError."""
     try:
-        with path.open("rb") as file:
-            read_header(file.read(HEADER), os.fstat(file.fileno()).st_size)
+        header_of(path)
     except OSError as error:
         raise DataError(f"can't be read: {error.strerror}") from error
 

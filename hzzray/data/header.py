@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 from hzzray.errors import DataError
@@ -41,3 +43,9 @@ def read_header(head: bytes, size: int) -> Header:
         raise DataError(f"never closed: {size} bytes, {end} by its header: its writer was ended, or still writes")
     # Between the free list's place and the UUID: its size, number, units, compression, info record, UUID's version.
     return Header(end, free, (head[59:75] if big else head[47:63]).hex())
+
+
+def header_of(path: Path) -> Header:
+    """Read the header of a file on this machine; raises OSError, and DataError as above."""
+    with path.open("rb") as file:
+        return read_header(file.read(HEADER), os.fstat(file.fileno()).st_size)

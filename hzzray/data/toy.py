@@ -23,7 +23,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from hzzray.data.catalogue import CONCLUDING, Release, Sample
-from hzzray.data.header import HEADER, read_header
+from hzzray.data.header import header_of
 from hzzray.data.schema import Schema
 from hzzray.data.toy_physics import ELECTRON, PROCESSES, PT_MIN, Leptons, Process, simulate
 from hzzray.errors import DataError, UsageError
@@ -138,8 +138,7 @@ def _refuse_others(wanted: Mapping[Path, uuid.UUID]) -> None:
 
 def _is(path: Path, wanted: uuid.UUID) -> bool:
     try:
-        with path.open("rb") as file:
-            return read_header(file.read(HEADER), path.stat().st_size).uuid == wanted.hex
+        return header_of(path).uuid == wanted.hex
     except (OSError, DataError):
         return False
 

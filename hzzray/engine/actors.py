@@ -25,7 +25,7 @@ from hzzray.engine.cluster import ClusterError, room
 from hzzray.engine.faults import Fault, Trouble
 from hzzray.engine.instructions import NoAnswer
 from hzzray.engine.ledger import FencedError, Ledger
-from hzzray.engine.reducer import Reducer, reducer_name
+from hzzray.engine.reducer import Reducer, ReducerName
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, MissingFileError
 from hzzray.messages import RunSpec
@@ -87,7 +87,7 @@ def start_reducer(ledger: Ledger) -> Handle:
 
     Raises ClusterError when the earlier one won't go.
     """
-    name = reducer_name(ledger)
+    name = str(ReducerName.of(ledger))
     for wait in itertools.islice(waits(0.05, 1.0), 20):
         with contextlib.suppress(ValueError):  # there is none of that name
             ray.kill(ray.get_actor(name))
@@ -108,7 +108,7 @@ async def reload_reducer(ledger: Ledger) -> None:
     One that dies meanwhile does so as it begins again.
     """
     try:
-        await ray.get_actor(reducer_name(ledger)).reload.remote()
+        await ray.get_actor(str(ReducerName.of(ledger))).reload.remote()
     except (ValueError, RayActorError):
         return
 
@@ -117,7 +117,7 @@ def _reducer(ledger: Ledger, *, get_if_exists: bool = False) -> Handle:
     """Start a reducer: it waits for the disk more than it computes, and so takes no CPU slot."""
     node = ray.get_runtime_context().get_node_id()
     actor = actor_class(Reducer, "read", _READS).options(
-        name=reducer_name(ledger),
+        name=str(ReducerName.of(ledger)),
         get_if_exists=get_if_exists,
         num_cpus=0,
         max_restarts=-1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Scale, Usage
 from hzzray.engine.rounded import Rounded, Tables, rounded, tables
 from hzzray.engine.source import Congestion
-from hzzray.messages import Cost, Counts, Failure, Partial, RunState, Task
+from hzzray.messages import RUN_ID, Cost, Counts, Failure, Partial, RunState, Task
 from hzzray.physics.histogram import Blocks, Yields, digest, varied_digest
 
 # A pool that has not reported for so long is gone.
@@ -27,13 +28,29 @@ TABLES_S = 5.0
 WATCHING_S = 10.0
 
 
-#: What the names of reducers' actors begin with.
-REDUCER = "reducer:"
+_REDUCER = "reducer:"
 
 
-def reducer_name(ledger: Ledger) -> str:
-    """Name the reducer's actor of a run: of this ledger alone, as others of a cluster may call their runs the same."""
-    return f"{REDUCER}{ledger.run_id}:{ledger.mark}"
+class ReducerName(NamedTuple):
+    """Whose reducer an actor is: a run's, of this ledger alone, as others of a cluster may call their runs the same."""
+
+    run_id: str
+    mark: str
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> ReducerName:
+        """Name the reducer of a ledger's run."""
+        return cls(ledger.run_id, ledger.mark)
+
+    @classmethod
+    def read(cls, actor: str) -> ReducerName | None:
+        """Tell from an actor's name whose reducer it is; None where it is none."""
+        found = re.fullmatch(f"{_REDUCER}({RUN_ID[1:-1]}):([0-9a-f]{{8}})", actor)
+        return None if found is None else cls(*found.groups())
+
+    def __str__(self) -> str:
+        """Return the actor's name."""
+        return f"{_REDUCER}{self.run_id}:{self.mark}"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -99,7 +116,7 @@ class Reducer:
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
-        return f"{REDUCER}{self._ledger.run_id}"
+        return f"{_REDUCER}{self._ledger.run_id}"
 
     def close(self) -> None:
         """Close the ledger."""

@@ -18,7 +18,6 @@ from hzzray import analyses
 from hzzray.data.catalogue import release
 from hzzray.engine.explore import Alone, Explorer
 from hzzray.engine.hot import renamed
-from hzzray.engine.ledger import Ledger
 from hzzray.engine.monitor import Usage
 from hzzray.engine.questions import Candidate, Heard, Pick, Standing
 from hzzray.engine.rounded import Tables, tables
@@ -318,13 +317,13 @@ class Session:
         heard = self._ask(spec, viewer=f"keep-{secrets.token_hex(4)}", apart=True)
         settings = self.settings.model_copy(update={"run_id": run_id or new_run_id(), "bridged": False})
         settings = Settings.model_validate(settings.model_dump())
-        path = RunFolder(settings.folder.resolve()).ledger_path
-        if path.exists():
+        kept = RunFolder(settings.folder.resolve())
+        if kept.ledger_path.exists():
             raise UsageError(f"run {settings.run_id} exists in {settings.runs}: take another name")
         ids = {"run_id": settings.run_id, "spec": spec.digest}
         uuids = self._contents(spec)
-        RunFolder(path.parent).make()
-        with Ledger.create(path, settings.run_id, spec, environment()) as ledger:
+        kept.create_ledger(spec)
+        with kept.ledger() as ledger:
             renamed = {task.task_id: _renamed(task, {**ids, "uuid": uuids[task.uuid]}) for task in self._tasks}
             ledger.plan(
                 [
