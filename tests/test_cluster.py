@@ -15,6 +15,7 @@ from hzzray.engine.cluster import ClusterError, cluster, has_autoscaler, visit
 LISTENING = '''
 import ipaddress, os, psutil, subprocess, sys
 from hzzray.engine.cluster import cluster
+from hzzray.engine.local import await_dashboard
 
 DRIVER = """
 from hzzray.engine.cluster import cluster
@@ -28,6 +29,7 @@ for time in range(2):  # another cluster, of another token
     with cluster(1):
         import ray
         ray.get(ray.remote(lambda: None).remote())
+        await_dashboard()
         here = psutil.Process()
         for process in [here, *here.children(recursive=True)]:
             for connection in process.net_connections("tcp"):

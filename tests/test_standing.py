@@ -142,7 +142,10 @@ def merged(folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_them(place, toys, tmp_path, monkeypatch):
-    """Whoever asks is in another folder than the cluster, and says from there where files lie."""
+    """Whoever asks is in another folder than the cluster, says from there where files lie, and has a token of Ray's."""
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").write_text("0123456789abcdef" * 4)
     digest = oracle(tmp_path / "oracle", toys, make_spec(release("toy")))
     monkeypatch.chdir(tmp_path)
     source = os.path.relpath(toys)

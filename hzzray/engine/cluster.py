@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from hzzray.engine import local
 from hzzray.engine.standing import claimed
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
@@ -53,9 +54,6 @@ _ANSWER_S = 10.0
 
 # How Ray says, in a bare Exception, that its processes took longer to start than it waits for them.
 _SLOW = "timed out during startup"
-
-# Partials are small: the object store needs little, and a laptop has other uses for its memory.
-_OBJECT_STORE = 128 * 1024**2
 
 
 class ClusterError(HzzrayError):
@@ -144,7 +142,9 @@ def cluster(cpus: int) -> Iterator[None]:
             stack.enter_context(_connected(_driver_settings(address), partial(_attach, address), where))
         elif address or not _joined(stack, cpus):
             where = "a local Ray cluster can't be started"
-            stack.enter_context(_connected(_LOOPBACK | _THREADS | _token(), partial(_start, cpus), where))
+            start = partial(local.start, cpus, **_COMMON)
+            stack.enter_context(_connected(_LOOPBACK | _THREADS | _token(), start, where))
+            stack.callback(local.await_dashboard)  # Ray ends only what it knows of
         yield
 
 
@@ -154,8 +154,10 @@ def _joined(stack: ExitStack, cpus: int) -> bool:
         standing = tried.enter_context(claimed(cpus))
         if standing is None:
             return False
-        settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": standing.token} if standing.token else {}
-        _MADE.update({standing.token} - {""})
+        settings = {} if standing.token is None else {"RAY_AUTH_MODE": "token"}
+        if standing.token and "RAY_AUTH_TOKEN" not in os.environ:
+            settings["RAY_AUTH_TOKEN"] = standing.token
+            _MADE.add(standing.token)
         try:
             attach = partial(_attach, standing.address, {})  # its workers have the keeper's settings
             tried.enter_context(_connected(_LOOPBACK | settings, attach, "the cluster that stays can't be used"))
@@ -313,25 +315,6 @@ def _reread_settings() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1") in ("1", "true")
     _raylet.Config.initialize("")  # type: ignore[attr-defined]
     _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]  # of a cluster before
-
-
-def _start(cpus: int) -> None:
-    import ray  # noqa: PLC0415
-
-    ray.init(
-        address="local",  # one that runs here already is used only when it is asked for
-        num_cpus=cpus,
-        num_gpus=0,
-        object_store_memory=min(_OBJECT_STORE, psutil.virtual_memory().available // 8),
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        _node_ip_address="127.0.0.1",
-        **_COMMON,
-    )
-    # What workers print stays in their logs, and the dashboard reads these itself: nobody hears what this reads all the
-    # time, with as many files the more workers there have been.
-    node: Any = ray._private.worker._global_node  # noqa: SLF001 (Ray has no option for it)
-    node.kill_log_monitor(check_alive=False)
 
 
 def _attach(address: str, variables: dict[str, str] = _THREADS) -> None:

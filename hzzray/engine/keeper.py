@@ -16,6 +16,7 @@ import psutil
 
 from hzzray.engine import standing
 from hzzray.engine.cluster import cluster
+from hzzray.engine.local import await_dashboard
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
 
@@ -39,6 +40,7 @@ def main() -> None:
     with cluster(slots):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: over.set())  # Ray has its own by now
+        await_dashboard()  # who joins a cluster learns then where it is
         record = place / standing.RECORD
         try:
             write_whole(record, lambda path: path.write_text(_record(slots, idle_s, named), encoding="utf-8"), 0o600)
@@ -54,7 +56,7 @@ def _record(slots: int, idle_s: float, named: str) -> str:
     return standing.Standing(
         keeper=process,
         address=ray.get_runtime_context().gcs_address,
-        token=os.environ.get("RAY_AUTH_TOKEN", ""),
+        token=os.environ.get("RAY_AUTH_TOKEN", "") if os.environ.get("RAY_AUTH_MODE") == "token" else None,
         slots=slots,
         idle_s=idle_s,
         environment=named,

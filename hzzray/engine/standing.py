@@ -95,14 +95,14 @@ class Claim(BaseModel):
 class Standing(BaseModel):
     """A cluster that stays: how to reach it, and what it is made for.
 
-    An empty ``token`` means that it asks for none, or that its user has one already.
+    Without a ``token`` it asks for none; an empty one is its user's own, which Ray finds where it found it before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     keeper: Process
     address: str
-    token: str
+    token: str | None
     slots: Annotated[int, Field(ge=1)]
     idle_s: float
     environment: str

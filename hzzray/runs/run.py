@@ -406,7 +406,7 @@ class Journal:
         self._ledger = ledger
         self._clock = clock
         self._recorder = Recorder(ledger.path.parent, ledger.environment, clock.before(ledger))
-        self._entrance = leave_word(ledger.path.parent)
+        self._entrance: list[Path] = []
 
     def __enter__(self) -> Self:
         """Use as a context manager closes the files."""
@@ -419,6 +419,8 @@ class Journal:
 
     def write(self, live: Live) -> None:
         """Write down how the run goes."""
+        if not self._entrance:  # a cluster's dashboard may come after it
+            self._entrance = leave_word(self._ledger.path.parent)
         now = time.monotonic() - self._clock.begun
         self._recorder.add(now, live.usages)
         if live.scale is not None:
