@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -99,6 +100,9 @@ def run(
     ] = "memory",
     prefix: Prefix = DEFAULT_PREFIX,
     runs: Runs = Path("runs"),
+    plot: Annotated[
+        bool, typer.Option("--plot/--no-plot", help="Draw it at the end; hzzray plot does so later.")
+    ] = True,
     dry_run: DryRun = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON, for a program.")] = False,
 ) -> None:
@@ -115,7 +119,7 @@ def run(
     chosen = release_for(request)
     spec = make_spec(chosen, request)
     settings = settings_for(request, _sources(chosen, request), runs)
-    _execute(spec, settings, None if broker == "memory" else _transport(broker, prefix))
+    _execute(spec, settings, None if broker == "memory" else _transport(broker, prefix), draws=plot)
 
 
 @app.command()
@@ -252,12 +256,20 @@ def _transport(broker: str, prefix: str) -> Transport:
     return BrokerTransport(where, Topology(prefix))
 
 
-def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = None, *, as_json: bool = False) -> None:
+def _execute(
+    spec: RunSpec,
+    settings: Settings,
+    transport: Transport | None = None,
+    *,
+    as_json: bool = False,
+    draws: bool = True,
+) -> None:
     """Do a run, show how it goes and what it found, draw its plot, and exit as its status says."""
     from hzzray.report.console import run_progress, summary  # noqa: PLC0415
     from hzzray.runs.run import execute  # noqa: PLC0415
 
-    loading = threading.Thread(target=_load_for_the_end, daemon=True)
+    at_the_end = ["uproot", *(["hzzray.report.plotting"] if draws else [])]
+    loading = threading.Thread(target=_load, args=(at_the_end,), daemon=True)
     try:
         with run_progress(errors if as_json else console) as progress:
 
@@ -270,23 +282,25 @@ def _execute(spec: RunSpec, settings: Settings, transport: Transport | None = No
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
         raise typer.Exit(130) from None
-    from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
-
     if not as_json:
         summary(result, console)
-    plots = save(result, settings.folder)
+    plots: tuple[Path, ...] = ()
+    if draws:
+        from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
+
+        plots = save(result, settings.folder)
     if as_json:
         about = {"run_id": result.run_id, "status": result.status, **result.tasks.model_dump()}
         print_json({**about, "digest": result.digest, "files": [str(path) for path in plots]})
-    else:
+    elif plots:
         console.print(f"plot: {plots[0]}", highlight=False, soft_wrap=True)
     if result.status == "partial":
         raise typer.Exit(PARTIAL)
 
 
-def _load_for_the_end() -> None:
+def _load(modules: Iterable[str]) -> None:
     """Load what a run's last files are written with, a second or two, while its workers work."""
-    for name in ("uproot", "hzzray.report.plotting"):
+    for name in modules:
         import_module(name)
 
 

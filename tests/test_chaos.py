@@ -96,7 +96,7 @@ def test_kills_at_random_moments(address, many, many_digest, tmp_path):
     kills = Counter()
     number = 0
     while kills.total() < KILLS * ROUNDS or len(kills) < 3:
-        with Driver(address, many, tmp_path, f"r{number}", "--chunk", 10, "--actors", 2) as driver:
+        with Driver(address, many, tmp_path, f"r{number}", "--chunk", 20, "--actors", 2) as driver:
             while driver.code != 0:
                 if driver.code is not None:
                     assert driver.code == -signal.SIGKILL, driver.said()
@@ -119,7 +119,7 @@ def kill_something(driver, chance):
     kind = chance.choices(("worker", "reducer", "driver"), (6, 3, 2))[0]
     # Mostly the run gets some way in between; at times what has just been restarted is hit again.
     if kind == "driver" or chance.random() < 0.7:
-        driver.wait_until_merged(driver.counts().merged + chance.randrange(1, 400))
+        driver.wait_until_merged(driver.counts().merged + chance.randrange(1, 250))
     time.sleep(chance.uniform(0, 0.5))
     if driver.code is not None:
         return None
@@ -150,7 +150,12 @@ def nodes():
         gc.collect()  # Ray forgets to close a socket; let that be said in this test, which doesn't mind
 
 
-SMALL = {"object_store_memory": 80 * 1024**2, "include_dashboard": False, "include_log_monitor": False}
+SMALL = {
+    "object_store_memory": 80 * 1024**2,
+    "include_dashboard": False,
+    "include_log_monitor": False,
+    "dashboard_agent_listen_port": 0,  # several on one machine would wait for the fixed one, for seconds
+}
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -286,7 +291,8 @@ def test_tiny_tasks_go_together_and_fail_alone(troubled, monkeypatch):
     assert len(tasks) / 32 < marks.seen(TOGETHER) < len(tasks) / 8, "most went in calls of many"
 
 
-def test_stragglers_are_started_twice_and_merged_once(troubled, toys_digest):
+def test_stragglers_are_started_twice_and_merged_once(troubled, toys_digest, monkeypatch):
+    monkeypatch.setattr("hzzray.engine.dispatch._WORTH_A_CALL_S", 0.0)  # none go together, however quick the machine
     # With what waits behind it, at an actor that hangs in its first task for an hour.
     state, path, tasks, marks = troubled({0: "slow 1"}, Limits(**TWO))
     assert state.counts.status == "complete"
@@ -338,11 +344,15 @@ def test_idle_actors_go_and_come_back_with_the_next_task(toys, toys_digest, spec
     tasks = plan_run(path, spec, toys, 2_000)
 
     class Trickle(MemorySource):
-        """A queue whose last tasks come when all actors have gone."""
+        """A queue whose last tasks come when all actors have gone. A call that is given up takes none of them."""
+
+        given = 0
 
         async def get(self):
-            if (task := await super().get()) is tasks[-2]:
+            if self.given == len(tasks) - 2:
                 await asyncio.to_thread(wait_for, "the workers' end", lambda: not actors("Worker"), 60)
+            task = await super().get()
+            self.given += 1
             return task
 
     workers = starter(Worker, spec, (str(toys),), ...)

@@ -32,7 +32,8 @@ from hzzray.runs.request import make_spec
 from hzzray.engine.source import MemorySource
 
 toys, folder, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-small = {"object_store_memory": 80 * 1024**2, "include_dashboard": False, "include_log_monitor": False}
+small = {"object_store_memory": 80 * 1024**2, "include_dashboard": False, "include_log_monitor": False,
+         "dashboard_agent_listen_port": 0}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
 for name in "ab":
     cluster.add_node(num_cpus=2, env_vars={"HZZRAY_TEST_NODE": name}, **small)
@@ -124,7 +125,8 @@ from ray.cluster_utils import Cluster
 import hzzray
 from tests.support.waiting import wait_for
 
-small = {"object_store_memory": 80 * 1024**2, "include_dashboard": False, "include_log_monitor": False}
+small = {"object_store_memory": 80 * 1024**2, "include_dashboard": False, "include_log_monitor": False,
+         "dashboard_agent_listen_port": 0}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
 first, _ = (cluster.add_node(num_cpus=1, **small) for _ in range(2))
 ray.init(cluster.address, namespace="hzzray", log_to_driver=False, logging_level="ERROR")

@@ -55,7 +55,7 @@ class Driver:
 
     def __init__(self, address: str, source: Path, runs: Path, run_id: str, *options: object) -> None:
         self.ledger = runs / run_id / "ledger.db"
-        self._command = [*_COMMAND, "--source", source, "--runs", runs, "--run-id", run_id, *options]
+        self._command = [*_COMMAND, "--source", source, "--runs", runs, "--run-id", run_id, "--no-plot", *options]
         self._said = runs / f"{run_id}.{id(self)}.log"
         self._env = {**os.environ, "RAY_ADDRESS": address, "COLUMNS": "200"}
         self._process: subprocess.Popen[bytes] | None = None
