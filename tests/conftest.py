@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -54,21 +55,20 @@ def pytest_xdist_make_scheduler(config, log):
     return InGroups(config, log)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_places(tmp_path_factory):
-    """Keep caches and environment of the user out of the tests, and the tests out of them."""
-    os.environ["HZZRAY_CACHE"] = str(_of_all_workers(tmp_path_factory) / "cache")
+def pytest_configure(config):
+    """Keep caches and environment of the user out of the tests, and the tests out of them.
+
+    Before any module is imported: the folder for compiled code is chosen then. pytest-xdist's workers have that of who
+    starts them.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ["HZZRAY_CACHE"] = tempfile.mkdtemp(prefix="hzzray-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ["HZZRAY_CACHE"], ignore_errors=True))
     for name in ("HZZRAY_CATALOGUE", "HZZRAY_RUNS", "HZZRAY_ENVIRONMENT", "RAY_ADDRESS"):
         os.environ.pop(name, None)
     for name in [name for name in os.environ if name.startswith("HZZRAY_BROKER")]:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"
-
-
-def _of_all_workers(tmp_path_factory) -> Path:
-    """Folder that pytest-xdist's workers, each of which is a session of its own, have in common."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
@@ -83,12 +83,11 @@ def toys(compiled, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiled(_own_places, tmp_path_factory):
-    """Compiled kernels in the cache of all: processes that start together would each compile, side by side."""
+def compiled():
+    """Compiled kernels in the cache of all: pytest-xdist's workers begin at opposite ends, and meet."""
     from hzzray import analyses
 
-    with FileLock(_of_all_workers(tmp_path_factory) / "compiled.lock"):
-        analyses.warm_up()
+    analyses.warm_up(last_first=os.environ.get("PYTEST_XDIST_WORKER") == "gw1")
 
 
 @pytest.fixture(scope="session")

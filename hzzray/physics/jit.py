@@ -141,12 +141,13 @@ def one_at_a_time(what: str) -> Iterator[None]:
     for no longer.
     """
     folder = Path(_FOLDER)
-    mark = folder / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.compiled"
+    name = hashlib.sha256(what.encode()).hexdigest()[:16]
+    mark = folder / f"{name}.compiled"
     if mark.exists():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "compiling.lock").open("ab") as lock:
+    with (folder / f"{name}.lock").open("ab") as lock:
         patience = time.monotonic() + _PATIENCE_S
         while not _is_locked(lock.fileno()) and time.monotonic() < patience:
             time.sleep(_POLL_S)
