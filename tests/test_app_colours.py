@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from app.charts import COLOURS
+
 THEMES = tomllib.loads((Path(__file__).parents[1] / ".streamlit" / "config.toml").read_text())["theme"]
 TEXT, GRAPHICS = 4.5, 3.0
 
@@ -56,3 +58,11 @@ def test_what_is_pressed_and_moved_can_be_seen_and_its_label_read(theme):
     assert contrast("#ffffff", colours["primaryColor"]) >= TEXT
     for behind in ("backgroundColor", "secondaryBackgroundColor", "grayBackgroundColor"):
         assert contrast(colours["primaryColor"], colours[behind]) >= GRAPHICS, behind
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("behind", ["backgroundColor", "secondaryBackgroundColor"])
+def test_what_charts_draw_can_be_seen(theme, behind):
+    assert tuple(THEMES[theme]["chartCategoricalColors"]) == COLOURS
+    for colour in COLOURS:
+        assert contrast(colour, THEMES[theme][behind]) >= GRAPHICS, colour
