@@ -69,6 +69,7 @@ def pytest_configure(config):
     for name in [name for name in os.environ if name.startswith("HZZRAY_BROKER")]:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"  # what dashboards' agents look at all processes for
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +96,10 @@ def ray_cluster(compiled):
     """One local Ray cluster with three slots."""
     from hzzray.engine.cluster import cluster
 
-    with cluster(3):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hzzray.engine.local._Dashboard.start", lambda *_: None)  # nobody looks at this one's
+        with cluster(3):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from hzzray.runs.explore import explore
 from hzzray.runs.request import RunRequest, make_spec
 from hzzray.runs.tables import read_usage
 from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
-from tests.support.chaos import check_ledger, oracle
+from tests.support.chaos import FEW, check_ledger, oracle
 from tests.support.http_server import serve
 from tests.support.proxy import Proxy
 from tests.support.root_files import columns, cut_up, damage, write
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture(scope="module")
 def spec():
-    return make_spec(release("toy"))
+    return make_spec(release("toy"), observables=("m4l",))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def everything_is_settled(site):
 
 def test_a_published_run_is_done(site, spec, toys, digest):
     done = site.publish(spec, "r", toys, 500)
-    with Bridging(site, toys, draws=True):
+    with Bridging(site, toys, actors=2, draws=True):
         result = site.wait("r")
         everything_is_settled(site)
         wait_for("the plot", (site.runs / "r" / "plot.png").exists)
@@ -77,7 +77,7 @@ def test_a_run_is_filled_by_a_session_that_holds_its_candidates(site, spec, toys
     oracle(site.runs, toys, spec)
     with explore("serial", runs=site.runs, actors=1) as session:
         assert session.recut().digest == digest
-        other = make_spec(release("toy"), RunRequest(cuts={"m12": (60, 106)}))
+        other = make_spec(release("toy"), RunRequest(cuts={"m12": (60, 106)}, observables=("m4l",)))
         site.publish(other, "r", toys, 500_000)
         with Bridging(site, toys, actors=1):
             result = site.wait("r")
@@ -281,7 +281,7 @@ def test_a_file_that_a_pattern_finds_later_is_planned_by_a_later_publisher(site,
     cut_up(zee, *(folder / f"Zee/{i}.root" for i in range(3)))
     zee.unlink()
     samples = tuple(one.model_copy(update={"path": "Zee/*.root"}) if one.name == "Zee" else one for one in toy.samples)
-    spec = make_spec(toy.model_copy(update={"samples": samples}))
+    spec = make_spec(toy.model_copy(update={"samples": samples}), observables=("m4l",))
     for i in (0, 2):
         (folder / f"Zee/{i}.root").rename(folder / f"{i}.away")
     site.publish(spec, "r", folder, 500)
@@ -455,7 +455,21 @@ def test_a_run_through_the_broker_in_one_command(cli, site, folder, digest, monk
     monkeypatch.setenv("HZZRAY_BROKER_PASSWORD", PASSWORDS["bridge"])
     monkeypatch.setenv("COLUMNS", "300")
     broker = ("--broker", site.vhost.url_for("bridge"))
-    command = ("run", "--source", folder, "--runs", site.runs, "--run-id", "r", "--chunk", 1000, "--actors", 2, *broker)
+    command = (
+        "run",
+        "--source",
+        folder,
+        "--runs",
+        site.runs,
+        "--run-id",
+        "r",
+        "--chunk",
+        1000,
+        "--actors",
+        2,
+        *FEW,
+        *broker,
+    )
     repair = damage(folder / release("toy").sample("Zee").path)
     code, out, err = cli(*command)
     assert code == 3, out + err

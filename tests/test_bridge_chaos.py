@@ -41,7 +41,7 @@ def many(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digest(many, tmp_path_factory):
-    return oracle(tmp_path_factory.mktemp("serial"), many, make_spec(release("toy")))
+    return oracle(tmp_path_factory.mktemp("serial"), many, make_spec(release("toy"), observables=("m4l",)))
 
 
 class Command:
@@ -170,7 +170,7 @@ def revive(bridges, publisher):
 def test_a_broker_that_crashes_and_comes_back(broker, vhost, many, digest, tmp_path):
     site = Site(vhost, tmp_path / "runs")
     time.sleep(2)
-    site.publish(make_spec(release("toy")), "r", many, 10)
+    site.publish(make_spec(release("toy"), observables=("m4l",)), "r", many, 10)
     with Bridging(site, many):
         site.wait_until_merged("r", 300)
         broker.restart()

@@ -57,7 +57,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 @pytest.fixture(scope="module")
 def spec():
-    return make_spec(release("toy"))
+    return make_spec(release("toy"), observables=("m4l",))
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from hzzray.runs.counts import cutflow
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, keep_settings
+from tests.support.chaos import FEW
 
 
 def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path, compiled):
@@ -45,7 +46,18 @@ def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path, compiled):
 @pytest.fixture
 def finished(cli, toys, tmp_path):
     code, _, err = cli(
-        "run", "--source", toys, "--engine", "serial", "--runs", tmp_path, "--run-id", "done", "--samples", "Zee,data_A"
+        "run",
+        "--source",
+        toys,
+        "--engine",
+        "serial",
+        "--runs",
+        tmp_path,
+        "--run-id",
+        "done",
+        "--samples",
+        "Zee,data_A",
+        "--no-plot",
     )
     assert code == 0, err
     return tmp_path
@@ -238,7 +250,7 @@ def test_a_partial_run_exits_with_3_and_says_why(cli, toys, tmp_path):
     (tmp_path / sample.path).write_bytes(b"not a ROOT file" * 20)
     code, out, _ = cli(
         "run", "--engine", "serial", "--source", tmp_path, "--samples", "data_A,Zee,llll,Zmumu",
-        "--runs", tmp_path / "runs", "--run-id", "x",
+        "--runs", tmp_path / "runs", "--run-id", "x", *FEW,
     )  # fmt: skip
     assert code == 3
     flat = " ".join(out.split())
@@ -282,7 +294,7 @@ def test_fetch_then_run(cli, toys, tmp_path):
 
 def test_a_toy_run_writes_its_files_first(cli, tmp_path):
     folder = tmp_path / "toy-2000"
-    command = ("run", "--engine", "serial", "--source", folder, "--events", "2000", "--runs", tmp_path / "runs")
+    command = ("run", "--engine", "serial", "--source", folder, "--events", "2000", "--runs", tmp_path / "runs", *FEW)
     code, out, _ = cli(*command)
     assert (code, "simulating 2000 events" in out) == (0, True)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -309,7 +321,7 @@ def test_a_comparison_is_written_beside_the_runs(cli, toys, tmp_path, monkeypatc
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     for name in ("a", "b"):
-        code, _, err = cli("run", "--engine", "serial", "--source", toys, "--runs", runs, "--run-id", name)
+        code, _, err = cli("run", "--engine", "serial", "--source", toys, "--runs", runs, "--run-id", name, *FEW)
         assert code == 0, err
     code, out, err = cli("compare", "a", "b", "--runs", runs)
     assert code == 0, err
@@ -320,7 +332,7 @@ def test_a_comparison_is_written_beside_the_runs(cli, toys, tmp_path, monkeypatc
 
 def test_a_full_disk_of_runs_is_told(cli, toys, tmp_path, monkeypatch):
     """Issue 11, item 41: only the bridge's log knew; `status` said running."""
-    code, _, err = cli("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--run-id", "a")
+    code, _, err = cli("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--run-id", "a", *FEW)
     assert (code, err) == (0, "")
     for command in (("status", "a"), ("runs",)):
         assert cli(*command, "--runs", tmp_path)[2] == ""
@@ -430,7 +442,7 @@ def test_a_dry_run_names_what_lacks_and_simulates_nothing(cli, toys, tmp_path, m
 
 
 def test_what_commands_tell_is_there_for_programs(cli, toys, tmp_path):
-    run = ("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--samples", "Zee,data_A")
+    run = ("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--samples", "Zee,data_A", *FEW)
     for name in ("a", "b"):
         assert cli(*run, "--run-id", name)[0] == 0
     status = json.loads(cli("status", "a", "--runs", tmp_path, "--json")[1])
@@ -456,7 +468,7 @@ def test_what_commands_write_is_told_to_programs(cli, toys, tmp_path):
     source = tmp_path / "some"
     (source / data.path).parent.mkdir(parents=True)
     (source / data.path).symlink_to(toys / data.path)
-    run = ("run", "--engine", "serial", "--source", source, "--runs", tmp_path, "--samples", "Zee,data_A")
+    run = ("run", "--engine", "serial", "--source", source, "--runs", tmp_path, "--samples", "Zee,data_A", *FEW)
     assert cli(*run, "--run-id", "a")[0] == 3
 
     def told(*command: object, code: int = 0) -> dict:

@@ -18,6 +18,7 @@ from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, StoppedError, execute
 from hzzray.statistics import significance as formulas
+from tests.support.chaos import FEW
 from tests.support.root_files import cut_up, damage
 
 TOY = release("toy")
@@ -33,7 +34,7 @@ def start(folder: Path, source: Path, spec=None, *, stop_after: int | None = Non
             with Ledger.open(chosen.folder / "ledger.db") as ledger:
                 ledger.wish("cancel")
 
-    return execute(spec or make_spec(TOY), chosen, planned=lambda _: None, progress=progress)
+    return execute(spec or make_spec(TOY, observables=("m4l",)), chosen, planned=lambda _: None, progress=progress)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_a_sample_of_which_a_file_is_missing(cli, whole, toys, tmp_path, stated)
     ]
     places = {"path": tuple(f"llll/{i}.root" for i in range(3))}
     samples = tuple(one.model_copy(update=places) if one.name == "llll" else one for one in samples)
-    spec = make_spec(TOY.model_copy(update={"samples": samples, "entries_vary": not stated}))
+    spec = make_spec(TOY.model_copy(update={"samples": samples, "entries_vary": not stated}), observables=("m4l",))
     result = start(tmp_path, source, spec)
     assert (result.status, result.missing, result.tasks.failed) == ("partial", (), 1)
     llll, before = result.samples["llll"], whole.samples["llll"]
@@ -182,7 +183,7 @@ def test_no_figure_without_its_ingredients(cli, toys, tmp_path, lacking, absent,
     """Issue 11, item 4: no data gave observed -3.81, no signal Asimov 0.00, an empty group counted as zero."""
     samples = ",".join(sample.name for sample in TOY.samples if sample.default and lacking not in sample.name)
     code, out, _ = cli(
-        "run", "--engine", "serial", "--source", toys, "--samples", samples, "--runs", tmp_path, "--run-id", "run"
+        "run", "--engine", "serial", "--source", toys, "--samples", samples, "--runs", tmp_path, "--run-id", "run", *FEW
     )
     text = " ".join(out.split())
     assert code == 0

@@ -222,7 +222,7 @@ def test_a_task_of_the_far_future_can_be_put_off():
 @pytest.mark.usefixtures("ray_cluster", "quiet")
 def test_damages_through_a_real_broker_end_in_a_complete_run(vhost, toys, tmp_path):
     """Issue 11, item 35: among damages of every kind the run is complete, with the serial digest."""
-    spec = make_spec(release("toy"))
+    spec = make_spec(release("toy"), observables=("m4l",))
     site = Site(vhost, tmp_path / "runs")
     done = site.publish(spec, "r", toys, 500)
     plan = site.plan(spec, "r", toys, 500)

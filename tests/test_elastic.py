@@ -21,7 +21,7 @@ from hzzray.messages import Cost, Partial, Task
 from hzzray.physics.histogram import Blocks
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
-from tests.support.chaos import oracle
+from tests.support.chaos import FEW, oracle
 from tests.support.ledgers import files
 from tests.support.ray_nodes import node_counts, ray_head_of_nodes
 
@@ -162,10 +162,10 @@ def test_only_tasks_that_are_tiny_together_go_in_one_call(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
 def test_nodes_come_for_pending_actors_and_go_when_they_have_ended(toys, tmp_path):
-    serial = oracle(tmp_path, toys, make_spec(release("toy")))
+    serial = oracle(tmp_path, toys, make_spec(release("toy"), observables=("m4l",)))
     command = [
         str(Path(sys.executable).with_name("hzzray")), "run", "--source", str(toys), "--runs", str(tmp_path),
-        "--chunk", "20", "--min-actors", "1", "--max-actors", "3", "--run-id",
+        *FEW, "--chunk", "20", "--min-actors", "1", "--max-actors", "3", "--run-id",
     ]  # fmt: skip
     with ray_head_of_nodes(tmp_path) as head, node_counts(head) as nodes, ExitStack() as stack:
         # Each of two runs needs a node, and lasts until there are two.

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hzzray.runs.folder import load_json
+from tests.support.chaos import FEW, oracle
 from tests.support.ray_head import RAY, free_ports, ray_head
 
 ROOT = Path(__file__).parents[1]
@@ -69,9 +70,8 @@ def bare_environment(home: Path, **more: str) -> dict[str, str]:
 def digest(toys, tmp_path_factory):
     from hzzray.data.catalogue import release
     from hzzray.runs.request import make_spec
-    from tests.support.chaos import oracle
 
-    return oracle(tmp_path_factory.mktemp("serial"), toys, make_spec(release("toy")))
+    return oracle(tmp_path_factory.mktemp("serial"), toys, make_spec(release("toy"), observables=("m4l",)))
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def submit(head, *arguments, name, env_vars=None, **env):
 def test_a_submitted_job_gives_the_serial_digest(head, toys, digest, tmp_path):
     # A variable that the job sets too is the job's: Ray would refuse the run otherwise.
     done = submit(
-        head, "run", "--source", toys, "--runs", tmp_path, "--run-id", "job", "--chunk", 2000,
+        head, "run", "--source", toys, "--runs", tmp_path, "--run-id", "job", "--chunk", 2000, *FEW,
         name="whole", env_vars={"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -166,7 +166,7 @@ def test_a_wrong_token_is_refused(head, toys, tmp_path):
 
 @pytest.mark.slow
 def test_an_attached_run_gives_the_serial_digest(head, toys, digest, tmp_path):
-    done = head.run(HZZRAY, "run", "--source", str(toys), "--runs", str(tmp_path), "--run-id", "attached")
+    done = head.run(HZZRAY, "run", "--source", str(toys), "--runs", str(tmp_path), "--run-id", "attached", *FEW)
     assert done.returncode == 0, done.stderr
     assert load_json(tmp_path / "attached").digest == digest
 
@@ -175,7 +175,7 @@ def test_an_attached_run_gives_the_serial_digest(head, toys, digest, tmp_path):
 def test_a_job_that_is_stopped_drains_and_can_be_resumed(head, toys, digest, tmp_path):
     from hzzray.engine.ledger import Ledger
 
-    run = ("run", "--source", toys, "--runs", tmp_path, "--run-id", "job", "--actors", 1, "--chunk", 8)
+    run = ("run", "--source", toys, "--runs", tmp_path, "--run-id", "job", "--actors", 1, "--chunk", 40, *FEW)
     path = tmp_path / "job" / "ledger.db"
     begun = submit(head, *run, "--pace", 30, "--no-wait", name="stopped", env_vars={"RAY_JOB_STOP_WAIT_TIME_S": "60"})
     assert begun.returncode == 0, begun.stderr

@@ -45,7 +45,7 @@ from hzzray.engine.sight import unseen
 from tests.support.chaos import plan_run
 from tests.support.nearsighted import Nearsighted
 
-spec = make_spec(release("toy"))
+spec = make_spec(release("toy"), observables=("m4l",))
 actor = actor_class(Nearsighted, "monitor")
 
 
@@ -99,7 +99,7 @@ def in_a_process(script: str, home: Path, *arguments: object) -> list[Any]:
 @pytest.mark.slow
 def test_nodes_that_lack_files_do_those_that_they_have(toys, tmp_path):
     """Issue 11, item 36: a volume of toys that one of two nodes has; one that each has a part of; one that none has."""
-    serial = oracle(tmp_path, toys, make_spec(release("toy")))
+    serial = oracle(tmp_path, toys, make_spec(release("toy"), observables=("m4l",)))
     cases = [("b", 1), ("a", 1), ("b", 4), ("ab", 2), ("*x", 2)]
     *runs, nowhere = in_a_process(SCRIPT, tmp_path, toys, tmp_path, json.dumps(cases))
     for case, run in zip(cases[:4], runs, strict=False):

@@ -81,8 +81,8 @@ def test_each_option_has_a_value_here():
 
 def test_commands_have_all_of_them():
     root = typer.main.get_command(cli.app)
-    run = {"broker", "prefix", "runs", "dry_run", "as_json"}
-    own = {"run": run, "publish": run - {"runs"}}
+    run = {"broker", "prefix", "runs", "plot", "dry_run", "as_json"}
+    own = {"run": run, "publish": run - {"runs", "plot"}}
     for command, names in (("run", ASKED.keys()), ("publish", PUBLISHED)):
         assert {parameter.name for parameter in root.commands[command].params} == names | own[command]
     assert ASKED.keys() - PUBLISHED == {"engine", "actors", "min_actors", "max_actors", "pace"}

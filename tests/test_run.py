@@ -27,7 +27,7 @@ from hzzray.runs.plan import make_plan
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Ended, Settings, StoppedError, _in_time, execute, finish, retract, settings_of
 from hzzray.runs.tables import HISTORY, follow, read_scale, read_usage
-from tests.support.chaos import plan_run
+from tests.support.chaos import FEW, plan_run
 from tests.support.http_server import serve
 from tests.support.ledgers import digest_of
 from tests.support.root_files import columns, cut_up, write
@@ -47,7 +47,7 @@ def run(folder, sources, spec, *, run_id="run", **settings):
 
 @pytest.fixture(scope="module")
 def toy_spec():
-    return make_spec(release("toy"))
+    return make_spec(release("toy"), observables=("m4l",))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,9 @@ def test_a_tenth_of_a_sample_has_about_a_tenth_of_the_published_yield(shared, tm
     # The ggH and VBF files there hold the selected events of the first tenth of the released ones.
     reference = json.loads((shared / "reference.json").read_text())["2020"]["selection_charge_type"]
     names = ("ggH125_ZZ4lep", "VBFH125_ZZ4lep")
-    result = run(tmp_path, [shared / "atlas2020-13tev"], make_spec(release("2020"), samples=names))
+    result = run(
+        tmp_path, [shared / "atlas2020-13tev"], make_spec(release("2020"), samples=names, observables=("m4l",))
+    )
     for name in names:
         assert result.samples[name].yield_ == pytest.approx(reference[name]["yield_released"] / 10, rel=0.02)
 
@@ -245,7 +247,7 @@ def test_resuming_finishes_what_is_left(toys, toy_spec, serial, tmp_path):
 def test_another_spec_in_a_run_folder_is_refused(toys, toy_spec, tmp_path):
     run(tmp_path, [toys], toy_spec)
     with pytest.raises(UsageError, match=r"exists with another luminosity"):
-        run(tmp_path, [toys], make_spec(release("toy"), luminosity=3.0))
+        run(tmp_path, [toys], make_spec(release("toy"), luminosity=3.0, observables=("m4l",)))
 
 
 def test_another_file_under_a_name_is_refused(toys, toy_spec, tmp_path):
@@ -360,7 +362,7 @@ def test_weights_too_large_are_told(toys, tmp_path):
 @pytest.mark.timeout(900)
 def test_a_serial_run_drains_on_sigterm_and_keeps_its_files(toys, serial, tmp_path):
     """Issue 11, item 26: it died, without cpu.csv, scale.csv and history.csv; the README promises them, and exit 1."""
-    command = [sys.executable, "-m", "hzzray", "run", "--source", toys, "--engine", "serial", "--runs", tmp_path]
+    command = [sys.executable, "-m", "hzzray", "run", "--source", toys, "--engine", "serial", "--runs", tmp_path, *FEW]
     command = [*map(str, command), "--run-id", "run", "--chunk", "1000"]
     folder = tmp_path / "run"
     with subprocess.Popen([*command, "--pace", "90"], stderr=subprocess.PIPE, text=True) as process:
@@ -512,7 +514,7 @@ def test_a_folder_of_links_is_run(toys, toy_spec, serial, tmp_path):
 def test_a_link_to_a_released_file_gives_its_events(shared, tmp_path):
     """Issue 11, item 17: 27 events for a link to data_A."""
     links = linked(shared / "atlas2020-13tev" / "Data", tmp_path / "links" / "Data").parent
-    result = run(tmp_path, [links], make_spec(release("2020"), samples=("data_A",)))
+    result = run(tmp_path, [links], make_spec(release("2020"), samples=("data_A",), observables=("m4l",)))
     assert (result.status, result.samples["data_A"].n_out) == ("complete", 27)
 
 
@@ -525,7 +527,7 @@ def test_several_sources_are_read_together(cli, toys, serial, tmp_path):
         shutil.copy(toys / sample.path, halves[i % 2] / sample.path)
     with serve(halves[1]) as web:
         sources = ("--source", halves[0], "--source", web.url)
-        code, _, err = cli("run", "--engine", "serial", *sources, "--runs", tmp_path / "runs", "--run-id", "run")
+        code, _, err = cli("run", "--engine", "serial", *FEW, *sources, "--runs", tmp_path / "runs", "--run-id", "run")
     assert code == 0, err
     assert load_json(tmp_path / "runs" / "run").digest == serial.digest
     shutil.move(halves[0], tmp_path / "away")
@@ -550,7 +552,7 @@ def test_a_source_with_a_token_is_read_and_the_token_shown_nowhere(cli, toys, se
     with serve(folder) as web:
         web.token = "sig=s3cret%2Fx&user=lovelace"
         source = f"{web.url.rstrip('/')}?{web.token}"
-        command = ("run", "--engine", "serial", "--source", source, "--runs", tmp_path, "--run-id", "run")
+        command = ("run", "--engine", "serial", "--source", source, "--runs", tmp_path, "--run-id", "run", *FEW)
         code, out, err = cli(*command)
         assert code == 3, err
         (failure,) = load_json(tmp_path / "run").failures
@@ -578,7 +580,7 @@ def rewritable(folder, *, seed, events=2_000):
 @pytest.fixture
 def of_one(tmp_path):
     """What a fresh run finds of the file of a seed."""
-    spec = make_spec(release("2020"), samples=("Zee",))
+    spec = make_spec(release("2020"), samples=("Zee",), observables=("m4l",))
 
     def count(seed):
         result = run(tmp_path / "fresh", [rewritable(tmp_path / f"fresh{seed}", seed=seed)], spec, run_id=f"r{seed}")
@@ -662,7 +664,7 @@ def test_a_file_written_over_after_it_was_merged_is_refused(cli, of_one, tmp_pat
     source = rewritable(tmp_path / "source", seed=1)
     assert run(tmp_path, [source], spec).status == "complete"
     rewritable(source, seed=2)
-    command = ("run", "--engine", "serial", "--release", "2020", "--samples", "Zee", "--source", source)
+    command = ("run", "--engine", "serial", *FEW, "--release", "2020", "--samples", "Zee", "--source", source)
     code, _, err = cli(*command, "--runs", tmp_path, "--run-id", "run")
     assert code == 2
     path = source / release("2020").sample("Zee").path
@@ -716,7 +718,7 @@ def test_two_files_of_one_uuid_are_both_read(tmp_path):
     for name, events in zip(names, (300, 500), strict=True):
         path = tmp_path / "source" / release("2020").sample(name).path
         write(path, columns(events, seed=events), identity=SAME)
-    result = run(tmp_path, [tmp_path / "source"], make_spec(release("2020"), samples=names))
+    result = run(tmp_path, [tmp_path / "source"], make_spec(release("2020"), samples=names, observables=("m4l",)))
     assert result.status == "complete"
     assert [result.samples[name].entries for name in names] == [300, 500]
 
@@ -743,7 +745,7 @@ def spec_of(path, data="data_D/*.root"):
     samples = tuple(
         Sample.model_validate(one.model_dump() | {"path": paths.get(one.name, one.path)}) for one in toy.samples
     )
-    return make_spec(toy.model_copy(update={"samples": samples}))
+    return make_spec(toy.model_copy(update={"samples": samples}), observables=("m4l",))
 
 
 LISTED = ["Zee/2.root", "Zee/0.root", "Zee/1.root"]

@@ -18,7 +18,7 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.standing import Claim, Process, Standing, StandingError, claimed
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
-from tests.support.chaos import oracle
+from tests.support.chaos import FEW, oracle
 from tests.support.waiting import wait_for
 
 
@@ -146,10 +146,10 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
     monkeypatch.delenv("RAY_AUTH_MODE")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     (tmp_path / "token").write_text("0123456789abcdef" * 4)
-    digest = oracle(tmp_path / "oracle", toys, make_spec(release("toy")))
+    digest = oracle(tmp_path / "oracle", toys, make_spec(release("toy"), observables=("m4l",)))
     monkeypatch.chdir(tmp_path)
     source = os.path.relpath(toys)
-    run = ("run", "--source", source, "--runs", "here", "--actors", 1, "--chunk", 1000, "--run-id", "run")
+    run = ("run", "--source", source, "--runs", "here", "--actors", 1, "--chunk", 1000, "--run-id", "run", *FEW)
     try:
         assert "started: 1 slots at 127.0.0.1" in done("cluster", "up", "--slots", 1)
         record = standing.find()

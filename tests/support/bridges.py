@@ -137,7 +137,7 @@ class Bridging:
     """A bridge in a thread, for as long as the block goes on."""
 
     def __init__(
-        self, site: Site, *sources: object, actors: int = 2, name: str = "", heal_s: float = 30.0,
+        self, site: Site, *sources: object, actors: int = 1, name: str = "", heal_s: float = 30.0,
         settings: BrokerSettings | None = None, limits: Limits | None = None, analyses: tuple[str, ...] = (),
         draws: bool = False,
         **more: Any,
