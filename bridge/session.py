@@ -39,7 +39,6 @@ from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Usage
 from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Live
-from hzzray.engine.sessions import lenders
 from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts
@@ -303,7 +302,6 @@ class Session:
                 journal.write(live)
 
             self._in_background(self._warn_of_unseen(ledger.due_files()))
-            lent = await asyncio.to_thread(lenders, ledger.spec)
             self._pool = pool = Pool(
                 worker_starter(ledger.spec, self._terms.sources, cache_folder(), self._terms.analyses),
                 partial(join_reducer, ledger),
@@ -314,7 +312,6 @@ class Session:
                 prefix=f"{self._terms.name}worker-",
                 around=self._around,
                 sources=self._terms.sources,
-                lent=lent,
             )
             ending = asyncio.create_task(self._end_soon(pool))
             try:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import shutil
-import sqlite3
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +21,7 @@ from hzzray.data.toy import write_toys
 from hzzray.engine.monitor import service
 from hzzray.errors import UsageError
 from hzzray.messages import Task
-from hzzray.runs.explore import explore
-from hzzray.runs.request import RunRequest, make_spec
+from hzzray.runs.request import make_spec
 from hzzray.runs.tables import read_usage
 from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
 from tests.support.chaos import FEW, check_ledger, oracle
@@ -70,20 +67,6 @@ def test_a_published_run_is_done(site, spec, toys, digest):
         "queue.csv",
     }
     assert not site.reasons()
-
-
-def test_a_run_is_filled_by_a_session_that_holds_its_candidates(site, spec, toys, digest):
-    """Issue 14, item 1: through the broker too, and only what nobody holds hot is read again."""
-    oracle(site.runs, toys, spec)
-    with explore("serial", runs=site.runs, actors=1) as session:
-        assert session.recut().digest == digest
-        other = make_spec(release("toy"), RunRequest(cuts={"m12": (60, 106)}, observables=("m4l",)))
-        site.publish(other, "r", toys, 500_000)
-        with Bridging(site, toys, actors=1):
-            result = site.wait("r")
-        with contextlib.closing(sqlite3.connect(site.ledger("r"))) as ledger:
-            assert ledger.execute("SELECT DISTINCT worker FROM partials").fetchall() == [("explorer-0",)]
-        assert result.digest == session.recut({"m12": (60, 106)}).digest != digest
 
 
 def test_what_publishing_took_is_in_the_runs_folder(site, spec, toys, digest, monkeypatch):
