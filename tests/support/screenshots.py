@@ -143,14 +143,12 @@ def explore(viewer: Viewer) -> None:
 
 
 def launch(viewer: Viewer) -> None:
-    """Choose the selection of the discovery paper, and open its cuts."""
+    """Name a run, and open the cuts of its selection, which is that of the discovery paper."""
     page = viewer.page
     page.get_by_label("Name of the run").fill("discovery")
-    page.get_by_role("combobox", name="Preset").click()
-    page.get_by_role("option", name="h4l").click()
-    page.get_by_text("--selection h4l").wait_for()
+    page.locator("code", has_text="discovery").wait_for()
     page.get_by_text("Change its cuts").click()
-    page.get_by_label("m₁₂ between [GeV]").wait_for()
+    page.get_by_role("textbox", name="More cuts").wait_for()
 
 
 if __name__ == "__main__":
