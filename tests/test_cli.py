@@ -46,18 +46,7 @@ def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path, compiled):
 @pytest.fixture
 def finished(cli, toys, tmp_path):
     code, _, err = cli(
-        "run",
-        "--source",
-        toys,
-        "--engine",
-        "serial",
-        "--runs",
-        tmp_path,
-        "--run-id",
-        "done",
-        "--samples",
-        "Zee,data_A",
-        "--no-plot",
+        "run", "--source", toys, "--engine", "serial", "--runs", tmp_path, "--run-id", "done", "--samples", "Zee,data_A"
     )
     assert code == 0, err
     return tmp_path

@@ -141,7 +141,7 @@ def one_at_a_time(what: str) -> Iterator[None]:
     for no longer.
     """
     folder = Path(_FOLDER)
-    name = hashlib.sha256(what.encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{__file__} {what}".encode()).hexdigest()[:16]  # numba keeps apart what two clones compile
     mark = folder / f"{name}.compiled"
     if mark.exists():
         yield
