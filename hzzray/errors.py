@@ -25,6 +25,11 @@ class TransientError(HzzrayError):
     """A fault that may pass by itself (a network error, a server's 5xx). Retrying may help."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """Say what an error of somebody else's says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def first_of(group: BaseExceptionGroup) -> BaseException:
     """Find the error that a group of tasks ended with: the first of ours, else the first of all."""
     ours = group.subgroup(HzzrayError)

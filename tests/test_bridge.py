@@ -438,21 +438,8 @@ def test_a_run_through_the_broker_in_one_command(cli, site, folder, digest, monk
     monkeypatch.setenv("HZZRAY_BROKER_PASSWORD", PASSWORDS["bridge"])
     monkeypatch.setenv("COLUMNS", "300")
     broker = ("--broker", site.vhost.url_for("bridge"))
-    command = (
-        "run",
-        "--source",
-        folder,
-        "--runs",
-        site.runs,
-        "--run-id",
-        "r",
-        "--chunk",
-        1000,
-        "--actors",
-        2,
-        *FEW,
-        *broker,
-    )
+    options = ("--chunk", 1000, "--actors", 2, *FEW, *broker)
+    command = ("run", "--source", folder, "--runs", site.runs, "--run-id", "r", *options)
     repair = damage(folder / release("toy").sample("Zee").path)
     code, out, err = cli(*command)
     assert code == 3, out + err

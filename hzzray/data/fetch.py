@@ -28,7 +28,7 @@ from yarl import URL
 from hzzray.data.catalogue import Release, Sample
 from hzzray.data.header import header_of
 from hzzray.data.storage import REDIRECT_LOOP, matching
-from hzzray.errors import DataError, HzzrayError, TransientError, UsageError
+from hzzray.errors import DataError, HzzrayError, TransientError, UsageError, in_one_line
 from hzzray.urls import is_pattern, is_remote, join, redact
 
 #: Bytes that are read at a time.
@@ -314,7 +314,7 @@ class _Transfers:
                     part.write(chunk)
                     self.progress(Step(name, part.size, body.content.size))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise _UnreachableError(_line(error)) from error
+            raise _UnreachableError(in_one_line(error)) from error
         except aiohttp.InvalidURL as error:
             raise DataError("is no URL") from error
         except aiohttp.TooManyRedirects as error:
@@ -322,7 +322,7 @@ class _Transfers:
         except aiohttp.ClientPayloadError as error:
             raise TransientError(f"the connection was cut after {part.size} bytes") from error
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(_line(error)) from error
+            raise TransientError(in_one_line(error)) from error
         part.finish(body.content)
 
 
@@ -371,11 +371,11 @@ async def _open_storage(url: str, part: _Part, timeout: float | None) -> AsyncIt
         facts = await asyncio.to_thread(filesystem.info, path)
         file = await asyncio.to_thread(filesystem.open, path, "rb")
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise DataError(error.strerror or _line(error)) from error
+        raise DataError(error.strerror or in_one_line(error)) from error
     except OSError as error:
         # XRootD's errors carry no errno, only the server's text.
         final = "No such file" in str(error)
-        raise (DataError if final else TransientError)(_line(error)) from error
+        raise (DataError if final else TransientError)(in_one_line(error)) from error
     content = _Content(redact(url), str(facts.get("mtime") or ""), facts["size"])
     offset = part.size if part.content(content.place) == content else 0
     with file:
@@ -388,7 +388,7 @@ async def _chunks(file: BinaryIO, offset: int) -> AsyncIterator[bytes]:
         while chunk := await asyncio.to_thread(file.read, CHUNK):
             yield chunk
     except OSError as error:
-        raise TransientError(_line(error)) from error
+        raise TransientError(in_one_line(error)) from error
 
 
 def _storage(url: str, timeout: float | None = None) -> tuple[Any, str]:
@@ -423,10 +423,6 @@ def _is_whole(path: Path) -> bool:
     except DataError:
         return False
     return True
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 async def _fetch_all(

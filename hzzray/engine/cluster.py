@@ -20,7 +20,7 @@ import psutil
 
 from hzzray.engine import local
 from hzzray.engine.standing import claimed
-from hzzray.errors import HzzrayError
+from hzzray.errors import HzzrayError, in_one_line
 from hzzray.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ def _explained(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ClusterError(f"{where}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ClusterError(f"{where}: {in_one_line(error)}") from error
 
 
 def _patiently(start: Callable[[], object]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from hzzray.errors import in_one_line
+
 log = logging.getLogger(__name__)
 
 # Partials are small: the object store needs little, and a laptop has other uses for its memory.
@@ -43,7 +45,7 @@ class _Dashboard:
         try:
             begin()
         except Exception as error:  # noqa: BLE001 (Ray raises bare ones)
-            log.warning("no Ray dashboard: %s", " ".join(str(error).split()) or type(error).__name__)
+            log.warning("no Ray dashboard: %s", in_one_line(error))
         finally:
             self.is_settled.set()
         # The system ends the process with the thread that started it.
