@@ -132,10 +132,10 @@ def pick(names: list[str]) -> str | None:
     Without a run in the address it is the one that this viewer saw last, or the newest: that is written into it, so
     that a reload shows the same, whatever runs come. One that isn't there stays in address and list, to be told.
     """
-    asked = st.query_params.get("run") or st.session_state.get(_SEEN) or next(iter(names), None)
+    asked = _asked(names)
     if asked is None:
         return None
-    st.session_state["run"] = st.session_state[_SEEN] = asked = asked[:_NAME]
+    st.session_state["run"] = st.session_state[_SEEN] = asked
     st.selectbox(
         "Run", names if asked in names else [asked, *names], key="run", on_change=_picked,
         label_visibility="collapsed", width=280,
@@ -143,6 +143,11 @@ def pick(names: list[str]) -> str | None:
     if st.query_params.get("run") != asked:
         st.query_params["run"] = asked
     return asked
+
+
+def _asked(names: list[str]) -> str | None:
+    asked = st.query_params.get("run") or st.session_state.get(_SEEN) or next(iter(names), None)
+    return asked and asked[:_NAME]
 
 
 def show_run(run_id: str) -> None:
@@ -173,20 +178,22 @@ def nothing(title: str, says: str) -> None:
 
 def live(title: str, page: Callable[[View], None], *, often: bool = False) -> None:
     """Show the page of the chosen run, again and again: often while it goes on, else seldom unless asked to."""
-    names = services().client.run_ids()
+    client = services().client
+    names = client.run_ids()
     if not names and "run" not in st.query_params:
         banner()
         nothing("Watch the Higgs boson appear", "No runs yet. Start one here, or with `hzzray run` in a terminal.")
         _wait_for_the_first()
         return
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
-        heading(1, title)
-        run_id = pick(names)
-        head = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    view = look_at(run_id)
-    if view is not None:
-        every = LIVE_S if often or view.phase in LIVE else IDLE_S
-        st.fragment(_shown, run_every=every)(view.run_id, view.phase, page, head)
+    goes_on = often or _goes_on(_asked(names))
+    st.fragment(_shown, run_every=LIVE_S if goes_on else IDLE_S)(title, page, often=often, goes_on=goes_on)
+
+
+def _goes_on(run_id: str | None) -> bool:
+    try:
+        return run_id is not None and services().client.view(run_id).live
+    except HzzrayError:  # said where it is shown
+        return False
 
 
 def look_at(run_id: str | None) -> View | None:
@@ -209,20 +216,21 @@ def unknown(run_id: str) -> None:
     )
 
 
-def _shown(run_id: str, was: Phase, page: Callable[[View], None], head: DeltaGenerator) -> None:
-    """Show a run as it is now."""
+def _shown(title: str, page: Callable[[View], None], *, often: bool, goes_on: bool) -> None:
+    """Show the chosen run as it is now, its head too: a fragment may write only into what it made itself."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
+        heading(1, title)
+        run_id = pick(services().client.run_ids())
+        head = st.container(horizontal=True, vertical_alignment="center", gap="small")
     banner()
-    try:
-        view = services().client.view(run_id)
-    except HzzrayError:  # its folder is gone
-        unknown(run_id)
-        return
-    with head:
-        _say(view)
-    if view.wrong is not None:
-        wrong([view.wrong])
-    page(view)
-    if view.live != (was in LIVE):
+    view = look_at(run_id)
+    if view is not None:
+        with head:
+            _say(view)
+        if view.wrong is not None:
+            wrong([view.wrong])
+        page(view)
+    if goes_on != (often or (view is not None and view.live)):
         st.rerun()  # the whole page: from now on it is looked at more often, or less
 
 

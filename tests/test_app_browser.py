@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import uproot
@@ -169,14 +170,14 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         for run_id in ("story", "later"):
             other.open(f"/runs?run={run_id}", shows="h2")
             other.page.get_by_role("heading", name=run_id).wait_for()
-        _keeps_its_address(other)
+        _keeps_its_address(other, app.runs)
         assert viewer.errors == other.errors == []
         assert "Traceback" not in app.said()
         other.close()
         viewer.close()
 
 
-def _keeps_its_address(viewer: Viewer) -> None:
+def _keeps_its_address(viewer: Viewer, runs: Path) -> None:
     """Issue 11, item 10: two runs, a later one the newest; what is shown is in the address, after a reload and back."""
     page = viewer.open("/?run=story", shows=".st-key-mass svg.marks").page
     page.get_by_text("2e2µ", exact=True).click()
@@ -195,6 +196,9 @@ def _keeps_its_address(viewer: Viewer) -> None:
     viewer.open("/?run=nosuch", shows=".st-key-run")
     page.get_by_text("There is no run").wait_for()
     assert "run=nosuch" in page.url
+    (runs / "later").rename(runs / "nosuch")  # it comes after all: without a reload, and with its head
+    wait_for("its state", lambda: viewer.shows("phase") and viewer.state() == "complete")
+    assert page.get_by_text("There is no run").count() == 0
 
 
 def _stands_still(viewer: Viewer) -> bool:
