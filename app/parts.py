@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from app import words
 from app.charts import ZOOM, Chart
-from app.client import LIVE, Phase, View
+from app.client import Phase, View
 from app.services import services
 from hzzray.engine.ledger import Wish
 from hzzray.errors import HzzrayError
