@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 # Words that tell of tests which share a broker, or kill what others may need; and of those that take long besides.
 _TOGETHER = ("vhost", "Broker(", "kill_something")
 _HEAVY = (*_TOGETHER, "mark.slow", "ray_cluster")
+_KERNELS_S = 3 * 86400.0  # what isn't of the last days' sources won't be asked for again
 
 
 @cache
@@ -55,6 +57,15 @@ def pytest_xdist_make_scheduler(config, log):
     return InGroups(config, log)
 
 
+def _kernels(config) -> Path:
+    """Find a folder for compiled kernels that stays from run to run: which sources they are of is in their names."""
+    folder = config.cache.mkdir("kernels")
+    for version in folder.iterdir():
+        if time.time() - version.stat().st_mtime > _KERNELS_S:
+            shutil.rmtree(version, ignore_errors=True)
+    return folder
+
+
 def pytest_configure(config):
     """Keep caches and environment of the user out of the tests, and the tests out of them.
 
@@ -64,6 +75,7 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" not in os.environ:
         os.environ["HZZRAY_CACHE"] = tempfile.mkdtemp(prefix="hzzray-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ["HZZRAY_CACHE"], ignore_errors=True))
+        (Path(os.environ["HZZRAY_CACHE"]) / "numba").symlink_to(_kernels(config))
     for name in ("HZZRAY_CATALOGUE", "HZZRAY_RUNS", "HZZRAY_ENVIRONMENT", "RAY_ADDRESS"):
         os.environ.pop(name, None)
     for name in [name for name in os.environ if name.startswith("HZZRAY_BROKER")]:

@@ -233,7 +233,8 @@ def test_a_task_that_always_hangs_is_cut_down_and_set_aside(toys, spec, tmp_path
     assert (failure.task.uuid, failure.task.start) == (task.uuid, 0)
     assert failure.task.stop == task.entries // 4
     assert "no result within 3 s" in failure.reason
-    assert state.counts.merged == len(others) + 2
+    # All others, which may have been cut too: on a busy machine they take as long.
+    assert state.counts.events == sum(other.entries for other in others) + task.entries - failure.task.entries
     nothing_is_left()
 
 
@@ -414,11 +415,11 @@ def test_two_runs_at_once_on_one_cluster(address, toys, toys_digest, tmp_path):
 
 def test_a_second_driver_of_a_run_takes_it_over(address, toys, toys_digest, tmp_path):
     with (
-        Driver(address, toys, tmp_path, "same", *RUN, "--pace", 30) as first,
-        Driver(address, toys, tmp_path, "same", *RUN, "--pace", 30) as second,
+        Driver(address, toys, tmp_path, "same", *RUN, "--pace", 15) as first,
+        Driver(address, toys, tmp_path, "same", *RUN, "--pace", 15) as second,
     ):
         # Only one of them may win: the later one; and the earlier one says why it stopped, at once.
-        assert {first.end(60), second.end()} == {0, 1}, first.said() + second.said()
+        assert {first.end(), second.end()} == {0, 1}, first.said() + second.said()
     loser = first if first.code else second
     assert "another process has taken over" in loser.said().strip().splitlines()[-1]
     assert "Traceback" not in loser.said()
