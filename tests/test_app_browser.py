@@ -272,7 +272,8 @@ def test_a_cluster_that_goes_and_comes_back(browser, toys, tmp_path, monkeypatch
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as the head has it: 127.0.0.1 is what it says
     source, far, work = str(toys), tmp_path / "far", ("--actors", 2, "--chunk", 1000)
     far.mkdir()
-    with ray_head("--num-cpus=2") as head:
+    quiet = ("--num-cpus=2", "--include-dashboard=false")
+    with ray_head(*quiet) as head:
         port, client = (int(address.rsplit(":", 1)[1]) for address in (head.address, head.client))
         with (
             serve_app(tmp_path / "app", HZZRAY_ADDRESS=head.client) as app,
@@ -291,7 +292,7 @@ def test_a_cluster_that_goes_and_comes_back(browser, toys, tmp_path, monkeypatch
             wait_for("word that nobody works on it", lambda: viewer.state() == "interrupted")
             driver.kill()
             assert "events" in viewer.page.content()  # what was seen last is still there
-            with ray_head("--num-cpus=2", port=port, client=client) as again:
+            with ray_head(*quiet, port=port, client=client) as again:
                 wait_for("contact", lambda: viewer.page.get_by_text("No contact with the cluster").count() == 0)
                 with Driver(again.address, source, far, "second", *work, "--pace", 8) as second:
                     wait_for("the next run", (app.runs / "second" / "result.json").exists)

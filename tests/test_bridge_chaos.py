@@ -26,7 +26,7 @@ from tests.support.waiting import wait_for
 
 ROUNDS = int(os.environ.get("HZZRAY_CHAOS_ROUNDS", "1"))
 SEED = int(os.environ.get("HZZRAY_CHAOS_SEED", "1"))
-KILLS = 15
+KILLS = 10
 KINDS = {"worker": 12, "reducer": 7, "bridge": 5, "broker": 5}  # and each run's publisher, half way
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
