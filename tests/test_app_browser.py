@@ -270,7 +270,7 @@ def test_a_cut_that_is_moved_and_kept_as_a_run(browser, toys, tmp_path):
 
 def test_a_cluster_that_goes_and_comes_back(browser, toys, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as the head has it: 127.0.0.1 is what it says
-    source, far, work = str(toys), tmp_path / "far", ("--actors", 2, "--chunk", 1000)
+    source, far, work = str(toys), tmp_path / "far", ("--actors", 2, "--chunk", 100)
     far.mkdir()
     quiet = ("--num-cpus=2", "--include-dashboard=false")
     with ray_head(*quiet) as head:
