@@ -9,6 +9,7 @@ from app.client import View
 from app.services import services
 from hzzray.errors import UsageError
 from hzzray.files import OutputError
+from hzzray.report import fit_words
 from hzzray.runs.fitting import FIT, FIT_LIVE, load_fit
 from hzzray.statistics.results import FitResult
 
@@ -60,5 +61,7 @@ def figures(found: FitResult) -> None:
             mass = {name: words.NONE if f.value is None else f"{f.value:.2f}" for name, f in found.mass.figures.items()}
             below = f"± {mass['mass_error_expected']} expected"
             parts.figure("Mass m_H", f"{mass['mass']} ± {mass['mass_error']} GeV", below)
+    if doubted := fit_words.doubt(found):
+        st.caption(f"A bad fit: {words.plain(doubted)}.")
     if not found.observed:
         st.caption(f"Expected events alone: {words.plain(found.no_data)}.")

@@ -116,8 +116,15 @@ def test_what_a_fit_found(runs, started):
     assert table["value"].tolist()[:2] == ["0.91", "0.52"]
     assert "CLs is above 5 %" in " ".join(table["definition"])
     assert "4e: left out" in words(test)
+    assert "A bad fit" not in words(test)
     assert buttons(test) == ["Fit it again"]
     assert started == []
+
+
+def test_a_bad_fit_says_so(runs, started):
+    bad = FITTED.model_copy(update={"figures": FITTED.figures | {"gof_p": Figure(value=0.01, definition="p")}})
+    save_fit(described(bad, load_json(runs / "one"), "m4l"), runs / "one")
+    assert "A bad fit: data and model differ by more than chance explains." in words(look("fit"))
 
 
 def test_pictures_of_a_fit_have_headings_of_a_part(runs, started):

@@ -262,6 +262,25 @@ def test_what_a_fit_withholds_is_named_and_leaves_no_gap():
     assert not any("–" in line for line in said)
 
 
+@pytest.mark.parametrize(
+    ("p", "word"),
+    [
+        (0.06, "p = 0.06"),
+        (0.01, "p = 0.01: data and model differ by more than chance explains, most in 2e2mu (+3.0 σ in all of it)"),
+    ],
+)
+def test_a_fit_that_describes_its_data_badly_says_where(p, word):
+    total = {"process": "total", "group": "", "before": 1.0, "before_error": 0.0}
+    yields = (
+        YieldResult(region="4e", **total, after=16.0, after_error=3.0, data=11.0),
+        YieldResult(region="2e2mu", **total, after=64.0, after_error=6.0, data=94.0),
+        YieldResult(region="2e2mu", **total | {"process": "llll"}, after=1.0, after_error=0.0),
+    )
+    figures = {"gof_p": Figure(value=p, definition="")}
+    fitted = MADE_UP.model_copy(update={"figures": figures, "yields": yields, "mass": None})
+    assert dict(fit_words.rows(fitted))["goodness of fit"] == word
+
+
 def test_nothing_crosses_the_words_of_the_masss_picture():
     masses = np.linspace(119.0, 129.0, 61)
     scan = MassScan(mass=tuple(masses), twice_delta_nll=tuple((masses - 124.0) ** 2))

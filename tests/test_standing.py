@@ -156,7 +156,9 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
         assert (place / standing.RECORD).stat().st_mode & 0o077 == 0
         assert "is there already" in done("cluster", "up")
         (gcs,) = [child for child in psutil.Process(record.keeper.pid).children() if child.name() == "gcs_server"]
-        slow = subprocess.Popen(hzzray(*run, "--pace", 600), stdout=subprocess.DEVNULL)
+        slow = subprocess.Popen(
+            hzzray(*run, "--pace", 600), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         try:
             wait_for("a merged task", lambda: merged(tmp_path / "here" / "run"))
             (user,) = standing.users()
@@ -166,10 +168,13 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
             assert gcs.is_running()
             assert "ended" in done("cluster", "down", "--force")
             assert not gcs.is_running()
-            assert slow.wait(120) != 0
+            said, _ = slow.communicate(timeout=120)
+            assert slow.returncode != 0
+            assert "Traceback" not in said
+            assert "ended the cluster" in said.strip().splitlines()[-1]
         finally:
             slow.kill()
-            slow.wait()
+            slow.communicate()
         done(*run)
         assert load_json(tmp_path / "here" / "run").digest == digest
         assert "no cluster that stays" in done("cluster", "status", code=1)

@@ -442,7 +442,8 @@ class _ReducerCalls:
             case "unborn":
                 raise LedgerError(f"the reducer can't start: {why}") from error
             case "ended":
-                raise FencedError("the reducer was ended: another process has taken over the run") from error
+                told = "the reducer was ended: another process has taken over the run, or has ended the cluster"
+                raise FencedError(told) from error
             case "refused":
                 raise own_error(error)
 

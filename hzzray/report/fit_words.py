@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from hzzray.statistics.results import Figure, FitResult
+
+# A goodness of fit below this is worth a word.
+_UNLIKELY = 0.05
 
 # What figures of a fit are called where they are withheld.
 _NAMES = {
@@ -55,7 +59,7 @@ def rows(fitted: FitResult) -> list[tuple[str, str]]:
     if "limit_expected" in fitted.figures:
         said.append(("95 % CLs limit", _limits(fitted)))
     if _has(fitted.figures, "gof_p"):
-        said.append(("goodness of fit", f"p = {text('gof_p', '.2g')}"))
+        said.append(("goodness of fit", ": ".join(filter(None, (f"p = {text('gof_p', '.2g')}", doubt(fitted))))))
     if fitted.mass is not None:
         said.append(("mass", _mass(fitted.mass.figures)))
     withheld: dict[str, list[str]] = {}
@@ -80,6 +84,21 @@ def _sides(up: float | None, down: float | None, *more: str) -> str:
     """Write an error's two sides, of which one that isn't there is left out, and what else is said of it."""
     sides = [f"{sign}{value:.2f}" for sign, value in (("+", up), ("−", down)) if value is not None]
     return "; ".join(part for part in (" ".join(sides), *more) if part)
+
+
+def doubt(fitted: FitResult) -> str:
+    """Say that data and model differ by more than is likely, and where; nothing where they don't."""
+    pulls = {
+        row.region: (row.data - row.after) / math.hypot(math.sqrt(row.after), row.after_error)
+        for row in fitted.yields
+        if row.process == "total" and row.data is not None and row.after > 0
+    }
+    p = fitted.value("gof_p")
+    if p is None or p >= _UNLIKELY:
+        return ""
+    worst = max(pulls, key=lambda region: abs(pulls[region]), default=None)
+    where = "" if worst is None else f", most in {worst} ({pulls[worst]:+.1f} σ in all of it)"
+    return f"data and model differ by more than chance explains{where}"
 
 
 def _limits(fitted: FitResult) -> str:
