@@ -1,6 +1,7 @@
 """What a short run takes from the command on: to its first merged task, to its plot, to its end.
 
-``python benchmarks/startup.py``: alone, and on a cluster that stays, each against a bare ``ray.init()``.
+``python benchmarks/startup.py``: alone, and on a cluster that stays, each against a bare ``ray.init()``; with
+``--app``, in Chromium, from *Start* on the app's Launch page.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ import time
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hzzray.engine.ledger import Ledger
+from tests.support.app import Viewer, chromium, serve_app
+from tests.support.waiting import wait_for
 
 BARE = "import ray, time; ray.init('local', num_cpus=2, logging_level='ERROR'); print(time.time())"
 HZZRAY = (sys.executable, "-m", "hzzray")
@@ -49,10 +56,41 @@ def run_s(toys: Path, runs: Path, number: int, env: dict[str, str]) -> Times:
     begun, before = time.time(), os.times()
     subprocess.run([*HZZRAY, "run", *options], env=env, check=True, stdout=subprocess.DEVNULL)
     end, after = time.time(), os.times()
-    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
-        (merged,) = ledger.execute("SELECT MIN(merged) FROM partials").fetchone()
+    merged = first_merged(folder)
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return Times(merged - begun, (folder / "plot.png").stat().st_mtime - begun, end - begun, cpu)
+
+
+def first_merged(folder: Path) -> float:
+    """Tell when a run's first task was merged, in Unix seconds."""
+    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
+        (merged,) = ledger.execute("SELECT MIN(merged) FROM partials").fetchone()
+    return float(merged)
+
+
+def is_merged(folder: Path) -> bool:
+    """Whether all of a run is merged."""
+    if not (folder / "ledger.db").exists():
+        return False
+    with Ledger.open(folder / "ledger.db") as ledger:
+        return ledger.counts().status == "complete"
+
+
+def app_s(toys: Path, folder: Path, starts: int) -> list[float]:
+    """Press Start so many times, after each run's end; returns how long each took to the first merged task [s]."""
+    found = []
+    with serve_app(folder, HZZRAY_SOURCES=str(toys)) as app, chromium() as browser:
+        for number in range(starts):
+            viewer = Viewer(browser, app).open("/launch")
+            viewer.page.get_by_label("Name of the run").fill(f"run{number}")
+            viewer.page.get_by_text(f"--run-id run{number}").wait_for()
+            begun = time.time()
+            viewer.page.get_by_role("button", name="Start").click()
+            wait_for("the run", lambda number=number: is_merged(app.runs / f"run{number}"), 180)
+            found.append(first_merged(app.runs / f"run{number}") - begun)
+            wait_for("its end", (app.runs / f"run{number}" / "plot.png").exists)
+            viewer.close()
+    return found
 
 
 def main() -> None:
@@ -60,7 +98,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="starts of each (%(default)s)")
     parser.add_argument("--events", type=int, default=20_000, help="simulated toy events (%(default)s)")
+    parser.add_argument("--app", action="store_true", help="measure the app's Start alone")
     options = parser.parse_args()
+    if options.app:
+        with tempfile.TemporaryDirectory() as folder:
+            toys = Path(folder) / "toys"
+            toy = (*HZZRAY, "toy", str(toys), "--events", str(options.events))
+            subprocess.run(toy, check=True, stdout=subprocess.DEVNULL)
+            first, *others = app_s(toys, Path(folder) / "app", options.repeats + 1)
+        print(f"from Start to the first merged task: {first:.1f} s the first time; then", *(f"{s:.1f}" for s in others))
+        return
     alone = ENVIRONMENT | {"RAY_ADDRESS": "local"}
     bare: list[float] = []
     cold: list[Times] = []
