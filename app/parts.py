@@ -177,8 +177,7 @@ def nothing(title: str, says: str) -> None:
 
 def live(title: str, page: Callable[[View], None], *, often: bool = False) -> None:
     """Show the page of the chosen run, again and again: often while it goes on, else seldom unless asked to."""
-    client = services().client
-    names = client.run_ids()
+    names = services().client.run_ids()
     if not names and "run" not in st.query_params:
         banner()
         nothing("Watch the Higgs boson appear", "No runs yet. Start one here, or with `hzzray run` in a terminal.")

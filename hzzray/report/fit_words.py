@@ -88,14 +88,14 @@ def _sides(up: float | None, down: float | None, *more: str) -> str:
 
 def doubt(fitted: FitResult) -> str:
     """Say that data and model differ by more than is likely, and where; nothing where they don't."""
-    pulls = {
-        row.region: (row.data - row.after) / math.hypot(math.sqrt(row.after), row.after_error)
-        for row in fitted.yields
-        if row.process == "total" and row.data is not None and row.after > 0
-    }
     p = fitted.value("gof_p")
     if p is None or p >= _UNLIKELY:
         return ""
+    pulls = {
+        row.region: (row.data - row.after) / math.sqrt(row.after + row.after_error**2)
+        for row in fitted.yields
+        if row.process == "total" and row.data is not None and row.after > 0
+    }
     worst = max(pulls, key=lambda region: abs(pulls[region]), default=None)
     where = "" if worst is None else f", most in {worst} ({pulls[worst]:+.1f} σ in all of it)"
     return f"data and model differ by more than chance explains{where}"
