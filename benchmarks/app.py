@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import sqlite3
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import report
 from rich.console import Console
 from scaling import rate
+from watching import Spent, ages_of, finish, start
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -48,85 +45,6 @@ window.setInterval(() => {
 """
 
 
-class Spent(threading.Thread):
-    """Adds up the CPU seconds of processes and all that they start, by name, until it is stopped."""
-
-    def __init__(self, roots: dict[str, int]) -> None:
-        super().__init__(daemon=True)
-        self._roots = {name: psutil.Process(pid) for name, pid in roots.items()}
-        self._last: dict[str, dict[int, float]] = {name: {} for name in roots}
-        self._first: dict[str, dict[int, float]] = {name: {} for name in roots}
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        """Look several times a second, so that little of what ends in between is missed."""
-        while not self._over.wait(0.25):
-            for name, root in self._roots.items():
-                try:
-                    family = [root, *root.children(recursive=True)]
-                except psutil.NoSuchProcess:
-                    continue
-                for process in family:
-                    try:
-                        times = process.cpu_times()
-                    except psutil.NoSuchProcess:
-                        continue
-                    self._first[name].setdefault(process.pid, times.user + times.system)
-                    self._last[name][process.pid] = times.user + times.system
-
-    def stop(self) -> dict[str, float]:
-        """End; returns the CPU seconds by name."""
-        self._over.set()
-        self.join()
-        return {
-            name: sum(last - self._first[name][pid] for pid, last in processes.items())
-            for name, processes in self._last.items()
-        }
-
-
-def start(app: App, toys: Path, *options: object) -> subprocess.Popen[bytes]:
-    """Start a run named ``watched``, in the place of an earlier one."""
-    shutil.rmtree(app.runs / "watched", ignore_errors=True)
-    command = [
-        "run",
-        "--selection",
-        "notebook-2020",
-        "--source",
-        toys,
-        "--runs",
-        app.runs,
-        "--run-id",
-        "watched",
-        "--actors",
-        2,
-        *options,
-    ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "hzzray", *map(str, command)],
-        env=os.environ | {"HZZRAY_CACHE": str(app.folder / "cache")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def finish(run: subprocess.Popen[bytes]) -> None:
-    """Wait for a run's end."""
-    if run.wait(600):
-        raise SystemExit(f"the run failed (exit code {run.returncode})")
-
-
-def ages(app: App, seen: list[list[float]]) -> list[float]:
-    """Seconds from each commit to the page that counts it."""
-    with closing(sqlite3.connect(app.runs / "watched" / "ledger.db")) as ledger:
-        merged = [row[0] for row in ledger.execute("SELECT merged FROM partials ORDER BY merged")]
-    found = []
-    shown = 0
-    for at, count in seen:
-        found += [at - when for when in merged[shown : int(count)]]
-        shown = max(shown, int(count))
-    return found
-
-
 def watched(app: App, viewers: list[Viewer], toys: Path, pace: float, chromium_pid: int) -> tuple[list[float], dict]:
     """Watch a run that takes its time; returns the ages of what was shown, and shares of one core."""
     run = start(app, toys, "--chunk", 10_000, "--pace", pace)
@@ -138,7 +56,7 @@ def watched(app: App, viewers: list[Viewer], toys: Path, pace: float, chromium_p
     took = time.perf_counter() - began
     cpu = {name: seconds / took for name, seconds in spent.stop().items()}
     viewers[0].page.wait_for_timeout(3000)
-    return ages(app, viewers[0].page.evaluate("window.seen")), cpu
+    return ages_of(app, "watched", viewers[0].page.evaluate("window.seen")), cpu
 
 
 def fast(app: App, toys: Path) -> float:
