@@ -11,6 +11,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Bytecode is kept, whatever the machine's own habit: some hundreds of processes of the tests would compile it again.
+export PYTHONDONTWRITEBYTECODE :=
 # Options of `hzzray run`, such as: make run ARGS="--release 2020 --source DIR"
 ARGS ?=
 # Options of pytest, such as: make test PYTEST="-m 'not slow'"

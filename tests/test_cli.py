@@ -28,7 +28,7 @@ def test_a_run_from_the_shell_says_what_it_found(toys, tmp_path, compiled):
     """The real thing, in a process of its own: the serial engine prints a table, and writes the plot."""
     command = ["run", "--source", str(toys), "--engine", "serial", "--runs", str(tmp_path), "--run-id", "first"]
     done = subprocess.run(
-        [sys.executable, "-c", "from hzzray.cli import main; main()", *command],
+        [sys.executable, "-m", "hzzray", *command],
         capture_output=True,
         text=True,
         timeout=120,

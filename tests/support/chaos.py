@@ -32,7 +32,7 @@ from tests.support.waiting import wait_for
 #: For runs of which nobody looks at plots, and at one observable alone: each costs seconds of CPU.
 FEW = ("--no-plot", "--observable", "m4l")
 
-_COMMAND = (sys.executable, "-c", "from hzzray.cli import main; main()", "run")
+_COMMAND = (sys.executable, "-m", "hzzray", "run")
 
 
 def actors(*kinds: str) -> list[psutil.Process]:
