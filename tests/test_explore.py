@@ -30,6 +30,7 @@ from hzzray.engine.questions import OvertakenError
 from hzzray.engine.worker import Worker
 from hzzray.errors import TransientError, UsageError
 from hzzray.runs.folder import RunFolder, load_json
+from hzzray.runs.plan import make_plan
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import execute, make_settings, settings_of
 from hzzray.runs.tables import read_usage
@@ -56,6 +57,8 @@ def runs(tmp_path_factory, toys):
 
 CUTS = {"m12": (60, 100), "pt1": (25, None), "m34": (12, None), "dr_same": None}
 OBSERVABLES = ["m12", "pt4l=0:300:30"]
+DATA = {"data_A", "data_B", "data_C", "data_D"}
+WEIGHTS = [one.name for one in release("toy").variations if not one.kinematic]
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +127,10 @@ def test_hot_candidates_fill_another_runs_tasks_as_its_own_worker_does(runs, toy
     for partial, task in zip(filled, others, strict=False):
         assert (partial.task, partial.packed) == (task, own.process(task).packed)
     for changes, lent in (
-        ({"luminosity": 5.0}, {"data_A", "data_B", "data_C", "data_D"}),  # of which nothing is scaled
-        ({"variations": ["all"]}, set()),
+        ({"luminosity": 5.0}, DATA),  # of which nothing is scaled
+        ({"variations": ["all"]}, DATA),  # of which nothing varies; leptons with another pt aren't kept
+        ({"variations": ["pileup"]}, DATA),  # what weights are without it isn't kept
+        ({"variations": ["trigger", "muon_efficiency"]}, {task.sample for task in others[:-1]}),
         ({"parameters": ["electron_pt_min=9"]}, set()),
     ):
         another = make_spec(release("toy"), selection="h4l", **changes)
@@ -133,6 +138,26 @@ def test_hot_candidates_fill_another_runs_tasks_as_its_own_worker_does(runs, toy
     usage = hot.usage()[0]
     assert (usage.tasks, usage.hot) == (len(others) - 1, hot.warmth().usage.hot)
     assert 0 < usage.hot < usage.rss
+    hot.close()
+    own.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "asked_for"), [([], [name for name in WEIGHTS if name != "pileup"]), (["all"], WEIGHTS)]
+)
+def test_variations_of_the_weight_are_filled_of_hot_candidates_too(runs, before, asked_for):
+    settings = settings_of(RunFolder(runs / "base"))[1]
+    spec = make_spec(release("toy"), selection="h4l", variations=before)
+    varied = make_spec(release("toy"), selection="h4l", variations=asked_for, cuts=CHANGES["cuts"])
+    tasks, others = (make_plan(one, "r", settings.sources, chunk=3_000).tasks for one in (spec, varied))
+    hot = HotWorker(spec, settings.sources, tasks, name="explorer-0")
+    some = [number for number, task in enumerate(tasks) if task.sample in ("ggH125_ZZ4lep", "llll", "data_A")]
+    for number in some:
+        hot.load(number)
+    own = Worker(varied, settings.sources)
+    asked = [others[number] for number in some]
+    for partial, task in zip(hot.fill(varied, asked), asked, strict=True):
+        assert (partial.task, partial.packed) == (task, own.process(task).packed)
     hot.close()
     own.close()
 

@@ -19,10 +19,12 @@ from hzzray import analyses
 from hzzray.data.catalogue import release
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
-from hzzray.physics.analysis import Template, Variation
+from hzzray.physics.analysis import Bound, Cut, Template, Variation
 from hzzray.physics.columns import AllOf, AnyOf, Jagged, Offsets, Reads, Scalar, reads_more
 from hzzray.physics.filler import Filler, WeightError
-from hzzray.physics.histogram import LIMBS, Axis, Blocks, Shape, varied_digest
+from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, Blocks, Shape, varied_digest
+from hzzray.physics.hot import Keeper, Refiller, UnmeasuredError
+from hzzray.physics.hot_weights import beside
 from hzzray.physics.leptons import Leptons
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
 from hzzray.runs.folder import load_json
@@ -221,6 +223,72 @@ _FOUR = (
     (np.array([50.0, 5.0, 10.0]), (11, 1)), (np.array([-40.0, 5.0, 20.0]), (11, -1)),
     (np.array([3.0, 30.0, -10.0]), (13, 1)), (np.array([3.0, -25.0, 4.0]), (13, -1)),
 )  # fmt: skip
+
+
+# --- of hot candidates ---
+
+
+def hot_and_cold(analysis, variations, varied, step, *, absolute=False):
+    """Fill what was kept of events, and the same events as they are read; by cuts that aren't the preset's."""
+    own = select(analysis)
+    selection = Selection("any", own.parameters, (Cut("m12", (Bound("m12", 40.0, 110.0),)), *own.cuts[:-1]), absolute)
+    reads = Reads(READ, FACTORS, "", reads_more(READ, variations))
+    kept = beside(variations, reads)
+    before = Selection("any", own.parameters, own.cuts, absolute)
+    keeper = Keeper(analysis, before, range(len(analysis.variables)), 1.0, kept)
+    hot = keeper.keep([step], NORM)
+    cold = Filler(analysis, selection, TEMPLATES, 1.0, variations, varied, reads).fill([step], NORM)
+    return hot, Refiller(analysis, selection.cuts, TEMPLATES, variations, varied), cold
+
+
+@PROFILE
+@given(
+    analysis=st.sampled_from([NOTEBOOK, H4L]),
+    variations=st.lists(st.sampled_from([ELECTRONS, MUONS, ALL, SPREAD, OTHER]), min_size=1, unique=True),
+    varied=st.integers(1, len(TEMPLATES)),
+    seed=st.integers(1, 3),
+    absolute=st.booleans(),
+    divided=st.booleans(),
+)
+def test_hot_candidates_weigh_otherwise_as_events_do_that_are_read(
+    analysis, variations, varied, seed, absolute, divided
+):
+    step = more(events(seed), variations)
+    if divided:
+        step = step._replace(divisor=np.random.default_rng(3).uniform(-1, 9, step.events))
+    hot, refiller, cold = hot_and_cold(analysis, variations, varied, step, absolute=absolute)
+    again = refiller.fill([hot])
+    assert again.pack() == cold.pack()
+    assert np.array_equal(again.cells, cold.cells)
+    sums = refiller.begin()
+    refiller.add(hot, sums, vary=False)
+    assert not refiller.end(sums, hot.entries).cells[cold.shape.block(0).start :].any()
+
+
+def test_hot_candidates_lack_what_nobody_kept_of_them():
+    step = more(events(), (OTHER,))
+    hot, _, _ = hot_and_cold(H4L, (OTHER,), 1, step)
+    lacking = {
+        SPREAD: "pileup, weight without pileup",
+        PT: "leptons of variation electron_pt",
+        Variation("third", "branch", factor="trigger", branches=("trigger_up", "new")): "new",
+    }
+    for variation, names in lacking.items():
+        refiller = Refiller(H4L, H4L.cuts, TEMPLATES, (ALL, variation))
+        sums = refiller.begin()
+        with pytest.raises(UnmeasuredError, match=f"^{names}$"):
+            refiller.add(hot, sums)
+        assert not sums.cells.any()
+        refiller.add(hot, sums, vary=False)  # as data
+        assert sums.cells.any()
+
+
+def test_what_is_hot_may_become_too_heavy():
+    step = events()
+    heavy = step._replace(factors=np.full((1, step.events), 0.95 * MAX_WEIGHT))
+    hot = Keeper(H4L, select(H4L), range(len(H4L.variables)), 1.0).keep([heavy], 1.0)
+    with pytest.raises(WeightError, match="events weigh"):
+        Refiller(H4L, H4L.cuts, TEMPLATES, (ALL,)).fill([hot])
 
 
 # --- another pt ---

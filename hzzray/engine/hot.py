@@ -31,6 +31,7 @@ from hzzray.physics.columns import Jagged, Offsets, Reads, Scalar, Unread, nothi
 from hzzray.physics.fill import Sums
 from hzzray.physics.filler import Filler
 from hzzray.physics.hot import Hot, Keeper, Picked, Refiller, UnmeasuredError, warm_up
+from hzzray.physics.hot_weights import beside, needs
 from hzzray.side_by_side import AT_ONCE, side_by_side
 from hzzray.urls import redact
 
@@ -244,13 +245,17 @@ class HotWorker(Worker):
         wanted = {bound.variable for cut in spec.selection.cuts for bound in cut.bounds}
         wanted |= {template.observable for template in spec.templates}
         # A file may lack what only other cuts need.
-        self._ways = ((self._keeper(analysis, names), everything), (self._keeper(analysis, wanted), own))
+        self._ways = (
+            (self._keeper(analysis, names, everything), everything),
+            (self._keeper(analysis, wanted, own), own),
+        )
         self._digests = {sample.name: read_digest(spec, sample.name, names) for sample in spec.release.samples}
         return filler, everything
 
-    def _keeper(self, analysis: Analysis, names: Sequence[str] | set[str]) -> Keeper:
-        numbers = sorted(analysis.index(name) for name in names)
-        keeper = Keeper(analysis, self._spec.selection, numbers, self._spec.release.schema_.gev)
+    def _keeper(self, analysis: Analysis, names: Sequence[str] | set[str], reads: dict[bool, Reads]) -> Keeper:
+        numbers, spec = sorted(analysis.index(name) for name in names), self._spec
+        kept = beside(spec.variations, reads[True])
+        keeper = Keeper(analysis, spec.selection, numbers, spec.release.schema_.gev, kept)
         keeper.warm_up(nothing(analyses.reads(self._spec, analysis, simulation=True)))
         return keeper
 
@@ -318,9 +323,10 @@ class HotWorker(Worker):
             self._reads = reads
         sample = spec.release.sample(task.sample)
         norm = spec.release.normalisation(sample, spec.luminosity)
-        reader = self._open(task, simulation=spec.release.role(sample) != "data")
+        simulation = self._is_simulation(task)
+        reader = self._open(task, simulation=simulation)
         with self._explained(task):
-            hot = keeper.keep(reader.steps(task.start, task.stop), norm)
+            hot = keeper.keep(reader.steps(task.start, task.stop), norm, vary=simulation)
             reader.confirm()
         return hot
 
@@ -371,11 +377,14 @@ class HotWorker(Worker):
         return self._common[spec.digest]
 
     def _compare(self, spec: RunSpec) -> dict[Range, int]:
-        if isinstance(self._filler, DataError) or spec.analysis != self._spec.analysis or spec.variations:
-            return {}  # what variations need of an event isn't kept
+        if isinstance(self._filler, DataError) or spec.analysis != self._spec.analysis:
+            return {}
         names = analyses.measurable(spec, self._analysis)
         theirs = {sample.name: read_digest(spec, sample.name, names) for sample in spec.release.samples}
         same = {name for name, digest in self._digests.items() if theirs.get(name) == digest}
+        (keeper, _), _ = self._ways
+        if not needs(spec.variations) <= keeper.beside:  # of data nothing varies
+            same &= {sample.name for sample in spec.release.samples if spec.release.role(sample) == "data"}
         files = {task.uuid: task.file for task in self._tasks if task.sample in same}
         uuids = renamed(files, self._spec, spec, self._analysis, self._cache)
         return {
@@ -392,7 +401,7 @@ class HotWorker(Worker):
         if isinstance(self._filler, DataError):
             return [self._filler] * len(tasks)
         common = self._in_common(spec)
-        refiller = Refiller(self._analysis, spec.selection.cuts, spec.templates)
+        refiller = Refiller(self._analysis, spec.selection.cuts, spec.templates, spec.variations, spec.varied)
         return [self._filled(refiller, task, common.get(task.range) if task.spec == spec.digest else None)
                 for task in tasks]  # fmt: skip
 
@@ -404,9 +413,13 @@ class HotWorker(Worker):
         with self._meter.working(task):
             sums = refiller.begin()
             try:
-                packed = refiller.end(sums, refiller.add(hot, sums)).pack()
+                with self._explained(task):
+                    entries = refiller.add(hot, sums, vary=self._is_simulation(task))
+                packed = refiller.end(sums, entries).pack()
             except UnmeasuredError as error:
                 return TransientError(f"{redact(task.file)}: {error} is not hot")
+            except DataError as error:
+                return error
         cost = Cost(wall_s=time.perf_counter() - wall, cpu_s=time.thread_time() - cpu, events=task.entries)
         self._meter.add(cost)
         return Partial(task, packed, cost, self.name)
@@ -447,7 +460,7 @@ class HotWorker(Worker):
             )
         try:
             with self._reading:
-                self._open(task, simulation=self._spec.release.role(self._spec.release.sample(task.sample)) != "data")
+                self._open(task, simulation=self._is_simulation(task))
                 return details(task, self._spec.release.schema_, rows, self._cache)
         except (DataError, TransientError):
             return rows  # what is hot is all that is known

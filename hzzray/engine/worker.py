@@ -137,7 +137,7 @@ class Worker:
         if isinstance(self._filler, DataError):
             raise self._filler
         sample = spec.release.sample(task.sample)
-        simulation = spec.release.role(sample) != "data"
+        simulation = self._is_simulation(task)
         reader = self._open(task, simulation=simulation)
         norm = spec.release.normalisation(sample, spec.luminosity)
         with self._explained(task):
@@ -153,6 +153,10 @@ class Worker:
             events=task.entries,
         )
         return Partial(task, blocks.pack(), cost, self.name)
+
+    def _is_simulation(self, task: Task) -> bool:
+        release = self._spec.release
+        return release.role(release.sample(task.sample)) != "data"
 
     @contextmanager
     def _explained(self, task: Task) -> Iterator[None]:

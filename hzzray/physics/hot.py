@@ -8,20 +8,22 @@ Events that no cuts could ever fill, of no region, are only counted, by what cut
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.physics.analysis import Analysis, Cut, Template, shape_of
+from hzzray.physics.analysis import Analysis, Cut, Template, Variation, shape_of
 from hzzray.physics.candidates import BAD_INPUT, BAD_WEIGHT, BLOCK, TOO_LARGE, Candidates, make_room
 from hzzray.physics.columns import Step
 from hzzray.physics.fill import LOT, Sums, Weights, find_bins, weigh
 from hzzray.physics.filler import exact, no_sums, refuse_misplaced, refuse_too_large, run_measure
 from hzzray.physics.folds import FOLDS, LARGEST, LEAST, OCTAVES, halve, halver, unfold
 from hzzray.physics.histogram import LIMBS, Blocks, Shape
+from hzzray.physics.hot_weights import NOTHING, Beside, Reweigher
+from hzzray.physics.hot_weights import warm_up as warm_up_weights
 from hzzray.physics.jit import entry, inlined, kernel, one_at_a_time, without_extensions
 from hzzray.physics.judge import choose
 from hzzray.physics.limbs import CELL, COUNT, SUMW, SUMW2, Split, add_one, add_whole, make_split, split_weight
@@ -71,8 +73,9 @@ class Part(NamedTuple):
 
     Each belongs to an event of its own, or, where there is a ``first`` (int32, one more than events), those of an event
     are together, with their ``rank`` (float64, shape (2, candidates)). Events have a ``weight`` and their ``entry``,
-    counted from where the range starts (uint32). Weights are 2**octave or more and less than that times 2**OCTAVES,
-    whatever their sign; None where there is no such power of two.
+    counted from where the range starts (uint32); ``beside`` is what was kept of an event for its variations. Weights
+    are 2**octave or more and less than that times 2**OCTAVES, whatever their sign; None where there is no such power of
+    two.
     """
 
     columns: tuple[Column | None, ...]
@@ -82,11 +85,12 @@ class Part(NamedTuple):
     first: NDArray[np.int32] | None
     rank: NDArray[np.float64]
     octave: int | None
+    beside: tuple[Column, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
-        arrays = [column.values for column in (*self.columns, self.weight) if column is not None]
+        arrays = [column.values for column in (*self.columns, self.weight, *self.beside) if column is not None]
         arrays += [self.region, self.entry, self.rank, *([] if self.first is None else [self.first])]
         return sum(array.nbytes for array in arrays)
 
@@ -97,7 +101,8 @@ class Hot:
 
     ``counted`` events can't be filled whatever the cuts: ``classes`` (float64, shape (variables, classes)) has what
     cuts can tell of them, ``sums`` (int64, shape (classes, 1 + LIMBS)) how many there are of each, and the limbs of
-    what they weigh. Of those that are ``invalid`` there are so many, likewise: they stop at the first cut.
+    what they weigh. Of those that are ``invalid`` there are so many, likewise: they stop at the first cut. ``beside``
+    names what was kept beside weights.
     """
 
     entries: int
@@ -107,6 +112,7 @@ class Hot:
     invalid: NDArray[np.int64]
     invalid_sums: NDArray[np.int64]
     measured: frozenset[int]
+    beside: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -171,7 +177,10 @@ def _add_up(w: NDArray[np.float64], which: NDArray[np.int64], split: Split, sums
 
 
 class _Kept(NamedTuple):
-    """What is kept of a block: values (float64, shape (variables, candidates)) and the rest, as Part has it."""
+    """What is kept of a block: values (float64, shape (variables, candidates)) and the rest, as Part has it.
+
+    ``beside`` is float64, shape (names, events).
+    """
 
     values: NDArray[np.float64]
     region: NDArray[np.int64]
@@ -179,16 +188,25 @@ class _Kept(NamedTuple):
     entry: NDArray[np.int64]
     number: NDArray[np.int64]
     rank: NDArray[np.float64]
+    beside: NDArray[np.float64]
 
 
 class Keeper:
     """Measures events and keeps what is needed to judge and fill them by whatever cuts and templates.
 
-    ``variables`` are the numbers of those that are measured. Works in memory of its own: one thread at a time. Raises
-    ValueError for parameters that the analysis doesn't know.
+    ``variables`` are the numbers of those that are measured; what ``beside`` says is kept of simulation for variations
+    of its weights. Works in memory of its own: one thread at a time. Raises ValueError for parameters that the analysis
+    doesn't know.
     """
 
-    def __init__(self, analysis: Analysis, selection: Selection, variables: Sequence[int], gev: float) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        selection: Selection,
+        variables: Sequence[int],
+        gev: float,
+        beside: Beside = NOTHING,
+    ) -> None:
         self._measure = analysis.compiled()
         self._parameters = parameters_of(analysis, selection, gev)
         self._absolute = selection.absolute_weights
@@ -198,13 +216,17 @@ class Keeper:
         self._slots[list(self._variables)] = range(len(self._variables))
         self._candidates = make_room(len(self._variables))
         self._split = make_split(1)
+        self._beside = beside
+        #: What is kept beside weights.
+        self.beside = frozenset(beside.names)
 
-    def keep(self, steps: Iterable[Step], norm: float) -> Hot:
+    def keep(self, steps: Iterable[Step], norm: float, *, vary: bool = True) -> Hot:
         """Keep what a series of steps holds, whose events weigh ``norm`` times their factors.
 
-        Raises WeightError and MeasureError as ``Filler.fill`` does.
+        Where they don't ``vary``, nothing is kept beside. Raises WeightError and MeasureError as ``Filler.fill`` does.
         """
-        made = _Making(self._slots, self._split)
+        beside = self._beside if vary else NOTHING
+        made = _Making(self._slots, self._split, beside.names)
         for step in steps:
             weights = Weights(step.factors, step.divisor, norm, self._absolute)
             start, invalid = 0, Sums(np.empty(0, np.int64), np.empty(0, np.int64), np.zeros(3, np.int64))
@@ -213,7 +235,7 @@ class Keeper:
                 flags = self._candidates.invalid[:measured]
                 for i, flag in enumerate((BAD_INPUT, BAD_WEIGHT, TOO_LARGE)):
                     invalid.invalid[i] += np.count_nonzero(flags & flag)
-                made.take(self._candidates, measured)
+                made.take(self._candidates, measured, beside.of(step, weights, start, measured))
                 start += measured
             refuse_too_large(invalid, step.events)
             made.invalid += invalid.invalid[:2]
@@ -240,9 +262,10 @@ _ODD = np.random.default_rng(0).integers(2**62, size=1024, dtype=np.int64) * 2 +
 class _Making:
     """A range's hot candidates while they are gathered."""
 
-    def __init__(self, slots: NDArray[np.int64], split: Split) -> None:
+    def __init__(self, slots: NDArray[np.int64], split: Split, beside: tuple[str, ...]) -> None:
         self._slots = slots
         self._split = split
+        self._beside = beside
         self._parts: list[Part] = []
         self._single: list[_Kept] = []
         self._multiple: list[_Kept] = []
@@ -252,8 +275,8 @@ class _Making:
         self.invalid = np.zeros(2, np.int64)
         self.entries = 0
 
-    def take(self, c: Candidates, events: int) -> None:
-        """Take the next events of a block."""
+    def take(self, c: Candidates, events: int, beside: NDArray[np.float64]) -> None:
+        """Take the next events of a block, and what is kept beside their weights."""
         first, number = c.first[:events], np.diff(c.first[: events + 1])
         sound, single = c.invalid[:events] == 0, number == 1
         region = c.region[first]
@@ -262,8 +285,8 @@ class _Making:
             _sum_up(w, np.zeros(w.size, np.int64), self._split, self._invalid_sums)
         no_region = np.flatnonzero(sound & single & (region < 0))
         if no_region.size:
-            self._put(self._rare, c, self._count(c, no_region))
-        self._put(self._single, c, np.flatnonzero(sound & single & (region >= 0)))
+            self._put(self._rare, c, self._count(c, no_region), beside)
+        self._put(self._single, c, np.flatnonzero(sound & single & (region >= 0)), beside)
         if sum(one.entry.size for one in self._single) >= PART:
             self._seal()
         several = sound & ~single
@@ -271,19 +294,35 @@ class _Making:
             at = np.flatnonzero(several)
             k = np.flatnonzero(np.repeat(several, number))
             self._multiple.append(
-                _Kept(c.values[:, k], c.region[k], c.weight[at], at + self.entries, number[at], c.rank[:, k])
+                _Kept(
+                    c.values[:, k],
+                    c.region[k],
+                    c.weight[at],
+                    at + self.entries,
+                    number[at],
+                    c.rank[:, k],
+                    beside[:, at],
+                )
             )
             if sum(one.region.size for one in self._multiple) >= PART:
                 self._part(self._multiple, several=True)
         self.entries += events
 
-    def _put(self, where: list[_Kept], c: Candidates, events: NDArray[np.int64]) -> None:
+    def _put(self, where: list[_Kept], c: Candidates, events: NDArray[np.int64], beside: NDArray[np.float64]) -> None:
         """Put events of one candidate each somewhere."""
         if events.size:
             k = c.first[events]
             one_each = np.ones(events.size, np.int64)
             where.append(
-                _Kept(c.values[:, k], c.region[k], c.weight[events], events + self.entries, one_each, np.empty((2, 0)))
+                _Kept(
+                    c.values[:, k],
+                    c.region[k],
+                    c.weight[events],
+                    events + self.entries,
+                    one_each,
+                    np.empty((2, 0)),
+                    beside[:, events],
+                )
             )
 
     def _count(self, c: Candidates, events: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -330,6 +369,7 @@ class _Making:
             np.concatenate([[0], np.cumsum(kept.number)]).astype(np.int32) if several else None,
             kept.rank,
             octave if alike.all() else None,
+            tuple(shrink(row) for row in np.ascontiguousarray(kept.beside)),
         )
 
     def whole(self, measured: frozenset[int]) -> Hot:
@@ -347,7 +387,8 @@ class _Making:
         used = [COUNT, *range(SUMW, SUMW + LIMBS)]
         sums = np.array(list(self._classes.values()), np.int64).reshape(-1, CELL)[:, used]
         return Hot(
-            self.entries, tuple(self._parts), classes, sums, self.invalid, self._invalid_sums[used], measured
+            self.entries, tuple(self._parts), classes, sums, self.invalid, self._invalid_sums[used], measured,
+            self._beside,
         )  # fmt: skip
 
 
@@ -359,7 +400,7 @@ def _some(kept: _Kept, wanted: NDArray[np.bool_]) -> _Kept:
     """Take some of events that have one candidate each."""
     return _Kept(
         kept.values[:, wanted], kept.region[wanted], kept.weight[wanted], kept.entry[wanted], kept.number[wanted],
-        kept.rank,
+        kept.rank, kept.beside[:, wanted],
     )  # fmt: skip
 
 
@@ -645,6 +686,7 @@ def warm_up() -> None:
         _advance(0, 1, s.alive, s.passed)
         _choose(np.zeros(1, np.int32), np.empty((2, 0)), s.passed, s.chosen)
         _collect(s, t)
+        warm_up_weights()
 
 
 class UnmeasuredError(ValueError):
@@ -667,12 +709,20 @@ class Picked(NamedTuple):
 class Refiller:
     """Judges and fills hot candidates by some cuts and templates: what is filled is exactly what ``Filler`` fills.
 
+    With ``variations``, of the weight alone, it fills the first ``varied`` templates for each of their directions too.
     Works in memory of its own: one thread at a time. Raises ValueError for variables that the analysis doesn't have.
     """
 
-    def __init__(self, analysis: Analysis, cuts: Sequence[Cut], templates: Sequence[Template]) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        cuts: Sequence[Cut],
+        templates: Sequence[Template],
+        variations: Sequence[Variation] = (),
+        varied: int = 1,
+    ) -> None:
         #: The form of what is filled.
-        self.shape = shape_of(analysis.regions, cuts, templates)
+        self.shape = shape_of(analysis.regions, cuts, templates, variations, varied)
         self._cuts = [
             [
                 (
@@ -692,7 +742,9 @@ class Refiller:
             )
             for i, template in enumerate(templates)
         ]
+        self._reweigher = Reweigher(analysis, templates, variations, self.shape) if variations else None
         wanted = {variable for cut in self._cuts for variable, _, _ in cut} | {row[0] for row in self._observables}
+        wanted |= self._reweigher.variables if self._reweigher else set()
         self._wanted = {variable: analysis.variables[variable].name for variable in wanted}
         self._s = _make_scratch(MOST, self.shape)
 
@@ -705,12 +757,23 @@ class Refiller:
         """Begin with sums of nothing."""
         return no_sums(self.shape)
 
-    def add(self, hot: Hot, sums: Sums) -> int:
-        """Add what is hot, and return how many events that is; raises UnmeasuredError, with nothing added."""
+    def add(self, hot: Hot, sums: Sums, *, vary: bool = True) -> int:
+        """Add what is hot, and return how many events that is.
+
+        Where they don't ``vary``, variations stay empty: those of data. Raises UnmeasuredError, with nothing added, and
+        WeightError as ``Filler.fill`` does.
+        """
         self._require(hot)
+        reweigher = self._reweigher if vary else None
+        lacking = sorted(reweigher.needs - set(hot.beside)) if reweigher else []
+        if lacking:
+            raise UnmeasuredError(", ".join(lacking))
         for part in hot.parts:
-            self._fill(part, sums)
+            for begin, m in self._fill(part, sums):
+                if reweigher and m:
+                    self._reweigh(reweigher, hot.beside, part, begin, m, sums)
         self._add_counted(hot, sums)
+        refuse_too_large(sums, hot.entries)
         return hot.entries
 
     def end(self, sums: Sums, entries: int) -> Blocks:
@@ -741,7 +804,8 @@ class Refiller:
         if lacking:
             raise UnmeasuredError(", ".join(lacking))
 
-    def _fill(self, part: Part, sums: Sums) -> None:
+    def _fill(self, part: Part, sums: Sums) -> Iterator[tuple[int, int]]:
+        """Judge and fill; gives where those that passed stand among the chosen, and how many they are, as it goes."""
         events, weight = part.entry.size, part.weight.values
         self.judge(part)
         s = self._s
@@ -754,11 +818,27 @@ class Refiller:
             for x, axis, first in columns:
                 _fill(x, m, axis, first, s)
             _collect(s, sums)
+            yield 0, m
             return
         for begin in range(0, events, BLOCK):
             m = _settle_any(begin, min(begin + BLOCK, events), part.region, weight, fit, s, sums)
             for x, axis, first in columns:
                 _fill_any(x, begin, m, axis, first, s, sums.cells)
+            yield begin, m
+
+    def _reweigh(
+        self, reweigher: Reweigher, names: Sequence[str], part: Part, begin: int, m: int, sums: Sums
+    ) -> None:  # fmt: skip
+        """Fill variations with those that passed."""
+        chosen = self._s.chosen[begin : begin + m]
+        event = chosen if part.first is None else np.searchsorted(part.first, chosen, side="right") - 1
+        reweigher.add(
+            _values(part.weight, event),
+            {name: _values(column, event) for name, column in zip(names, part.beside, strict=True)},
+            self._s.region[:m],
+            lambda variable: _values(_column(part, variable), chosen),
+            sums,
+        )
 
     def judge(self, part: Part) -> tuple[NDArray[np.uint32], NDArray[np.int16]]:
         """Tell which candidate of each event counts, and how many cuts each candidate passes before one that stops it.
@@ -805,16 +885,19 @@ class Refiller:
 
 
 def _picked(part: Part, events: NDArray[np.int64], chosen: NDArray[np.uint32]) -> Picked:
-    rows = [
-        np.full(events.size, np.nan) if column is None else column.values[chosen * column.step].astype(np.float64)
-        for column in part.columns
-    ]
+    rows = [np.full(events.size, np.nan) if column is None else _values(column, chosen) for column in part.columns]
     return Picked(
         part.entry[events].astype(np.int64),
         part.region[chosen].astype(np.int64),
-        part.weight.values[events * part.weight.step],
+        _values(part.weight, events),
         np.array(rows),
     )
+
+
+def _values(column: Column, at: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """Take some values of a column, as the doubles that were measured."""
+    found: NDArray[np.float64] = column.values[at * column.step].astype(np.float64)
+    return found
 
 
 def _column(part: Part, variable: int) -> Column:

@@ -109,15 +109,52 @@ def _make_room(shape: Shape, v: _Weighed) -> _Room:
     )
 
 
-class _Direction(NamedTuple):
-    """One of ``_Weighed``, by what it is made of."""
+class Direction(NamedTuple):
+    """A direction in which events weigh otherwise: its first ``cell``, and what they weigh then, as ``Variation`` says.
+
+    ``scale`` times their weight, to the power of the variable ``each`` where there is one; or, in place of ``factor``,
+    ``spread`` times what it is above one, or the ``branch``.
+    """
 
     cell: int
     each: str
-    factor: int
+    factor: str
     scale: float
     spread: float
-    other: int
+    branch: str
+
+
+def directions_of(variations: Sequence[Variation], shape: Shape) -> list[Direction]:
+    """List the directions in which events weigh otherwise."""
+    found = []
+    number = 0
+    for one in variations:
+        for up, sign in enumerate((1.0, -1.0)[: len(one.filled)]):
+            cell, scale = shape.block(number).start, 1.0 + sign * (one.size or 0.0)
+            number += 1
+            if one.kind == "weight":
+                found.append(Direction(cell, one.each, "", scale, 0.0, ""))
+            elif one.kind == "spread":
+                found.append(Direction(cell, "", one.factor, 1.0, scale, ""))
+            elif one.kind == "branch":
+                found.append(Direction(cell, "", one.factor, 1.0, 0.0, one.branches[up]))
+    return found
+
+
+def powers_of(directions: Sequence[Direction]) -> tuple[list[str], NDArray[np.float64]]:
+    """Tell what weights are multiplied by (shape (rows, directions)), and which variables make the row, each a digit.
+
+    Raises ValueError where these are too many.
+    """
+    kinds = list(dict.fromkeys(its.each for its in directions if its.each))
+    if len(kinds) > _VARIABLES:
+        raise ValueError(f"variations count by {', '.join(kinds)}: {_VARIABLES} variables are the most")
+    power = np.ones((_TIMES ** len(kinds), len(directions)))
+    digits = np.indices((_TIMES,) * len(kinds)).reshape(len(kinds), len(power))
+    for at, its in enumerate(directions):
+        powers = np.cumprod([1.0, *[its.scale] * (_TIMES - 1)])
+        power[:, at] = powers[digits[kinds.index(its.each)]] if its.each else its.scale
+    return kinds, power
 
 
 def _weighed(
@@ -125,42 +162,25 @@ def _weighed(
 ) -> _Weighed:
     """Turn variations of the weight into numbers, for compiled code; raises ValueError for what can't be."""
     scalars = [read.branch for read in reads.more if isinstance(read, Scalar)]
-    made: list[_Direction] = []
-    number = 0
-    for one in variations:
-        for up, sign in enumerate((1.0, -1.0)[: len(one.filled)]):
-            cell, scale = shape.block(number).start, 1.0 + sign * (one.size or 0.0)
-            number += 1
-            if one.kind == "weight":
-                made.append(_Direction(cell, one.each, -1, scale, 0.0, -1))
-            elif one.kind == "spread":
-                made.append(_Direction(cell, "", _factor(one, reads), 1.0, scale, -1))
-            elif one.kind == "branch":
-                made.append(_Direction(cell, "", _factor(one, reads), 1.0, 0.0, scalars.index(one.branches[up])))
-    made.sort(key=lambda its: (its.factor, its.other >= 0))
-    kinds = list(dict.fromkeys(its.each for its in made if its.each))
-    if len(kinds) > _VARIABLES:
-        raise ValueError(f"variations count by {', '.join(kinds)}: {_VARIABLES} variables are the most")
-    power = np.ones((_TIMES ** len(kinds), len(made)))
-    digits = np.indices((_TIMES,) * len(kinds)).reshape(len(kinds), len(power))
-    for at, its in enumerate(made):
-        powers = np.cumprod([1.0, *[its.scale] * (_TIMES - 1)])
-        power[:, at] = powers[digits[kinds.index(its.each)]] if its.each else its.scale
+    factor = {one.factor: factor_of(one, reads) for one in variations if one.factor} | {"": -1}
+    made = sorted(directions_of(variations, shape), key=lambda its: (factor[its.factor], its.branch != ""))
+    kinds, power = powers_of(made)
     groups = []
-    for factor in dict.fromkeys(its.factor for its in made if its.factor >= 0):
-        own = [at for at, its in enumerate(made) if its.factor == factor]
-        groups.append((own[0], own[0] + sum(made[at].other < 0 for at in own), own[-1] + 1, factor))
+    for name in dict.fromkeys(its.factor for its in made if its.factor):
+        own = [at for at, its in enumerate(made) if its.factor == name]
+        groups.append((own[0], own[0] + sum(not made[at].branch for at in own), own[-1] + 1, factor[name]))
     return _Weighed(
         np.array([its.cell for its in made], np.int64),
         power,
         np.array([layout.slots[analysis.index(each)] for each in kinds], np.int64),
         np.array(groups, np.int64).reshape(-1, 4),
         np.array([its.spread for its in made], np.float64),
-        np.array([its.other for its in made], np.int64),
+        np.array([scalars.index(its.branch) if its.branch else -1 for its in made], np.int64),
     )
 
 
-def _factor(one: Variation, reads: Reads) -> int:
+def factor_of(one: Variation, reads: Reads) -> int:
+    """Find the weight factor that a variation is of; raises ValueError where the release has no such one."""
     if one.factor not in reads.factors:
         known = ", ".join(reads.factors) or "none"
         raise ValueError(f"variation {one.name}: {one.factor} is none of the release's weight factors: {known}")
@@ -222,6 +242,15 @@ def _row(k: int, values: NDArray[np.float64], rows: NDArray[np.int64]) -> int:
     for i in range(rows.size):
         value = values[rows[i], k]
         row = _TIMES * row + (int(min(max(value, 0.0), _TIMES - 1.0) + 0.5) if not np.isnan(value) else 0)
+    return row
+
+
+def rows_of(values: Sequence[NDArray[np.float64]], number: int) -> NDArray[np.int64]:
+    """Find the rows of powers that so many candidates' variables choose, as ``_row`` does."""
+    row = np.zeros(number, np.int64)
+    for value in values:
+        digit = np.clip(value, 0.0, _TIMES - 1.0) + 0.5
+        row = _TIMES * row + np.where(np.isnan(value), 0.0, digit).astype(np.int64)
     return row
 
 
