@@ -12,10 +12,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from app import words
@@ -59,12 +61,17 @@ _UPPER, _LOWER = 0.76, 0.81  # where the panels of the mass plot end and begin, 
 _STEPS = 240  # along a time axis, at the most
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Chart:
     """A table and the Vega-Lite specification that draws it."""
 
     rows: pd.DataFrame
     spec: Spec
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The rows as they are sent: made once for all viewers."""
+        return pa.Table.from_pandas(self.rows)
 
 
 # The mass spectrum.

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -32,7 +33,7 @@ class Fitter:
         self._lock = threading.Lock()
         self._going: dict[tuple[str, Kind], subprocess.Popen[bytes]] = {}
 
-    @property
+    @cached_property
     def able(self) -> bool:
         """Whether there is what a fit takes: an extra."""
         return all(find_spec(name) is not None for name in ("pyhf", "iminuit"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from app.services import services
 from hzzray.engine.ledger import Wish
 from hzzray.errors import HzzrayError
 
-#: How often a page looks at a run that goes on, and at one that doesn't [s].
+#: How often a page looks at a run that goes on, and at one that doesn't, where not many look [s].
 LIVE_S, IDLE_S = 0.75, 3.0
 
 _SEEN = "run seen last"  # of the session: the widget's own value goes with its page
+_VIEWER = "viewer"  # of the session: who it is among all
 _NAME = 200  # characters of a run's name that an address asks for
 _SKETCH = Path(__file__).with_name("sketch.svg")
 
@@ -76,14 +78,14 @@ def wrong(lines: list[str]) -> None:
 def draw(chart: Chart, key: str, *, alt: str) -> None:
     """Show a chart; one whose specification stays the same is updated in place."""
     with st.container(key=key):
-        st.vega_lite_chart(chart.rows, chart.spec, width="stretch", key=f"{key} chart", alt=alt)
+        st.vega_lite_chart(chart.table, chart.spec, width="stretch", key=f"{key} chart", alt=alt)
 
 
 def draw_mass(chart: Chart) -> None:
     """Show the mass spectrum. Streamlit takes a zoom back at each update, unless the page asks to know of it."""
     with st.container(key="mass"):
         st.vega_lite_chart(
-            chart.rows,
+            chart.table,
             chart.spec,
             width="stretch",
             key="mass chart",
@@ -183,8 +185,8 @@ def live(title: str, page: Callable[[View], None], *, often: bool = False) -> No
         nothing("Watch the Higgs boson appear", "No runs yet. Start one here, or with `hzzray run` in a terminal.")
         _wait_for_the_first()
         return
-    goes_on = often or _goes_on(_asked(names))
-    st.fragment(_shown, run_every=LIVE_S if goes_on else IDLE_S)(title, page, often=often, goes_on=goes_on)
+    interval = services().pace.interval(LIVE_S if often or _goes_on(_asked(names)) else IDLE_S)
+    st.fragment(_shown, run_every=interval)(title, page, often=often, interval=interval)
 
 
 def _goes_on(run_id: str | None) -> bool:
@@ -214,8 +216,17 @@ def unknown(run_id: str) -> None:
     )
 
 
-def _shown(title: str, page: Callable[[View], None], *, often: bool, goes_on: bool) -> None:
-    """Show the chosen run as it is now, its head too: a fragment may write only into what it made itself."""
+def _shown(title: str, page: Callable[[View], None], *, often: bool, interval: float) -> None:
+    """Show the chosen run as it is now, and again after so long, or all of the page where that isn't right any more."""
+    pace = services().pace
+    with pace.drawing(st.session_state.setdefault(_VIEWER, secrets.token_hex(8)), interval):
+        goes_on = _draw(title, page) or often
+    if pace.interval(LIVE_S if goes_on else IDLE_S, interval) != interval:
+        st.rerun()
+
+
+def _draw(title: str, page: Callable[[View], None]) -> bool:
+    """Show the chosen run, its head too: a fragment may write only into what it made itself. Tells if it goes on."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
         heading(1, title)
         run_id = pick(services().client.run_ids())
@@ -228,8 +239,7 @@ def _shown(title: str, page: Callable[[View], None], *, often: bool, goes_on: bo
         if view.wrong is not None:
             wrong([view.wrong])
         page(view)
-    if goes_on != (often or (view is not None and view.live)):
-        st.rerun()  # the whole page: from now on it is looked at more often, or less
+    return view is not None and view.live
 
 
 def _say(view: View) -> None:

@@ -9,21 +9,27 @@ import streamlit as st
 from app.client import Client
 from app.fitter import Fitter
 from app.launch import Launcher
+from app.pace import Pace
 from app.sessions import Sessions
 from app.settings import AppSettings, read_settings
 from app.watch import Watch
 from hzzray.engine.ledger import Wish
+from hzzray.engine.monitor import place
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The runs, and what starts, directs and explores them. ``watch`` is there when a cluster elsewhere is watched."""
+    """The runs, and what starts, directs and explores them; ``pace`` is how often pages are drawn.
+
+    ``watch`` is there when a cluster elsewhere is watched.
+    """
 
     settings: AppSettings
     client: Client
     launcher: Launcher
     sessions: Sessions
     fitter: Fitter
+    pace: Pace
     watch: Watch | None
 
     @property
@@ -54,5 +60,6 @@ def services() -> Services:
         launcher=launcher,
         sessions=Sessions(settings.engine, inside),
         fitter=Fitter(settings.runs),
+        pace=Pace(place().cpus),
         watch=Watch(settings.address, settings.runs) if settings.address else None,
     )

@@ -92,21 +92,24 @@ class LightViewer:
             await asyncio.sleep(interval)
             await self._ask(socket, fragment)
 
+    def _stop(self, fragment: str) -> None:
+        if (timer := self._timers.pop(fragment, None)) is not None:
+            timer.cancel()
+
     def _take(self, socket: aiohttp.ClientWebSocketResponse, message: ForwardMsg) -> None:
         if message.metadata.cacheable:
             self._known.add(message.hash)
         kind = message.WhichOneof("type")
-        if kind == "new_session" and not message.new_session.fragment_ids_this_run:
+        if kind == "new_session":
             self._page = message.new_session.page_script_hash
-            for timer in self._timers.values():
-                timer.cancel()
-            self._timers.clear()
         elif kind == "auto_rerun":
             again = message.auto_rerun
-            if again.fragment_id not in self._timers:
-                self._timers[again.fragment_id] = asyncio.create_task(
-                    self._again(socket, again.fragment_id, again.interval)
-                )
+            self._stop(again.fragment_id)
+            waits = self._again(socket, again.fragment_id, again.interval)
+            self._timers[again.fragment_id] = asyncio.create_task(waits)
+        elif kind == "stop_auto_rerun":
+            for fragment in message.stop_auto_rerun.fragment_ids:
+                self._stop(fragment)
         elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
             element = message.delta.new_element
             if element.WhichOneof("type") == "exception":

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import streamlit as st
 from numpy.typing import NDArray
 
@@ -290,26 +291,33 @@ def _over_time(view: View, result: Result, key: str, alt: str, shown: dict[str, 
 
 
 def _definitions(view: View, result: Result) -> None:
-    """Show the other definitions of a significance, each with its formula."""
-    now, full = result.significance, expected_in_full(result)
-    with (
-        st.container(key="definitions"),
-        st.expander("More definitions, each with its formula", icon=":material/function:"),
-    ):
-        table = pd.DataFrame(
-            [
-                (title, words.plain(_FORMULAS[field]), _plain(getattr(now, field)), _plain(getattr(full, field)))
-                for field, title in _NAMES.items()
-            ]
-            + [("observed in data", words.plain(_FORMULAS["observed"]), _plain(now.observed), words.NONE)],
-            columns=["definition", "formula", "so far [σ]", "all events [σ]"],
-        )
-        st.table(table, border="horizontal", hide_index=True)
+    """Show the other definitions of a significance, each with its formula, to who wants to see them."""
+    with st.container(key="definitions"):
+        more = st.expander(
+            "More definitions, each with its formula", icon=":material/function:", key="more-definitions",
+            on_change="rerun",
+        )  # fmt: skip
+    if not more.open:
+        return
+    with more:
+        st.table(view.once("definitions", lambda: _defined(result)), border="horizontal", hide_index=True)
         st.caption("s, b: signal and background in the window; n: data there; σ_b: the error of b, docs/statistics.md.")
         _over_time(
             view, result, "all-of-history", "Significances in four definitions over the time of the run",
             charts.SIGNIFICANCES,
         )  # fmt: skip
+
+
+def _defined(result: Result) -> pd.DataFrame:
+    now, full = result.significance, expected_in_full(result)
+    return pd.DataFrame(
+        [
+            (title, words.plain(_FORMULAS[field]), _plain(getattr(now, field)), _plain(getattr(full, field)))
+            for field, title in _NAMES.items()
+        ]
+        + [("observed in data", words.plain(_FORMULAS["observed"]), _plain(now.observed), words.NONE)],
+        columns=["definition", "formula", "so far [σ]", "all events [σ]"],
+    )
 
 
 def _fitted(view: View) -> None:
@@ -357,6 +365,26 @@ def _of(found: Significance) -> str:
 
 def _samples(view: View, result: Result) -> None:
     """Show how far each sample is."""
+    parts.heading(2, "Samples")
+    st.dataframe(
+        view.once("samples", lambda: _progress_of_samples(view, result)),
+        hide_index=True,
+        height="content",
+        key="samples",
+        column_config={
+            "progress": st.column_config.ProgressColumn("progress", format="percent", min_value=0, max_value=1),
+            "read": st.column_config.NumberColumn("events read", format="localized"),
+            "planned": st.column_config.NumberColumn("of", format="localized"),
+            "selected": st.column_config.NumberColumn("selected", format="localized"),
+            "yield": st.column_config.NumberColumn(
+                "yield [events]", format="%.2f", help="Of all masses; the plot has those on its axis."
+            ),
+            "time left": st.column_config.TextColumn("time left", help="If all actors worked on this sample alone."),
+        },
+    )
+
+
+def _progress_of_samples(view: View, result: Result) -> pa.Table:
     rate, _ = progress(view, result)
     rows = []
     for name, sample in result.samples.items():
@@ -373,23 +401,7 @@ def _samples(view: View, result: Result) -> None:
         texts = words.short(name), words.short(sample.group)
         rows.append((*texts, share, sample.entries, sample.planned, sample.n_out, yielded, remaining))
     columns = ["sample", "group", "progress", "read", "planned", "selected", "yield", "time left"]
-    parts.heading(2, "Samples")
-    st.dataframe(
-        pd.DataFrame(rows, columns=columns),
-        hide_index=True,
-        height="content",
-        key="samples",
-        column_config={
-            "progress": st.column_config.ProgressColumn("progress", format="percent", min_value=0, max_value=1),
-            "read": st.column_config.NumberColumn("events read", format="localized"),
-            "planned": st.column_config.NumberColumn("of", format="localized"),
-            "selected": st.column_config.NumberColumn("selected", format="localized"),
-            "yield": st.column_config.NumberColumn(
-                "yield [events]", format="%.2f", help="Of all masses; the plot has those on its axis."
-            ),
-            "time left": st.column_config.TextColumn("time left", help="If all actors worked on this sample alone."),
-        },
-    )
+    return pa.Table.from_pandas(pd.DataFrame(rows, columns=columns))
 
 
 def _end(view: View, result: Result) -> None:

@@ -1,0 +1,100 @@
+"""How often pages are drawn again: few viewers see all at once, and many cost no more than a bounded share."""
+
+import pytest
+
+from app.pace import CORES, SELDOM_S, SHARE, Pace
+
+OFTEN_S = 0.75
+
+
+class Server:
+    """Viewers of a pace, each drawn at the interval that it was given, by a clock of our own."""
+
+    def __init__(self, cores: float, cost: float) -> None:
+        self.now = self.spent = 0.0
+        self.cost = cost
+        self.pace = Pace(cores, clock=lambda: self.now, cpu=lambda: self.spent)
+        self.due: dict[str, float] = {}
+        self.intervals: dict[str, float] = {}
+
+    def comes(self, viewer: str) -> None:
+        self.intervals[viewer] = self.pace.interval(OFTEN_S)
+        self.due[viewer] = self.now
+
+    def go_on(self, seconds: float) -> float:
+        """Draw whoever is due; returns the CPU that this took, of one core."""
+        until, before = self.now + seconds, self.spent
+        while self.due and min(self.due.values()) < until:
+            viewer = min(self.due, key=self.due.__getitem__)
+            self.now = self.due[viewer]
+            with self.pace.drawing(viewer, self.intervals[viewer]):
+                self.spent += self.cost
+            self.intervals[viewer] = self.pace.interval(OFTEN_S, self.intervals[viewer])
+            self.due[viewer] = self.now + self.intervals[viewer]
+        self.now = until
+        return (self.spent - before) / seconds
+
+
+def test_a_few_viewers_see_all_at_once():
+    server = Server(cores=2, cost=0.02)
+    for viewer in "abc":
+        server.comes(viewer)
+    server.go_on(60)
+    assert set(server.intervals.values()) == {OFTEN_S}
+
+
+@pytest.mark.parametrize(("cores", "cost"), [(2, 0.02), (2, 0.05), (4, 0.02), (64, 0.02)])
+def test_a_class_of_viewers_costs_no_more_than_its_share(cores, cost):
+    server = Server(cores, cost)
+    for viewer in range(30):
+        server.comes(str(viewer))
+    server.go_on(60)
+    assert server.go_on(600) <= 1.5 * min(SHARE * cores, CORES)
+    assert max(server.intervals.values()) <= SELDOM_S
+    assert min(server.intervals.values()) >= 30 * cost / min(SHARE * cores, CORES) / 1.5 / 1.5
+
+
+def test_who_stays_sees_more_when_others_have_gone():
+    server = Server(cores=2, cost=0.02)
+    for viewer in range(30):
+        server.comes(str(viewer))
+    server.go_on(60)
+    slow = server.intervals["0"]
+    assert slow > 3
+    server.due = {"0": server.due["0"]}
+    server.go_on(120)
+    assert server.intervals["0"] == OFTEN_S
+
+
+def test_an_interval_is_changed_for_a_reason_alone():
+    server = Server(cores=2, cost=0.02)
+    changes = 0
+    for viewer in range(30):
+        server.comes(str(viewer))
+    server.go_on(60)
+    for _ in range(100):
+        before = dict(server.intervals)
+        server.go_on(10)
+        changes += sum(before[viewer] != interval for viewer, interval in server.intervals.items())
+    assert changes == 0
+
+
+def test_a_page_that_asks_for_less_gets_less():
+    pace = Pace(2)
+    assert pace.interval(3.0) == 3.0
+    assert pace.interval(3.0, OFTEN_S) == 3.0
+    assert pace.interval(OFTEN_S, 3.0) == OFTEN_S
+    assert pace.interval(20.0) == 20.0
+
+
+def test_what_ends_a_page_early_is_counted_too():
+    server = Server(cores=2, cost=10.0)
+
+    def fails():
+        with server.pace.drawing("a", OFTEN_S):
+            server.spent += server.cost
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fails()
+    assert server.pace.interval(OFTEN_S) > OFTEN_S
