@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run app screenshots test test-quick check bench bench-engine bench-start bench-files bench-remote bench-hot bench-messaging bench-variations chaos lock clean
+.PHONY: run app screenshots test test-quick slow check bench bench-engine bench-start bench-files bench-remote bench-hot bench-messaging bench-variations chaos lock clean
 
 # The first Python that runs and is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -39,9 +39,13 @@ SPREAD ?= --numprocesses 2 --dist loadscope --no-loadscope-reorder
 test: $(VENV)/.dev $(VENV)/.system
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST)
 
-# What needs no broker, no cluster, no browser.
+# What needs no broker, no cluster, no browser, and little time.
 test-quick: $(VENV)/.dev
 	$(BIN)/python -m pytest --quick --numprocesses 2 --dist loadscope $(PYTEST)
+
+# Writes down which of those take half a second or more: they are no part of the quick ones.
+slow: $(VENV)/.dev $(VENV)/.system
+	$(BIN)/python -m pytest $(SPREAD) --note-slow $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -13,6 +13,9 @@ import pytest
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
+# Tests that take long, for a test, and need neither broker nor cluster: `make slow` writes them down.
+SLOW = Path(__file__).with_name("slow.txt")
+_SLOW_S = 0.5
 
 # Words that tell of tests which share a broker, or kill what others may need; and of those that take long besides.
 _TOGETHER = ("vhost", "Broker(", "kill_something")
@@ -29,14 +32,36 @@ def _has(path: str, words: tuple[str, ...]) -> bool:
 
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="leave out what needs a broker, a cluster, or long")
+    parser.addoption("--note-slow", action="store_true", help=f"write down what takes long, in {SLOW.name}")
+
+
+def _function(nodeid: str) -> str:
+    return nodeid.split("[", maxsplit=1)[0]
+
+
+class _Notes:
+    """Writes down which functions take long, for one of their parameters at least: what fixtures take is shared."""
+
+    def __init__(self) -> None:
+        self._slow: set[str] = set()
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" and report.duration >= _SLOW_S:
+            self._slow.add(_function(report.nodeid))
+
+    def pytest_sessionfinish(self):
+        light = sorted(name for name in self._slow if not _has(name.split("::")[0], _HEAVY))
+        SLOW.write_text("".join(f"{name}\n" for name in light), encoding="utf-8")
 
 
 def pytest_collection_modifyitems(config, items):
     """Begin with the files that take longest; a stable sort: within a file, the order is the file's."""
     heavy = {item: _has(item.nodeid.split("::")[0], _HEAVY) for item in items}
     if config.getoption("quick"):
-        config.hook.pytest_deselected(items=[item for item in items if heavy[item]])
-        items[:] = [item for item in items if not heavy[item]]
+        slow = set(SLOW.read_text(encoding="utf-8").split())
+        out = {item for item in items if heavy[item] or _function(item.nodeid) in slow}
+        config.hook.pytest_deselected(items=[item for item in items if item in out])
+        items[:] = [item for item in items if item not in out]
     items.sort(key=lambda item: not heavy[item])
 
 
@@ -73,6 +98,8 @@ def pytest_configure(config):
     starts them.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
+        if config.getoption("note_slow"):
+            config.pluginmanager.register(_Notes())
         os.environ["HZZRAY_CACHE"] = tempfile.mkdtemp(prefix="hzzray-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ["HZZRAY_CACHE"], ignore_errors=True))
         (Path(os.environ["HZZRAY_CACHE"]) / "numba").symlink_to(_kernels(config))
