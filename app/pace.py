@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 #: The part of all cores that drawing again may take, whoever looks; and cores at the most: Python has one at a time.
-SHARE, CORES = 0.08, 0.5
+SHARE, CORES = 0.05, 0.5
 
 #: Intervals are no longer than this [s].
 SELDOM_S = 15.0
@@ -19,9 +19,10 @@ _MISSED = 3.0
 # An interval stays while the one that it should be is no more than so many times longer or shorter.
 _APART = 1.5
 
-# What drawing a page costs [CPU s] before one was drawn; how much of the next one's goes into it; and what sending it
-# costs beside, of that: measured with py-spy.
-_GUESS_S, _NEXT, _SENDING = 0.02, 0.05, 0.5
+# What drawing a page costs at the least [CPU s]: one that says that there is nothing yet soon says more. How much of the
+# next one's goes into what it costs, of so many times that at the most: a first one imports. And what sending it costs
+# beside, of that, measured with py-spy.
+_LEAST_S, _NEXT, _TIMES, _SENDING = 0.02, 0.1, 4.0, 0.5
 
 
 class Pace:
@@ -38,7 +39,7 @@ class Pace:
         self._cpu = cpu
         self._lock = threading.Lock()
         self._leaves: dict[str, float] = {}
-        self._cost = _GUESS_S
+        self._cost = _LEAST_S
 
     @contextmanager
     def drawing(self, viewer: str, interval: float) -> Iterator[None]:
@@ -49,7 +50,7 @@ class Pace:
         finally:
             cost, now = (1.0 + _SENDING) * (self._cpu() - begun), self._clock()
             with self._lock:
-                self._cost += _NEXT * (cost - self._cost)
+                self._cost += _NEXT * (max(_LEAST_S, min(cost, _TIMES * self._cost)) - self._cost)
                 self._leaves[viewer] = now + _MISSED * interval
                 self._leaves = {name: until for name, until in self._leaves.items() if until > now}
 
