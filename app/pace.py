@@ -20,8 +20,8 @@ _MISSED = 3.0
 _APART = 1.5
 
 # What drawing a page costs at the least [CPU s]: one that says that there is nothing yet soon says more. How much of the
-# next one's goes into what it costs, of so many times that at the most: a first one imports. And what sending it costs
-# beside, of that, measured with py-spy.
+# next one's goes into what it costs, of so many times that at the most: a first one imports. What sending costs beside,
+# of that: measured with py-spy.
 _LEAST_S, _NEXT, _TIMES, _SENDING = 0.02, 0.1, 4.0, 0.5
 
 
