@@ -19,9 +19,9 @@ _MISSED = 3.0
 # An interval stays while the one that it should be is no more than so many times longer or shorter.
 _APART = 1.5
 
-# What drawing a page costs at the least [CPU s]: one that says that there is nothing yet soon says more. How much of the
-# next one's goes into what it costs, of so many times that at the most: a first one imports. What sending costs beside,
-# of that: measured with py-spy.
+# What drawing a page costs at the least [CPU s]: one that says that there is nothing yet soon says more. How much of
+# the next one's goes into what it costs, of so many times that at the most: a first one imports. What sending costs
+# beside, of that: measured with py-spy.
 _LEAST_S, _NEXT, _TIMES, _SENDING = 0.02, 0.1, 4.0, 0.5
 
 
