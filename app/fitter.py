@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -30,13 +29,15 @@ class Fitter:
 
     def __init__(self, runs: Path) -> None:
         self._runs = runs
+        self._able = False
         self._lock = threading.Lock()
         self._going: dict[tuple[str, Kind], subprocess.Popen[bytes]] = {}
 
-    @cached_property
+    @property
     def able(self) -> bool:
-        """Whether there is what a fit takes: an extra."""
-        return all(find_spec(name) is not None for name in ("pyhf", "iminuit"))
+        """Whether there is what a fit takes: an extra, which may still come."""
+        self._able = self._able or all(find_spec(name) is not None for name in ("pyhf", "iminuit"))
+        return self._able
 
     def start(self, run_id: str, kind: Kind) -> bool:
         """Start a fit, or the watch of a run that goes on, unless it goes on already; False where too many do.

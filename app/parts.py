@@ -22,7 +22,7 @@ from hzzray.errors import HzzrayError
 LIVE_S, IDLE_S = 0.75, 3.0
 
 _SEEN = "run seen last"  # of the session: the widget's own value goes with its page
-_VIEWER = "viewer"  # of the session: who it is among all
+_VIEWER = "who looks"  # of the session: who it is among all
 _NAME = 200  # characters of a run's name that an address asks for
 _SKETCH = Path(__file__).with_name("sketch.svg")
 

@@ -13,6 +13,7 @@ from app.pace import Pace
 from app.sessions import Sessions
 from app.settings import AppSettings, read_settings
 from app.watch import Watch
+from hzzray.engine.cluster import usable_cpus
 from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import place
 
@@ -60,6 +61,6 @@ def services() -> Services:
         launcher=launcher,
         sessions=Sessions(settings.engine, inside),
         fitter=Fitter(settings.runs),
-        pace=Pace(place().cpus),
+        pace=Pace(place().cpus or usable_cpus()),
         watch=Watch(settings.address, settings.runs) if settings.address else None,
     )

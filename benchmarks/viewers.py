@@ -179,6 +179,8 @@ def viewers(app: App, runs: list[str], number: int) -> Iterator[Class]:
             mine.send("over")
         try:
             they.seen = mine.recv() if mine.poll(60) else []
+        except EOFError:
+            they.seen = []  # it failed, and has said why; whoever counts them says that they are too few
         finally:
             process.kill()
             process.join()

@@ -74,12 +74,12 @@ def finish(run: subprocess.Popen[bytes]) -> None:
 
 
 def ages_of(app: App, name: str, seen: list[list[float]]) -> list[float]:
-    """Seconds from each commit of a run to the page that counts it."""
+    """Seconds from each commit of a run to the page that counts it, of those since it first counted some."""
     with closing(sqlite3.connect(app.runs / name / "ledger.db")) as ledger:
         merged = [row[0] for row in ledger.execute("SELECT merged FROM partials ORDER BY merged")]
     found = []
-    shown = 0
-    for at, count in seen:
+    shown = int(seen[0][1]) if seen else 0
+    for at, count in seen[1:]:
         found += [at - when for when in merged[shown : int(count)]]
         shown = max(shown, int(count))
     return found

@@ -143,8 +143,13 @@ def measurable(spec: RunSpec, analysis: Analysis) -> tuple[str, ...]:
 
 
 def reads_all(spec: RunSpec, analysis: Analysis, variables: Collection[str], *, simulation: bool) -> Reads:
-    """Say what is read of a file to measure some variables, each of them ``measurable``, whatever is cut on."""
-    return _weighted(spec, needed(_columns(spec, analysis), set(variables)), simulation=simulation)
+    """Say what is read of a file to measure some variables, each of them ``measurable``, whatever is cut on.
+
+    With what else the events of a run with variations weigh, and not what else their leptons are.
+    """
+    found = _weighted(spec, needed(_columns(spec, analysis), set(variables)), simulation=simulation)
+    weighed = [one for one in spec.variations if simulation and not one.kinematic]
+    return found._replace(more=reads_more(found.columns, weighed))
 
 
 def _columns(spec: RunSpec, analysis: Analysis) -> Any:  # noqa: ANN401 (an analysis' own NamedTuple)

@@ -43,14 +43,18 @@ class _Notes:
     """Writes down which functions take long, for one of their parameters at least: what fixtures take is shared."""
 
     def __init__(self) -> None:
-        self._slow: set[str] = set()
+        self._took: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report):
-        if report.when == "call" and report.duration >= _SLOW_S:
-            self._slow.add(_function(report.nodeid))
+        if report.when == "call":
+            name = _function(report.nodeid)
+            self._took[name] = max(self._took.get(name, 0.0), report.duration)
 
     def pytest_sessionfinish(self):
-        light = sorted(name for name in self._slow if not _has(name.split("::")[0], _HEAVY))
+        """Write down what is known now: of tests that were not run, what was known before."""
+        known = dict.fromkeys(SLOW.read_text(encoding="utf-8").split(), _SLOW_S) | self._took
+        there = [name for name, took in known.items() if took >= _SLOW_S and Path(name.split("::")[0]).exists()]
+        light = sorted(name for name in there if not _has(name.split("::")[0], _HEAVY))
         SLOW.write_text("".join(f"{name}\n" for name in light), encoding="utf-8")
 
 

@@ -1,7 +1,10 @@
 """How often pages are drawn again: few viewers see all at once, and many cost no more than a bounded share."""
 
+from dataclasses import replace
+
 import pytest
 
+from app import services as services_module
 from app.pace import CORES, SELDOM_S, SHARE, Pace
 
 OFTEN_S = 0.75
@@ -119,3 +122,11 @@ def test_what_ends_a_page_early_is_counted_too():
         with pytest.raises(LookupError):
             fails()
     assert server.pace.interval(OFTEN_S) > OFTEN_S
+
+
+def test_a_container_without_a_limit_has_the_machines_cores(monkeypatch, tmp_path):
+    """Found by a review: there ``cpus`` is 0, and so was the share of them that everything is divided by."""
+    no_limit = replace(services_module.place(), cpus=0.0)
+    monkeypatch.setattr(services_module, "place", lambda: no_limit)
+    monkeypatch.setenv("HZZRAY_RUNS", str(tmp_path))
+    assert services_module.services.__wrapped__().pace.interval(OFTEN_S) == OFTEN_S

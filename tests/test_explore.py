@@ -29,6 +29,7 @@ from hzzray.engine.ledger import Ledger
 from hzzray.engine.questions import OvertakenError
 from hzzray.engine.worker import Worker
 from hzzray.errors import TransientError, UsageError
+from hzzray.physics.analysis import Variation
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.plan import make_plan
 from hzzray.runs.request import make_spec
@@ -158,6 +159,21 @@ def test_variations_of_the_weight_are_filled_of_hot_candidates_too(runs, before,
     asked = [others[number] for number in some]
     for partial, task in zip(hot.fill(varied, asked), asked, strict=True):
         assert (partial.task, partial.packed) == (task, own.process(task).packed)
+    hot.close()
+    own.close()
+
+
+def test_a_run_with_other_weights_is_explored_and_lends_them(runs):
+    toy = release("toy")
+    other = Variation("other", "branch", factor="scaleFactor_PILEUP", branches=("scaleFactor_ELE", "scaleFactor_MUON"))
+    spec = make_spec(toy.model_copy(update={"variations": (other,)}), selection="h4l", variations=["other"])
+    settings = settings_of(RunFolder(runs / "base"))[1]
+    tasks = make_plan(spec, "r", settings.sources, chunk=3_000).tasks
+    hot, own = HotWorker(spec, settings.sources, tasks), Worker(spec, settings.sources)
+    number = next(i for i, task in enumerate(tasks) if task.sample == "ggH125_ZZ4lep")
+    hot.load(number)
+    (partial,) = hot.fill(spec, [tasks[number]])
+    assert partial.packed == own.process(tasks[number]).packed
     hot.close()
     own.close()
 

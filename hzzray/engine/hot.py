@@ -244,6 +244,7 @@ class HotWorker(Worker):
         everything = {kind: analyses.reads_all(spec, analysis, names, simulation=kind) for kind in (False, True)}
         wanted = {bound.variable for cut in spec.selection.cuts for bound in cut.bounds}
         wanted |= {template.observable for template in spec.templates}
+        wanted |= {variation.each for variation in spec.variations if variation.each}
         # A file may lack what only other cuts need.
         self._ways = (
             (self._keeper(analysis, names, everything), everything),

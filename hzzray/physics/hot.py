@@ -450,7 +450,7 @@ def _make_scratch(room: int, shape: Shape) -> _Scratch:
     return _Scratch(
         np.zeros(room, np.uint8), np.zeros(room, np.int16), np.zeros(room, np.uint32), np.zeros(room, np.int32),
         np.zeros(LOT, np.int32), np.zeros(LOT), make_split(BLOCK), np.zeros(room * 4),
-        np.zeros(2 * (shape.rows + 1) * FOLDS), np.zeros(shape.cells * FOLDS),
+        np.zeros(2 * (shape.rows + 1) * FOLDS), np.zeros(shape.nominal * FOLDS),
     )  # fmt: skip
 
 

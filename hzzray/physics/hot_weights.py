@@ -59,7 +59,10 @@ NOTHING = Beside()
 
 
 def beside(variations: Iterable[Variation], reads: Reads) -> Beside:
-    """Say what is kept for some variations of what is read; raises ValueError where a factor isn't."""
+    """Say what is kept for some variations of what is read, other branches too.
+
+    Raises ValueError where a factor isn't read.
+    """
     weighed = [one for one in variations if not one.kinematic]
     factors = {one.factor: factor_of(one, reads) for one in weighed if one.factor}
     number = {read.branch: i for i, read in enumerate(reads.more) if isinstance(read, Scalar)}
