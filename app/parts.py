@@ -22,7 +22,6 @@ from hzzray.errors import HzzrayError
 LIVE_S, IDLE_S = 0.75, 3.0
 
 _SEEN = "run seen last"  # of the session: the widget's own value goes with its page
-_VIEWER = "who looks"  # of the session: who it is among all
 _NAME = 200  # characters of a run's name that an address asks for
 _SKETCH = Path(__file__).with_name("sketch.svg")
 
@@ -177,6 +176,12 @@ def nothing(title: str, says: str) -> None:
             st.switch_page("views/launch.py")
 
 
+def viewer() -> str:
+    """Name who looks, among all viewers."""
+    name: str = st.session_state.setdefault("viewer", secrets.token_hex(4))
+    return name
+
+
 def live(title: str, page: Callable[[View], None], *, often: bool = False) -> None:
     """Show the page of the chosen run, again and again: often while it goes on, else seldom unless asked to."""
     names = services().client.run_ids()
@@ -219,7 +224,7 @@ def unknown(run_id: str) -> None:
 def _shown(title: str, page: Callable[[View], None], *, often: bool, interval: float) -> None:
     """Show the chosen run as it is now, and again after so long, or all of the page where that isn't right any more."""
     pace = services().pace
-    with pace.drawing(st.session_state.setdefault(_VIEWER, secrets.token_hex(8)), interval):
+    with pace.drawing(viewer(), interval):
         goes_on = _draw(title, page) or often
     if pace.interval(LIVE_S if goes_on else IDLE_S, interval) != interval:
         st.rerun()

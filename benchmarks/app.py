@@ -12,22 +12,18 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import report
-from rich.console import Console
 from scaling import rate
-from watching import Spent, ages_of, finish, start
+from watching import Spent, ages_of, finish, serve_toys, start
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hzzray.data.catalogue import release
-from hzzray.data.toy import write_toys
-from tests.support.app import App, Viewer, chromium, serve_app
+from tests.support.app import App, Viewer, chromium
 
 FULL_EVENTS = 5_000_000
 GOALS = "goals: at most 5 % of the run's throughput, an update within 1.5 s at the median"
@@ -82,27 +78,20 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=60.0, help="seconds that the watched run takes (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="fast runs with and without viewers (%(default)s)")
     options = parser.parse_args()
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="hzzray-") as name, chromium() as browser:
-        folder = Path(name)
-        toys = folder / "toys"
-        write_toys(toys, release("toy"), events=options.events)
+    with chromium() as browser, serve_toys(options.events) as (app, toys):
         (main_pid,) = {child.pid for child in psutil.Process().children() if "node" in child.name()}
-        with serve_app(folder / "app", HZZRAY_SOURCES=str(toys)) as app:
-            finish(start(app, toys))  # caches
-            rates: dict[int, list[float]] = {0: [], options.viewers: []}
-            with ExitStack() as stack:
-                viewers = open_viewers(stack, browser, app, options.viewers)
-                found, cpu = watched(app, viewers, toys, options.pace, main_pid)
-            for _ in range(options.repeat):
-                for number, times in rates.items():
-                    with ExitStack() as stack:
-                        open_viewers(stack, browser, app, number)
-                        times.append(fast(app, toys))
+        rates: dict[int, list[float]] = {0: [], options.viewers: []}
+        with ExitStack() as stack:
+            viewers = open_viewers(stack, browser, app, options.viewers)
+            found, cpu = watched(app, viewers, toys, options.pace, main_pid)
+        for _ in range(options.repeat):
+            for number, times in rates.items():
+                with ExitStack() as stack:
+                    open_viewers(stack, browser, app, number)
+                    times.append(fast(app, toys))
     alone, seen = (statistics.median(times) for times in rates.values())
     cores = os.cpu_count() or 1
     slow = statistics.quantiles(found, n=20)[-1]
-    header = ("what", "measured")
     lines = [
         ("from commit to screen, median, s", f"{statistics.median(found):.2f}"),
         ("from commit to screen, 95 %, s", f"{slow:.2f}"),
@@ -113,12 +102,10 @@ def main() -> int:
         (f"a fast run, {options.viewers} viewers and their browser on the same cores, events/s", f"{seen:,.0f}"),
         ("the same, of its throughput", f"{seen / alone:.1%}"),
     ]
-    console.print(report.plain(f"{options.events:,} events, {options.viewers} viewers; {GOALS}", header, lines))
-    if options.events < FULL_EVENTS:
-        console.print(f"{report.DOCUMENT.name} is left alone: not a full run")
-        return 0
+    title = f"{options.events:,} events, {options.viewers} viewers; {GOALS}"
     about = f"; 2 actors, {options.viewers} viewers in Chromium on the same cores. {GOALS.capitalize()}."
-    report.record("app", ["benchmarks/app.py", *sys.argv[1:]], about, report.grid(header, lines))
+    command = ["benchmarks/app.py", *sys.argv[1:]]
+    report.conclude("app", title, lines, about, command, whole=options.events >= FULL_EVENTS)
     return 0
 
 

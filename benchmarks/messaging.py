@@ -160,7 +160,6 @@ def main() -> int:
             broker.stop()
     ratio = statistics.median(brokered) / statistics.median(plain)
     sizes = [size for size, _ in memory]
-    header = ("what", "measured")
     lines = [
         ("published and confirmed, tasks/s", f"{published:,.0f}"),
         ("published to acknowledged, tasks/s", f"{rate:,.0f}"),
@@ -169,14 +168,17 @@ def main() -> int:
         ("the same through the broker, s", f"{statistics.median(brokered):.1f}"),
         ("ratio", f"{ratio:.3f}"),
     ]
-    console.print(report.plain(f"{options.tasks:,} tiny tasks; {GOALS}", header, lines))
-    if options.tasks < FULL_TASKS or options.events < FULL_EVENTS:
-        console.print(f"{report.DOCUMENT.name} is left alone: not a full run")
-        return 0
     words = ["TOYS" if word == str(options.toys) else word for word in sys.argv[1:]]  # no path of this machine
     about = f"; {options.actors} actors, broker and bridge on the same cores. {GOALS.capitalize()}."
-    body = f"{options.tasks:,} tasks of one event each are queued before the bridge begins.\n\n"
-    report.record("messaging", ["benchmarks/messaging.py", *words], about, body + report.grid(header, lines))
+    report.conclude(
+        "messaging",
+        f"{options.tasks:,} tiny tasks; {GOALS}",
+        lines,
+        about,
+        ["benchmarks/messaging.py", *words],
+        whole=options.tasks >= FULL_TASKS and options.events >= FULL_EVENTS,
+        intro=f"{options.tasks:,} tasks of one event each are queued before the bridge begins.\n\n",
+    )
     return 0
 
 

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 #: Relative difference that is allowed between two sums of float32 products.
@@ -184,6 +185,18 @@ def record(name: str, command: list[str], about: str, body: str) -> None:
         f"{body}\n"
     )
     rewrite(name, section)
+
+
+def conclude(
+    name: str, title: str, lines: list[tuple[str, ...]], about: str, command: list[str], *, whole: bool, intro: str = ""
+) -> None:
+    """Print what was measured, and replace a section of the document by it after a ``whole`` run."""
+    header, console = ("what", "measured"), Console()
+    console.print(plain(title, header, lines))
+    if whole:
+        record(name, command, about, intro + grid(header, lines))
+    else:
+        console.print(f"{DOCUMENT.name} is left alone: not a full run")
 
 
 def rewrite(name: str, section: str) -> None:

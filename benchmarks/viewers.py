@@ -12,12 +12,10 @@ import argparse
 import asyncio
 import contextlib
 import multiprocessing
-import os
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,18 +26,15 @@ from pathlib import Path
 import aiohttp
 import psutil
 import report
-from rich.console import Console
 from scaling import rate
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
-from watching import Spent, ages_of, finish, start
+from watching import Spent, ages_of, environment_of, finish, serve_toys, start
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hzzray.data.catalogue import release
-from hzzray.data.toy import write_toys
-from tests.support.app import App, serve_app
+from tests.support.app import App
 
 FULL_EVENTS = 5_000_000
 SETTLED_S = 15.0  # viewers that have just come cost more
@@ -152,8 +147,7 @@ class Class:
 @contextmanager
 def cluster(app: App, slots: int) -> Iterator[None]:
     """Have a local cluster that all runs use: ten of them that start at once take minutes, on two cores."""
-    hzzray = (sys.executable, "-m", "hzzray", "cluster")
-    env = os.environ | {"HZZRAY_CACHE": str(app.folder / "cache")}
+    hzzray, env = (sys.executable, "-m", "hzzray", "cluster"), environment_of(app)
     subprocess.run([*hzzray, "up", "--slots", str(slots)], env=env, check=True, stdout=subprocess.DEVNULL)
     try:
         yield
@@ -163,7 +157,7 @@ def cluster(app: App, slots: int) -> Iterator[None]:
 
 @contextmanager
 def viewers(app: App, runs: list[str], number: int) -> Iterator[Class]:
-    """Have viewers for a while; nobody at all where the number is zero."""
+    """Have viewers for a while; nobody at all where the number is zero. Ends the program where one of them fails."""
     if not number:
         yield Class(0)
         return
@@ -184,6 +178,9 @@ def viewers(app: App, runs: list[str], number: int) -> Iterator[Class]:
         finally:
             process.kill()
             process.join()
+    problems = [error for seen in they.seen for error in seen.errors]
+    if problems or len(they.seen) < number:
+        raise SystemExit(f"viewers got {len(problems)} errors: {problems[:1]}\n{app.said()[-2000:]}")
 
 
 def memory(app: App) -> float:
@@ -200,29 +197,20 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=600.0, help="seconds that a watched run takes (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="fast runs with and without viewers (%(default)s)")
     options = parser.parse_args()
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="hzzray-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        toys = folder / "toys"
-        write_toys(toys, release("toy"), events=options.events)
-        with serve_app(folder / "app", HZZRAY_SOURCES=str(toys)) as app:
-            finish(start(app, toys))  # caches
-            alone, seen = turns(app, toys, options.viewers, options.repeat)
-            with cluster(app, options.at_once):
-                paced = watched(app, toys, options.viewers, options.at_once, options.pace)
-    header = ("what", "measured")
+    with serve_toys(options.events) as (app, toys):
+        alone, seen = turns(app, toys, options.viewers, options.repeat)
+        with cluster(app, options.at_once):
+            paced = watched(app, toys, options.viewers, options.at_once, options.pace)
     lines = [
         *paced,
         ("a fast run, nobody watching, events/s", f"{alone:,.0f}"),
         (f"a fast run, {options.viewers} viewers, events/s", f"{seen:,.0f}"),
         ("the same, of its throughput", f"{seen / alone:.1%}"),
     ]
-    console.print(report.plain(f"{options.viewers} viewers, {options.at_once} runs at once; {GOALS}", header, lines))
-    if options.events < FULL_EVENTS:
-        console.print(f"{report.DOCUMENT.name} is left alone: not a full run")
-        return 0
+    title = f"{options.viewers} viewers, {options.at_once} runs at once; {GOALS}"
     about = f"; {options.viewers} viewers without browsers, on the same cores. {GOALS.capitalize()}."
-    report.record("viewers", ["benchmarks/viewers.py", *sys.argv[1:]], about, report.grid(header, lines))
+    command = ["benchmarks/viewers.py", *sys.argv[1:]]
+    report.conclude("viewers", title, lines, about, command, whole=options.events >= FULL_EVENTS)
     return 0
 
 
@@ -231,13 +219,10 @@ def turns(app: App, toys: Path, number: int, repeat: int) -> tuple[float, float]
     rates: dict[int, list[float]] = {0: [], number: []}
     for _ in range(repeat):
         for many, found in rates.items():
-            with viewers(app, ["watched"], many) as they:
+            with viewers(app, ["watched"], many):
                 time.sleep(SETTLED_S if many else 0.0)
                 finish(start(app, toys))
             found.append(rate(app.runs / "watched" / "ledger.db"))
-            problems = [error for seen in they.seen for error in seen.errors]
-            if problems or len(they.seen) < many:
-                raise SystemExit(f"viewers got {len(problems)} errors: {problems[:1]}\n{app.said()[-2000:]}")
     alone, seen = (statistics.median(found) for found in rates.values())
     return alone, seen
 
@@ -268,9 +253,6 @@ def watched(app: App, toys: Path, number: int, at_once: int, pace: float) -> lis
     finally:
         for run in runs:
             run.terminate()
-    problems = [error for seen in they.seen for error in seen.errors]
-    if problems or len(they.seen) < number:
-        raise SystemExit(f"viewers got {len(problems)} errors: {problems[:1]}\n{app.said()[-2000:]}")
     found = [age for each, seen in enumerate(they.seen) for age in ages_of(app, names[each % at_once], seen.counts)]
     quarter = max(1, len(used) // 4)
     first, last = statistics.median(used[quarter : 2 * quarter]), statistics.median(used[-quarter:])

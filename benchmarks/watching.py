@@ -7,15 +7,19 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.support.app import App
+from hzzray.data.catalogue import release
+from hzzray.data.toy import write_toys
+from tests.support.app import App, serve_app
 
 
 class Spent(threading.Thread):
@@ -54,6 +58,22 @@ class Spent(threading.Thread):
         }
 
 
+def environment_of(app: App) -> dict[str, str]:
+    """Make the environment of commands that share the app's cache."""
+    return os.environ | {"HZZRAY_CACHE": str(app.folder / "cache")}
+
+
+@contextmanager
+def serve_toys(events: int) -> Iterator[tuple[App, Path]]:
+    """Serve the app, in a folder of its own, and toys of so many events; whose caches are filled."""
+    with tempfile.TemporaryDirectory(prefix="hzzray-", ignore_cleanup_errors=True) as name:
+        toys = Path(name) / "toys"
+        write_toys(toys, release("toy"), events=events)
+        with serve_app(Path(name) / "app", HZZRAY_SOURCES=str(toys)) as app:
+            finish(start(app, toys))
+            yield app, toys
+
+
 def start(app: App, toys: Path, *options: object, name: str = "watched", actors: int = 2) -> subprocess.Popen[bytes]:
     """Start a run, in the place of an earlier one of its name."""
     shutil.rmtree(app.runs / name, ignore_errors=True)
@@ -61,7 +81,7 @@ def start(app: App, toys: Path, *options: object, name: str = "watched", actors:
     command = ("run", "--selection", "notebook-2020", *places, "--actors", actors, *options)
     return subprocess.Popen(
         [sys.executable, "-m", "hzzray", *map(str, command)],
-        env=os.environ | {"HZZRAY_CACHE": str(app.folder / "cache")},
+        env=environment_of(app),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

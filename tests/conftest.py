@@ -30,6 +30,10 @@ def _has(path: str, words: tuple[str, ...]) -> bool:
     return any(word in text for word in words)
 
 
+def _is_heavy(nodeid: str) -> bool:
+    return _has(nodeid.split("::", maxsplit=1)[0], _HEAVY)
+
+
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="leave out what needs a broker, a cluster, or long")
     parser.addoption("--note-slow", action="store_true", help=f"write down what takes long, in {SLOW.name}")
@@ -54,13 +58,13 @@ class _Notes:
         """Write down what is known now: of tests that were not run, what was known before."""
         known = dict.fromkeys(SLOW.read_text(encoding="utf-8").split(), _SLOW_S) | self._took
         there = [name for name, took in known.items() if took >= _SLOW_S and Path(name.split("::")[0]).exists()]
-        light = sorted(name for name in there if not _has(name.split("::")[0], _HEAVY))
+        light = sorted(name for name in there if not _is_heavy(name))
         SLOW.write_text("".join(f"{name}\n" for name in light), encoding="utf-8")
 
 
 def pytest_collection_modifyitems(config, items):
     """Begin with the files that take longest; a stable sort: within a file, the order is the file's."""
-    heavy = {item: _has(item.nodeid.split("::")[0], _HEAVY) for item in items}
+    heavy = {item: _is_heavy(item.nodeid) for item in items}
     if config.getoption("quick"):
         slow = set(SLOW.read_text(encoding="utf-8").split())
         out = {item for item in items if heavy[item] or _function(item.nodeid) in slow}

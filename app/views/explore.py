@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -135,12 +134,6 @@ def _change(session: Exploring, tuning: Tuning) -> None:
     st.query_params[_CUTS] = [bound_text(bound) for bound in tuning.cuts]
 
 
-def _viewer() -> str:
-    """Name this viewer: a newer question overtakes those of the same one alone."""
-    name: str = st.session_state.setdefault("viewer", secrets.token_hex(4))
-    return name
-
-
 def _own(session: Exploring) -> dict[str, Bound]:
     assert session.about is not None  # noqa: S101 (it is there before sliders are)
     return explore.bounds(session.about.spec.selection.cuts)
@@ -217,7 +210,7 @@ class _Shown(NamedTuple):
 
 def _answer(session: Exploring, about: About, tuning: Tuning) -> _Shown | None:
     """Show what the cuts give; returns it, or None where there is no answer."""
-    viewer = _viewer()
+    viewer = parts.viewer()
     figures = st.container(horizontal=True, gap="small", key="figures")
     question, before, region, log, overlay, last = _choose(session, about, tuning)
     try:
@@ -534,7 +527,7 @@ def _scan(session: Exploring, question: Question, region: str | None) -> None:
         values = explore.thresholds(slider)
         for i, threshold in enumerate(values, 1):
             bound = explore.with_threshold(slider, now, threshold, above=above)
-            answer = session.recut(replace(asked, cuts=(*others, bound)), f"{_viewer()}-scan")
+            answer = session.recut(replace(asked, cuts=(*others, bound)), f"{parts.viewer()}-scan")
             points.append(explore.point(threshold, answer.first, region))
             bar.progress(i / len(values), f"{i} of {len(values)} thresholds")
         bar.empty()
@@ -570,7 +563,7 @@ def _but_one(session: Exploring, question: Question, *, blind: bool) -> None:
     columns = st.columns(3, gap="medium")
     for i, (name, one) in enumerate(asked.items()):
         with columns[i % 3], parts.part(f"The plot of {name}"):
-            result = session.recut(one, f"{_viewer()}-but-one").results[name]
+            result = session.recut(one, f"{parts.viewer()}-but-one").results[name]
             chart = explore.but_one_chart(result, session.sliders[name], tuning.bound(name, own), data=not blind)
             parts.draw(chart, f"but-one-{name}", alt=f"{session.sliders[name].title} by every cut but its own")
     st.caption(f"Grey: what the variable's own cut takes away.{' Data are hidden.' if blind else ''}")

@@ -742,7 +742,7 @@ class Refiller:
             )
             for i, template in enumerate(templates)
         ]
-        self._reweigher = Reweigher(analysis, templates, variations, self.shape) if variations else None
+        self._reweigher = Reweigher(analysis, self._observables, variations, self.shape) if variations else None
         wanted = {variable for cut in self._cuts for variable, _, _ in cut} | {row[0] for row in self._observables}
         wanted |= self._reweigher.variables if self._reweigher else set()
         self._wanted = {variable: analysis.variables[variable].name for variable in wanted}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.physics.analysis import Analysis, Template, Variation
+from hzzray.physics.analysis import Analysis, Variation
 from hzzray.physics.columns import Reads, Scalar, Step
 from hzzray.physics.fill import Sums, Weights, find_bins
 from hzzray.physics.histogram import MAX_WEIGHT, Shape
@@ -35,8 +35,10 @@ class Beside(NamedTuple):
 
     def of(self, step: Step, weights: Weights, start: int, events: int) -> NDArray[np.float64]:
         """Make it of some events of a step: float64, shape (names, events), in the order that weights are made in."""
-        here = slice(start, start + events)
         found = np.empty((len(self.names), events))
+        if not self.names:
+            return found
+        here = slice(start, start + events)
         factors, divisor = step.factors[:, here], step.divisor[here]
         if weights.absolute:
             factors, divisor = np.abs(factors), np.abs(divisor)
@@ -110,26 +112,23 @@ def _add_all(x: NDArray[np.float64], cell: NDArray[np.int32], first: int, split:
         add_whole(t.cells, first + cell[i], split, 0)
 
 
+#: A template as it is filled: its variable, its axis (as ``find_bins`` has it), its first cell.
+Observable = tuple[int, NDArray[np.float64], int]
+
+
 class Reweigher:
-    """Fills the first templates of what passed for each direction in which events weigh otherwise.
+    """Fills the first observables of what passed for each direction in which events weigh otherwise.
 
     Raises ValueError for variables that the analysis doesn't have.
     """
 
     def __init__(
-        self, analysis: Analysis, templates: Sequence[Template], variations: Sequence[Variation], shape: Shape
+        self, analysis: Analysis, observables: Sequence[Observable], variations: Sequence[Variation], shape: Shape
     ) -> None:
         self._directions = directions_of(variations, shape)
         kinds, self._power = powers_of(self._directions)
         self._kinds = [analysis.index(kind) for kind in kinds]
-        self._templates = [
-            (
-                analysis.index(template.observable),
-                np.array([template.axis.start, template.axis.stop, template.axis.bins, template.axis.width]),
-                shape.slice(i).start,
-            )
-            for i, template in enumerate(templates[: shape.varied])
-        ]
+        self._observables = observables[: shape.varied]
         #: The variables that events weigh by.
         self.variables = frozenset(self._kinds)
         #: What must have been kept of each event beside its weight.
@@ -147,7 +146,7 @@ class Reweigher:
         """Add events that passed: what they weigh, what was kept beside, their candidates' region and variables."""
         row = rows_of([values(kind) for kind in self._kinds], weight.size)
         cells = []
-        for variable, axis, first in self._templates:
+        for variable, axis, first in self._observables:
             cells.append(np.empty(weight.size, np.int32))
             _find(values(variable), region, axis, first, cells[-1])
         for at, direction in enumerate(self._directions):
