@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.engine import standing
+from hzzray.engine import spares, standing
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.standing import Claim, Process, Standing, StandingError, claimed
 from hzzray.runs.folder import load_json
@@ -131,6 +131,10 @@ def done(*words: object, code: int = 0) -> str:
     return ended.stdout + ended.stderr
 
 
+def two(processes: list[psutil.Process]) -> list[psutil.Process] | None:
+    return processes if len(processes) == 2 else None
+
+
 def merged(folder: Path) -> int:
     """How many tasks of a run are merged; 0 while there is no ledger."""
     if not (folder / "ledger.db").exists():
@@ -155,7 +159,10 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
         record = standing.find()
         assert (place / standing.RECORD).stat().st_mode & 0o077 == 0
         assert "is there already" in done("cluster", "up")
-        (gcs,) = [child for child in psutil.Process(record.keeper.pid).children() if child.name() == "gcs_server"]
+        parts = {child.name(): child for child in psutil.Process(record.keeper.pid).children()}
+        gcs, raylet = parts["gcs_server"], parts["raylet"]
+        # For the worker and the reducer of the run that comes first.
+        ready = wait_for("processes that are ready", lambda: two(spares.waiting(raylet)), 60)
         slow = subprocess.Popen(
             hzzray(*run, "--pace", 600), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -163,6 +170,7 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
             wait_for("a merged task", lambda: merged(tmp_path / "here" / "run"))
             (user,) = standing.users()
             assert (user.process.pid, user.slots) == (slow.pid, 1)
+            assert {one.cmdline()[0].partition(".")[0] for one in ready} == {"ray::Worker", "ray::Reducer"}
             assert json.loads(done("cluster", "status", "--json"))["users"][0]["pid"] == slow.pid
             assert f"(process {slow.pid})" in done("cluster", "down", code=1)
             assert gcs.is_running()

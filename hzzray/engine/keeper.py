@@ -14,13 +14,16 @@ from pathlib import Path
 
 import psutil
 
-from hzzray.engine import standing
+from hzzray.engine import spares, standing
 from hzzray.engine.cluster import cluster
 from hzzray.engine.local import await_dashboard
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
 
 _LOOK_S = 0.5
+
+# So long after the last run, which has its plots to draw, worker processes are started for the next one.
+_REST_S = 3.0
 
 # Without these there is no cluster any more.
 _PARTS = ("gcs_server", "raylet")
@@ -36,7 +39,7 @@ def main() -> None:
     if place is None:
         raise HzzrayError("no folder of caches")
     named = standing.environment(os.environ)  # before Ray adds to it
-    os.environ["RAY_ADDRESS"] = "local"
+    os.environ.update(spares.PRELOADED | {"RAY_ADDRESS": "local"})
     with cluster(slots):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: over.set())  # Ray has its own by now
@@ -44,7 +47,7 @@ def main() -> None:
         record = place / standing.RECORD
         try:
             write_whole(record, lambda path: path.write_text(_record(slots, idle_s, named), encoding="utf-8"), 0o600)
-            _stay(place, idle_s, over, ends_with_last=ends_with_last)
+            _stay(place, slots, idle_s, over, ends_with_last=ends_with_last)
         finally:
             record.unlink(missing_ok=True)
 
@@ -63,15 +66,22 @@ def _record(slots: int, idle_s: float, named: str) -> str:
     ).model_dump_json()
 
 
-def _stay(place: Path, idle_s: float, over: threading.Event, *, ends_with_last: bool) -> None:
-    """Wait until the cluster is not wanted any more, or has fallen down."""
+def _stay(place: Path, slots: int, idle_s: float, over: threading.Event, *, ends_with_last: bool) -> None:
+    """Wait until the cluster is not wanted any more, or has fallen down; meanwhile have spare processes for a run."""
     parts = [child for child in psutil.Process().children(recursive=True) if child.name() in _PARTS]
-    used = time.monotonic()
+    (raylet,) = (part for part in parts if part.name() == "raylet")
+    wanted = slots + 1  # the reducer takes no slot
+    used = looked = time.monotonic()
+    is_full = False
     while not over.wait(_LOOK_S) and all(part.is_running() for part in parts):
         claims = standing.claims(place)
         is_idle = time.monotonic() - used > idle_s
         if any(claim.slots for claim in claims):
-            used = time.monotonic()
+            used = looked = time.monotonic()
+            is_full = False
+        elif not is_full and time.monotonic() - looked > _REST_S:
+            is_full = not spares.refill(raylet, wanted, idle_s)  # those of the last run may have been on their way out
+            looked = time.monotonic()
         elif (is_idle or (ends_with_last and not claims)) and standing.retired(place, is_wanted=not is_idle):
             return
 
