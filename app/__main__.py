@@ -11,7 +11,7 @@ from pathlib import Path
 from streamlit.web import cli
 
 from app.settings import read_settings
-from hzzray.engine.services import keep_word
+from hzzray.engine.service_usage import keep_word
 
 
 def main() -> None:

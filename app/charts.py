@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from app import words
+from app import formatting
 from hzzray.engine.monitor import is_actor
 from hzzray.physics.analysis import Template
 from hzzray.report.stack import Contents, Layer, contents
@@ -270,7 +270,7 @@ def _mass_spec(content: Contents, template: Template, span: tuple[float, float],
     }
     kind = {"type": "log", "domainMin": floor, "nice": False} if log else {"type": "linear", "domain": _FROM_0}
     events = _y(
-        title=f"Events / {content.width:g} {words.short(template.unit, 20)}".rstrip(),
+        title=f"Events / {content.width:g} {formatting.short(template.unit, 20)}".rstrip(),
         scale={**kind, "range": [{"expr": f"{_UPPER} * height"}, 0], "clamp": True},
         axis={"orient": "left", "tickCount": 6, "titleY": {"expr": f"{_UPPER} * height / 2"}},
     )
@@ -281,7 +281,7 @@ def _mass_spec(content: Contents, template: Template, span: tuple[float, float],
     )
     # A tooltip takes the titles "title" and "image" for more than names: so none is one.
     tips = [
-        (words.label(template.label) or words.short(template.observable), 0),
+        (formatting.label(template.label) or formatting.short(template.observable), 0),
         *((f"{layer.name} ", i) for i, layer in enumerate(content.simulation, 1)),
     ]
     tips += [("Simulation", len(tips)), (DATA, len(tips) + 1)]
@@ -322,7 +322,7 @@ def _mass_spec(content: Contents, template: Template, span: tuple[float, float],
         "views": ["hover"],
     }
     hover["encoding"]["x"] |= {
-        "title": words.axis(template.observable, template.label, template.unit),
+        "title": formatting.axis(template.observable, template.label, template.unit),
         "scale": {"domain": list(span), "nice": False, "zero": False},
         "axis": {"tickCount": 9},
     }

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
-from app.trust import doubt
+from app.validation import doubt
 from hzzray.engine.cluster import DASHBOARD
 from hzzray.engine.ledger import LedgerError, Wish
-from hzzray.engine.rounded import Tables
+from hzzray.engine.template_tables import Tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError, open_own, read_own
 from hzzray.messages import RUN_ID

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 # The app is no installed package: it lies in a checkout, or the image.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from app import charts, fits, replay  # noqa: F401 (what pages import: the first viewer would wait for it)
+from app import charts, fit_summary, replay  # noqa: F401 (what pages import: the first viewer would wait for it)
 from app.gate import Gate, Lock, allowed_hosts
 from app.settings import read_settings
 from hzzray.errors import UsageError

@@ -22,7 +22,7 @@ from app.client import WISH
 from hzzray.engine.cluster import NAMESPACE, ClusterError, visit
 from hzzray.engine.ledger import LedgerError, Wish
 from hzzray.engine.reducer import TABLES_S, Live, ReducerName
-from hzzray.engine.rounded import Tables
+from hzzray.engine.template_tables import Tables
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.files import write_whole
 from hzzray.messages import Counts

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import words
+from app import formatting
 from app.services import services
+from hzzray.disk import full_disk
 from hzzray.errors import UsageError
-from hzzray.places import full_disk
 
 _HERE = Path(__file__).parent
 _SHOWN = "a page was shown"  # to this viewer
@@ -35,11 +35,11 @@ def main() -> None:
     try:
         runs = services().settings.runs
     except UsageError as error:
-        st.error(words.plain(str(error)))
+        st.error(formatting.plain(str(error)))
         st.stop()
     page = st.navigation(pages, position="top")
     if trouble := full_disk(runs):
-        st.error(words.plain(trouble), icon=":material/hard_drive:")
+        st.error(formatting.plain(trouble), icon=":material/hard_drive:")
     waiting.empty()
     st.session_state[_SHOWN] = True
     page.run()

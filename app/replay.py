@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from app import parts, words
+from app import formatting, widgets
 from app.client import View
 from hzzray.runs.result import Result
 
@@ -68,7 +68,7 @@ def shown(view: View) -> View:
         _stop()
         st.rerun()
     then = view
-    with parts.part("The run as it grew"):
+    with widgets.part("The run as it grew"):
         if at < end:
             then = view.as_of(at)
         # There always, so that nothing below it moves.
@@ -79,10 +79,12 @@ def shown(view: View) -> View:
 def _said(end: Result, then: Result | None, at: float) -> str:
     """Say what is shown."""
     if then is None or then is end:
-        return f"As it stands in the end, after {words.seconds(end.cost.wall_s)}."
+        return f"As it stands in the end, after {formatting.seconds(end.cost.wall_s)}."
     # The ledger doesn't say when a task failed.
     failed = f" What failed by the end, {end.tasks.failed}, is among the others." if end.tasks.failed else ""
-    return f"As it stood after {words.seconds(at)}: {then.tasks.merged} of {end.tasks.planned} tasks merged.{failed}"
+    return (
+        f"As it stood after {formatting.seconds(at)}: {then.tasks.merged} of {end.tasks.planned} tasks merged.{failed}"
+    )
 
 
 def _move(run_id: str, end: float, decimals: int) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.client import Client
 from app.fitter import Fitter
-from app.launch import Launcher
+from app.launcher import Launcher
 from app.pace import Pace
 from app.sessions import Sessions
 from app.settings import AppSettings, read_settings

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from app.children import environment
-from app.explore import Slider, sliders
-from app.explorer import About, Found, Kept, Question
+from app.explore_charts import Slider, sliders
+from app.explore_process import About, Found, Kept, Question
 from hzzray.engine.cluster import ClusterError
+from hzzray.engine.explore_messages import Candidate, OvertakenError, Standing
 from hzzray.engine.monitor import Usage
-from hzzray.engine.questions import Candidate, OvertakenError, Standing
 from hzzray.errors import HzzrayError
 from hzzray.physics.analysis import Cut
 
@@ -56,7 +56,7 @@ class Exploring:
         self._futures: dict[int, Future[Any]] = {0: Future()}
         self._answers: OrderedDict[Question, Found] = OrderedDict()
         ours, its = socket.socketpair()
-        command = [sys.executable, "-m", "app.explorer", str(its.fileno()), str(folder.resolve()), engine]
+        command = [sys.executable, "-m", "app.explore_process", str(its.fileno()), str(folder.resolve()), engine]
         ray = {"RAY_ADDRESS": address} if address else {}
         with its:
             self._process = subprocess.Popen(  # noqa: S603 (our own program, no shell)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hzzray.runs.fitting import ingredients
+from hzzray.runs.fit_run import ingredients
 from hzzray.runs.folder import find_run, load_json
 from hzzray.runs.templates import load_templates
 from hzzray.statistics.mass import MassModel

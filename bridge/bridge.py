@@ -34,7 +34,7 @@ from hzzray.engine.cluster import room
 from hzzray.engine.fleet import IN_FLIGHT
 from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Usage
-from hzzray.engine.services import Services
+from hzzray.engine.service_usage import Services
 from hzzray.errors import HzzrayError, first_of
 from hzzray.messages import Counts
 from hzzray.runs.folder import RunFolder

@@ -14,7 +14,7 @@ from bridge.connection import BrokerError
 from bridge.management import TlsAdapter
 from bridge.settings import BrokerSettings
 from hzzray.engine.monitor import Usage, service
-from hzzray.engine.services import is_sound
+from hzzray.engine.service_usage import is_sound
 from hzzray.urls import redact
 
 log = logging.getLogger(__name__)

@@ -212,7 +212,7 @@ def queues(
     """Show how full the broker's queues are, and how fast they move."""
     from bridge.queues import look  # noqa: PLC0415
     from bridge.queues import watch as looks  # noqa: PLC0415
-    from hzzray.report.widths import print_table  # noqa: PLC0415
+    from hzzray.report.console_table import print_table  # noqa: PLC0415
 
     settings, topology = broker_settings(broker, prefix), Topology(prefix)
     if not watch:

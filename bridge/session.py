@@ -32,6 +32,7 @@ from bridge.verdict import (
     decide,
 )
 from bridge.wire import TaskMessage, task_letter
+from hzzray.cache import cache_folder
 from hzzray.engine.actors import join_reducer, reload_reducer, worker_starter
 from hzzray.engine.ledger import Ledger, Wish
 from hzzray.engine.limits import Limits
@@ -42,7 +43,6 @@ from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unseen
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts
-from hzzray.places import cache_folder
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.run import Clock, Journal, Settings, add_plan, finish, keep_settings
 from hzzray.urls import is_inside

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
-from hzzray.blame import told
 from hzzray.data.catalogue import release
 from hzzray.errors import DataError, UsageError
 from hzzray.messages import AnalysisRef, RunSpec
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Read, Reads, Unread, needed, nothing, reads_more
 from hzzray.physics.selection import ANALYSES, parameters_of, preset
+from hzzray.user_code import told
 
 if TYPE_CHECKING:
     from hzzray.physics.filler import Filler
@@ -201,12 +201,12 @@ def warm_up(*, last_first: bool = False) -> None:
     Two processes that begin at opposite ends are done in little more than half the time.
     """
     from hzzray.data import unpacking  # noqa: PLC0415 (imports numba)
-    from hzzray.physics import hot  # noqa: PLC0415
+    from hzzray.physics import hot_candidates  # noqa: PLC0415
 
     pieces: list[Callable[[], None]] = [
         partial(_warm_up, "notebook-2020"),
         unpacking.warm_up,
-        hot.warm_up,
+        hot_candidates.warm_up,
         partial(_warm_up, "h4l"),
     ]
     for piece in reversed(pieces) if last_first else pieces:
@@ -215,7 +215,7 @@ def warm_up(*, last_first: bool = False) -> None:
 
 def _warm_up(name: str) -> None:
     """Compile what a preset runs on the toys."""
-    from hzzray.physics import hot  # noqa: PLC0415
+    from hzzray.physics import hot_candidates  # noqa: PLC0415
     from hzzray.physics.filler import Filler  # noqa: PLC0415
 
     toy = release("toy")
@@ -225,7 +225,7 @@ def _warm_up(name: str) -> None:
     found = Reads(columns, schema.factors, more=reads_more(columns, toy.variations))
     made = Filler(analysis, selection, analysis.templates, schema.gev, toy.variations, 1, found)
     made.warm_up(nothing(found))
-    hot.Keeper(analysis, selection, (0,), schema.gev).warm_up(nothing(Reads(columns, schema.factors)))
+    hot_candidates.Keeper(analysis, selection, (0,), schema.gev).warm_up(nothing(Reads(columns, schema.factors)))
 
 
 _LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()

@@ -21,16 +21,16 @@ from rich.console import Console
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import Counts, RunSpec, Status
 from hzzray.report.console import RunProgress
-from hzzray.runs.counts import By, cutflow, yields
+from hzzray.runs.cutflow import By, cutflow, yields
 from hzzray.runs.explore import Session, explore
-from hzzray.runs.fitting import fit_run
+from hzzray.runs.fit_run import fit_run
 from hzzray.runs.folder import RESULT, RunFolder, find_run, load_json
 from hzzray.runs.request import RunRequest, make_spec, options
 from hzzray.runs.result import Result, Significance
 from hzzray.runs.run import execute, settings_for
 from hzzray.runs.sources import places_for, release_for, write_toys_once
 from hzzray.runs.templates import as_hist, load_templates, showing
-from hzzray.statistics.results import FitResult
+from hzzray.statistics.fit_result import FitResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ class Run:
         """Tell what each cut leaves, as a data frame indexed by sample or group, and cut.
 
         Columns are ``n`` (raw events), ``yield``, and efficiencies as shares with binomial errors: ``absolute`` of all,
-        ``relative`` of those before, ``weighted_…`` in yields (see ``hzzray.runs.counts.CutflowRow``).
+        ``relative`` of those before, ``weighted_…`` in yields (see ``hzzray.runs.cutflow.CutflowRow``).
         """
         rows = [{by: name, **row.plain()} for name, flow in cutflow(self.result, by).items() for row in flow]
         return _frame(rows).set_index([by, "cut"])
@@ -141,8 +141,8 @@ class Run:
         """Fit signal strength and nuisance parameters to an observable, by default the first one.
 
         Writes ``workspace.json`` and ``fit.json`` into the run's folder. ``.value("mu")`` and so on are the figures
-        that ``.figures`` defines; ``hzzray.report.fits`` draws them. A ``quick`` fit has no limit, impacts and mass,
-        which take most of the time.
+        that ``.figures`` defines; ``hzzray.report.fit_figures`` draws them. A ``quick`` fit has no limit, impacts
+        and mass, which take most of the time.
 
         Raises UsageError where pyhf isn't installed, ModelError or FitError for a run that can't be fitted.
         """

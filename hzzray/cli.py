@@ -139,7 +139,7 @@ def publish(
     from bridge.loader import publish as load  # noqa: PLC0415
     from bridge.provision import require  # noqa: PLC0415
     from bridge.topology import Topology  # noqa: PLC0415
-    from hzzray.places import cache_folder  # noqa: PLC0415
+    from hzzray.cache import cache_folder  # noqa: PLC0415
     from hzzray.report.console import published  # noqa: PLC0415
     from hzzray.runs.plan import check_source, make_plan  # noqa: PLC0415
     from hzzray.runs.run import settings_for  # noqa: PLC0415
@@ -346,7 +346,7 @@ def plot(
 ) -> None:
     """Draw a run's plot again, from its result."""
     from hzzray.report.plotting import save  # noqa: PLC0415
-    from hzzray.runs.fitting import systematic  # noqa: PLC0415
+    from hzzray.runs.fit_run import systematic  # noqa: PLC0415
     from hzzray.runs.folder import load_json  # noqa: PLC0415
     from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
 
@@ -381,7 +381,7 @@ def status(run_name: Run, as_json: AsJson = False, runs: Runs = Path("runs")) ->
 
 def _tell_of_full_disk(runs: Path) -> None:
     """Say so before a ledger is opened, which may fail for it."""
-    from hzzray.places import full_disk  # noqa: PLC0415
+    from hzzray.disk import full_disk  # noqa: PLC0415
 
     if trouble := full_disk(runs):
         errors.print(trouble, style="red", highlight=False, soft_wrap=True, markup=False)
@@ -397,7 +397,7 @@ def failures(
     prefix: Prefix = DEFAULT_PREFIX,
 ) -> None:
     """List a run's failed tasks with their reasons: from its ledger, or from a broker's dead letters."""
-    from hzzray.report.widths import print_table  # noqa: PLC0415
+    from hzzray.report.console_table import print_table  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     rows = _failed(folder) if broker is None else _dead(broker, prefix, folder.run_id)
@@ -528,7 +528,7 @@ def retract(
 def list_runs(as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
     """List the runs of a folder."""
     from hzzray.engine.ledger import LedgerError  # noqa: PLC0415
-    from hzzray.report.widths import print_table  # noqa: PLC0415
+    from hzzray.report.console_table import print_table  # noqa: PLC0415
     from hzzray.runs.folder import all_runs  # noqa: PLC0415
 
     _tell_of_full_disk(runs)
@@ -573,8 +573,8 @@ def compare(
     runs: Runs = Path("runs"),
 ) -> None:
     """Lay runs of different environments side by side: CPU over time, cost, throughput, scale."""
+    from hzzray.report.console_table import print_table  # noqa: PLC0415
     from hzzray.report.timelines import save_comparison  # noqa: PLC0415
-    from hzzray.report.widths import print_table  # noqa: PLC0415
     from hzzray.runs.compare import differences, load, records, summarise, table, write_csv  # noqa: PLC0415
 
     loaded = load([_folder(name, runs).path for name in run_names])
@@ -641,7 +641,7 @@ def fetch(
 ) -> None:
     """Download a release's files; resumes, checks sizes, skips what is there."""
     from hzzray.data.fetch import fetch as bring  # noqa: PLC0415
-    from hzzray.report.transfers import bar  # noqa: PLC0415
+    from hzzray.report.fetch_progress import bar  # noqa: PLC0415
 
     chosen = release_of(release_name, catalogue, openmagic=openmagic)
     wanted = RunRequest.of(samples=samples).samples or tuple(sample.name for sample in chosen.samples if sample.default)

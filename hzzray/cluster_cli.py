@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hzzray.engine import standing
+from hzzray.engine import standing_cluster
 from hzzray.errors import UsageError
 from hzzray.options import AsJson, print_json
 
@@ -28,7 +28,7 @@ def up(
 
     wanted = usable_cpus() if slots is None else slots
     with console.status("a Ray cluster starts: some seconds"):
-        record, is_new = standing.up(wanted, idle_s=_seconds(idle))
+        record, is_new = standing_cluster.up(wanted, idle_s=_seconds(idle))
     if not is_new and slots not in (None, record.slots):
         raise UsageError(f"there is one with {record.slots} slots: hzzray cluster down ends it")
     _tell(record, "started" if is_new else "is there already")
@@ -39,13 +39,13 @@ def down(
     force: Annotated[bool, typer.Option("--force", help="Even where runs use it; what they merged is kept.")] = False,
 ) -> None:
     """End it."""
-    console.print("ended" if standing.down(force=force) else "there was none")
+    console.print("ended" if standing_cluster.down(force=force) else "there was none")
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Tell whether it is there, and who uses it; exit 1 where it isn't."""
-    record, users = standing.find(), standing.users()
+    record, users = standing_cluster.find(), standing_cluster.users()
     if as_json:
         claims = [{"pid": claim.process.pid, "slots": claim.slots, "what": claim.what} for claim in users]
         shown = None if record is None else {
@@ -65,7 +65,7 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _tell(record: standing.Standing, how: str) -> None:
+def _tell(record: standing_cluster.Standing, how: str) -> None:
     minutes = f"{record.idle_s / 60:.3g} min"
     text = f"the local cluster {how}: {record.slots} slots at {record.address}; it ends when unused for {minutes}"
     console.print(text, highlight=False, soft_wrap=True)

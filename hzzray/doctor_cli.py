@@ -161,7 +161,7 @@ def _shared_memory() -> Check:
 
 
 def _disk(runs: Path) -> Check:
-    from hzzray.places import full_disk  # noqa: PLC0415
+    from hzzray.disk import full_disk  # noqa: PLC0415
 
     place = next(one for one in (runs, *runs.resolve().parents) if one.exists())
     if trouble := full_disk(runs):

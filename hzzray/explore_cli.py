@@ -141,7 +141,7 @@ def _show(session: Session, answer: Answer, cut: list[str] | None, asked: Sequen
     Where these bring no window of their own, numbers are of the run's own first observable, and its window.
     """
     from hzzray.report.console import summary  # noqa: PLC0415
-    from hzzray.report.widths import print_table  # noqa: PLC0415
+    from hzzray.report.console_table import print_table  # noqa: PLC0415
 
     of_window = answer if answer.spec.window or not session.spec.window else _answer(session, cut, None, None, None)
     summary(of_window.result, console)

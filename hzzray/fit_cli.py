@@ -21,7 +21,7 @@ from hzzray.options import AsJson, Run, Runs, tell_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hzzray.statistics.results import FitResult
+    from hzzray.statistics.fit_result import FitResult
 
 app = typer.Typer()
 console = Console(emoji=False)
@@ -53,7 +53,7 @@ def fit(
     runs: Runs = Path("runs"),
 ) -> None:
     """Fit a run: signal strength, significance, limit, mass; workspace.json, fit.json and pictures."""
-    from hzzray.runs.fitting import FIT, WORKSPACE, fit_run, require_fit  # noqa: PLC0415
+    from hzzray.runs.fit_run import FIT, WORKSPACE, fit_run, require_fit  # noqa: PLC0415
     from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
 
     require_fit()
@@ -68,7 +68,7 @@ def fit(
         typer.echo((into / FIT).read_text(encoding="utf-8"), nl=False)
         return
     show(fitted, console)
-    from hzzray.report.fits import save_all  # noqa: PLC0415
+    from hzzray.report.fit_figures import save_all  # noqa: PLC0415
 
     for written in (into / WORKSPACE, into / FIT, *save_all(fitted, load_json(folder), into)):
         console.print(written, highlight=False, soft_wrap=True)
@@ -79,8 +79,8 @@ def _watch(folder: Path, observable: str | None) -> None:
 
     A process of its own, behind all others: nothing waits for it. It ends, too, when the run is silent for long.
     """
-    from hzzray.report.fit_words import lines  # noqa: PLC0415
-    from hzzray.runs.fitting import FIT_LIVE, described, ingredients, read_run, save_fit, unfitted  # noqa: PLC0415
+    from hzzray.report.fit_text import lines  # noqa: PLC0415
+    from hzzray.runs.fit_run import FIT_LIVE, described, ingredients, read_run, save_fit, unfitted  # noqa: PLC0415
     from hzzray.runs.folder import load_json  # noqa: PLC0415
     from hzzray.runs.templates import TEMPLATES  # noqa: PLC0415
     from hzzray.statistics.fit import FitError, Wanted, run_fit  # noqa: PLC0415
@@ -121,7 +121,7 @@ def hepdata(
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a run's spectra, and what `hzzray fit` found, as HEPData takes them: submission.yaml and tables."""
-    from hzzray.runs.fitting import FIT, load_fit, read_run  # noqa: PLC0415
+    from hzzray.runs.fit_run import FIT, load_fit, read_run  # noqa: PLC0415
     from hzzray.runs.folder import find_run  # noqa: PLC0415
     from hzzray.runs.hepdata import write_hepdata  # noqa: PLC0415
     from hzzray.runs.templates import showing  # noqa: PLC0415
@@ -160,18 +160,18 @@ def _progress(*, show: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 def show(fitted: FitResult, into: Console) -> None:
     """Print a fit's figures and yields, and what there is to know of them; ``fit.json`` has their definitions."""
-    from hzzray.report import fit_words  # noqa: PLC0415
-    from hzzray.report.widths import print_table  # noqa: PLC0415
+    from hzzray.report import fit_text  # noqa: PLC0415
+    from hzzray.report.console_table import print_table  # noqa: PLC0415
 
-    into.print(fit_words.title(fitted), highlight=False, soft_wrap=True, markup=False)
-    for line in fit_words.lines(fitted):
+    into.print(fit_text.title(fitted), highlight=False, soft_wrap=True, markup=False)
+    for line in fit_text.lines(fitted):
         into.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
-    columns, rows = fit_words.events(fitted)
+    columns, rows = fit_text.events(fitted)
     events = Table(columns[0], title="events")
     for title in columns[1:]:
         events.add_column(title, justify="right")
     for row in rows:
         events.add_row(*map(escape, row))
     print_table(into, events)
-    for note in fit_words.notes(fitted):
+    for note in fit_text.notes(fitted):
         into.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)

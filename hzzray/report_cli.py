@@ -32,9 +32,9 @@ def cutflow(
     runs: Runs = Path("runs"),
 ) -> None:
     """Print what each cut leaves: events, yields, and efficiencies with binomial errors; --json has all samples too."""
-    from hzzray.report.listings import cutflow_table  # noqa: PLC0415 (help needn't wait for numerics)
-    from hzzray.report.widths import print_table  # noqa: PLC0415
-    from hzzray.runs.counts import cutflow as count  # noqa: PLC0415
+    from hzzray.report.console_table import print_table  # noqa: PLC0415
+    from hzzray.report.run_tables import cutflow_table  # noqa: PLC0415 (help needn't wait for numerics)
+    from hzzray.runs.cutflow import cutflow as count  # noqa: PLC0415
     from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
 
     result = load_json(find_run(run_name, runs).path)
@@ -127,9 +127,9 @@ def verify(
 
 def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = False) -> None:
     """Print what a run would read, if somebody did it: nothing is written but the cache of files' metadata."""
-    from hzzray.places import cache_folder  # noqa: PLC0415
-    from hzzray.report.listings import of_bytes, preview_table  # noqa: PLC0415
-    from hzzray.report.widths import print_table  # noqa: PLC0415
+    from hzzray.cache import cache_folder  # noqa: PLC0415
+    from hzzray.report.console_table import print_table  # noqa: PLC0415
+    from hzzray.report.run_tables import of_bytes, preview_table  # noqa: PLC0415
     from hzzray.runs.plan import check_source, make_plan  # noqa: PLC0415
     from hzzray.runs.preview import preview  # noqa: PLC0415
     from hzzray.runs.run import settings_for  # noqa: PLC0415

@@ -24,7 +24,7 @@ from kuberay.common import (
     token,
     with_runs,
 )
-from kuberay.config import RUNS, Values
+from kuberay.values import RUNS, Values
 
 PORT = 8501
 

@@ -23,7 +23,7 @@ from kuberay.common import (
     spread,
     thing,
 )
-from kuberay.config import Values
+from kuberay.values import Values
 
 AMQP, AMQPS, MANAGEMENT, MANAGEMENT_TLS, METRICS, METRICS_TLS = 5672, 5671, 15672, 15671, 15692, 15691
 

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 
 from hzzray.files import write_whole
 from hzzray.version import __version__
-from kuberay.config import Values
+from kuberay.deployment import deployment, key
 from kuberay.kustomize import dump
-from kuberay.objects import deployment, key
+from kuberay.values import Values
 
 #: Values that may be changed when a chart is installed; the rest decides what objects there are, or is computed with.
 CHANGEABLE = (

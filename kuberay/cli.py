@@ -17,8 +17,8 @@ from hzzray.errors import UsageError
 from hzzray.options import AsJson, print_json
 
 if TYPE_CHECKING:
-    from kuberay.config import Values
     from kuberay.kubectl import Kubectl
+    from kuberay.values import Values
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,8 +57,8 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 
 
 def _open(overlay: str | None, own: Path | None, context: str | None, *, dry: bool = False) -> tuple[Kubectl, Values]:
-    from kuberay.config import load  # noqa: PLC0415
     from kuberay.kubectl import Kubectl  # noqa: PLC0415
+    from kuberay.values import load  # noqa: PLC0415
 
     values = load(overlay, own)
     return Kubectl(values.namespace, context, dry=dry, say=_say), values
@@ -227,7 +227,7 @@ def chart(
 ) -> None:
     """Write a Helm chart of a deployment: the objects of the manifests, with images, sizes and resources to set."""
     from kuberay.chart import write  # noqa: PLC0415
-    from kuberay.config import load  # noqa: PLC0415
+    from kuberay.values import load  # noqa: PLC0415
 
     number = write(load(overlay, own), folder)
     _say(f"wrote {number} files to {folder}: helm install NAME {folder} --namespace NAMESPACE --create-namespace")
@@ -236,8 +236,8 @@ def chart(
 @app.command()
 def secrets(overlay: Overlay = None, own: Own = None) -> None:
     """Print Secrets with new passwords, for `kubectl create --filename -`; `up` makes them by itself."""
-    from kuberay.config import load  # noqa: PLC0415
     from kuberay.deploy import new_secrets  # noqa: PLC0415
     from kuberay.kustomize import dump  # noqa: PLC0415
+    from kuberay.values import load  # noqa: PLC0415
 
     typer.echo("---\n".join(dump(secret) for secret in new_secrets(load(overlay, own))), nl=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from kuberay.config import DATA, RUNS, Amount, Sized, Values
+from kuberay.values import DATA, RUNS, Amount, Sized, Values
 
 #: A manifest, or a part of one.
 Object = dict[str, Any]

@@ -7,14 +7,14 @@ import secrets
 import time
 from collections.abc import Iterable
 
-from kuberay import objects, redis
+from kuberay import deployment, redis
 from kuberay.broker import USERS
 from kuberay.common import Object, is_made_by_us, part_of, thing
-from kuberay.config import Values
 from kuberay.health import KINDS, Part, parts
 from kuberay.kubectl import APPLY, Kubectl, KubeError, Say
 from kuberay.removal import BUDGETS
 from kuberay.requirements import check
+from kuberay.values import Values
 
 _EVERY_S = 2.0
 
@@ -38,7 +38,7 @@ def new_secrets(values: Values) -> list[Object]:
 
 def up(kubectl: Kubectl, values: Values, say: Say) -> None:
     """Apply everything; what is there already is changed to what it should be, and passwords stay what they are."""
-    space, *rest = objects.deployment(values)
+    space, *rest = deployment.deployment(values)
     if kubectl.dry:
         say("# what isn't there yet; passwords are never made anew")
         kubectl.change("create", "--filename", "-", objects=[space, *new_secrets(values)])
@@ -57,9 +57,9 @@ def up(kubectl: Kubectl, values: Values, say: Say) -> None:
 
 def _remove_old_budgets(kubectl: Kubectl, values: Values, wanted: Iterable[Object], say: Say) -> None:
     """Remove budgets that are no part of the deployment any more: each could keep a machine from being drained."""
-    kept = {objects.key(made) for made in wanted}
+    kept = {deployment.key(made) for made in wanted}
     for made in kubectl.read("get", BUDGETS, "--selector", part_of(values))["items"]:
-        if objects.key(made) not in kept:
+        if deployment.key(made) not in kept:
             say(kubectl.change("delete", BUDGETS, made["metadata"]["name"], "--ignore-not-found").strip())
 
 
@@ -77,7 +77,7 @@ def _namespace(kubectl: Kubectl, space: Object, say: Say) -> None:
 def look(kubectl: Kubectl, values: Values) -> list[Part]:
     """See how each part of a deployment is."""
     found, events = (kubectl.read(*question)["items"] for question in questions(values))
-    return parts(values, objects.deployment(values), found, events)
+    return parts(values, deployment.deployment(values), found, events)
 
 
 def questions(values: Values) -> tuple[tuple[str, ...], tuple[str, ...]]:

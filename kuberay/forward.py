@@ -14,8 +14,8 @@ from typing import Self
 from hzzray.errors import UsageError
 from kuberay import app as page
 from kuberay import broker, ray
-from kuberay.config import Values
 from kuberay.kubectl import Forward, Kubectl, KubeError
+from kuberay.values import Values
 
 _WAITS_S = (1.0, 30.0)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kuberay.common import Object
-from kuberay.config import Values
+from kuberay.values import Values
 
 # What a container that starts says of itself.
 _STARTING = {"ContainerCreating", "PodInitializing"}

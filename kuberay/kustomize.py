@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from kuberay.common import Object
-from kuberay.config import load, overlays
-from kuberay.objects import Key, deployment, jobs, key
+from kuberay.deployment import Key, deployment, jobs, key
+from kuberay.values import load, overlays
 
 HEADER = "# Written by `hzzray kube manifests` from kuberay/values.yaml: change that, and write it again.\n"
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from kuberay import app, broker, ray, redis
 from kuberay.common import Object, broker_selector, selector, thing
-from kuberay.config import Values
+from kuberay.values import Values
 
 _DNS = {
     "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}],

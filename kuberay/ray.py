@@ -29,7 +29,7 @@ from kuberay.common import (
     token,
     with_runs,
 )
-from kuberay.config import RUNS, Values, quantity
+from kuberay.values import RUNS, Values, quantity
 
 GCS, DASHBOARD, CLIENT, METRICS, AUTOSCALER_METRICS, DASHBOARD_METRICS = 6379, 8265, 10001, 8080, 44217, 44227
 

@@ -17,7 +17,7 @@ from kuberay.common import (
     selector,
     thing,
 )
-from kuberay.config import Values
+from kuberay.values import Values
 
 PORT = 6379
 

@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 
-from kuberay import objects
+from kuberay import deployment
 from kuberay.common import Object, is_made_by_us, part_of
-from kuberay.config import Values
 from kuberay.health import is_ours
 from kuberay.kubectl import Kubectl, KubeError, Say
+from kuberay.values import Values
 
 #: What we make, in the order in which it goes: Ray first, as its state is cleaned out of Redis before that goes.
 _RAY = ("rayjobs.ray.io", "rayclusters.ray.io")
@@ -53,7 +53,7 @@ def down(kubectl: Kubectl, values: Values, say: Say, *, keep_data: bool, timeout
         named = (",".join(_served(kubectl, kinds)), "--selector", part_of(values), "--ignore-not-found")
         waiting = ("--wait=true", f"--timeout={timeout_s:g}s")
         _tell(say, kubectl.change("delete", *named, *waiting, timeout_s=timeout_s))
-    for made in objects.priorities(values):  # the whole Kubernetes cluster's, so by name
+    for made in deployment.priorities(values):  # the whole Kubernetes cluster's, so by name
         _tell(say, kubectl.change("delete", "priorityclass", made["metadata"]["name"], "--ignore-not-found"))
     if not kubectl.dry:
         _see_them_go(kubectl, values, say, until)

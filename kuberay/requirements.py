@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kuberay import objects
+from kuberay import deployment
 from kuberay.common import Object
-from kuberay.config import Values
 from kuberay.health import state_of_pod
 from kuberay.kubectl import APPLY, Kubectl, KubeError, Say
+from kuberay.values import Values
 
 _HOW = "docs/kuberay.md says how to install it"
 
@@ -42,7 +42,7 @@ def check(kubectl: Kubectl, values: Values, say: Say) -> None:
         raise KubeError(
             f"namespace {values.namespace} lacks the PersistentVolumeClaim {values.data.claim} (data.claim)"
         )
-    made = {each["kind"]: each for each in objects.deployment(values)}
+    made = {each["kind"]: each for each in deployment.deployment(values)}
     for operator in operators:
         _see_it_answers(kubectl, operator, made[operator.kind])
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from hzzray.errors import UsageError
 from hzzray.runs.request import RunRequest
 from kuberay import deploy, ray
-from kuberay.config import Values
 from kuberay.forward import free_port
 from kuberay.kubectl import Kubectl, KubeError
+from kuberay.values import Values
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

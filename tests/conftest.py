@@ -144,7 +144,7 @@ def ray_cluster(compiled):
     from hzzray.engine.cluster import cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hzzray.engine.local._Dashboard.start", lambda *_: None)  # nobody looks at this one's
+        patch.setattr("hzzray.engine.local_cluster._Dashboard.start", lambda *_: None)  # nobody looks at this one's
         with cluster(3):
             yield
 

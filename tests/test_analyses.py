@@ -201,7 +201,7 @@ def test_a_message_can_name_an_analysis_but_never_bring_one(mine, tmp_path):
 SHARING = """
 from dataclasses import replace
 from hzzray.physics import entry, one_each, put
-from hzzray.physics.leptons import M4L
+from hzzray.physics.lepton_columns import M4L
 from hzzray.physics.selection import NOTEBOOK
 
 @entry

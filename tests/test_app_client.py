@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from app import charts, words
-from app.actors import actors, all_used_s
+from app import charts, formatting
+from app.actor_rows import actors, all_used_s
 from app.client import SILENCE_S, Client
-from app.launch import Choices, Launcher, lacking, places, toy_folder
+from app.launcher import Choices, Launcher, lacking, places, toy_folder
 from app.settings import read_settings
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
@@ -327,12 +327,12 @@ def test_actors_of_a_run_that_has_ended_are_all_there_were(tmp_path):
 
 def test_what_is_withheld_is_said_once_of_each_figure():
     """Walk of a newcomer: five paragraphs that repeated the same samples and named no figure."""
-    assert words.withheld({}) == []
+    assert formatting.withheld({}) == []
     signal, background = "not read: ggH, VBF", "not read: llll"
     both = f"{signal}; {background}"
     reasons = {"n_signal": signal, "n_background": background, "n_background_error": background, "sigma_b": background}
     reasons |= {"notebook": both, "asimov": both, "observed": f"no data; {background}", "observed_sigma": "no data"}
-    assert words.withheld(reasons) == [
+    assert formatting.withheld(reasons) == [
         f"s: {signal}",
         f"b, σ_b: {background}",
         "expected (Asimov), notebook: as s and b",
@@ -346,19 +346,19 @@ def test_what_is_withheld_is_said_once_of_each_figure():
      (0.123456, "0.123"), (None, "–"), (float("nan"), "–"), (-1500, "-1.5 k")],
 )  # fmt: skip
 def test_counts(value, text):
-    assert words.count(value) == text
+    assert formatting.count(value) == text
 
 
 def test_words_have_units():
-    assert words.quantity(1.5e6, "B/s") == "1.5 MB/s"
-    assert words.quantity(12, "s") == "12 s"
-    assert words.quantity(None, "s") == "–"
-    assert [words.seconds(value) for value in (0.25, 59, 61, 7321, None)] == [
+    assert formatting.quantity(1.5e6, "B/s") == "1.5 MB/s"
+    assert formatting.quantity(12, "s") == "12 s"
+    assert formatting.quantity(None, "s") == "–"
+    assert [formatting.seconds(value) for value in (0.25, 59, 61, 7321, None)] == [
         "0.2 s", "59 s", "1 min 01 s", "2 h 02 min", "–",
     ]  # fmt: skip
-    assert [words.percent(value) for value in (0, 0.5, 0.99999, 1)] == ["0.0 %", "50.0 %", "99.9 %", "100 %"]
-    assert words.sigma(1.234) == "1.23 σ"
-    assert words.number(1234567) == "1\u202f234\u202f567"
+    assert [formatting.percent(value) for value in (0, 0.5, 0.99999, 1)] == ["0.0 %", "50.0 %", "99.9 %", "100 %"]
+    assert formatting.sigma(1.234) == "1.23 σ"
+    assert formatting.number(1234567) == "1\u202f234\u202f567"
 
 
 # Launching.

@@ -17,9 +17,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import hzzray
-from app import charts, explore
-from app.explore import Slider, Tuning
-from app.explorer import Asked, Question
+from app import charts, explore_charts
+from app.explore_charts import Slider, Tuning
+from app.explore_process import Asked, Question
 from app.services import services
 from app.sessions import Exploring
 from hzzray.data.catalogue import release
@@ -57,7 +57,7 @@ def ask(asked):
 
 @pytest.fixture(scope="module")
 def sliders(asked, ask):
-    return explore.sliders(asked.about(), ask)
+    return explore_charts.sliders(asked.about(), ask)
 
 
 def slider(**changes) -> Slider:
@@ -121,7 +121,7 @@ def test_a_cut_is_written_so_that_it_can_be_read():
 def test_each_variable_has_a_slider_with_its_histogram(sliders, asked):
     about = asked.about()
     assert list(sliders) == [variable.name for variable in about.variables]
-    own = explore.bounds(about.spec.selection.cuts)
+    own = explore_charts.bounds(about.spec.selection.cuts)
     for name, one in sliders.items():
         assert one.low < one.high, name
         assert (one.high - one.low) / one.step < 400, name
@@ -136,24 +136,24 @@ def test_each_variable_has_a_slider_with_its_histogram(sliders, asked):
 
 def test_what_lies_behind_a_slider(sliders):
     one = sliders["m12"]
-    drawn = explore.behind(one, Bound("m12", 50, 106))
+    drawn = explore_charts.behind(one, Bound("m12", 50, 106))
     shares = [float(share) for share in re.findall(r'class="away" style="\w+:0;width:([\d.]+)%', drawn)]
     wide = one.high - one.low
     assert shares == pytest.approx([100 * (50 - one.low) / wide, 100 * (one.high - 106) / wide], abs=0.01)
-    assert explore.behind(one, None).count("away") == 0
-    counted = explore.behind(slider(low=0.0, high=2.0, step=1.0, counts=True), Bound("x", 0.5))
+    assert explore_charts.behind(one, None).count("away") == 0
+    counted = explore_charts.behind(slider(low=0.0, high=2.0, step=1.0, counts=True), Bound("x", 0.5))
     assert "left:0;width:25.00%" in counted  # to between 0 and 1
-    assert explore.silhouette(np.array([1.0, 4.0])) == (
+    assert explore_charts.silhouette(np.array([1.0, 4.0])) == (
         "polygon(0% 100%, 0.00% 75.0%, 50.00% 75.0%, 50.00% 0.0%, 100.00% 0.0%, 100% 100%)"
     )
-    assert explore.silhouette(np.zeros(3)) == "polygon(0 100%, 100% 100%)"
+    assert explore_charts.silhouette(np.zeros(3)) == "polygon(0 100%, 100% 100%)"
 
 
 def test_data_of_the_window_are_hidden_and_no_others(ask):
     result = ask(Question()).first
     low, high = result.significance.window
     chart = charts.mass(result)
-    hidden = explore.blinded(chart, result, (low, high))
+    hidden = explore_charts.blinded(chart, result, (low, high))
     for kind in ("data", "ratio"):
         before, after = (rows[rows["kind"] == kind] for rows in (chart.rows, hidden.rows))
         inside = (before["lo"] < high) & (before["hi"] > low)
@@ -167,13 +167,13 @@ def test_data_of_the_window_are_hidden_and_no_others(ask):
     assert set(bins.loc[inside, last]) == {"hidden"}, told
     assert "hidden" not in set(bins.loc[~inside, last])
     other = ask(Question((), ("m4l", "m12"))).results["m12"]
-    assert not (explore.blinded(charts.mass(other), other, (low, high)).rows["kind"] == "data").any()
+    assert not (explore_charts.blinded(charts.mass(other), other, (low, high)).rows["kind"] == "data").any()
 
 
 def test_counts_of_regions_add_up(ask):
     result = ask(Question()).first
-    regions = [explore.counts(result, region) for region in result.spec.analysis.regions]
-    everything = explore.counts(result)
+    regions = [explore_charts.counts(result, region) for region in result.spec.analysis.regions]
+    everything = explore_charts.counts(result)
     assert everything is result.significance
     for field in ("n_signal", "n_background", "n_data"):
         assert sum(getattr(one, field) for one in regions) == pytest.approx(getattr(everything, field)), field
@@ -183,26 +183,26 @@ def test_counts_of_regions_add_up(ask):
 
 def test_a_scan_tells_what_each_threshold_gives(ask, sliders):
     one, own = sliders["pt1"], Bound("pt1", 20.0)
-    values = explore.thresholds(one)
-    assert len(values) <= explore.THRESHOLDS
+    values = explore_charts.thresholds(one)
+    assert len(values) <= explore_charts.THRESHOLDS
     assert values[0] == one.low
     points = []
     for value in values[::6]:
-        bound = explore.with_threshold(one, own, value, above=True)
-        points.append(explore.point(value, ask(Question((bound,))).first))
+        bound = explore_charts.with_threshold(one, own, value, above=True)
+        points.append(explore_charts.point(value, ask(Question((bound,))).first))
         direct = ask(Question((Bound("pt1", value if value > one.low else None),))).first.significance
         assert points[-1].asimov == direct.asimov
-    top = explore.best(points)
+    top = explore_charts.best(points)
     assert top.asimov == max(point.asimov for point in points if point.asimov is not None)
-    upper = explore.with_threshold(sliders["m12"], Bound("m12", 50, 106), 90.0, above=False)
+    upper = explore_charts.with_threshold(sliders["m12"], Bound("m12", 50, 106), 90.0, above=False)
     assert upper == Bound("m12", 50, 90)
-    drawn = explore.scan_chart(points, one, 20.0, above=True).rows
+    drawn = explore_charts.scan_chart(points, one, 20.0, above=True).rows
     assert set(drawn["kind"]) == {"scan", "now", "best"}
 
 
 def test_the_error_of_a_significance_is_that_of_its_counts(ask):
     result = ask(Question()).first
-    point = explore.point(0.0, result)
+    point = explore_charts.point(0.0, result)
     s, b = point.signal, point.background
     signal = [group for group in result.groups.values() if group.role == "signal"]
     inside = result.spec.axis.window(*result.significance.window)
@@ -217,30 +217,32 @@ def test_the_error_of_a_significance_is_that_of_its_counts(ask):
 
 def test_every_cut_but_one(ask, asked, sliders):
     first = asked.about().spec.templates[0]
-    questions = explore.all_but_one(["m12", "m4l"], sliders, (Bound("m12", 60, 106),), first)
+    questions = explore_charts.all_but_one(["m12", "m4l"], sliders, (Bound("m12", 60, 106),), first)
     found = ask(questions["m12"])
-    bounds = explore.bounds(found.cuts)
+    bounds = explore_charts.bounds(found.cuts)
     assert "m12" not in bounds
     assert "m34" in bounds
     assert list(ask(questions["m4l"]).results) == ["m4l"]
-    chart = explore.but_one_chart(found.results["m12"], sliders["m12"], Bound("m12", 60, 106), data=False)
+    chart = explore_charts.but_one_chart(found.results["m12"], sliders["m12"], Bound("m12", 60, 106), data=False)
     assert set(chart.rows["kind"]) == {"stack", "away"}
-    assert "data" in set(explore.but_one_chart(found.results["m12"], sliders["m12"], None, data=True).rows["kind"])
+    assert "data" in set(
+        explore_charts.but_one_chart(found.results["m12"], sliders["m12"], None, data=True).rows["kind"]
+    )
 
 
 def test_candidates_as_a_table_and_drawn(asked):
     found = asked.candidates(Question(), (115.0, 130.0), ())
-    table = explore.listed(found, ["m4l", "m12"])
+    table = explore_charts.listed(found, ["m4l", "m12"])
     assert table["m4l"].between(115, 130).all()
     assert list(table.columns[:6]) == ["run", "event", "region", "m4l", "m12", "leptons"]
-    read = pd.read_csv(io.StringIO(explore.as_csv(found)))
+    read = pd.read_csv(io.StringIO(explore_charts.as_csv(found)))
     assert read["m4l"].tolist() == pytest.approx([one.values["m4l"] for one in found])
     one = found[0]
     assert len(one.leptons) == 4
-    rows = explore.display(one, "r-phi").rows
+    rows = explore_charts.display(one, "r-phi").rows
     assert np.hypot(rows["x"], rows["y"]).tolist() == pytest.approx([lepton.pt for lepton in one.leptons])
     assert np.arctan2(rows["y"], rows["x"]).tolist() == pytest.approx([lepton.phi for lepton in one.leptons])
-    along = explore.display(one, "r-z").rows
+    along = explore_charts.display(one, "r-z").rows
     etas = [math.copysign(math.asinh(abs(x) / abs(y)), x) for x, y in zip(along["x"], along["y"], strict=True)]
     assert etas == pytest.approx([lepton.eta for lepton in one.leptons], rel=1e-6)
 

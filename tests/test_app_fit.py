@@ -12,12 +12,12 @@ from app import fitter as module
 from app.services import services
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.runs.fitting import FIT, FIT_LIVE, described, ingredients, save_fit, unfitted
+from hzzray.runs.fit_run import FIT, FIT_LIVE, described, ingredients, save_fit, unfitted
 from hzzray.runs.folder import load_json, save_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, execute
 from hzzray.runs.templates import load_templates
-from hzzray.statistics.results import Figure, FitResult, MassResult, MassScan
+from hzzray.statistics.fit_result import Figure, FitResult, MassResult, MassScan
 from tests.test_app_pages import buttons, figures, look, press, words
 
 FITTED = FitResult(
@@ -209,7 +209,7 @@ def test_what_was_watched_is_of_the_run_as_it_stands(runs):
     process = fits._going["one", "watch"]
     assert process.wait(timeout=120) == 0, (runs / "one" / module.LOG).read_text()
     assert not fits.goes_on("one", "watch")
-    from hzzray.runs.fitting import load_fit
+    from hzzray.runs.fit_run import load_fit
 
     result = load_json(runs / "one")
     found = load_fit(runs / "one", FIT_LIVE)

@@ -13,8 +13,8 @@ import pytest
 
 from app.client import Client
 from app.downloads import content, offers, picture
-from app.trust import TEXT, doubt
-from app.words import JOINER, plain, short
+from app.formatting import JOINER, plain, short
+from app.validation import TEXT, doubt
 from hzzray.errors import HzzrayError
 from hzzray.files import OutputError
 from hzzray.runs.folder import load_json
@@ -252,7 +252,7 @@ def test_what_is_too_large_is_not_read(tmp_path, monkeypatch):
 
 def test_nothing_is_written_through_a_link(tmp_path):
     """Issue 11, item 13: neither tables nor logs."""
-    from app.launch import Launcher
+    from app.launcher import Launcher
     from hzzray.engine.ledger import Ledger, LedgerError
     from hzzray.runs.tables import Recorder
 

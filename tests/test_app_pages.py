@@ -18,9 +18,9 @@ from streamlit.testing.v1 import AppTest
 
 from app import charts, replay
 from app.client import SILENCE_S
+from app.formatting import JOINER, count, sigma
+from app.formatting import seconds as spans
 from app.services import services
-from app.words import JOINER, count, sigma
-from app.words import seconds as spans
 from bridge.connection import BrokerError
 from bridge.dead_letters import DeadLettered
 from hzzray.data.catalogue import release
@@ -346,7 +346,7 @@ def test_a_figure_that_is_withheld_gives_its_reason(run, finished):
 def test_a_run_that_has_stopped_can_go_on(run, runs, monkeypatch, state, label):
     run(**state)
     started = []
-    monkeypatch.setattr("app.launch.Launcher._start", lambda _, *what: started.append(what))
+    monkeypatch.setattr("app.launcher.Launcher._start", lambda _, *what: started.append(what))
     test = press(look(), label)
     assert started == [("one", ["replay", "one", "--runs", str(runs)])]
     assert buttons(test) == [label]
@@ -621,7 +621,7 @@ def test_a_first_page_says_that_it_loads(run, monkeypatch):
     def stuck(_):
         raise RuntimeError("where it takes its time")
 
-    monkeypatch.setattr("hzzray.places.full_disk", stuck)
+    monkeypatch.setattr("hzzray.disk.full_disk", stuck)
     assert "Loading…" in words(AppTest.from_file(MAIN).run())
 
 
@@ -629,7 +629,7 @@ def test_the_server_imports_what_pages_need_before_a_viewer_comes():
     """And nothing that takes long: see ``test_the_app_itself_does_without_numerics``."""
     code = (
         "import sys, app.main; assert not {'numba', 'ray'} & sys.modules.keys(); "
-        "assert {'app.charts', 'app.fits', 'app.replay', 'app.services'} <= sys.modules.keys()"
+        "assert {'app.charts', 'app.fit_summary', 'app.replay', 'app.services'} <= sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(MAIN).parents[1])
 
@@ -703,7 +703,7 @@ def test_services(run):
 def test_a_full_disk_is_told_on_each_page(run, monkeypatch):
     """Issue 11, item 41."""
     run()
-    monkeypatch.setattr("hzzray.places.full_disk", lambda _: "the disk of runs is full")
+    monkeypatch.setattr("hzzray.disk.full_disk", lambda _: "the disk of runs is full")
     for page in ("live", "runs"):
         assert "the disk of runs is full" in words(look(page)), page
 
@@ -817,7 +817,7 @@ def test_nothing_failed(run):
 def started(monkeypatch):
     """What would be started."""
     commands = []
-    monkeypatch.setattr("app.launch.Launcher._start", lambda _, *what: commands.append(what))
+    monkeypatch.setattr("app.launcher.Launcher._start", lambda _, *what: commands.append(what))
     return commands
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from hzzray.cli import app
 from hzzray.data.catalogue import release
 from hzzray.messages import Task
-from hzzray.runs.counts import cutflow
+from hzzray.runs.cutflow import cutflow
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, keep_settings
@@ -326,7 +326,7 @@ def test_a_full_disk_of_runs_is_told(cli, toys, tmp_path, monkeypatch):
     for command in (("status", "a"), ("runs",)):
         assert cli(*command, "--runs", tmp_path)[2] == ""
     full = shutil.disk_usage(tmp_path)._replace(free=4096)
-    monkeypatch.setattr("hzzray.places.shutil.disk_usage", lambda _: full)
+    monkeypatch.setattr("hzzray.disk.shutil.disk_usage", lambda _: full)
     for command in (("status", "a"), ("runs",)):
         _, _, err = cli(*command, "--runs", tmp_path)
         said = " ".join(err.split())

@@ -15,7 +15,7 @@ from hzzray.engine.cluster import ClusterError, cluster, has_autoscaler, visit
 LISTENING = '''
 import ipaddress, os, psutil, subprocess, sys
 from hzzray.engine.cluster import cluster
-from hzzray.engine.local import await_dashboard
+from hzzray.engine.local_cluster import await_dashboard
 
 DRIVER = """
 from hzzray.engine.cluster import cluster

@@ -110,5 +110,5 @@ def test_a_package_that_is_lacking(monkeypatch):
 
 def test_a_full_disk(monkeypatch, tmp_path):
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
-    monkeypatch.setattr("hzzray.places.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("hzzray.disk.shutil.disk_usage", lambda _: usage)
     assert doctor_cli._disk(tmp_path).state == "fails"

@@ -22,11 +22,11 @@ from pyarrow import parquet
 import hzzray
 from hzzray import explore_cli
 from hzzray.data.catalogue import release
-from hzzray.engine import sessions
+from hzzray.engine import coordinator
 from hzzray.engine.cluster import ClusterError
+from hzzray.engine.explore_messages import OvertakenError
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.ledger import Ledger
-from hzzray.engine.questions import OvertakenError
 from hzzray.engine.worker import Worker
 from hzzray.errors import TransientError, UsageError
 from hzzray.physics.analysis import Variation
@@ -413,7 +413,7 @@ def test_a_run_is_filled_by_a_session_that_holds_its_candidates(shared, runs, to
     assert hot == {usage.actor: usage.hot for usage in shared.usages()}
     assert sum(hot.values()) == shared.standing().nbytes > 0
 
-    from hzzray.engine.sessions import lenders
+    from hzzray.engine.coordinator import lenders
 
     def lenders_of_whom_one_dies(spec):
         lent = lenders(spec)
@@ -423,7 +423,7 @@ def test_a_run_is_filled_by_a_session_that_holds_its_candidates(shared, runs, to
         os.kill(pid, signal.SIGKILL)
         return lent
 
-    monkeypatch.setattr("hzzray.engine.sessions.lenders", lenders_of_whom_one_dies)
+    monkeypatch.setattr("hzzray.engine.coordinator.lenders", lenders_of_whom_one_dies)
     result = run(runs, toys, "bereaved", "ray", **CHANGES)
     assert (result.digest, result.status) == (cold.digest, "complete")
     workers = filled_by(runs, "bereaved")
@@ -530,15 +530,16 @@ def test_a_session_that_nobody_asks_gives_way_to_who_waits_for_its_slots(runs, r
 
 
 def test_that_no_worker_comes_is_said(runs, monkeypatch):
-    monkeypatch.setattr(sessions, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.01)
     with hzzray.explore("base", runs=runs, engine="serial") as session:
-        spec, plot = session.spec, sessions.Plot(session.spec, session.sources, session.tasks, None, (), 1, None, 1.0)
-    coordinator = sessions.Coordinator(plot)
-    coordinator._members = [sessions._Member("explorer-0", None)]  # whose process never begins
+        spec = session.spec
+        plot = coordinator.Plot(spec, session.sources, session.tasks, None, (), 1, None, 1.0)
+    alone = coordinator.Coordinator(plot)
+    alone._members = [coordinator._Member("explorer-0", None)]  # whose process never begins
 
     async def ask():
-        coordinator._services = [asyncio.ensure_future(coordinator._answer_all())]
-        await coordinator.ask("viewer", spec.selection.cuts, spec.templates, apart=False, whole=True)
+        alone._services = [asyncio.ensure_future(alone._answer_all())]
+        await alone.ask("viewer", spec.selection.cuts, spec.templates, apart=False, whole=True)
 
     with pytest.raises(ClusterError, match="no worker of the session has come"):
         asyncio.run(ask())

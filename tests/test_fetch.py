@@ -20,7 +20,7 @@ from hzzray.data.fetch import Step, check_root, fetch
 from hzzray.data.header import read_header
 from hzzray.data.storage import matching
 from hzzray.errors import DataError, UsageError
-from hzzray.report.transfers import bar
+from hzzray.report.fetch_progress import bar
 from hzzray.urls import join, redact
 from tests.support.http_server import serve
 

@@ -12,7 +12,7 @@ from hzzray.engine.hot import Store
 from hzzray.physics.analysis import Bound, Cut, Template
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis
-from hzzray.physics.hot import Hot, Keeper, Refiller, UnmeasuredError, shrink
+from hzzray.physics.hot_candidates import Hot, Keeper, Refiller, UnmeasuredError, shrink
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
 from tests.support.exact import exact_sum, value
 from tests.support.form import Form

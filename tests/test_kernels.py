@@ -26,8 +26,8 @@ from hzzray.physics.fill import judge_and_fill
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.four_leptons import M_Z
 from hzzray.physics.histogram import MAX_WEIGHT, Axis, Blocks, Shape
-from hzzray.physics.hot import Keeper
-from hzzray.physics.leptons import TEMPLATES, Leptons
+from hzzray.physics.hot_candidates import Keeper
+from hzzray.physics.lepton_columns import TEMPLATES, Leptons
 from hzzray.physics.selection import H4L, NOTEBOOK, parameters_of, select
 from tests.support import oracle
 from tests.support.exact import exact_sum, value

@@ -19,10 +19,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from kuberay import objects
+from kuberay import deployment
 from kuberay import submit as jobs
-from kuberay.config import load
 from kuberay.kubectl import Kubectl
+from kuberay.values import load
 from tests.support.kube_api import kube_api
 from tests.support.kubectl_stand_in import KubectlStandIn
 from tests.support.rabbit import free_ports
@@ -68,7 +68,7 @@ def make_well(api, overlay="minikube"):
         "Job": ("jobs", {"conditions": [{"type": "Complete", "status": "True"}]}),
         "PersistentVolumeClaim": ("persistentvolumeclaims", {"phase": "Bound"}),
     }
-    for made in objects.deployment(load(overlay)):
+    for made in deployment.deployment(load(overlay)):
         if made["kind"] in well:
             resource, status = well[made["kind"]]
             api.put(resource, made | {"status": status}, "hzzray")
@@ -77,7 +77,7 @@ def make_well(api, overlay="minikube"):
 def test_up_applies_all_of_it_and_again_changes_no_password(api, cli):
     code, said, err = cli("kube", "up", "--overlay", "minikube", "--no-wait")
     assert code == 0, err
-    wanted = objects.deployment(load("minikube"))
+    wanted = deployment.deployment(load("minikube"))
     assert len([call for call in api.changes() if call.startswith("PATCH")]) == len(wanted) - 1
     made = {name for resource, _, name in api.objects if resource != "secrets"}
     assert made == {each["metadata"]["name"] for each in wanted}
@@ -130,7 +130,7 @@ def test_status_shows_each_part(api, cli):
 
 def loader_of(overlay="minikube"):
     """The Job that publishes."""
-    (made,) = [each for each in objects.deployment(load(overlay)) if each["kind"] == "Job"]
+    (made,) = [each for each in deployment.deployment(load(overlay)) if each["kind"] == "Job"]
     return made
 
 
@@ -420,7 +420,7 @@ def test_a_dry_run_asks_nobody(cli, monkeypatch):
     code, said, _ = cli("kube", "up", "--dry-run", "--overlay", "production", "--context", "prod")
     assert code == 0
     assert "kubectl --namespace hzzray --context prod apply --server-side" in said
-    for made in objects.deployment(load("production")):
+    for made in deployment.deployment(load("production")):
         assert f"    {made['kind']} {made['metadata']['name']}\n" in said
     code, said, _ = cli("kube", "down", "--dry-run")
     assert code == 0

@@ -17,8 +17,8 @@ from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
 from hzzray.runs.request import make_spec
 from kuberay import app as pages
-from kuberay import deploy, objects
-from kuberay.config import load
+from kuberay import deploy, deployment
+from kuberay.values import load
 from tests.support import compose
 from tests.support.chaos import oracle
 from tests.support.compose import docker
@@ -46,8 +46,8 @@ def made(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text(OWN)
     values = load("minikube", own)
-    found = {objects.key(each): each for each in objects.deployment(values)}
-    found["RayJob", "standing"] = objects.jobs(values)["standing"]
+    found = {deployment.key(each): each for each in deployment.deployment(values)}
+    found["RayJob", "standing"] = deployment.jobs(values)["standing"]
     contents = {each["metadata"]["name"]: each["stringData"] for each in deploy.new_secrets(values)}
     contents[values.token_secret] = {"auth_token": secrets.token_hex(16)}
     meta = {"name": values.head_service, "namespace": values.namespace}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kuberay import objects
-from kuberay.config import load
+from kuberay import deployment
 from kuberay.health import Part, parts
+from kuberay.values import load
 
 VALUES = load("minikube")
 MINE = {"app.kubernetes.io/part-of": "hzzray"}
@@ -222,7 +222,7 @@ def test_what_went_well_is_no_reason_why_a_pod_is_not_ready():
 
 
 def test_what_should_be_there_and_is_not():
-    judged = parts(VALUES, objects.deployment(VALUES), [], [])
+    judged = parts(VALUES, deployment.deployment(VALUES), [], [])
     assert {part.kind: (part.ready, part.says) for part in judged} == {
         "PersistentVolumeClaim": (False, "not there"),
         "StatefulSet": (False, "not there"),

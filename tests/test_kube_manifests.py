@@ -20,10 +20,10 @@ import yaml
 
 import hzzray
 from bridge.topology import Topology
-from kuberay import broker, chart, kustomize, objects
+from kuberay import broker, chart, deployment, kustomize
 from kuberay import ray as ray_parts
 from kuberay.common import Object
-from kuberay.config import Values, load, overlays, quantity
+from kuberay.values import Values, load, overlays, quantity
 from tests.support.overlays import build
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def values(request, tmp_path) -> Values:
 
 
 def all_objects(values: Values) -> list[Object]:
-    return [*objects.deployment(values), *objects.jobs(values).values()]
+    return [*deployment.deployment(values), *deployment.jobs(values).values()]
 
 
 def ray_specs(values: Values) -> Iterator[Object]:
@@ -101,7 +101,7 @@ def test_the_committed_manifests_are_what_the_code_writes():
 
 
 def by_key(found: list[Object]) -> dict[tuple[str, str], Object]:
-    named = {objects.key(made): made for made in found}
+    named = {deployment.key(made): made for made in found}
     assert len(named) == len(found)
     return named
 
@@ -109,7 +109,7 @@ def by_key(found: list[Object]) -> dict[tuple[str, str], Object]:
 @pytest.mark.parametrize("overlay", overlays())
 def test_an_overlay_says_what_its_values_say(overlay):
     built = by_key(build(WRITTEN / "overlays" / overlay))
-    assert built == by_key(objects.deployment(load(overlay)))
+    assert built == by_key(deployment.deployment(load(overlay)))
 
 
 @pytest.mark.parametrize("folder", ["base", *(f"overlays/{name}" for name in overlays())])
@@ -121,7 +121,7 @@ def test_kustomize_takes_them(folder):
     )
     assert done.returncode == 0, done.stderr
     overlay = None if folder == "base" else folder.split("/")[1]
-    assert by_key(list(yaml.safe_load_all(done.stdout))) == by_key(objects.deployment(load(overlay)))
+    assert by_key(list(yaml.safe_load_all(done.stdout))) == by_key(deployment.deployment(load(overlay)))
 
 
 def test_writing_leaves_nothing_of_before(tmp_path, cli):
@@ -147,7 +147,7 @@ def test_kubernetes_own_kinds_are_valid(values):
 
 @pytest.mark.parametrize("overlay", [None, *overlays()])
 def test_they_are_valid_for_a_later_kubernetes(overlay):
-    for made in objects.deployment(load(overlay)):
+    for made in deployment.deployment(load(overlay)):
         if made["kind"] not in OF_OPERATORS:
             kubernetes_validate.validate(made, "1.37", strict=True)
 
@@ -196,7 +196,7 @@ def test_operators_kinds_are_valid(values, crds):
 
 
 def test_the_strict_schema_refuses(crds, tmp_path):
-    made = by_key(objects.deployment(load()))["RayCluster", "hzzray"]
+    made = by_key(deployment.deployment(load()))["RayCluster", "hzzray"]
     made["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image_pull_policy"] = "Always"
     (error,) = crds["RayCluster", "ray.io/v1"].iter_errors(made)
     assert "image_pull_policy" in error.message
@@ -251,7 +251,7 @@ def test_all_pods_keep_to_the_restricted_standard(values):
             assert "hostPort" not in port, name
     for spec in ray_specs(values):
         assert_restricted("autoscaler", spec["autoscalerOptions"]["securityContext"])
-    assert objects.namespace(values)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert deployment.namespace(values)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 def test_only_the_head_may_ask_the_kubernetes_api(values):
@@ -365,7 +365,7 @@ def test_the_bridge_is_a_driver_on_the_head(values):
 
 
 def test_jobs_are_as_kuberay_wants_them(values):
-    batch, standing = (objects.jobs(values)[name]["spec"] for name in ("batch", "standing"))
+    batch, standing = (deployment.jobs(values)[name]["spec"] for name in ("batch", "standing"))
     assert batch["shutdownAfterJobFinishes"] is True
     assert batch["ttlSecondsAfterFinished"] == values.job.keep_s
     assert standing["clusterSelector"] == {"ray.io/cluster": values.name}
@@ -446,7 +446,7 @@ def test_services_lead_to_ports_that_are_there(values):
         name: {port["name"] for each in pod["spec"]["containers"] for port in each.get("ports", [])}
         for name, pod in pods(values)
     }
-    for made in objects.deployment(values):
+    for made in deployment.deployment(values):
         if made["kind"] == "Service":
             (owner,) = [
                 name for name, labels in live_pods(values).items() if made["spec"]["selector"].items() <= labels.items()
@@ -524,7 +524,7 @@ def written_ways(values: Values) -> dict[tuple[str, str], set[int]]:
 def test_who_must_reach_whom_may_and_nobody_else(variant, tmp_path):
     """Issue 11, items 29 and 34: KubeRay's operator was kept from the dashboard, and each RayJob ended as FAILED."""
     values = values_of(variant, tmp_path)
-    policies = [made for made in objects.deployment(values) if made["kind"] == "NetworkPolicy"]
+    policies = [made for made in deployment.deployment(values) if made["kind"] == "NetworkPolicy"]
     ways, who = written_ways(values), everybody(values)
     assert ways["KubeRay's operator", "head"] == {ray_parts.DASHBOARD}
     ports = {9999}.union(*ways.values())
@@ -565,7 +565,7 @@ def test_where_kuberays_operator_is_may_be_chosen(tmp_path, operator, space, lab
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump({"network": {"kuberay": operator}}))
     values = load(None, path)
-    policies = [made for made in objects.deployment(values) if made["kind"] == "NetworkPolicy"]
+    policies = [made for made in deployment.deployment(values) if made["kind"] == "NetworkPolicy"]
     head = everybody(values)["head"]
     assert allowed(policies, (space, labels), head, 8265) is may
     assert not allowed(policies, (space, labels), head, 10001)
@@ -579,7 +579,7 @@ def test_each_container_leaves_its_last_words(values):
 
 def test_a_headless_service_has_a_name_before_its_pod_is_ready(values):
     """Issue 11, item 28: clients asked for the broker's name too early, and were told for long that there is none."""
-    headless = [made["spec"] for made in objects.deployment(values) if made["kind"] == "Service"]
+    headless = [made["spec"] for made in deployment.deployment(values) if made["kind"] == "Service"]
     headless = [spec for spec in headless if spec.get("clusterIP") == "None"]
     assert len(headless) == (values.broker.kind == "statefulset") + values.ray.fault_tolerance
     assert all(spec["publishNotReadyAddresses"] is True for spec in headless)
@@ -598,8 +598,8 @@ def test_what_runs_unattended_waits_for_the_broker(values):
 def test_no_budget_keeps_a_machine_from_being_drained(values):
     """Issue 11, item 32: one of one must be available, so the head's machine, and Redis', could never be drained."""
     replicas = {made["metadata"]["name"]: made["spec"].get("replicas", 1)
-                for made in objects.deployment(values) if made["kind"] == "RabbitmqCluster"}  # fmt: skip
-    budgets = [made for made in objects.deployment(values) if made["kind"] == "PodDisruptionBudget"]
+                for made in deployment.deployment(values) if made["kind"] == "RabbitmqCluster"}  # fmt: skip
+    budgets = [made for made in deployment.deployment(values) if made["kind"] == "PodDisruptionBudget"]
     assert {made["metadata"]["name"] for made in budgets} == {name for name, number in replicas.items() if number > 1}
     for made in budgets:
         assert made["spec"]["minAvailable"] < replicas[made["metadata"]["name"]]
@@ -639,7 +639,7 @@ def test_commands_are_ours(values):
         for name, each in containers(values)
         if name.endswith("bridge")
     ]
-    lines += [(name, job["spec"]["entrypoint"].split()) for name, job in objects.jobs(values).items()]
+    lines += [(name, job["spec"]["entrypoint"].split()) for name, job in deployment.jobs(values).items()]
     assert len(lines) >= 4
     for name, (_, *words) in lines:
         command, context = root, typer.Context(root, info_name="hzzray")
@@ -659,7 +659,7 @@ def test_another_run_is_another_job(tmp_path):
     for number in range(2):
         path = tmp_path / "own.yaml"
         path.write_text(yaml.safe_dump({"loader": {"run_id": f"run-{number}"}}))
-        names |= {made["metadata"]["name"] for made in objects.deployment(load(None, path)) if made["kind"] == "Job"}
+        names |= {made["metadata"]["name"] for made in deployment.deployment(load(None, path)) if made["kind"] == "Job"}
     assert len(names) == 2
 
 
@@ -695,7 +695,7 @@ def rendered(files: dict[str, str], given: dict[str, Any]) -> dict[tuple[str, st
         assert "{{" not in shown
         assert not re.search(r"zz\d+zz", shown), path
         one = yaml.safe_load(shown.replace("\0", "{{"))
-        made[objects.key(one)] = one
+        made[deployment.key(one)] = one
     return made
 
 
@@ -715,7 +715,7 @@ def test_a_helm_chart_renders_to_the_manifests_own_objects(variant, own, tmp_pat
     given = merged(yaml.safe_load(files["values.yaml"]), own)
     both = chosen | {name: {**chosen.get(name, {}), **value} for name, value in own.items()}
     (tmp_path / "all.yaml").write_text(yaml.safe_dump(both))
-    wanted = {objects.key(one): one for one in objects.deployment(load(overlay, tmp_path / "all.yaml"))}
+    wanted = {deployment.key(one): one for one in deployment.deployment(load(overlay, tmp_path / "all.yaml"))}
     wanted = {key: one for key, one in wanted.items() if key[0] != "Namespace"}
     found = rendered(files, given)
 

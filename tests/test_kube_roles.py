@@ -22,8 +22,8 @@ from hzzray.data.catalogue import release
 from hzzray.errors import HzzrayError
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
-from kuberay import deploy, objects
-from kuberay.config import load
+from kuberay import deploy, deployment
+from kuberay.values import load
 from tests.support.chaos import oracle
 from tests.support.kubectl_stand_in import KubectlStandIn
 from tests.support.kubelet import Kubelet, ray_start
@@ -57,7 +57,7 @@ def pods(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("loader: {chunk: 20}\nworkers: {max: 3}\n")
     values = load("minikube", own)
-    made = {objects.key(each)[0]: each for each in objects.deployment(values) if each["kind"] != "Service"}
+    made = {deployment.key(each)[0]: each for each in deployment.deployment(values) if each["kind"] != "Service"}
     ray = made["RayCluster"]["spec"]
     token = {"metadata": {"name": values.token_secret}, "stringData": {"auth_token": secrets.token_hex(16)}}
     folder = tmp_path / "pods"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from hzzray.errors import UsageError
-from kuberay.config import load, overlays, quantity
+from kuberay.values import load, overlays, quantity
 
 
 def test_there_are_two_overlays():
@@ -101,7 +101,7 @@ def test_any_release_of_the_catalogue_may_be_analysed(tmp_path, monkeypatch):
     from hzzray.data import catalogue
 
     there = catalogue.releases()
-    monkeypatch.setattr("kuberay.config.releases", lambda: there | {"2030": there["2025"]})
+    monkeypatch.setattr("kuberay.values.releases", lambda: there | {"2030": there["2025"]})
     path = tmp_path / "own.yaml"
     path.write_text("data: {release: 2030, source: 'https://example.org/2030'}\n")
     assert load(None, path).data.release == "2030"

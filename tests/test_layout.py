@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uproot.interpretation.numerical import AsDtype
 
+from hzzray.cache import cache_folder
 from hzzray.data import layout
 from hzzray.data.catalogue import release
 from hzzray.data.layout import Branch, Layout, identify, open_tree, read_layout
-from hzzray.data.record import UNKNOWN, Parser, read_record
 from hzzray.data.storage import LocalBytes, open_bytes
+from hzzray.data.tree_record import UNKNOWN, Parser, read_record
 from hzzray.errors import DataError, TransientError
-from hzzray.places import cache_folder
 from tests.support.http_server import serve
 from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, branch_type, columns, write
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from hzzray.data.catalogue import release
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Counts, Failure, RunSpec, Task
-from hzzray.physics.leptons import VARIABLES
+from hzzray.physics.lepton_columns import VARIABLES
 from hzzray.runs.request import make_spec
 
 SPEC = "a" * 64

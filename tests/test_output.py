@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import uproot
 
-from hzzray.engine.rounded import tables
+from hzzray.engine.template_tables import tables
 from hzzray.errors import UsageError
 from hzzray.messages import Entries
 from hzzray.physics.histogram import LIMBS, Blocks

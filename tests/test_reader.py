@@ -36,7 +36,7 @@ from hzzray.physics.columns import (
     needed,
     nothing,
 )
-from hzzray.physics.leptons import Best, Leptons
+from hzzray.physics.lepton_columns import Best, Leptons
 from tests.support.http_server import serve
 from tests.support.reading import EVERYTHING, PLAIN, Asked, asked, copied, joined
 from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, columns, write

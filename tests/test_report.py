@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hzzray.report import fit_words, html
-from hzzray.runs.fitting import save_fit
+from hzzray.report import fit_text, html
+from hzzray.runs.fit_run import save_fit
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.record import read_record, record_of
-from hzzray.statistics.results import Figure, FitResult, YieldResult
+from hzzray.statistics.fit_result import Figure, FitResult, YieldResult
 
 VOID = {"meta", "img", "br"}
 
@@ -135,7 +135,7 @@ def test_a_fit_is_told_as_the_command_line_tells_it(page, folder, fitted, monkey
     reader.feed(text)
     assert reader.open == []
     assert "Fit" in reader.headings
-    for line in fit_words.lines(fitted):
+    for line in fit_text.lines(fitted):
         name, said = line[:16].strip(), line[16:].strip()
         assert name in reader.cells
         assert said in reader.cells

@@ -18,8 +18,8 @@ from hzzray.options import asks
 from hzzray.runs.request import RunRequest, options
 from hzzray.runs.run import limits_for
 from kuberay import app as pages
-from kuberay import objects
-from kuberay.config import OF_DATA, OF_WORKERS, load
+from kuberay import deployment
+from kuberay.values import OF_DATA, OF_WORKERS, load
 
 ROOT = Path(__file__).parents[1]
 
@@ -192,7 +192,7 @@ def test_kubernetes_loader_and_jobs_have_all_of_them(tmp_path, monkeypatch):
     assert parsed(words[2:], published=True) == request(PUBLISHED, **of_all)
     asked = ASKED.keys() - OF_DATA - OF_WORKERS
     values = values_of(tmp_path, data=data, job=plain(asked), workers={"max": 5, "actors": 1})
-    words = shlex.split(objects.jobs(values)["batch"]["spec"]["entrypoint"])
+    words = shlex.split(deployment.jobs(values)["batch"]["spec"]["entrypoint"])
     assert words[:2] == ["hzzray", "run"]
     pool = {"engine": "ray", "actors": None, "min_actors": 1, "max_actors": 5}
     assert parsed(words[2:]) == request(**of_all, **pool)
@@ -225,7 +225,7 @@ def test_a_release_of_ones_own_on_kubernetes(tmp_path):
     data = {"catalogue": "/analyses/mine.yaml", "release": "mine", "source": "https://host.example/a"}
     values = values_of(tmp_path, data=data)
     assert values.published().release == "mine"
-    head = next(made for made in objects.deployment(values) if made["kind"] == "RayCluster")
+    head = next(made for made in deployment.deployment(values) if made["kind"] == "RayCluster")
     bridge = head["spec"]["headGroupSpec"]["template"]["spec"]["initContainers"][-1]
     assert bridge["command"][-2:] == ["--catalogue", "/analyses/mine.yaml"]
 

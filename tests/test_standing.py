@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.engine import spares, standing
+from hzzray.engine import spares, standing_cluster
 from hzzray.engine.ledger import Ledger
-from hzzray.engine.standing import Claim, Process, Standing, StandingError, claimed
+from hzzray.engine.standing_cluster import Claim, Process, Standing, StandingError, claimed
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
 from tests.support.chaos import FEW, oracle
@@ -27,7 +27,7 @@ def place(tmp_path, monkeypatch) -> Path:
     """A folder of caches of the test's own, with kernels of all tests."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ["HZZRAY_CACHE"])
     monkeypatch.setenv("HZZRAY_CACHE", str(tmp_path / "cache"))
-    place = standing.folder()
+    place = standing_cluster.folder()
     (place / "claims").mkdir(parents=True)
     return place
 
@@ -36,9 +36,9 @@ def put(place: Path, slots: int = 2, **changes: object) -> Standing:
     """Write a record whose keeper is this process."""
     record = Standing(
         keeper=Process.of(os.getpid()), address="127.0.0.1:1", token="", slots=slots, idle_s=1.0,
-        environment=standing.environment(os.environ),
+        environment=standing_cluster.environment(os.environ),
     ).model_copy(update=changes)  # fmt: skip
-    (place / standing.RECORD).write_text(record.model_dump_json())
+    (place / standing_cluster.RECORD).write_text(record.model_dump_json())
     return record
 
 
@@ -46,8 +46,8 @@ def test_slots_are_claimed_once(place):
     record = put(place, slots=2)
     with claimed(1) as first, claimed(1) as second, claimed(1) as third:
         assert (first, second, third) == (record, record, None)
-        assert [claim.slots for claim in standing.users()] == [1, 1]
-    assert standing.users() == []
+        assert [claim.slots for claim in standing_cluster.users()] == [1, 1]
+    assert standing_cluster.users() == []
     with claimed(2) as again:
         assert again == record
 
@@ -70,7 +70,7 @@ def test_a_claim_ends_with_its_process(place):
 def test_a_process_of_the_same_number_is_another_one(place):
     process = Process.of(os.getpid())
     put(place, keeper=process.model_copy(update={"started": process.started - 1}))
-    assert standing.find() is None
+    assert standing_cluster.find() is None
 
 
 @pytest.mark.parametrize("name", ["HZZRAY_CATALOGUE", "PYTHONPATH", "AWS_PROFILE", "https_proxy", "RAY_AUTH_MODE"])
@@ -91,17 +91,17 @@ def test_what_a_shell_changes_all_the_time_matters_not(place, monkeypatch):
 
 @pytest.mark.parametrize("content", ["", "{}", "null", '{"keeper": 3}', "\0"])
 def test_a_record_that_cannot_be_read_is_none(place, content):
-    (place / standing.RECORD).write_text(content)
+    (place / standing_cluster.RECORD).write_text(content)
     (place / "claims" / "broken.json").write_text(content)
-    assert standing.find() is None
-    assert standing.users() == []
-    assert not standing.down()
+    assert standing_cluster.find() is None
+    assert standing_cluster.users() == []
+    assert not standing_cluster.down()
 
 
 def test_in_use_it_is_not_ended(place):
     put(place)
     with claimed(1), pytest.raises(StandingError, match=rf"in use by .*\(process {os.getpid()}\); --force"):
-        standing.down()
+        standing_cluster.down()
 
 
 def test_without_a_folder_of_caches_there_is_none(monkeypatch, cli):
@@ -156,8 +156,8 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
     run = ("run", "--source", source, "--runs", "here", "--actors", 1, "--chunk", 1000, "--run-id", "run", *FEW)
     try:
         assert "started: 1 slots at 127.0.0.1" in done("cluster", "up", "--slots", 1)
-        record = standing.find()
-        assert (place / standing.RECORD).stat().st_mode & 0o077 == 0
+        record = standing_cluster.find()
+        assert (place / standing_cluster.RECORD).stat().st_mode & 0o077 == 0
         assert "is there already" in done("cluster", "up")
         parts = {child.name(): child for child in psutil.Process(record.keeper.pid).children()}
         gcs, raylet = parts["gcs_server"], parts["raylet"]
@@ -168,7 +168,7 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
         )
         try:
             wait_for("a merged task", lambda: merged(tmp_path / "here" / "run"))
-            (user,) = standing.users()
+            (user,) = standing_cluster.users()
             assert (user.process.pid, user.slots) == (slow.pid, 1)
             assert {one.cmdline()[0].partition(".")[0] for one in ready} == {"ray::Worker", "ray::Reducer"}
             assert json.loads(done("cluster", "status", "--json"))["users"][0]["pid"] == slow.pid
@@ -187,22 +187,22 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
         assert load_json(tmp_path / "here" / "run").digest == digest
         assert "no cluster that stays" in done("cluster", "status", code=1)
     finally:
-        standing.down(force=True)
+        standing_cluster.down(force=True)
 
 
 @pytest.mark.slow
 def test_one_that_is_kept_for_a_process_ends_with_it(place):
     keeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        record, is_new = standing.up(1, kept_for=keeper.pid)
+        record, is_new = standing_cluster.up(1, kept_for=keeper.pid)
         assert is_new
         family = [psutil.Process(record.keeper.pid), *psutil.Process(record.keeper.pid).children()]
         keeper.send_signal(signal.SIGKILL)
         keeper.wait()
-        wait_for("the cluster's end", lambda: standing.find() is None, 60)
+        wait_for("the cluster's end", lambda: standing_cluster.find() is None, 60)
         assert not psutil.wait_procs(family, timeout=30)[1]
     finally:
         keeper.kill()
         keeper.wait()
         keeper.stdin.close()
-        standing.down(force=True)
+        standing_cluster.down(force=True)

@@ -17,7 +17,7 @@ from hzzray.data.catalogue import release
 from hzzray.engine import reducer as reducer_module
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.reducer import TABLES_S, Reducer
-from hzzray.engine.rounded import Tables, tables
+from hzzray.engine.template_tables import Tables, tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError
 from hzzray.physics.selection import CHANNELS

@@ -23,9 +23,9 @@ from hzzray.physics.analysis import Bound, Cut, Template, Variation
 from hzzray.physics.columns import AllOf, AnyOf, Jagged, Offsets, Reads, Scalar, reads_more
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, Blocks, Shape, varied_digest
-from hzzray.physics.hot import Keeper, Refiller, UnmeasuredError
+from hzzray.physics.hot_candidates import Keeper, Refiller, UnmeasuredError
 from hzzray.physics.hot_weights import beside
-from hzzray.physics.leptons import Leptons
+from hzzray.physics.lepton_columns import Leptons
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import change_spec, make_spec

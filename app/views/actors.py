@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, parts, words
-from app.actors import MOST, SPARK_S, Actor, actors, all_used_s
+from app import charts, formatting, widgets
+from app.actor_rows import MOST, SPARK_S, Actor, actors, all_used_s
 from app.client import View
 from app.services import services
 from app.sessions import Exploring
@@ -39,33 +39,33 @@ _ELSEWHERE = (
 
 def show(view: View) -> None:
     """Show the actors of a run as they are, or as they were."""
-    parts.wrong(view.trouble(USAGE, SCALE, QUEUE, EVENTS))
+    widgets.wrong(view.trouble(USAGE, SCALE, QUEUE, EVENTS))
     if len(view.usage):
-        with parts.part("The actors"):
+        with widgets.part("The actors"):
             _actors(view)
     else:
         _nobody(view)
     if len(view.queue):
-        with parts.part("The broker"):
+        with widgets.part("The broker"):
             _broker(view)
     session = services().sessions.find(view.run_id)
     if session is not None and session.is_ready and session.trouble is None:
-        with parts.part("The exploring session"):
+        with widgets.part("The exploring session"):
             _session(session)
-    with parts.part("The pool over time"):
+    with widgets.part("The pool over time"):
         _over_time(view)
     if len(view.events):
-        with parts.part("What happened"):
+        with widgets.part("What happened"):
             _happened(view)
 
 
 def _nobody(view: View) -> None:
     with st.container(border=True):
         if view.live:
-            parts.heading(2, ":material/hourglass_top: No actors yet")
+            widgets.heading(2, ":material/hourglass_top: No actors yet")
             st.caption("They report for the first time some seconds after the run's start.")
         else:
-            parts.heading(2, "This run had no actors")
+            widgets.heading(2, "This run had no actors")
             st.caption("The serial engine works in one process and keeps no record of it.")
 
 
@@ -88,29 +88,31 @@ def _figures(view: View, workers: list[Actor], places: list[Actor]) -> None:
     scale = view.scale[-1] if len(view.scale) else None
     with st.container(horizontal=True, gap="small", key="figures"):
         missing = len(workers) - len(up)
-        parts.figure("Actors", f"{len(up)}", f"{missing} pending" if missing else "all up")
-        parts.figure("Nodes", words.NONE if scale is None else f"{scale['nodes']}", _busiest(places))
-        parts.figure("CPU of all actors", f"{sum(actor.cpu for actor in workers):.0f} %", "of one core, now")
+        widgets.figure("Actors", f"{len(up)}", f"{missing} pending" if missing else "all up")
+        widgets.figure("Nodes", formatting.NONE if scale is None else f"{scale['nodes']}", _busiest(places))
+        widgets.figure("CPU of all actors", f"{sum(actor.cpu for actor in workers):.0f} %", "of one core, now")
         events, read = (sum(getattr(actor, name) for actor in workers) for name in ("events_per_s", "bytes_per_s"))
-        parts.figure("Throughput", words.quantity(events, "ev/s"), words.quantity(read, "B/s"))
+        widgets.figure("Throughput", formatting.quantity(events, "ev/s"), formatting.quantity(read, "B/s"))
         hot = sum(actor.hot for actor in workers)
-        of = f"resident, {words.quantity(hot, 'B')} of it hot" if hot else "resident, all actors"
-        parts.figure("Memory", words.quantity(sum(actor.rss for actor in workers), "B"), of)
+        of = f"resident, {formatting.quantity(hot, 'B')} of it hot" if hot else "resident, all actors"
+        widgets.figure("Memory", formatting.quantity(sum(actor.rss for actor in workers), "B"), of)
         _restarts(workers)
         if scale is not None:
-            parts.figure("In flight", f"{scale['in_flight']} tasks", f"{words.number(scale['waiting'])} waiting")
+            widgets.figure("In flight", f"{scale['in_flight']} tasks", f"{formatting.number(scale['waiting'])} waiting")
 
 
 def _busiest(places: list[Actor]) -> str:
     if not places:
         return "no report"
     one = max(places, key=lambda place: place.cpu)
-    return f"{words.plain(one.service or one.name.removeprefix(NODE), 60)}: CPU {one.cpu:.0f} %"
+    return f"{formatting.plain(one.service or one.name.removeprefix(NODE), 60)}: CPU {one.cpu:.0f} %"
 
 
 def _restarts(workers: list[Actor]) -> None:
     restarts, of = sum(actor.restarts for actor in workers), sum(actor.restarts > 0 for actor in workers)
-    parts.figure("Restarts", words.number(restarts), f"of {of} actors" if of else "of no actor", bad=restarts > 0)
+    widgets.figure(
+        "Restarts", formatting.number(restarts), f"of {of} actors" if of else "of no actor", bad=restarts > 0
+    )
 
 
 def _figures_of_the_end(view: View, workers: list[Actor]) -> None:
@@ -118,20 +120,21 @@ def _figures_of_the_end(view: View, workers: list[Actor]) -> None:
     run = view.run() if view.result is not None else None
     with st.container(horizontal=True, gap="small", key="figures"):
         most, nodes = (_most(view, name) for name in ("actors", "nodes"))
-        parts.figure("Actors", words.NONE if most is None else f"{most}", "at most, none now")
-        parts.figure("Nodes", words.NONE if nodes is None else f"{nodes}", "at most")
+        widgets.figure("Actors", formatting.NONE if most is None else f"{most}", "at most, none now")
+        widgets.figure("Nodes", formatting.NONE if nodes is None else f"{nodes}", "at most")
         if run is not None:
             cost = run.result.cost
-            parts.figure("CPU of tasks", words.seconds(cost.cpu_s), f"in {words.seconds(cost.wall_s)}")
+            widgets.figure("CPU of tasks", formatting.seconds(cost.cpu_s), f"in {formatting.seconds(cost.wall_s)}")
             used = all_used_s(view.uses)
-            parts.figure(
-                "CPU of workers", words.seconds(used), f"{words.seconds(max(0.0, used - cost.cpu_s))} beside tasks",
+            widgets.figure(
+                "CPU of workers", formatting.seconds(used),
+                f"{formatting.seconds(max(0.0, used - cost.cpu_s))} beside tasks",
                 says="All that the workers' processes used. What isn't of tasks is their start and their kernels: "
                 "compiled the first time on a machine, loaded later.",
             )  # fmt: skip
-            speed = words.quantity(cost.bytes_read / cost.wall_s if cost.wall_s else None, "B/s")
-            parts.figure("Throughput", words.quantity(cost.events_per_s, "ev/s"), f"{speed} on average")
-            parts.figure("Memory", words.quantity(peak_rss_bytes(run), "B"), "of an actor, at most")
+            speed = formatting.quantity(cost.bytes_read / cost.wall_s if cost.wall_s else None, "B/s")
+            widgets.figure("Throughput", formatting.quantity(cost.events_per_s, "ev/s"), f"{speed} on average")
+            widgets.figure("Memory", formatting.quantity(peak_rss_bytes(run), "B"), "of an actor, at most")
         _restarts(workers)
 
 
@@ -144,10 +147,10 @@ def _table(view: View, workers: list[Actor]) -> None:
     dashboard = _address(view)
     rows = [
         {
-            "actor": words.short(actor.name),
-            "state": words.short(actor.state) if view.live else "ended",
-            "task": words.short(actor.sample) if view.live else None,
-            "node": words.short(actor.node),
+            "actor": formatting.short(actor.name),
+            "state": formatting.short(actor.state) if view.live else "ended",
+            "task": formatting.short(actor.sample) if view.live else None,
+            "node": formatting.short(actor.node),
             "pid": actor.pid or None,
             "cpu": actor.cpu if actor.pid and view.live else None,
             "spark": actor.spark,
@@ -200,8 +203,8 @@ def _session(session: Exploring) -> None:
     """Show who keeps the run's candidates hot, and how much memory that takes."""
     rows = [
         {
-            "actor": words.short(usage.actor),
-            "node": words.short(usage.node),
+            "actor": formatting.short(usage.actor),
+            "node": formatting.short(usage.node),
             "pid": usage.pid,
             "CPU [s]": usage.user_s + usage.system_s,
             "memory": usage.rss / 2**20,
@@ -209,7 +212,7 @@ def _session(session: Exploring) -> None:
         }
         for usage in session.usages()
     ]
-    parts.heading(2, "Exploring session")
+    widgets.heading(2, "Exploring session")
     column = st.column_config
     st.container(key="session").dataframe(
         pd.DataFrame(rows),
@@ -241,22 +244,22 @@ def _dashboard(view: View) -> None:
         return
     own = view.dashboard if not services().settings.dashboard else None
     token = services().client.folder(view.run_id).path / TOKEN
-    how = _TOKENS[own.token].format(file=words.plain(str(token))) if own else _ELSEWHERE
+    how = _TOKENS[own.token].format(file=formatting.plain(str(token))) if own else _ELSEWHERE
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="dashboard"):
         st.link_button("Ray dashboard", address, icon=":material/open_in_new:")
-        st.caption(f"{words.plain(address)}. {how}", width="content")
+        st.caption(f"{formatting.plain(address)}. {how}", width="content")
 
 
 def _services(containers: list[Actor]) -> None:
     """Show what each service uses of what it may, where a run is in containers."""
     if not containers:
         return
-    parts.heading(2, "Services")
+    widgets.heading(2, "Services")
     rows = [
         {
-            "service": words.short(one.service),
-            "state": words.short(one.state),
-            "container": words.short(one.node),
+            "service": formatting.short(one.service),
+            "state": formatting.short(one.state),
+            "container": formatting.short(one.node),
             "cpu": None if one.state == "ended" else one.cpu,
             "spark": one.spark,
             "cpus": one.cpus or None,
@@ -297,29 +300,32 @@ def _services(containers: list[Actor]) -> None:
 def _broker(view: View) -> None:
     """Show how full the broker's queues are, of a run whose tasks come through one."""
     now = view.queue[-1]
-    parts.heading(2, "Broker")
+    widgets.heading(2, "Broker")
     if view.live:
         with st.container(horizontal=True, gap="small", key="broker"):
             waiting, retrying = int(now["waiting"]), int(now["retrying"])
-            again = f"{words.number(retrying)} wait for another try"
-            parts.figure("Queue depth", f"{words.number(waiting)} tasks", again)
-            parts.figure("In flight", f"{words.number(now['held'])} tasks", "taken, not acknowledged")
-            parts.figure("Oldest in flight", words.seconds(now["oldest_s"]), "since it was taken")
+            again = f"{formatting.number(retrying)} wait for another try"
+            widgets.figure("Queue depth", f"{formatting.number(waiting)} tasks", again)
+            widgets.figure("In flight", f"{formatting.number(now['held'])} tasks", "taken, not acknowledged")
+            widgets.figure("Oldest in flight", formatting.seconds(now["oldest_s"]), "since it was taken")
             dead = int(now["dead"])
-            parts.figure("Dead letters", words.number(dead), "of all runs", bad=dead > 0)
-            published, done = words.quantity(now["published_per_s"], "/s"), words.quantity(now["acked_per_s"], "/s")
-            parts.figure("Acknowledged", done, f"{published} published")
+            widgets.figure("Dead letters", formatting.number(dead), "of all runs", bad=dead > 0)
+            published, done = (
+                formatting.quantity(now["published_per_s"], "/s"),
+                formatting.quantity(now["acked_per_s"], "/s"),
+            )
+            widgets.figure("Acknowledged", done, f"{published} published")
     fields = {"waiting": "waiting", "retrying": "to be tried again", "held": "in flight", "dead": "dead letters"}
     chart = view.once("queue", lambda: charts.steps(view.queue, fields, "messages"))
-    parts.draw(chart, "queue", alt="Messages in the broker's queues over time")
+    widgets.draw(chart, "queue", alt="Messages in the broker's queues over time")
 
 
 def _over_time(view: View) -> None:
     if len(view.usage):
-        parts.heading(2, "CPU over time, stacked by actor")
+        widgets.heading(2, "CPU over time, stacked by actor")
         uses = view.uses
         chart = view.once("cpu", lambda: charts.cpu(uses))
-        parts.draw(chart, "cpu", alt="CPU over time, stacked by actor")
+        widgets.draw(chart, "cpu", alt="CPU over time, stacked by actor")
         st.caption(
             "Of the workers' processes, all that they do: they start, load or compile their kernels, and work on tasks."
         )
@@ -327,28 +333,28 @@ def _over_time(view: View) -> None:
         return
     left, right = st.columns(2, gap="medium")
     with left:
-        parts.heading(2, "Actors and nodes")
+        widgets.heading(2, "Actors and nodes")
         fields = {"actors": "actors", "pending": "pending actors", "nodes": "nodes"}
         scale = view.once("scale", lambda: charts.steps(view.scale, fields, "number"))
-        parts.draw(scale, "scale", alt="Actors and nodes over time")
+        widgets.draw(scale, "scale", alt="Actors and nodes over time")
     with right:
-        parts.heading(2, "Tasks")
+        widgets.heading(2, "Tasks")
         fields_of_tasks = {"waiting": "waiting", "in_flight": "in flight"}
         tasks = view.once("tasks", lambda: charts.steps(view.scale, fields_of_tasks, "tasks"))
-        parts.draw(tasks, "tasks", alt="Tasks that wait and that are in flight, over time")
+        widgets.draw(tasks, "tasks", alt="Tasks that wait and that are in flight, over time")
 
 
 def _happened(view: View) -> None:
     """List what happened, the latest first."""
-    parts.heading(2, "What happened")
+    widgets.heading(2, "What happened")
     counted = Counter(view.events["kind"].tolist()).most_common(12)
-    st.caption(" · ".join(f"{words.plain(kind, 40)}: {words.number(number)}" for kind, number in counted))
+    st.caption(" · ".join(f"{formatting.plain(kind, 40)}: {formatting.number(number)}" for kind, number in counted))
     rows = [
         {
-            "after": words.seconds(float(row["time_s"])),
-            "what": words.short(str(row["kind"])),
-            "who": words.short(str(row["who"])),
-            "more": words.short(str(row["what"])),
+            "after": formatting.seconds(float(row["time_s"])),
+            "what": formatting.short(str(row["kind"])),
+            "who": formatting.short(str(row["who"])),
+            "more": formatting.short(str(row["what"])),
         }
         for row in view.events[::-1][:_EVENTS]
     ]
@@ -361,4 +367,4 @@ def _happened(view: View) -> None:
     )
 
 
-parts.live("Actors", show)
+widgets.live("Actors", show)

@@ -11,12 +11,12 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import charts, explore, parts, words
-from app.explore import Slider, Tuning
-from app.explorer import About, Found, Question
+from app import charts, explore_charts, formatting, widgets
+from app.explore_charts import Slider, Tuning
+from app.explore_process import About, Found, Question
 from app.services import services
 from app.sessions import Exploring
-from hzzray.engine.questions import Candidate
+from hzzray.engine.explore_messages import Candidate
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.physics.analysis import Bound, Cut
 from hzzray.runs.request import bound_of, bound_text
@@ -41,20 +41,20 @@ def main() -> None:
     """Let the viewer choose a run; show its session, or offer to start one."""
     names = services().client.run_ids()
     if not names and "run" not in st.query_params:
-        parts.nothing("Explore", "No runs yet. Start one here, or with `hzzray run` in a terminal.")
+        widgets.nothing("Explore", "No runs yet. Start one here, or with `hzzray run` in a terminal.")
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
-        parts.heading(1, "Explore")
-        picked = parts.pick(names)
+        widgets.heading(1, "Explore")
+        picked = widgets.pick(names)
         head = st.container(horizontal=True, vertical_alignment="center", gap="small")
-    view = parts.look_at(picked)
+    view = widgets.look_at(picked)
     if view is None:
         return
     run_id = view.run_id
     session = services().sessions.find(run_id)
     if session is not None and session.trouble is None:
         with head:
-            parts.badge(view.phase)
+            widgets.badge(view.phase)
             st.space("stretch")
             if session.is_ready and st.button("End the session", icon=":material/stop:", help="For all its viewers."):
                 services().sessions.end(run_id)
@@ -65,14 +65,14 @@ def main() -> None:
             st.fragment(_loading, run_every=_LOADING_S)(session)
         return
     if session is not None:
-        parts.wrong([f"The session has ended: {session.trouble}."])
+        widgets.wrong([f"The session has ended: {session.trouble}."])
     _start(run_id, has_ledger=view.has_ledger)
 
 
 def _start(run_id: str, *, has_ledger: bool) -> None:
     """Say what a session is, and start it."""
     with st.container(border=True):
-        parts.heading(2, ":material/tune: Move a cut, and see it answer at once")
+        widgets.heading(2, ":material/tune: Move a cut, and see it answer at once")
         st.markdown(
             "A session reads the run's files once and keeps what it measured in memory. From then on cuts, observables "
             "and bins change while you drag, with the exact numbers that a run of its own would give."
@@ -80,7 +80,7 @@ def _start(run_id: str, *, has_ledger: bool) -> None:
         if not has_ledger:
             st.caption("Its ledger is not in this folder of runs: explore it where it ran.")
         if st.button("Start exploring", type="primary", icon=":material/play_arrow:", disabled=not has_ledger):
-            parts.attempt(lambda: services().sessions.begin(services().client.folder(run_id).path))
+            widgets.attempt(lambda: services().sessions.begin(services().client.folder(run_id).path))
         st.caption("All viewers of the run share it. It ends by itself when nobody has asked anything for 15 min.")
 
 
@@ -95,11 +95,12 @@ def _loading(session: Exploring) -> None:
     starts = session.about is None or not part
     says = "Reading the run's files" if part < 1 else "Looking at all variables"
     with st.container(border=True, key="loading"):
-        parts.heading(2, f":material/hourglass_top: {'Starting' if starts else says}")
+        widgets.heading(2, f":material/hourglass_top: {'Starting' if starts else says}")
         st.progress(
-            part, _STARTS[services().settings.engine] if starts else f"{words.percent(part)} of the run is in memory"
+            part,
+            _STARTS[services().settings.engine] if starts else f"{formatting.percent(part)} of the run is in memory",
         )
-        took = words.seconds(time.monotonic() - session.begun)
+        took = formatting.seconds(time.monotonic() - session.begun)
         first = " The first time kernels are compiled for this machine: that takes a minute or two." if starts else ""
         st.caption(f"For {took} so far.{first}")
 
@@ -122,7 +123,7 @@ def _tuning(session: Exploring) -> Tuning:
                 bounds.append(bound)
             else:
                 wrong.append(f"there is no variable {bound.variable!r} to cut on")
-        parts.wrong(wrong)
+        widgets.wrong(wrong)
         st.session_state[key] = Tuning(tuple({bound.variable: bound for bound in bounds}.values()))
     found: Tuning = st.session_state[key]
     return found
@@ -136,7 +137,7 @@ def _change(session: Exploring, tuning: Tuning) -> None:
 
 def _own(session: Exploring) -> dict[str, Bound]:
     assert session.about is not None  # noqa: S101 (it is there before sliders are)
-    return explore.bounds(session.about.spec.selection.cuts)
+    return explore_charts.bounds(session.about.spec.selection.cuts)
 
 
 def _move(session: Exploring, bound: Bound) -> None:
@@ -194,7 +195,7 @@ def _explore(session: Exploring) -> None:
     with right, st.container(key="cuts"):  # after the answer, which somebody waits for
         _cuts(session, tuning)
     if shown is not None:
-        with parts.part("What more there is"):
+        with widgets.part("What more there is"):
             _more(session, shown)
 
 
@@ -210,7 +211,7 @@ class _Shown(NamedTuple):
 
 def _answer(session: Exploring, about: About, tuning: Tuning) -> _Shown | None:
     """Show what the cuts give; returns it, or None where there is no answer."""
-    viewer = parts.viewer()
+    viewer = widgets.viewer()
     figures = st.container(horizontal=True, gap="small", key="figures")
     question, before, region, log, overlay, last = _choose(session, about, tuning)
     try:
@@ -219,15 +220,15 @@ def _answer(session: Exploring, about: About, tuning: Tuning) -> _Shown | None:
     except HzzrayError as error:
         if session.trouble is not None:
             st.rerun()
-        st.error(words.plain(str(error)), icon=":material/error:")
+        st.error(formatting.plain(str(error)), icon=":material/error:")
         return None
     shown = _why_shown(found, session.run)
     with last:
         blind = _hide(shown)
     _lacking(found)
-    with figures, parts.part("The numbers"):
+    with figures, widgets.part("The numbers"):
         _figures(found.first, own.first, region, blind=blind)
-    with parts.part("The spectrum"):
+    with widgets.part("The spectrum"):
         _spectrum(found, own, region, log=log, overlay=overlay, blind=blind, says=shown)
     return _Shown(question, found, own, region, blind)
 
@@ -249,7 +250,7 @@ def _choose(
         )  # fmt: skip
         region = st.segmented_control(
             "Region", ["all", *spec.analysis.regions], default="all", required=True, key="channel",
-            format_func=lambda name: words.plain(name.replace("mu", "µ")), label_visibility="collapsed",
+            format_func=lambda name: formatting.plain(name.replace("mu", "µ")), label_visibility="collapsed",
             bind="query-params",
         )  # fmt: skip
         log = st.toggle("Log scale", key="log", bind="query-params")
@@ -308,7 +309,7 @@ def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, 
             "Axis: from, to, bins", usual, key=f"axis-{session.run_id}-{shown}", live=True, max_chars=60
         )
         window = st.text_input(
-            f"Window of the significance, in {words.plain(first.observable)}", counted,
+            f"Window of the significance, in {formatting.plain(first.observable)}", counted,
             key=f"window-{session.run_id}", live=True, max_chars=60, help="From a bin's edge to another's.",
         )  # fmt: skip
     axis, window = axis.replace(" ", ""), window.replace(" ", "")
@@ -320,10 +321,10 @@ def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, 
 def _lacking(found: Found) -> None:
     """Say what an answer doesn't cover, and look again."""
     for reason in found.failed[:3]:
-        st.warning(words.plain(reason), icon=":material/broken_image:")
+        st.warning(formatting.plain(reason), icon=":material/broken_image:")
     if found.fraction < 1:
         st.warning(
-            f"This is of {words.percent(found.fraction)} of the run's events"
+            f"This is of {formatting.percent(found.fraction)} of the run's events"
             + (": the rest could not be read." if found.failed else ": the rest is being read again."),
             icon=":material/hourglass_top:",
         )
@@ -339,34 +340,34 @@ def _again(since: float) -> None:
 
 def _figures(now: Result, own: Result, region: str | None, *, blind: bool) -> None:
     """Show what the cuts give in the window."""
-    found, before = explore.counts(now, region), explore.counts(own, region)
+    found, before = explore_charts.counts(now, region), explore_charts.counts(own, region)
     said = next(iter(found.withheld.values()), "not defined")
     same = now.spec.selection.cuts == own.spec.selection.cuts
 
     def was(value: float | None, form: str) -> str:
         return "as in the run" if same else "no such number" if value is None else f"was {format(value, form)}"
 
-    parts.figure(
-        "Expected", words.sigma(found.asimov),
-        words.plain(said) if found.asimov is None else f"{was(before.asimov, '.2f')}{'' if same else ' σ'}",
+    widgets.figure(
+        "Expected", formatting.sigma(found.asimov),
+        formatting.plain(said) if found.asimov is None else f"{was(before.asimov, '.2f')}{'' if same else ' σ'}",
         says="Asimov: the median significance expected of the Higgs boson.",
     )  # fmt: skip
-    parts.figure("Signal", _number(found.n_signal), was(before.n_signal, ".2f"))
+    widgets.figure("Signal", _number(found.n_signal), was(before.n_signal, ".2f"))
     error = "" if found.n_background_error is None else f"± {found.n_background_error:.2f} statistics · "
-    parts.figure(
+    widgets.figure(
         "Background", _number(found.n_background), f"{error}{was(before.n_background, '.2f')}",
         says="The error is that of the simulation's statistics alone; σ_b on the Live page has what the release "
         "states of normalisations besides.",
     )  # fmt: skip
     if blind:
-        parts.figure("Data", "hidden", "cuts that were never run", says="In the window. Switch it below.")
+        widgets.figure("Data", "hidden", "cuts that were never run", says="In the window. Switch it below.")
     else:
-        observed = f"{words.sigma(found.observed)} observed" if found.observed is not None else "in the window"
-        parts.figure("Data", words.NONE if found.n_data is None else str(found.n_data), observed)
+        observed = f"{formatting.sigma(found.observed)} observed" if found.observed is not None else "in the window"
+        widgets.figure("Data", formatting.NONE if found.n_data is None else str(found.n_data), observed)
 
 
 def _number(value: float | None) -> str:
-    return words.NONE if value is None else f"{value:.2f}"
+    return formatting.NONE if value is None else f"{value:.2f}"
 
 
 def _spectrum(
@@ -377,22 +378,24 @@ def _spectrum(
     result = found.results[name]
     chart = charts.mass(result, channel=region, log=log)
     if blind:
-        chart = explore.blinded(chart, result, result.significance.window)
+        chart = explore_charts.blinded(chart, result, result.significance.window)
     if overlay and name in own.results and result.spec.selection.cuts != own.cuts:
-        chart = explore.overlaid(chart, own.results[name], region)
-    parts.draw_mass(chart)
-    about = f"Luminosity: {result.luminosity}. Answered in {words.seconds(found.seconds)}, digest {found.digest[:16]}."
+        chart = explore_charts.overlaid(chart, own.results[name], region)
+    widgets.draw_mass(chart)
+    about = (
+        f"Luminosity: {result.luminosity}. Answered in {formatting.seconds(found.seconds)}, digest {found.digest[:16]}."
+    )
     hidden = " The data in the window are hidden: these cuts were never run." if result.is_first else (
         " Data are hidden: those in the window are among them, and these cuts were never run."
     )  # fmt: skip
-    st.caption(f"{words.plain(about)}{hidden if blind else ''}{f' {says}' if says else ''}")
+    st.caption(f"{formatting.plain(about)}{hidden if blind else ''}{f' {says}' if says else ''}")
 
 
 def _cuts(session: Exploring, tuning: Tuning) -> None:
     """Show a slider for each cut; what is behind it is the variable by every other cut of the run."""
     own = _own(session)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        parts.heading(2, "Cuts")
+        widgets.heading(2, "Cuts")
         st.space("stretch")
         st.button("Undo", icon=":material/undo:", on_click=_undo, args=(session,), disabled=not tuning.past)
         st.button("Reset", icon=":material/restart_alt:", on_click=_reset, args=(session,), disabled=not tuning.cuts,
@@ -425,13 +428,13 @@ def _slider(session: Exploring, tuning: Tuning, slider: Slider, own: dict[str, B
     with st.container(key=f"box-{slider.variable}", gap=None):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.toggle(
-                words.plain(slider.title), key=f"on-{key}", on_change=_switched, args=(session, slider),
+                formatting.plain(slider.title), key=f"on-{key}", on_change=_switched, args=(session, slider),
                 disabled=bound is None and slider.variable not in own and f"last-{key}" not in st.session_state,
             )  # fmt: skip
             st.space("stretch")
             says = slider.says(bound)
-            st.markdown(f"**{words.plain(says)}**" if is_changed else words.plain(says), width="content")
-        st.html(explore.behind(slider, bound))
+            st.markdown(f"**{formatting.plain(says)}**" if is_changed else formatting.plain(says), width="content")
+        st.html(explore_charts.behind(slider, bound))
         st.slider(
             slider.title, slider.low, slider.high, step=slider.step, format=slider.form, key=key,
             on_change=_moved, args=(session, slider), label_visibility="collapsed",
@@ -467,11 +470,11 @@ def _more(session: Exploring, shown: _Shown) -> None:
 
 def _yields(now: Result, own: Result, region: str | None, *, blind: bool) -> None:
     """Show each group in the window, now and with the run's own cuts."""
-    rows = explore.yields(now, own, region, blind=blind)
+    rows = explore_charts.yields(now, own, region, blind=blind)
     table = pd.DataFrame(
         [
             {
-                "group": words.short(row.group),
+                "group": formatting.short(row.group),
                 "now": "hidden" if row.now is None else f"{row.now:.2f} ± {row.error:.2f}",
                 "the run's own cuts": f"{row.before:.2f}",
                 "change": _change_of(row),
@@ -479,24 +482,24 @@ def _yields(now: Result, own: Result, region: str | None, *, blind: bool) -> Non
             for row in rows
         ]
     )
-    st.table(table.map(words.plain), border="horizontal", hide_index=True)
+    st.table(table.map(formatting.plain), border="horizontal", hide_index=True)
     window = now.significance.window
-    unit = words.plain(now.spec.templates[0].unit)
+    unit = formatting.plain(now.spec.templates[0].unit)
     where = "of everything" if window is None else f"in {window[0]:g} to {window[1]:g} {unit}".rstrip()
     st.caption(f"Events {where}; errors are those of the statistics.")
 
 
-def _change_of(row: explore.Yield) -> str:
-    return words.NONE if row.now is None or not row.before else f"{100 * (row.now / row.before - 1):+.1f} %"
+def _change_of(row: explore_charts.Yield) -> str:
+    return formatting.NONE if row.now is None or not row.before else f"{100 * (row.now / row.before - 1):+.1f} %"
 
 
 def _cutflow(now: Result, *, blind: bool) -> None:
     """Show how many events each cut leaves, by group."""
-    table = pd.DataFrame({"cut": [words.short(cut) for cut in now.spec.rows]})
+    table = pd.DataFrame({"cut": [formatting.short(cut) for cut in now.spec.rows]})
     for sample in now.samples.values():
         if blind and now.groups[sample.group].role == "data":
             continue
-        column, factor = words.short(sample.group), now.side_by_side(sample)
+        column, factor = formatting.short(sample.group), now.side_by_side(sample)
         values = [factor * row.yield_ for row in sample.cutflow]
         table[column] = table[column] + values if column in table else values
     number = st.column_config.NumberColumn(format="%.2f")
@@ -524,11 +527,11 @@ def _scan(session: Exploring, question: Question, region: str | None) -> None:
     if go:
         points = []
         bar = st.progress(0.0, "Scanning")
-        values = explore.thresholds(slider)
+        values = explore_charts.thresholds(slider)
         for i, threshold in enumerate(values, 1):
-            bound = explore.with_threshold(slider, now, threshold, above=above)
-            answer = session.recut(replace(asked, cuts=(*others, bound)), f"{parts.viewer()}-scan")
-            points.append(explore.point(threshold, answer.first, region))
+            bound = explore_charts.with_threshold(slider, now, threshold, above=above)
+            answer = session.recut(replace(asked, cuts=(*others, bound)), f"{widgets.viewer()}-scan")
+            points.append(explore_charts.point(threshold, answer.first, region))
             bar.progress(i / len(values), f"{i} of {len(values)} thresholds")
         bar.empty()
         st.session_state[kept] = key, points
@@ -537,8 +540,10 @@ def _scan(session: Exploring, question: Question, region: str | None) -> None:
         st.caption("Each threshold is a re-cut of all events; the other end of the cut, and all other cuts, stay.")
         return
     end = None if now is None else slider.ends(now)[0 if above else 1]
-    parts.draw(explore.scan_chart(points, slider, end, above=above), "scan", alt="Expected significance by threshold")
-    top = explore.best(points)
+    widgets.draw(
+        explore_charts.scan_chart(points, slider, end, above=above), "scan", alt="Expected significance by threshold"
+    )
+    top = explore_charts.best(points)
     if top is None:
         st.caption("No threshold gives a significance.")
         return
@@ -548,7 +553,7 @@ def _scan(session: Exploring, question: Question, region: str | None) -> None:
         st.caption("The band is the statistics of simulation.", width="content")
         st.button(
             "Take it", icon=":material/check:", on_click=_move,
-            args=(session, explore.with_threshold(slider, now, top.threshold, above=above)),
+            args=(session, explore_charts.with_threshold(slider, now, top.threshold, above=above)),
         )  # fmt: skip
 
 
@@ -559,13 +564,13 @@ def _but_one(session: Exploring, question: Question, *, blind: bool) -> None:
     tuning = Tuning(question.cuts)
     names = [name for name in dict.fromkeys([*own, *(bound.variable for bound in question.cuts)])
              if name in session.sliders and tuning.bound(name, own) is not None][:_MOST_PLOTS]  # fmt: skip
-    asked = explore.all_but_one(names, session.sliders, question.cuts, session.about.spec.templates[0])
+    asked = explore_charts.all_but_one(names, session.sliders, question.cuts, session.about.spec.templates[0])
     columns = st.columns(3, gap="medium")
     for i, (name, one) in enumerate(asked.items()):
-        with columns[i % 3], parts.part(f"The plot of {name}"):
-            result = session.recut(one, f"{parts.viewer()}-but-one").results[name]
-            chart = explore.but_one_chart(result, session.sliders[name], tuning.bound(name, own), data=not blind)
-            parts.draw(chart, f"but-one-{name}", alt=f"{session.sliders[name].title} by every cut but its own")
+        with columns[i % 3], widgets.part(f"The plot of {name}"):
+            result = session.recut(one, f"{widgets.viewer()}-but-one").results[name]
+            chart = explore_charts.but_one_chart(result, session.sliders[name], tuning.bound(name, own), data=not blind)
+            widgets.draw(chart, f"but-one-{name}", alt=f"{session.sliders[name].title} by every cut but its own")
     st.caption(f"Grey: what the variable's own cut takes away.{' Data are hidden.' if blind else ''}")
 
 
@@ -585,22 +590,22 @@ def _keep(session: Exploring, question: Question, found: Found) -> None:
         try:
             done = session.keep(asked, run_id)
         except HzzrayError as error:
-            st.error(words.plain(str(error)), icon=":material/error:")
+            st.error(formatting.plain(str(error)), icon=":material/error:")
         else:
             st.session_state["suggested to keep"] = new_run_id()
             st.session_state[f"kept-{session.run_id}"] = done
             st.rerun()  # the data of these cuts are hidden no more
     kept = st.session_state.get(f"kept-{session.run_id}")
     if kept is not None:
-        st.success(f"Run {words.plain(kept.run_id)} is there. Digest {kept.digest}", icon=":material/verified:")
+        st.success(f"Run {formatting.plain(kept.run_id)} is there. Digest {kept.digest}", icon=":material/verified:")
         if st.button("See it", icon=":material/arrow_forward:"):
-            parts.show_run(kept.run_id)
+            widgets.show_run(kept.run_id)
             st.switch_page("views/live.py")
     st.caption("The same from nothing, in a terminal:")
     try:
         st.code(session.command(asked), language="bash", wrap_lines=True)
     except HzzrayError as error:
-        st.caption(words.plain(str(error)))
+        st.caption(formatting.plain(str(error)))
 
 
 def _to_keep(session: Exploring, question: Question) -> Question:
@@ -623,7 +628,7 @@ def _events(session: Exploring, question: Question, found: Found, *, blind: bool
     signal = [name for name in rest if result.groups[result.samples[name].group].role == "signal"]
     start = options.index(signal[0]) if blind and signal else 0
     chosen = st.selectbox("Candidates of", options, index=start, key=f"of-{session.run_id}-{blind}", width=260,
-                          format_func=words.short)  # fmt: skip
+                          format_func=formatting.short)  # fmt: skip
     window = result.significance.window
     if chosen == "data" and blind:
         st.info("The data in the window are hidden: these cuts were never run.", icon=":material/visibility_off:")
@@ -640,29 +645,29 @@ def _events(session: Exploring, question: Question, found: Found, *, blind: bool
 def _event_table(found: Sequence[Candidate], session: Exploring) -> None:
     """Show candidates as a table, as CSV, and the chosen one's leptons."""
     masses = [name for name, slider in session.sliders.items() if name.startswith("m") and "GeV" in slider.title]
-    table = explore.listed(found, masses)
+    table = explore_charts.listed(found, masses)
     picked = st.dataframe(
         table, hide_index=True, key="candidates", on_select="rerun", selection_mode="single-row", height=300,
         column_config={name: st.column_config.NumberColumn(session.sliders[name].title, format="%.2f")
                        for name in masses},
     )  # fmt: skip
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.download_button("CSV", explore.as_csv(found), f"{session.run_id}-candidates.csv", "text/csv",
+        st.download_button("CSV", explore_charts.as_csv(found), f"{session.run_id}-candidates.csv", "text/csv",
                            on_click="ignore", icon=":material/download:", key="candidates csv")  # fmt: skip
-        st.caption(f"{words.number(len(found))} candidates. Choose one to see its leptons.")
+        st.caption(f"{formatting.number(len(found))} candidates. Choose one to see its leptons.")
     rows = picked.selection.rows
     one = found[rows[0] if rows and rows[0] < len(found) else 0]
     if not one.leptons:
         st.caption("Its leptons could not be read.")
         return
     name = f"run {one.run}, event {one.event}" if one.event is not None else f"entry {one.entry}"
-    parts.heading(3, f"{words.plain(one.region.replace('mu', 'µ'))}, {name}")
+    widgets.heading(3, f"{formatting.plain(one.region.replace('mu', 'µ'))}, {name}")
     across, along = st.columns(2, gap="medium")
     with across:
-        parts.draw(explore.display(one, "r-phi"), "r-phi", alt="The leptons across the beam")
+        widgets.draw(explore_charts.display(one, "r-phi"), "r-phi", alt="The leptons across the beam")
         st.caption("Across the beam (r–φ). A line is as long as the lepton's pT [GeV].")
     with along:
-        parts.draw(explore.display(one, "r-z"), "r-z", alt="The leptons along the beam")
+        widgets.draw(explore_charts.display(one, "r-z"), "r-z", alt="The leptons along the beam")
         st.caption("Along the beam (r–z): directions; lengths are pT again.")
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pandas as pd
 import streamlit as st
 
-from app import parts, words
+from app import formatting, widgets
 from app.client import View
 from app.services import services
 from hzzray.errors import HzzrayError, UsageError
@@ -21,7 +21,7 @@ _REASON = 1000  # characters of a reason
 
 def show(view: View) -> None:
     """Show what failed of a run, and what its broker has given up."""
-    with parts.part("What failed"):
+    with widgets.part("What failed"):
         _failed(view)
     if services().settings.broker is not None:
         _dead(view.run_id)
@@ -29,13 +29,13 @@ def show(view: View) -> None:
 
 def _dead(run_id: str) -> None:
     """Show the run's dead letters on demand: to be looked at, they are taken from their queue and put back."""
-    parts.heading(2, "Dead letters")
+    widgets.heading(2, "Dead letters")
     if not st.toggle("Look into the broker's dead-letter queue", key=f"dead-{run_id}"):
         return
     try:
         letters = _letters(run_id)
     except HzzrayError as error:
-        st.error(words.plain(str(error)))
+        st.error(formatting.plain(str(error)))
         return
     if not letters:
         st.caption("None of this run.")
@@ -53,8 +53,8 @@ def _letters(run_id: str) -> list[dict[str, object]]:
     found = asyncio.run(dead_letters(where, Topology(where.prefix), lambda letter: letter.run_id == run_id))
     return [
         {
-            "sample": words.short(letter.message.task.sample) if letter.message else None,
-            "reason": words.short(letter.reason, _REASON),
+            "sample": formatting.short(letter.message.task.sample) if letter.message else None,
+            "reason": formatting.short(letter.reason, _REASON),
             "attempts": letter.attempts,
             "first": letter.message.task.start if letter.message else None,
             "stop": letter.message.task.stop if letter.message else None,
@@ -69,10 +69,10 @@ def _failed(view: View) -> None:
         st.caption("Nothing was tried yet.")
         return
     rows, trouble = view.once("failures", lambda: _rows(view))
-    parts.wrong(trouble)
+    widgets.wrong(trouble)
     if not rows:
         with st.container(border=True, horizontal_alignment="center"):
-            parts.heading(2, ":material/verified: Nothing failed")
+            widgets.heading(2, ":material/verified: Nothing failed")
             tasks = view.result.tasks
             st.markdown(f"{tasks.merged} of {tasks.planned} tasks are merged.", text_alignment="center")
         return
@@ -114,8 +114,13 @@ def _rows(view: View) -> tuple[list[dict[str, object]], list[str]]:
             trouble.append(str(error))
     found = view.result.failures if view.result else ()
     rows: list[dict[str, object]] = [
-        {"sample": words.short(row.sample), "reason": words.short(row.reason, _REASON), "kind": "–", "attempts": None}
-        | {"file": words.short(row.file, _REASON), "first": row.start, "stop": row.stop}
+        {
+            "sample": formatting.short(row.sample),
+            "reason": formatting.short(row.reason, _REASON),
+            "kind": "–",
+            "attempts": None,
+        }
+        | {"file": formatting.short(row.file, _REASON), "first": row.start, "stop": row.stop}
         for row in found
     ]
     return rows, trouble
@@ -124,14 +129,14 @@ def _rows(view: View) -> tuple[list[dict[str, object]], list[str]]:
 def _row(failure: Failure) -> dict[str, object]:
     task = failure.task
     return {
-        "sample": words.short(task.sample),
-        "reason": words.short(failure.reason.removeprefix(f"{redact(task.file)}: "), _REASON),
+        "sample": formatting.short(task.sample),
+        "reason": formatting.short(failure.reason.removeprefix(f"{redact(task.file)}: "), _REASON),
         "kind": "permanent" if failure.permanent else "passing",
         "attempts": failure.attempts,
-        "file": words.short(redact(task.file), _REASON),
+        "file": formatting.short(redact(task.file), _REASON),
         "first": task.start,
         "stop": task.stop,
     }
 
 
-parts.live("Failures", show)
+widgets.live("Failures", show)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import fits, parts, words
+from app import fit_summary, formatting, widgets
 from app.client import View
 from app.downloads import is_there, picture
 from app.services import services
 from hzzray.errors import UsageError
-from hzzray.statistics.results import FitResult
+from hzzray.statistics.fit_result import FitResult
 
 _PICTURES = {
     "regions": "Each region before the fit and after it",
@@ -35,7 +35,7 @@ def show(view: View) -> None:
     if view.live:
         _live(view)
         return
-    found = fits.load(view)
+    found = fit_summary.load(view)
     busy = fitter.goes_on(view.run_id, "fit")
     stale = found is not None and found.digest != view.result.digest
     if busy:
@@ -43,16 +43,16 @@ def show(view: View) -> None:
     elif fitter.able:
         label = "Fit this run" if found is None else "Fit it again"
         if st.button(label, icon=":material/function:", key=f"fit-{view.run_id}"):
-            parts.attempt(lambda: _begin(view.run_id))
+            widgets.attempt(lambda: _begin(view.run_id))
         if found is None and (line := fitter.said(view.run_id)):
-            st.caption(words.plain(line))
+            st.caption(formatting.plain(line))
     if stale:
         st.warning("The run has other bins by now: fit it again.", icon=":material/update:")
     if found is not None:
-        with parts.part("The fit"):
-            fits.figures(found)
+        with widgets.part("The fit"):
+            fit_summary.figures(found)
             _definitions(found)
-        with parts.part("The fit's pictures"):
+        with widgets.part("The fit's pictures"):
             _pictures(view)
 
 
@@ -63,14 +63,16 @@ def _begin(run_id: str) -> None:
 
 def _live(view: View) -> None:
     """Show the quick fit of what was read so far, which a process of its own makes again and again."""
-    found = fits.load(view, live=True)
+    found = fit_summary.load(view, live=True)
     if found is None or not found.figures:
         why = found.no_data if found is not None else "the first fit comes within seconds"
-        st.caption(f":material/hourglass_top: No fit yet: {words.plain(why)}.")
+        st.caption(f":material/hourglass_top: No fit yet: {formatting.plain(why)}.")
         return
-    st.caption(f"Of the {words.percent(found.fraction)} of the events that were read by then; again every few seconds.")
-    with parts.part("The fit so far"):
-        fits.figures(found)
+    st.caption(
+        f"Of the {formatting.percent(found.fraction)} of the events that were read by then; again every few seconds."
+    )
+    with widgets.part("The fit so far"):
+        fit_summary.figures(found)
 
 
 def _definitions(found: FitResult) -> None:
@@ -79,9 +81,9 @@ def _definitions(found: FitResult) -> None:
         table = pd.DataFrame(
             [
                 (
-                    words.plain(name.replace("_", " ")),
-                    words.NONE if figure.value is None else f"{figure.value:.4g} {figure.unit}".rstrip(),
-                    words.plain(figure.withheld or figure.definition),
+                    formatting.plain(name.replace("_", " ")),
+                    formatting.NONE if figure.value is None else f"{figure.value:.4g} {figure.unit}".rstrip(),
+                    formatting.plain(figure.withheld or figure.definition),
                 )
                 for name, figure in rows
             ],
@@ -89,7 +91,7 @@ def _definitions(found: FitResult) -> None:
         )
         st.table(table, border="horizontal", hide_index=True)
         for note in (*found.notes, *(found.mass.notes if found.mass is not None else ())):
-            st.caption(words.plain(note))
+            st.caption(formatting.plain(note))
 
 
 def _pictures(view: View) -> None:
@@ -97,8 +99,8 @@ def _pictures(view: View) -> None:
     for name, says in _PICTURES.items():
         path = folder / f"fit-{name}.png"
         if is_there(path):
-            parts.heading(2, says)
+            widgets.heading(2, says)
             st.image(picture(path), width="content" if name != "regions" else "stretch")
 
 
-parts.live("Fit", show)
+widgets.live("Fit", show)

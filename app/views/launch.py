@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from app import launch, parts, words
-from app.launch import Choices
+from app import formatting, launcher, widgets
+from app.launcher import Choices
 from app.services import services
 from hzzray.data.catalogue import Release, mistakes, releases
 from hzzray.engine.cluster import usable_cpus
@@ -44,14 +44,14 @@ _PARAMETERS = {
 def main() -> None:
     """Show the choices, and what they amount to."""
     if services().is_outside and services().settings.broker is None:
-        parts.heading(1, "Launch a run")
-        parts.banner()
+        widgets.heading(1, "Launch a run")
+        widgets.banner()
         st.info(
             "This app looks at a cluster from outside. Runs start on its nodes: `ray job submit -- hzzray run …`",
             icon=":material/info:",
         )
         return
-    parts.heading(1, "Launch a run")
+    widgets.heading(1, "Launch a run")
     left, right = st.columns([1.5, 1], gap="large")
     with left:
         chosen = _choose()
@@ -74,7 +74,7 @@ def _choose() -> _Chosen:
         st.warning("A release of your catalogue can't be used.", icon=":material/warning:")
         st.code(mistake, language=None)
     with st.container(border=True):
-        parts.heading(2, ":material/database: Data")
+        widgets.heading(2, ":material/database: Data")
         first, second = st.columns(2)
         with first:
             names = ["toy", *(name for name in known if name != "toy")]
@@ -100,7 +100,7 @@ def _choose() -> _Chosen:
                 help="What simulation is scaled to.",
             )  # fmt: skip
     with st.container(border=True):
-        parts.heading(2, ":material/filter_alt: Selection")
+        widgets.heading(2, ":material/filter_alt: Selection")
         chosen = st.selectbox(
             "Preset", list(PRESETS), index=list(PRESETS).index(release.selection), key=f"selection-{name}",
             help="notebook-… are those of the published notebooks; h4l is that of the discovery paper.",
@@ -116,7 +116,7 @@ def _choose() -> _Chosen:
             help="Such as 0.3: in the counting significances, beside the simulation's statistics.",
         )  # fmt: skip
     with st.container(border=True):
-        parts.heading(2, ":material/memory: Work")
+        widgets.heading(2, ":material/memory: Work")
         published, work = _work(toy=release.name == "toy")
     data = {
         "sources": (source,) if source else (),
@@ -142,10 +142,10 @@ def _choose() -> _Chosen:
 def _source(release: Release) -> tuple[str | None, int | None]:
     """Let the viewer choose where to read; returns the place, None for the release's own, and toy events to write."""
     settings = services().settings
-    found = launch.places(release, settings.sources)
+    found = launcher.places(release, settings.sources)
     if release.name == "toy":
         home = next((source for source in settings.sources if "://" not in source), "data")
-        new = {launch.toy_folder(home, events): events for events in _TOYS}
+        new = {launcher.toy_folder(home, events): events for events in _TOYS}
         options = [*found, *(folder for folder in new if folder not in found)]
         place = st.selectbox(
             "Source", options, key="source-toy", persist_state="session",
@@ -175,7 +175,7 @@ def _samples(release: Release) -> tuple[str, ...] | None:
 
 def _changes(analysis: Analysis, preset: Selection) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Show a preset's cuts and parameters, to be changed; returns the changes as the command line has them."""
-    st.caption(f"In this order: {' → '.join(map(words.plain, preset.rows))}")
+    st.caption(f"In this order: {' → '.join(map(formatting.plain, preset.rows))}")
     if not st.toggle("Change its cuts", key=f"change-{preset.name}"):
         return (), ()
     # h4l asks for what the release has: another release's answer is no change of this one's.
@@ -187,10 +187,10 @@ def _changes(analysis: Analysis, preset: Selection) -> tuple[tuple[str, ...], tu
     for i, (cut, bound) in enumerate(bounds):
         variable = analysis.variable(bound.variable)
         usual = _ends(bound)
-        title = f"{cut.name}: {words.axis(variable.name, variable.label, variable.unit)}"
+        title = f"{cut.name}: {formatting.axis(variable.name, variable.label, variable.unit)}"
         with columns[i % 2]:
             text = st.text_input(
-                words.plain(title), usual, key=f"cut-{key}-{bound.variable}", live=True, max_chars=40,
+                formatting.plain(title), usual, key=f"cut-{key}-{bound.variable}", live=True, max_chars=40,
                 placeholder="no bound", help="Above and below: LOW:HIGH, either may be empty.",
             )  # fmt: skip
         text = text.replace(" ", "")
@@ -293,7 +293,8 @@ def _work(*, toy: bool) -> tuple[bool, dict[str, object]]:
     with second:
         chunk = st.select_slider(
             "Events a task", [1_000, 5_000, 20_000, 100_000, CHUNK, 4 * CHUNK], value=5_000 if pace else CHUNK,
-            format_func=words.count, key=f"chunk-{bool(pace)}", help="Smaller tasks show progress in smaller steps.",
+            format_func=formatting.count, key=f"chunk-{bool(pace)}",
+            help="Smaller tasks show progress in smaller steps.",
         )  # fmt: skip
     return published, {"run_id": run_id, "chunk": None if chunk == CHUNK else chunk, "pace": float(pace), **actors}
 
@@ -302,14 +303,14 @@ def _confirm(chosen: _Chosen) -> None:
     """Say whether the choices can be, what they amount to, and start."""
     settings = services().settings
     with st.container(border=True, key="confirm"):
-        parts.heading(2, ":material/rocket_launch: Ready?")
+        widgets.heading(2, ":material/rocket_launch: Ready?")
         choices: Choices | None = None
         spec: RunSpec | None = None
         try:
             choices = Choices.of(chosen.release, published=chosen.published, **chosen.options)
             spec = choices.check(settings.runs, settings.sources)
         except UsageError as error:
-            st.error(words.plain(str(error)), icon=":material/error:")
+            st.error(formatting.plain(str(error)), icon=":material/error:")
         else:
             _summary(choices, spec)
         is_wished = st.button(
@@ -325,37 +326,37 @@ def _confirm(chosen: _Chosen) -> None:
 def _summary(choices: Choices, spec: RunSpec) -> None:
     lines = [
         _what(choices, spec),
-        f"**{words.plain(spec.selection.name)}** at {spec.luminosity:g} fb⁻¹",
+        f"**{formatting.plain(spec.selection.name)}** at {spec.luminosity:g} fb⁻¹",
         _who(choices),
     ]
     if choices.request.events:
-        lines.append(f"{words.count(choices.request.events)} toy events are simulated first")
+        lines.append(f"{formatting.count(choices.request.events)} toy events are simulated first")
     st.success("\n".join(f"- {line}" for line in lines))
 
 
 def _what(choices: Choices, spec: RunSpec) -> str:
     """Say what will be read: of a folder what is there, of an address what the release states."""
-    release, title = spec.release, words.plain(spec.release.title)
+    release, title = spec.release, formatting.plain(spec.release.title)
     wanted = f"**{len(release.samples)}** samples of {title}"
     if choices.request.events:
-        return f"{wanted}, about {words.count(choices.request.events * spec.fraction)} events"
-    lacking = launch.lacking(spec, choices.source)
+        return f"{wanted}, about {formatting.count(choices.request.events * spec.fraction)} events"
+    lacking = launcher.lacking(spec, choices.source)
     there = [sample for sample in release.samples if sample.name not in (lacking or ())]
     stated = 0 if release.entries_vary else sum(sample.entries or 0 for sample in there)
-    about = f", about {words.count(stated * spec.fraction)} events" if stated else ""
+    about = f", about {formatting.count(stated * spec.fraction)} events" if stated else ""
     if lacking is None:
         return f"{wanted}{about} as the release states; what is there is seen when the run begins"
     if not lacking:
         return f"{wanted}{about}"
     found = f"**{len(there)} of {len(release.samples)}** samples of {title}{about}"
-    return f"{found}; not there: {words.plain(names(lacking))}"
+    return f"{found}; not there: {formatting.plain(names(lacking))}"
 
 
 def _who(choices: Choices) -> str:
     if choices.published:
         return "tasks go to the broker, for its bridges to take"
     address = services().settings.address
-    where = f"the cluster at {words.plain(address)}" if address else "this machine"
+    where = f"the cluster at {formatting.plain(address)}" if address else "this machine"
     most = choices.request.max_actors or choices.request.actors or usable_cpus()
     return f"**{most}** actor{'s' if most > 1 else ''} on {where}"
 
@@ -364,10 +365,10 @@ def _start(choices: Choices) -> None:
     try:
         services().launcher.run(choices)
     except HzzrayError as error:
-        st.error(words.plain(str(error)))
+        st.error(formatting.plain(str(error)))
         return
     del st.session_state["suggested"]
-    parts.show_run(choices.run_id)
+    widgets.show_run(choices.run_id)
     st.switch_page("views/live.py", query_params={"run": choices.run_id})
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import streamlit as st
 from numpy.typing import NDArray
 
-from app import charts, fits, parts, replay, words
+from app import charts, fit_summary, formatting, replay, widgets
 from app.client import View
 from app.guide import guide
 from app.services import services
@@ -52,36 +52,36 @@ def show(view: View) -> None:
     result = view.result
     if view.live and view.past is None and not result.cost.events:
         st.caption("The actors are starting: the first results come within seconds.")
-    parts.wrong(view.trouble(HISTORY, SCALE))
-    with parts.part("What the run has found"):
+    widgets.wrong(view.trouble(HISTORY, SCALE))
+    with widgets.part("What the run has found"):
         _figures(view, result)
     left, right = st.columns([1.9, 1], gap="medium")
-    with left, parts.part("The spectrum"):
+    with left, widgets.part("The spectrum"):
         _spectrum(view, result)
-    with right, parts.part("The significance"):
+    with right, widgets.part("The significance"):
         _significance(view, result)
-    with parts.part("The other significances"):
+    with widgets.part("The other significances"):
         _definitions(view, result)
-    with parts.part("The list of samples"):
+    with widgets.part("The list of samples"):
         _samples(view, result)
-    with parts.part("The run's end"):
+    with widgets.part("The run's end"):
         _end(view, result)
 
 
 def _waiting(view: View) -> None:
     with st.container(border=True):
         if view.phase == "starting":
-            parts.heading(2, ":material/hourglass_top: Getting ready")
+            widgets.heading(2, ":material/hourglass_top: Getting ready")
             st.caption("Files are planned, Ray and its actors start: 5 to 20 seconds on a laptop.")
             st.progress(0.0)
         elif view.phase == "waiting":
-            tasks = words.number(view.published or 0)
-            parts.heading(2, f":material/schedule: Waiting for a bridge: {tasks} tasks in the queue")
+            tasks = formatting.number(view.published or 0)
+            widgets.heading(2, f":material/schedule: Waiting for a bridge: {tasks} tasks in the queue")
             st.caption(
                 "The broker keeps them, however long it takes. A bridge takes them when it comes: `hzzray bridge`."
             )
         else:
-            parts.heading(2, f"This run {'could not begin' if view.phase == 'failed' else 'has no result'}")
+            widgets.heading(2, f"This run {'could not begin' if view.phase == 'failed' else 'has no result'}")
         if view.log:
             st.code(view.log, language=None, wrap_lines=True)
 
@@ -93,30 +93,30 @@ def _figures(view: View, result: Result) -> None:
     found, full = result.significance, expected_in_full(result)
     trends = _trends(view)
     with st.container(horizontal=True, gap="small", key="figures"):
-        parts.figure(
+        widgets.figure(
             "Events read",
-            words.count(now.events),
-            f"{words.percent(now.share)} of {words.count(to_read(result))}",
+            formatting.count(now.events),
+            f"{formatting.percent(now.share)} of {formatting.count(to_read(result))}",
             trend=trends.get("events"),
         )
-        parts.figure(
+        widgets.figure(
             "Significance so far",
-            words.sigma(found.asimov),
+            formatting.sigma(found.asimov),
             _expected(found, full),
             trend=trends.get("asimov"),
             says="Asimov: the median significance expected of the Higgs boson, with as much luminosity as was read.",
         )
-        parts.figure(
+        widgets.figure(
             f"Data in {_window(result)}",
-            words.count(found.n_data),
+            formatting.count(found.n_data),
             _predicted(result, found),
             trend=trends.get("n_data"),
             says="Collisions seen in the window, and what simulation expects of as much luminosity.",
         )
-        speed = words.quantity(result.cost.bytes_read / max(result.cost.wall_s, 1e-9), "B/s")
-        parts.figure("Throughput", words.quantity(rate, "ev/s"), f"{speed} on average", trend=trends.get("pace"))
+        speed = formatting.quantity(result.cost.bytes_read / max(result.cost.wall_s, 1e-9), "B/s")
+        widgets.figure("Throughput", formatting.quantity(rate, "ev/s"), f"{speed} on average", trend=trends.get("pace"))
         merged, planned_tasks, failed = result.tasks.merged, result.tasks.planned, result.tasks.failed
-        parts.figure(
+        widgets.figure(
             "Tasks",
             f"{merged} / {planned_tasks}",
             f"{failed or 'none'} failed",
@@ -124,14 +124,14 @@ def _figures(view: View, result: Result) -> None:
             bad=failed > 0,
             says="Merged and planned. The line: tasks that wait for an actor.",
         )
-        wall = words.seconds(result.cost.wall_s)
+        wall = formatting.seconds(result.cost.wall_s)
         line, says = trends.get("actors"), "The line: actors that are up."
         if view.live:
-            left = "paused" if view.phase == "paused" else words.seconds(left_s)
-            parts.figure("Time left", left, f"after {wall}", trend=line, says=says)
+            left = "paused" if view.phase == "paused" else formatting.seconds(left_s)
+            widgets.figure("Time left", left, f"after {wall}", trend=line, says=says)
         else:
-            cpu = f"{words.seconds(result.cost.cpu_s)} of CPU in tasks"
-            parts.figure("Wall clock", wall, cpu, trend=line, says=f"From the run's start to its end. {says}")
+            cpu = f"{formatting.seconds(result.cost.cpu_s)} of CPU in tasks"
+            widgets.figure("Wall clock", wall, cpu, trend=line, says=f"From the run's start to its end. {says}")
 
 
 def _window(result: Result) -> str:
@@ -139,14 +139,14 @@ def _window(result: Result) -> str:
     window = result.significance.window
     if window is None:
         return "the window"
-    return f"{window[0]:g}–{window[1]:g} {words.plain(result.spec.templates[0].unit)}".rstrip()
+    return f"{window[0]:g}–{window[1]:g} {formatting.plain(result.spec.templates[0].unit)}".rstrip()
 
 
 def _expected(found: Significance, full: Significance) -> str:
     """Say what is to come, or why there is nothing to say."""
     if found.asimov is None:
         return _why(found, "asimov")
-    return f"{words.sigma(full.asimov)} with all events"
+    return f"{formatting.sigma(full.asimov)} with all events"
 
 
 def _predicted(result: Result, found: Significance) -> str:
@@ -159,7 +159,7 @@ def _predicted(result: Result, found: Significance) -> str:
 
 
 def _why(found: Significance, figure: str) -> str:
-    return words.plain(found.withheld.get(figure, "not defined"))
+    return formatting.plain(found.withheld.get(figure, "not defined"))
 
 
 def _trends(view: View) -> dict[str, list[float]]:
@@ -203,11 +203,11 @@ def _spectrum(view: View, first: Result) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         name = st.selectbox(
             "Observable", list(templates), key="observable", bind="query-params", label_visibility="collapsed",
-            format_func=lambda name: words.axis(name, templates[name].label, templates[name].unit), width=160,
+            format_func=lambda name: formatting.axis(name, templates[name].label, templates[name].unit), width=160,
         )  # fmt: skip
         channel = st.segmented_control(
             "Channel", ["all", *first.spec.analysis.regions], default="all", required=True, key="channel",
-            format_func=lambda name: words.plain(name.replace("mu", "µ")), label_visibility="collapsed",
+            format_func=lambda name: formatting.plain(name.replace("mu", "µ")), label_visibility="collapsed",
             bind="query-params",
         )  # fmt: skip
         log = st.toggle("Log scale", key="log", bind="query-params")
@@ -218,7 +218,7 @@ def _spectrum(view: View, first: Result) -> None:
         st.space("stretch")
         result, wrong = view.showing(name)
         if result is None:
-            st.caption(words.plain(wrong or "not filled yet"))
+            st.caption(formatting.plain(wrong or "not filled yet"))
             result = first
         hidden, span = _shown(result)
     chart = view.once(
@@ -227,7 +227,7 @@ def _spectrum(view: View, first: Result) -> None:
             result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span, scaled=scaled
         ),
     )
-    parts.draw_mass(chart)
+    widgets.draw_mass(chart)
     st.caption(_standing(result, scaled=scaled))
 
 
@@ -239,11 +239,12 @@ def _shown(result: Result) -> tuple[tuple[str, ...], tuple[float, float]]:
     with st.popover("View", icon=":material/tune:"):
         shown = st.pills(
             "Groups", groups, selection_mode="multi", default=groups, key=f"groups-{result.spec.release.name}",
-            format_func=words.plain, bind="query-params",
+            format_func=formatting.plain, bind="query-params",
         )  # fmt: skip
         span = st.slider(
-            f"Range of {words.plain(words.axis(template.observable, template.label, template.unit))}", low, high,
-            (low, high), step=result.edges[1] - result.edges[0], key=f"span-{low:g}-{high:g}", bind="query-params",
+            f"Range of {formatting.plain(formatting.axis(template.observable, template.label, template.unit))}",
+            low, high, (low, high), step=result.edges[1] - result.edges[0], key=f"span-{low:g}-{high:g}",
+            bind="query-params",
         )  # fmt: skip
         st.caption("In the plot: drag to move, Ctrl + wheel or pinch to zoom, double-click to reset.")
     return tuple(name for name in groups if name not in shown), span
@@ -256,9 +257,8 @@ def _standing(result: Result, *, scaled: bool) -> str:
     if not scaled and luminosity.compared and luminosity.data is not None and luminosity.data < luminosity.asked:
         said = [f"simulation {luminosity.asked:.4g} fb⁻¹, data {luminosity.data:.4g} fb⁻¹ read so far: no ratio"]
     if result.spec.fraction < 1:
-        said.append(
-            f"{words.percent(result.spec.fraction)} of each file asked for, {words.percent(result.fraction)} read"
-        )
+        asked, done = formatting.percent(result.spec.fraction), formatting.percent(result.fraction)
+        said.append(f"{asked} of each file asked for, {done} read")
     if not result.is_whole:
         said.append(_why(result.significance, "asimov"))
     return f"{' · '.join(said)}."
@@ -267,15 +267,15 @@ def _standing(result: Result, *, scaled: bool) -> str:
 def _significance(view: View, result: Result) -> None:
     """Show one significance in front, as expected and as observed; the other definitions behind it, with formulas."""
     now = result.significance
-    parts.heading(2, "Significance")
+    widgets.heading(2, "Significance")
     with st.container(horizontal=True, gap="small", key="significance"):
-        parts.figure("Expected", words.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
-        parts.figure("Observed", words.sigma(now.observed), "in the data so far" if view.live else "in data")
+        widgets.figure("Expected", formatting.sigma(now.asimov), "of the events so far" if view.live else "Asimov")
+        widgets.figure("Observed", formatting.sigma(now.observed), "in the data so far" if view.live else "in data")
     st.caption(_counts(result))
     if view.past is None:
         _fitted(view)
     if now.withheld:
-        lines = [f"- {words.plain(line)}" for line in words.withheld(now.withheld)]
+        lines = [f"- {formatting.plain(line)}" for line in formatting.withheld(now.withheld)]
         st.caption("\n".join(["Withheld:", "", *lines]))
     _over_time(view, result, "history", "Expected and observed significance over the time of the run", _FRONT)
 
@@ -284,7 +284,7 @@ def _over_time(view: View, result: Result, key: str, alt: str, shown: dict[str, 
     """Draw how significances grew, of two moments at least: one is no curve, and its figure stands above."""
     chart = view.once(key, lambda: charts.history(view.history, result, shown))
     if chart.rows["t"].nunique() > 1:
-        parts.draw(chart, key, alt=alt)
+        widgets.draw(chart, key, alt=alt)
     elif len(chart.rows):
         more = "more comes" if view.live else "the run was too short for more"
         st.caption(f"No curve over time: there is one moment of it; {more}.")
@@ -312,10 +312,10 @@ def _defined(result: Result) -> pd.DataFrame:
     now, full = result.significance, expected_in_full(result)
     return pd.DataFrame(
         [
-            (title, words.plain(_FORMULAS[field]), _plain(getattr(now, field)), _plain(getattr(full, field)))
+            (title, formatting.plain(_FORMULAS[field]), _plain(getattr(now, field)), _plain(getattr(full, field)))
             for field, title in _NAMES.items()
         ]
-        + [("observed in data", words.plain(_FORMULAS["observed"]), _plain(now.observed), words.NONE)],
+        + [("observed in data", formatting.plain(_FORMULAS["observed"]), _plain(now.observed), formatting.NONE)],
         columns=["definition", "formula", "so far [σ]", "all events [σ]"],
     )
 
@@ -329,21 +329,21 @@ def _fitted(view: View) -> None:
         help="Signal strength and significance from all regions' shapes, every few seconds, by a process of its own.",
     ):
         return
-    found = fits.load(view, live=view.live)
+    found = fit_summary.load(view, live=view.live)
     if view.live and (found is None or not found.figures):
-        why = "the first comes within seconds" if found is None else words.plain(found.no_data)
+        why = "the first comes within seconds" if found is None else formatting.plain(found.no_data)
         st.caption(f"No fit yet: {why}.")
     if found is not None and found.value("mu") is not None:
         with st.container(horizontal=True, gap="small", key="fitted"):
-            below = f"fit of {words.percent(found.fraction)} of the events" if view.live else "fit of all regions"
-            parts.figure("Signal strength µ̂", fits.strength(found), below)
+            below = f"fit of {formatting.percent(found.fraction)} of the events" if view.live else "fit of all regions"
+            widgets.figure("Signal strength µ̂", fit_summary.strength(found), below)
             z = found.value("z_observed")
-            expected = f"{words.sigma(found.value('z_expected'))} expected"
-            parts.figure("Significance of the fit", words.sigma(z), expected)
+            expected = f"{formatting.sigma(found.value('z_expected'))} expected"
+            widgets.figure("Significance of the fit", formatting.sigma(z), expected)
 
 
 def _plain(value: float | None) -> str:
-    return words.NONE if value is None else f"{value:.2f}"
+    return formatting.NONE if value is None else f"{value:.2f}"
 
 
 def _counts(result: Result) -> str:
@@ -365,7 +365,7 @@ def _of(found: Significance) -> str:
 
 def _samples(view: View, result: Result) -> None:
     """Show how far each sample is."""
-    parts.heading(2, "Samples")
+    widgets.heading(2, "Samples")
     st.dataframe(
         view.once("samples", lambda: _progress_of_samples(view, result)),
         hide_index=True,
@@ -397,8 +397,8 @@ def _progress_of_samples(view: View, result: Result) -> pa.Table:
             lacking = f"{sample.unopened} file{'s' if sample.unopened > 1 else ''} left out"
             remaining = lacking if sample.unopened else "done"
         else:
-            remaining = words.seconds(left / rate) if view.live and rate else words.NONE
-        texts = words.short(name), words.short(sample.group)
+            remaining = formatting.seconds(left / rate) if view.live and rate else formatting.NONE
+        texts = formatting.short(name), formatting.short(sample.group)
         rows.append((*texts, share, sample.entries, sample.planned, sample.n_out, yielded, remaining))
     columns = ["sample", "group", "progress", "read", "planned", "selected", "yield", "time left"]
     return pa.Table.from_pandas(pd.DataFrame(rows, columns=columns))
@@ -408,21 +408,21 @@ def _end(view: View, result: Result) -> None:
     """Say how the run ended."""
     if view.phase == "complete":
         st.success(
-            f"Complete: all {result.tasks.planned} tasks merged. Digest {words.plain(result.digest)}",
+            f"Complete: all {result.tasks.planned} tasks merged. Digest {formatting.plain(result.digest)}",
             icon=":material/verified:",
         )
     for warning in result.warnings[:20]:
-        st.warning(words.plain(warning), icon=":material/warning:")
+        st.warning(formatting.plain(warning), icon=":material/warning:")
     if result.failures or result.missing:
         with st.expander(
             f"{len(result.failures)} failed tasks, {len(result.missing)} missing samples", icon=":material/report:"
         ):
             for row in result.failures[:20]:
-                sample, reason = words.plain(row.sample, 100), words.plain(row.reason)
+                sample, reason = formatting.plain(row.sample, 100), formatting.plain(row.reason)
                 st.markdown(f"**{sample}**, entries {row.start}–{row.stop}: {reason}")
             st.page_link("views/failures.py", label="All of them", icon=":material/arrow_forward:")
 
 
 if services().client.run_ids():
     guide()
-parts.live("Live", show, often=replay.is_playing())
+widgets.live("Live", show, often=replay.is_playing())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import charts, parts, words
-from app.actors import all_used_s
+from app import charts, formatting, widgets
+from app.actor_rows import all_used_s
 from app.client import RunRow, View
 from app.downloads import content, is_there, offers, picture
 from app.services import services
@@ -41,18 +41,18 @@ def main() -> None:
     """Show the list and what is chosen of it."""
     rows, wrong = services().client.rows()
     if not rows and not wrong and "run" not in st.query_params:
-        parts.nothing("All runs", "No runs yet. Every run of this folder is listed here, with its plot and files.")
+        widgets.nothing("All runs", "No runs yet. Every run of this folder is listed here, with its plot and files.")
         return
-    parts.heading(1, "Runs")
+    widgets.heading(1, "Runs")
     everything, side_by_side = st.tabs(["All runs", "Compare"], key="tab", on_change="rerun", bind="query-params")
     if everything.open is not False:
         with everything:
-            parts.wrong(wrong)
-            with parts.part("The list of runs"):
+            widgets.wrong(wrong)
+            with widgets.part("The list of runs"):
                 _list(rows)
             _open([row.run_id for row in rows])
     else:
-        with side_by_side, parts.part("The comparison"):
+        with side_by_side, widgets.part("The comparison"):
             _compare(rows)
 
 
@@ -101,44 +101,44 @@ def _choose(names: list[str]) -> None:
     """Open the run whose row was clicked."""
     for i in st.session_state["list"].selection.rows[:1]:
         if i < len(names):
-            parts.show_run(names[i])
+            widgets.show_run(names[i])
 
 
 def _short(text: str | None) -> str | None:
-    return None if text is None else words.short(text)
+    return None if text is None else formatting.short(text)
 
 
 def _open(names: list[str]) -> None:
     """Show the end of the run that the address names."""
     head = st.container(horizontal=True, vertical_alignment="center", gap="small")
     with head:
-        run_id = parts.pick(names)
-    view = parts.look_at(run_id)
+        run_id = widgets.pick(names)
+    view = widgets.look_at(run_id)
     if view is None:
         return
     with head:
-        parts.heading(2, words.plain(view.run_id))
-        parts.badge(view.phase)
+        widgets.heading(2, formatting.plain(view.run_id))
+        widgets.badge(view.phase)
         st.space("stretch")
-        parts.controls(view)
+        widgets.controls(view)
     if view.result is None:
         if view.wrong is None:
             st.caption("It has no result yet.")
         if view.log:
             st.code(view.log, language=None, wrap_lines=True)
         return
-    parts.wrong(view.trouble(USAGE, SCALE))
-    with parts.part("The run's files"):
+    widgets.wrong(view.trouble(USAGE, SCALE))
+    with widgets.part("The run's files"):
         _downloads(view, view.result)
     left, right = st.columns([1, 1], gap="medium")
-    with left, parts.part("The mass spectrum"):
+    with left, widgets.part("The mass spectrum"):
         _plot(view, view.result)
     with right:
         for warning in view.result.warnings[:20]:
-            st.warning(words.plain(warning), icon=":material/warning:")
-        with parts.part("The run's numbers"):
+            st.warning(formatting.plain(warning), icon=":material/warning:")
+        with widgets.part("The run's numbers"):
             _numbers(view, view.result)
-        with parts.part("The cutflow"):
+        with widgets.part("The cutflow"):
             _cutflow(view.result)
 
 
@@ -146,10 +146,10 @@ def _plot(view: View, result: Result) -> None:
     """Show the run's own picture, or a chart of its result where there is none, or none that is a picture."""
     plot = services().client.folder(view.run_id).path / "plot.png"
     if not view.live and (is_there(plot) or plot.is_symlink()):
-        with parts.part("The run's picture"):
+        with widgets.part("The run's picture"):
             st.image(view.once("plot", lambda: picture(plot)), width="stretch")
             return
-    parts.draw_mass(view.once("plain mass", lambda: charts.mass(result)))
+    widgets.draw_mass(view.once("plain mass", lambda: charts.mass(result)))
 
 
 def _downloads(view: View, result: Result) -> None:
@@ -170,27 +170,34 @@ def _downloads(view: View, result: Result) -> None:
 def _numbers(view: View, result: Result) -> None:
     """Show what the run found and cost."""
     found, summary = result.significance, _summary(view)
+    read, waited = formatting.quantity(result.cost.bytes_read, "B"), formatting.seconds(result.cost.read_s)
     rows = [
         ("status", f"{result.status}: {result.tasks.merged} of {result.tasks.planned} tasks merged"),
         ("luminosity", str(result.luminosity)),
-        ("significance, expected (Asimov) · observed", f"{words.sigma(found.asimov)} · {words.sigma(found.observed)}"),
+        (
+            "significance, expected (Asimov) · observed",
+            f"{formatting.sigma(found.asimov)} · {formatting.sigma(found.observed)}",
+        ),
         (
             "signal · background · data",
             " · ".join(
-                words.NONE if n is None else form.format(n)
+                formatting.NONE if n is None else form.format(n)
                 for n, form in ((found.n_signal, "{:.2f}"), (found.n_background, "{:.2f}"), (found.n_data, "{}"))
             ),
         ),
-        *(("withheld", words.plain(line)) for line in words.withheld(found.withheld)),
-        ("events · throughput", f"{words.count(summary.events)} · {words.quantity(summary.events_per_s, 'events/s')}"),
-        ("wall clock · CPU of tasks", f"{words.seconds(summary.wall_s)} · {words.seconds(summary.cpu_s)}"),
+        *(("withheld", formatting.plain(line)) for line in formatting.withheld(found.withheld)),
+        (
+            "events · throughput",
+            f"{formatting.count(summary.events)} · {formatting.quantity(summary.events_per_s, 'events/s')}",
+        ),
+        ("wall clock · CPU of tasks", f"{formatting.seconds(summary.wall_s)} · {formatting.seconds(summary.cpu_s)}"),
         *_cpu_of_workers(view),
-        ("CPU per million events", f"{words.quantity(summary.cpu_s_per_million_events, 's')}"),
-        ("read", f"{words.quantity(result.cost.bytes_read, 'B')} in {words.seconds(result.cost.read_s)} of waiting"),
+        ("CPU per million events", f"{formatting.quantity(summary.cpu_s_per_million_events, 's')}"),
+        ("read", f"{read} in {waited} of waiting"),
         ("actors · nodes, most", f"{_or_none(summary.actors_max)} · {_or_none(summary.nodes_max)}"),
-        ("peak memory of an actor", words.quantity(summary.peak_rss_bytes, "B")),
-        ("digest", words.plain(result.digest[:16])),
-        ("versions", words.plain(", ".join(f"{name} {value}" for name, value in result.versions.items()))),
+        ("peak memory of an actor", formatting.quantity(summary.peak_rss_bytes, "B")),
+        ("digest", formatting.plain(result.digest[:16])),
+        ("versions", formatting.plain(", ".join(f"{name} {value}" for name, value in result.versions.items()))),
     ]
     st.table(pd.DataFrame(rows, columns=["what", "value"]), border="horizontal", hide_index=True, hide_header=True)
 
@@ -200,7 +207,7 @@ def _cpu_of_workers(view: View) -> list[tuple[str, str]]:
     if not len(view.usage):
         return []
     used = all_used_s(view.uses)
-    return [("CPU of workers, with their start and kernels", words.seconds(used))]
+    return [("CPU of workers, with their start and kernels", formatting.seconds(used))]
 
 
 def _summary(view: View) -> RunSummary:
@@ -208,13 +215,13 @@ def _summary(view: View) -> RunSummary:
 
 
 def _or_none(value: int | None) -> str:
-    return words.NONE if value is None else str(value)
+    return formatting.NONE if value is None else str(value)
 
 
 def _cutflow(result: Result) -> None:
     """Show how many events each cut leaves."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        parts.heading(2, "Cutflow")
+        widgets.heading(2, "Cutflow")
         st.space("stretch")
         by = st.segmented_control(
             "by",
@@ -230,17 +237,17 @@ def _cutflow(result: Result) -> None:
             bind="query-params",
             help=f"Weighted events of {result.luminosity}, or events as they were counted.",
         )  # fmt: skip
-    table = pd.DataFrame({"cut": [words.short(cut) for cut in result.spec.rows]})
+    table = pd.DataFrame({"cut": [formatting.short(cut) for cut in result.spec.rows]})
     for name, sample in result.samples.items():
-        column = words.short(sample.group if by == "group" else name)
+        column = formatting.short(sample.group if by == "group" else name)
         factor = result.side_by_side(sample)
         values = [row.n if of == "raw" else factor * row.yield_ for row in sample.cutflow]
         table[column] = table[column] + values if column in table else values
     number = st.column_config.NumberColumn(format="localized" if of == "raw" else "%.2f")
     config = {name: number for name in table.columns if name != "cut"}
     st.dataframe(table, hide_index=True, height="content", key="cutflow", column_config=config)
-    name = words.plain(result.spec.selection.name)
-    regions = ", ".join(map(words.plain, result.spec.analysis.regions))
+    name = formatting.plain(result.spec.selection.name)
+    regions = ", ".join(map(formatting.plain, result.spec.analysis.regions))
     st.caption(f"Regions: {regions} together, in the plot's range and beyond. Selection {name}.")
 
 
@@ -254,7 +261,7 @@ def _compare(rows: list[RunRow]) -> None:
     given = st.query_params.get_all(_COMPARED) or st.session_state.get(_SEEN) or names[:2]
     for name in given:
         if name and name not in names:
-            parts.unknown(name)
+            widgets.unknown(name)
     st.session_state[_COMPARED] = st.session_state[_SEEN] = [name for name in given if name in names][:_MOST]
     chosen = st.multiselect(
         "Runs to compare", names, max_selections=_MOST, key=_COMPARED, placeholder="Choose two or more runs",
@@ -267,29 +274,29 @@ def _compare(rows: list[RunRow]) -> None:
         try:
             views.append(services().client.view(name))
         except HzzrayError as error:
-            st.error(words.plain(str(error)))
-    parts.wrong([line for view in views for line in view.trouble(USAGE, SCALE)])
+            st.error(formatting.plain(str(error)))
+    widgets.wrong([line for view in views for line in view.trouble(USAGE, SCALE)])
     views = [view for view in views if view.result is not None]
     found = [view.run() for view in views]
     if len(found) < 2:
         st.caption("Two runs at least: the same work under Compose and on Kubernetes, say, or with 1 actor and with 8.")
         return
     for line in differences(found):
-        (st.success if line.startswith("comparable: ") else st.info)(words.plain(line))
+        (st.success if line.startswith("comparable: ") else st.info)(formatting.plain(line))
     summaries = [_summary(view) for view in views]
     columns = st.columns(2, gap="medium")
     for place, (field, (title, form)) in zip([*columns, *columns], _BARS.items(), strict=True):
         with place:
-            parts.draw(charts.bars(summaries, field, title, form), f"bars-{field}", alt=title)
-    parts.heading(2, "CPU of all actors over time")
-    with parts.part("CPU over time"):
-        parts.draw(charts.cpu_of_runs(found), "cpu of runs", alt="CPU of all actors over time, one line a run")
+            widgets.draw(charts.bars(summaries, field, title, form), f"bars-{field}", alt=title)
+    widgets.heading(2, "CPU of all actors over time")
+    with widgets.part("CPU over time"):
+        widgets.draw(charts.cpu_of_runs(found), "cpu of runs", alt="CPU of all actors over time, one line a run")
     _table(summaries)
 
 
 def _table(summaries: list[RunSummary]) -> None:
     names = [summary.run_id for summary in summaries]
-    cells = [[words.short(cell) for cell in line] for line in lines(summaries)]
+    cells = [[formatting.short(cell) for cell in line] for line in lines(summaries)]
     shown = pd.DataFrame(cells, columns=["figure", *names])
     st.dataframe(shown, hide_index=True, height="content", key="side by side")
     whole = pd.DataFrame(records(summaries))

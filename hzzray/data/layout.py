@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.data.header import HEADER, read_header
-from hzzray.data.record import Kind, Stored, read_record
 from hzzray.data.storage import ByteSource, SeekableBytes
+from hzzray.data.tree_record import Kind, Stored, read_record
 from hzzray.errors import DataError, TransientError
 
 _CACHE_VERSION = 4

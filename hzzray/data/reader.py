@@ -21,10 +21,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from hzzray.data.casting import cast
 from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
-from hzzray.data.roles import JUDGED, ROLES, mistaken
+from hzzray.data.plausibility import JUDGED, ROLES, mistaken
 from hzzray.data.storage import ByteSource, Range, open_bytes
 from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, OffsetsError, Unpacker
 from hzzray.errors import DataError, TransientError
+from hzzray.parallel import begun
 from hzzray.physics.columns import (
     AllOf,
     AnyOf,
@@ -39,7 +40,6 @@ from hzzray.physics.columns import (
     Unread,
     empty,
 )
-from hzzray.side_by_side import begun
 from hzzray.urls import is_remote
 
 #: Entries that are turned into columns at once: few enough for the cache, enough to make calls cheap.

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from hzzray.engine import local
-from hzzray.engine.standing import claimed
+from hzzray.engine import local_cluster
+from hzzray.engine.standing_cluster import claimed
 from hzzray.errors import HzzrayError, in_one_line
 from hzzray.files import write_whole
 
@@ -128,8 +128,8 @@ def cluster(cpus: int) -> Iterator[None]:
     """Use Ray for a while: the cluster of ``RAY_ADDRESS``, or one with ``cpus`` slots on this machine.
 
     Without an address that is the cluster that stays between runs, where there is one with so many slots free (see
-    ``standing``); else, and where the address is ``local``, one that ends with the block. In a process that uses Ray
-    already, that stays as it is. Raises ClusterError saying why there is no cluster.
+    ``standing_cluster``); else, and where the address is ``local``, one that ends with the block. In a process that
+    uses Ray already, that stays as it is. Raises ClusterError saying why there is no cluster.
     """
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
@@ -142,9 +142,9 @@ def cluster(cpus: int) -> Iterator[None]:
             stack.enter_context(_connected(_driver_settings(address), partial(_attach, address), where))
         elif address or not _joined(stack, cpus):
             where = "a local Ray cluster can't be started"
-            start = partial(local.start, cpus, **_COMMON)
+            start = partial(local_cluster.start, cpus, **_COMMON)
             stack.enter_context(_connected(_LOOPBACK | _THREADS | _token(), start, where))
-            stack.callback(local.await_dashboard)  # Ray ends only what it knows of
+            stack.callback(local_cluster.await_dashboard)  # Ray ends only what it knows of
         yield
 
 

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
+from hzzray.engine.explore_messages import Candidate, Heard, OvertakenError, Pick, Question, Standing
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.monitor import Usage
-from hzzray.engine.questions import Candidate, Heard, OvertakenError, Pick, Question, Standing
 from hzzray.physics.analysis import Cut, Template
-from hzzray.physics.hot import Picked
+from hzzray.physics.hot_candidates import Picked
 
 
 class Explorer(Protocol):

@@ -21,18 +21,18 @@ from hzzray.data.layout import read_layout
 from hzzray.data.reader import Reader
 from hzzray.data.schema import Schema
 from hzzray.data.storage import open_bytes
+from hzzray.engine.explore_messages import Candidate, Lepton, Pick, Question, Share
 from hzzray.engine.monitor import Usage, place
-from hzzray.engine.questions import Candidate, Lepton, Pick, Question, Share
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError
 from hzzray.messages import Cost, Partial, Range, RunSpec, Task
+from hzzray.parallel import AT_ONCE, side_by_side
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Jagged, Offsets, Reads, Scalar, Unread, nothing
 from hzzray.physics.fill import Sums
 from hzzray.physics.filler import Filler
-from hzzray.physics.hot import Hot, Keeper, Picked, Refiller, UnmeasuredError, warm_up
+from hzzray.physics.hot_candidates import Hot, Keeper, Picked, Refiller, UnmeasuredError, warm_up
 from hzzray.physics.hot_weights import beside, needs
-from hzzray.side_by_side import AT_ONCE, side_by_side
 from hzzray.urls import redact
 
 #: The part of the memory that an actor may use which its hot candidates may take, unless somebody says otherwise.

@@ -20,6 +20,7 @@ from hzzray.engine.actors import AWAY, Handle, Starter, fault_of, no_answer, nod
 from hzzray.engine.cluster import ClusterError, room, working_nodes
 from hzzray.engine.dispatch import Dispatch
 from hzzray.engine.events import Diary
+from hzzray.engine.explore_messages import Lent
 from hzzray.engine.faults import CallAgain, Ending, Fault, Patience
 from hzzray.engine.instructions import (
     Abort,
@@ -67,7 +68,6 @@ from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
 from hzzray.engine.monitor import Scale, Since, Usage, absent, place
-from hzzray.engine.questions import Lent
 from hzzray.engine.reducer import WATCHING_S, Live
 from hzzray.engine.source import MemorySource, TaskSource
 from hzzray.errors import first_of

@@ -13,8 +13,8 @@ from hzzray.engine.events import Event, kept
 from hzzray.engine.ledger import Ledger, Outcome, Wish
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Scale, Usage
-from hzzray.engine.rounded import Rounded, Tables, rounded, tables
 from hzzray.engine.source import Congestion
+from hzzray.engine.template_tables import Rounded, Tables, rounded, tables
 from hzzray.messages import RUN_ID, Cost, Counts, Failure, Partial, RunState, Task
 from hzzray.physics.histogram import Blocks, Yields, digest, varied_digest
 

@@ -18,9 +18,9 @@ from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Meter, Usage, place
 from hzzray.errors import DataError, HzzrayError, MissingFileError, UsageError
 from hzzray.messages import Cost, Partial, RunSpec, Task
+from hzzray.parallel import begun
 from hzzray.physics.columns import Reads
 from hzzray.physics.filler import Filler, MeasureError, WeightError
-from hzzray.side_by_side import begun
 from hzzray.urls import is_inside, is_remote, led_by, redact
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hzzray.physics.histogram import Axis
     from hzzray.physics.jit import entry, inlined, kernel
     from hzzray.physics.maths import log, sincos, sinh
-    from hzzray.physics.writing import delta_r, mass, momentum, one_each, put
+    from hzzray.physics.measure_helpers import delta_r, mass, momentum, one_each, put
 
 __all__ = [
     "ELECTRON",
@@ -50,7 +50,7 @@ _HOMES = {
     "histogram": ("Axis",),
     "jit": ("entry", "inlined", "kernel"),
     "maths": ("log", "sincos", "sinh"),
-    "writing": ("delta_r", "mass", "momentum", "one_each", "put"),
+    "measure_helpers": ("delta_r", "mass", "momentum", "one_each", "put"),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -72,7 +72,7 @@ class Jagged(_OfOne):
     """One number for each entry of a collection, flat, shape (entries,), as ``dtype``.
 
     All branches of a collection must have as many entries in each event; the first one settles it. ``absolute`` takes
-    the absolute value. ``role`` says what it should look like: see ``data.roles``.
+    the absolute value. ``role`` says what it should look like: see ``data.plausibility``.
     """
 
     dtype: Dtype = "f4"

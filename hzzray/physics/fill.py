@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hzzray.physics.analysis import Layout
 from hzzray.physics.candidates import BAD_INPUT, BAD_WEIGHT, BLOCK, SPARE, TOO_LARGE, Candidates
-from hzzray.physics.folds import FOLDS, MOST, OCTAVES, halve, halver, octave_of, unfold
+from hzzray.physics.fast_sums import FOLDS, MOST, OCTAVES, halve, halver, octave_of, unfold
 from hzzray.physics.histogram import MAX_WEIGHT, Shape
 from hzzray.physics.jit import entry, inlined, kernel
 from hzzray.physics.judge import choose, count_passed

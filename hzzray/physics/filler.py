@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hzzray.blame import told
 from hzzray.physics.analysis import Analysis, Layout, Template, Variation, lay_out, shape_of
 from hzzray.physics.candidates import BLOCK, Candidates, make_room
 from hzzray.physics.columns import Reads, Step
@@ -17,6 +16,7 @@ from hzzray.physics.jit import one_at_a_time, without_extensions
 from hzzray.physics.limbs import CELL, COUNT, SUMW, SUMW2
 from hzzray.physics.selection import Selection, parameters_of
 from hzzray.physics.variations import Varied
+from hzzray.user_code import told
 
 #: What a block's candidates may take: half of a second-level cache, which cells and columns share [bytes].
 _CACHED_BYTES = 256 * 1024

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hzzray.physics.columns import ELECTRON, MUON
 from hzzray.physics.jit import inlined, kernel
-from hzzray.physics.leptons import (
+from hzzray.physics.lepton_columns import (
     CHARGE,
     DR_MIN,
     DR_OTHER,

@@ -10,7 +10,7 @@ from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
 from hzzray.physics.columns import ELECTRON, MUON
 from hzzray.physics.four_leptons import M_Z, VECTOR, Vectors, make_vectors
 from hzzray.physics.jit import entry, inlined, kernel
-from hzzray.physics.leptons import (
+from hzzray.physics.lepton_columns import (
     CHARGE,
     M4L,
     M12,

@@ -21,7 +21,7 @@ from numba.core import entrypoints
 from numba.core.caching import FunctionCache
 from numba.core.runtime.nrt import rtsys
 
-from hzzray.places import cache_folder
+from hzzray.cache import cache_folder
 
 
 def sources(package: Path = Path(__file__).parents[1]) -> list[bytes]:

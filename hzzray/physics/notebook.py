@@ -9,7 +9,16 @@ from hzzray.physics import four_leptons as fl
 from hzzray.physics.candidates import BAD_INPUT, SOUND, Candidates
 from hzzray.physics.four_leptons import NO_MASS, VECTOR, Vectors, make_vectors
 from hzzray.physics.jit import entry, kernel
-from hzzray.physics.leptons import M12, N_IDENTIFIED, N_LEPTONS, N_MATCHED, SFOS_PAIRS, TRIGGERED, Leptons, Notebook
+from hzzray.physics.lepton_columns import (
+    M12,
+    N_IDENTIFIED,
+    N_LEPTONS,
+    N_MATCHED,
+    SFOS_PAIRS,
+    TRIGGERED,
+    Leptons,
+    Notebook,
+)
 
 
 @entry

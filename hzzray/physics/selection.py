@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hzzray.physics.analysis import Analysis, Bound, Cut
-from hzzray.physics.leptons import CHANNELS, M34_EXCESS, TEMPLATES, TITLE, VARIABLES, Best, Names, Notebook, columns
+from hzzray.physics.lepton_columns import (
+    CHANNELS,
+    M34_EXCESS,
+    TEMPLATES,
+    TITLE,
+    VARIABLES,
+    Best,
+    Names,
+    Notebook,
+    columns,
+)
 
 
 @dataclass(frozen=True, slots=True)

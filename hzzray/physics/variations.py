@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from hzzray.physics.analysis import Analysis, Layout, Variation
 from hzzray.physics.candidates import BLOCK, Candidates
 from hzzray.physics.columns import Reads, Role, Scalar, Step, roles_of
+from hzzray.physics.fast_sums import MOST, OCTAVES, octave_of
 from hzzray.physics.fill import LOT, Scratch, Sums, Weights, find_bins
-from hzzray.physics.folds import MOST, OCTAVES, octave_of
 from hzzray.physics.histogram import MAX_WEIGHT, Shape
 from hzzray.physics.jit import entry, inlined, kernel
 from hzzray.physics.limbs import CELL, SUMW, SUMW2, Split, make_split, split_weight

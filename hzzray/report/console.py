@@ -20,8 +20,8 @@ from rich.table import Table
 
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
-from hzzray.report.listings import cutflow_summary, failure_lines
-from hzzray.report.widths import print_table
+from hzzray.report.console_table import print_table
+from hzzray.report.run_tables import cutflow_summary, failure_lines
 from hzzray.runs.result import Result, Significance
 from hzzray.statistics.scaling import names
 

@@ -15,15 +15,15 @@ from hzzray.engine.monitor import is_actor
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
 from hzzray.messages import Counts
-from hzzray.report import fit_words, fits
+from hzzray.report import fit_figures, fit_text
 from hzzray.report.console import FIGURES, warnings
 from hzzray.report.plotting import figure
 from hzzray.report.style import png
 from hzzray.report.timelines import comparison_figure
 from hzzray.runs import compare
-from hzzray.runs.counts import By, CutflowRow, cutflow, yields
+from hzzray.runs.cutflow import By, CutflowRow, cutflow, yields
 from hzzray.runs.explore import command
-from hzzray.runs.fitting import FIT, load_fit
+from hzzray.runs.fit_run import FIT, load_fit
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.record import Record, embedded, record_of
 from hzzray.runs.result import Result
@@ -277,11 +277,11 @@ def _fit(result: Result, folder: Path) -> str:
     if fitted.digest != result.digest:
         again = f"hzzray fit {result.run_id}"
         return f"<p>{FIT} is of other bins than the run has: <code>{escape(again)}</code> fits these.</p>"
-    drawn = fits.figures(fitted, result)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in fit_words.notes(fitted))
-    columns, rows = fit_words.events(fitted)
+    drawn = fit_figures.figures(fitted, result)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in fit_text.notes(fitted))
+    columns, rows = fit_text.events(fitted)
     return (
-        table(("figure", "value"), fit_words.rows(fitted), fit_words.title(fitted), numbers=False)
+        table(("figure", "value"), fit_text.rows(fitted), fit_text.title(fitted), numbers=False)
         + table(columns, rows, "Events")
         + (f"<ul>{notes}</ul>" if notes else "")
         + _details(

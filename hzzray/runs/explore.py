@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from hzzray import analyses
+from hzzray.cache import cache_folder
 from hzzray.data.catalogue import release
 from hzzray.engine.explore import Alone, Explorer
+from hzzray.engine.explore_messages import Candidate, Heard, Pick, Standing
 from hzzray.engine.hot import renamed
 from hzzray.engine.monitor import Usage
-from hzzray.engine.questions import Candidate, Heard, Pick, Standing
-from hzzray.engine.rounded import Tables, tables
+from hzzray.engine.template_tables import Tables, tables
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, PlannedFile, RunSpec, RunState, Task, UnreadFile
 from hzzray.physics.analysis import Analysis, Bound, Template
 from hzzray.physics.histogram import Blocks, digest
-from hzzray.physics.hot import Picked
-from hzzray.places import cache_folder
+from hzzray.physics.hot_candidates import Picked
 from hzzray.runs.folder import RunFolder, find_run
 from hzzray.runs.plan import CHUNK, Plan, readable
 from hzzray.runs.request import bound_of, bound_text, change_spec, colons, cut_texts, make_spec, number_text
@@ -490,7 +490,7 @@ def _together(actors: int | None, memory: int | None, idle_s: float, session: Se
     from hzzray.engine.cluster import cluster, usable_cpus  # noqa: PLC0415
 
     stack.enter_context(cluster(actors or usable_cpus()))
-    from hzzray.engine.sessions import Plot, Shared  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.coordinator import Plot, Shared  # noqa: PLC0415 (imports Ray)
 
     settings = session.settings
     plot = Plot(session.spec, session.sources, session.tasks, cache_folder(), settings.analyses, actors, memory, idle_s)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.engine.ledger import Ledger
-from hzzray.engine.rounded import Table, Tables
+from hzzray.engine.template_tables import Table, Tables
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Counts, RunSpec, RunState
 from hzzray.physics.histogram import Blocks

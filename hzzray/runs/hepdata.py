@@ -14,7 +14,7 @@ import yaml
 
 from hzzray.files import write_whole
 from hzzray.runs.result import Bins, Result
-from hzzray.statistics.results import FitResult
+from hzzray.statistics.fit_result import FitResult
 from hzzray.statistics.significance import poisson_interval
 
 SUBMISSION = "submission.yaml"

@@ -18,8 +18,8 @@ from hzzray.data.layout import read_layout
 from hzzray.data.storage import matching, open_bytes
 from hzzray.errors import DataError, MissingFileError, TransientError, UsageError
 from hzzray.messages import Entries, Failure, PlannedFile, RunSpec, Task, UnreadFile, unread_uuid
+from hzzray.parallel import AT_ONCE, side_by_side
 from hzzray.physics.columns import Reads
-from hzzray.side_by_side import AT_ONCE, side_by_side
 from hzzray.urls import is_inside, is_pattern, is_remote, join, redact
 
 #: Entries of a task unless the user says otherwise: some tenths of a second on one core. That is much beside the few

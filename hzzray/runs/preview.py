@@ -12,10 +12,10 @@ from hzzray.data.layout import read_layout
 from hzzray.data.storage import open_bytes
 from hzzray.errors import HzzrayError
 from hzzray.messages import PlannedFile, RunSpec
+from hzzray.parallel import AT_ONCE, side_by_side
 from hzzray.runs.folder import all_runs, load_json
 from hzzray.runs.plan import Plan
 from hzzray.runs.result import Result
-from hzzray.side_by_side import AT_ONCE, side_by_side
 
 #: Events that a core reads and fills in a second where no earlier run tells: docs/performance.md has how it was
 #: measured, of the notebook's selection from a local file.

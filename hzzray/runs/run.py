@@ -22,18 +22,18 @@ from typing import Annotated, ClassVar, NamedTuple, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from hzzray.cache import cache_folder
 from hzzray.engine.cluster import leave_word, usable_cpus
 from hzzray.engine.ledger import KnownFile, Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Scale
 from hzzray.engine.reducer import Live
-from hzzray.engine.rounded import tables
 from hzzray.engine.source import MemorySource
+from hzzray.engine.template_tables import tables
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, PlannedFile, RunSpec, RunState, Task
 from hzzray.physics.histogram import digest, varied_digest
-from hzzray.places import cache_folder
 from hzzray.runs.folder import RunFolder, save_json
 from hzzray.runs.plan import CHUNK, Plan, check_source, make_plan, readable
 from hzzray.runs.request import Engine, RunRequest, mistake
@@ -379,9 +379,9 @@ def _in_time(ledger: Ledger, settings: Settings) -> tuple[Iterable[Task], float]
 
 async def _with_ray(ledger: Ledger, settings: Settings, progress: Callable[[Counts], None], clock: Clock) -> Wish:
     from hzzray.engine.actors import start_reducer, worker_starter  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.coordinator import lenders  # noqa: PLC0415
     from hzzray.engine.pool import Pool  # noqa: PLC0415
-    from hzzray.engine.services import Services  # noqa: PLC0415
-    from hzzray.engine.sessions import lenders  # noqa: PLC0415
+    from hzzray.engine.service_usage import Services  # noqa: PLC0415
 
     start = worker_starter(ledger.spec, settings.sources, cache_folder(), settings.analyses)
     find = partial(start_reducer, ledger)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from hzzray.engine.rounded import Table, Tables
+from hzzray.engine.template_tables import Table, Tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError, read_own, write_whole
 from hzzray.physics.analysis import Template

@@ -19,7 +19,7 @@ from pyhf.infer.calculators import AsymptoticCalculator
 from scipy import optimize, stats
 
 from hzzray.errors import HzzrayError
-from hzzray.statistics.results import BinResult, Figure, FitResult, ParameterResult, YieldResult
+from hzzray.statistics.fit_result import BinResult, Figure, FitResult, ParameterResult, YieldResult
 from hzzray.statistics.workspace import MU, Document, Workspace
 
 #: How pyhf interpolates, as HistFactory does by default and cabinetry too.

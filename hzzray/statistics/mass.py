@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from hzzray.errors import HzzrayError
+from hzzray.statistics.fit_result import Figure, MassResult, MassScan
 from hzzray.statistics.ingredients import Ingredients, Process
-from hzzray.statistics.results import Figure, MassResult, MassScan
 from hzzray.statistics.workspace import directions
 
 #: The mass that signal is simulated with, where it is looked for, and what part of the axis is fitted [GeV].

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kuberay.config import quantity
+from kuberay.values import quantity
 from tests.support.compose import docker, last_words
 
 Object = dict[str, Any]

@@ -10,7 +10,7 @@ import numpy as np
 from hzzray.data.schema import Schema
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Offsets, Reads, Step, empty, needed
-from hzzray.physics.leptons import Best, Notebook, columns
+from hzzray.physics.lepton_columns import Best, Notebook, columns
 from hzzray.physics.selection import Selection, parameters_of, preset
 
 

@@ -19,7 +19,7 @@ from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import Account, Refusal, account_letter, read_account
 from hzzray.engine.monitor import service
-from hzzray.engine.services import Services, _Head, keep_word, leave_word, left_word
+from hzzray.engine.service_usage import Services, _Head, keep_word, leave_word, left_word
 from tests.support.waiting import wait_for
 
 APP = service("app", "3f2a", user_s=1.5, system_s=0.25, rss=10**8, cpus=1.0, memory_limit=2**31)
@@ -78,13 +78,13 @@ def test_outside_of_containers_there_is_the_machine(tmp_path, monkeypatch):
 def test_a_service_sees_the_others(tmp_path, monkeypatch):
     """Issue 11, item 37: in the bridge's container the bridge, the app, and what is known besides."""
     head, bridge = service("head", "h"), service("bridge", "b", user_s=1.0)
-    monkeypatch.setattr("hzzray.engine.services.place", lambda: head)  # where there is no need to ask the head
+    monkeypatch.setattr("hzzray.engine.service_usage.place", lambda: head)  # where there is no need to ask the head
     leave_word(tmp_path, APP)
     assert Services(tmp_path, lambda: [bridge])() == [APP, bridge, head]
 
 
 def test_word_is_kept_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("hzzray.engine.services.place", lambda: APP)
+    monkeypatch.setattr("hzzray.engine.service_usage.place", lambda: APP)
     ended = keep_word(tmp_path)
     try:
         wait_for("word", lambda: left_word(tmp_path) == [APP], 10)
@@ -173,7 +173,7 @@ def test_a_head_is_asked_anew_for_another_run(monkeypatch):
     """Issue 11, item 37: the last answer to the run before had all that the head did since then ahead of it."""
     head = _Head()
     head._gauge, head._asked, head._last = object(), "an old question", [service("head", "h")]
-    monkeypatch.setattr("hzzray.engine.services.time.monotonic", lambda: 100.0)
+    monkeypatch.setattr("hzzray.engine.service_usage.time.monotonic", lambda: 100.0)
     head._wanted, head._not_before = 90.0, 101.0
     assert head.usage() == []
     assert head._asked is None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import parts, words
+from app import formatting, widgets
 from app.client import View
 from app.services import services
 from hzzray.errors import UsageError
 from hzzray.files import OutputError
-from hzzray.report import fit_words
-from hzzray.runs.fitting import FIT, FIT_LIVE, load_fit
-from hzzray.statistics.results import FitResult
+from hzzray.report import fit_text
+from hzzray.runs.fit_run import FIT, FIT_LIVE, load_fit
+from hzzray.statistics.fit_result import FitResult
 
 
 def load(view: View, *, live: bool = False) -> FitResult | None:
@@ -26,14 +26,14 @@ def load(view: View, *, live: bool = False) -> FitResult | None:
     except UsageError:
         return None
     except OutputError as error:
-        parts.wrong([f"The fit can't be shown: {error}"])
+        widgets.wrong([f"The fit can't be shown: {error}"])
         return None
 
 
 def text(found: FitResult, name: str) -> str:
     """Write a figure of a fit."""
     value = found.value(name)
-    return words.NONE if value is None else f"{value:.2f}"
+    return formatting.NONE if value is None else f"{value:.2f}"
 
 
 def strength(found: FitResult) -> str:
@@ -46,22 +46,24 @@ def figures(found: FitResult) -> None:
 
     def says(name: str) -> str | None:
         figure = found.figures.get(name)
-        return None if figure is None else words.plain(figure.withheld or figure.definition)
+        return None if figure is None else formatting.plain(figure.withheld or figure.definition)
 
     with st.container(horizontal=True, gap="small", key="figures"):
         split = f"{text(found, 'mu_stat')} statistics, {text(found, 'mu_syst')} systematics"
-        parts.figure("Signal strength µ̂", strength(found), split, says=says("mu"))
-        expected = f"{words.sigma(found.value('z_expected'))} expected"
-        parts.figure("Significance", words.sigma(found.value("z_observed")), expected, says=says("z_observed"))
+        widgets.figure("Signal strength µ̂", strength(found), split, says=says("mu"))
+        expected = f"{formatting.sigma(found.value('z_expected'))} expected"
+        widgets.figure("Significance", formatting.sigma(found.value("z_observed")), expected, says=says("z_observed"))
         if "limit_expected" in found.figures:
             without = f"{text(found, 'limit_expected')} expected without signal"
-            parts.figure("95 % CLs limit on µ", text(found, "limit_observed"), without, says=says("limit_observed"))
-        parts.figure("Goodness of fit", f"p = {text(found, 'gof_p')}", "saturated model", says=says("gof_p"))
+            widgets.figure("95 % CLs limit on µ", text(found, "limit_observed"), without, says=says("limit_observed"))
+        widgets.figure("Goodness of fit", f"p = {text(found, 'gof_p')}", "saturated model", says=says("gof_p"))
         if found.mass is not None:
-            mass = {name: words.NONE if f.value is None else f"{f.value:.2f}" for name, f in found.mass.figures.items()}
+            mass = {
+                name: formatting.NONE if f.value is None else f"{f.value:.2f}" for name, f in found.mass.figures.items()
+            }
             below = f"± {mass['mass_error_expected']} expected"
-            parts.figure("Mass m_H", f"{mass['mass']} ± {mass['mass_error']} GeV", below)
-    if doubted := fit_words.doubt(found):
-        st.caption(f"A bad fit: {words.plain(doubted)}.")
+            widgets.figure("Mass m_H", f"{mass['mass']} ± {mass['mass_error']} GeV", below)
+    if doubted := fit_text.doubt(found):
+        st.caption(f"A bad fit: {formatting.plain(doubted)}.")
     if not found.observed:
-        st.caption(f"Expected events alone: {words.plain(found.no_data)}.")
+        st.caption(f"Expected events alone: {formatting.plain(found.no_data)}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kuberay import app, broker, network, ray, redis
 from kuberay.common import MANAGED, Object, priority, runs_volume, thing
-from kuberay.config import Values
+from kuberay.values import Values
 
 #: Where an object is in a deployment: kind and name.
 Key = tuple[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from hzzray.statistics.results import Figure, FitResult
+from hzzray.statistics.fit_result import Figure, FitResult
 
 # A goodness of fit below this is worth a word.
 _UNLIKELY = 0.05

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from hzzray.messages import Counts
 from hzzray.report.console import RunProgress, summary
-from hzzray.report.listings import MOST_FAILURES, cutflow_table, failure_lines, preview_table
-from hzzray.runs.counts import Efficiency, cutflow, yields
+from hzzray.report.run_tables import MOST_FAILURES, cutflow_table, failure_lines, preview_table
+from hzzray.runs.cutflow import Efficiency, cutflow, yields
 from hzzray.runs.preview import Preview, SampleWork
 from hzzray.runs.result import Result
 from tests.support.result import make_result

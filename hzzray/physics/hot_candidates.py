@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from hzzray.physics.analysis import Analysis, Cut, Template, Variation, shape_of
 from hzzray.physics.candidates import BAD_INPUT, BAD_WEIGHT, BLOCK, TOO_LARGE, Candidates, make_room
 from hzzray.physics.columns import Step
+from hzzray.physics.fast_sums import FOLDS, LARGEST, LEAST, OCTAVES, halve, halver, unfold
 from hzzray.physics.fill import LOT, Sums, Weights, find_bins, weigh
 from hzzray.physics.filler import exact, no_sums, refuse_misplaced, refuse_too_large, run_measure
-from hzzray.physics.folds import FOLDS, LARGEST, LEAST, OCTAVES, halve, halver, unfold
 from hzzray.physics.histogram import LIMBS, Blocks, Shape
 from hzzray.physics.hot_weights import NOTHING, Beside, Reweigher
 from hzzray.physics.hot_weights import warm_up as warm_up_weights

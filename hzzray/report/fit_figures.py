@@ -19,7 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from hzzray.report.plotting import STYLE, axis_label, region_label, tex
 from hzzray.report.style import StyledFigure, plain, save_figure, style
 from hzzray.runs.result import Result
-from hzzray.statistics.results import BinResult, FitResult
+from hzzray.statistics.fit_result import BinResult, FitResult
 from hzzray.statistics.significance import poisson_interval
 
 #: Nuisance parameters that a picture has room for: those that move µ̂ most.

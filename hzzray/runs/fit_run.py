@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hzzray.data.catalogue import Role
-from hzzray.engine.rounded import Tables
+from hzzray.engine.template_tables import Tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError, read_own, write_whole
 from hzzray.runs.folder import load_json
 from hzzray.runs.result import Result
 from hzzray.runs.templates import load_templates
+from hzzray.statistics.fit_result import FitResult
 from hzzray.statistics.ingredients import Ingredients, Process
-from hzzray.statistics.results import FitResult
 from hzzray.statistics.workspace import ModelError, directions
 
 if TYPE_CHECKING:

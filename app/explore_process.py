@@ -1,4 +1,4 @@
-"""The process that an exploring session is: ``python -m app.explorer FD FOLDER ENGINE``, started by ``app.sessions``.
+"""The process of an exploring session: ``python -m app.explore_process FD FOLDER ENGINE``, started by ``app.sessions``.
 
 It has the session's Ray client, or the worker itself, so that nothing that happens to them can happen to the app. It
 answers on the socket that it has inherited from the app, which nobody else has a way to, and ends with it.
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from hzzray.engine.explore_messages import Candidate, Standing
 from hzzray.engine.monitor import Usage
-from hzzray.engine.questions import Candidate, Standing
 from hzzray.errors import HzzrayError
 from hzzray.messages import RunSpec
 from hzzray.physics.analysis import Bound, Cut, Template, Variable
@@ -179,6 +179,6 @@ def main(fd: int, folder: str, engine: Literal["ray", "serial"]) -> None:
 
 
 if __name__ == "__main__":
-    from app import explorer  # noqa: PLW0406 (by its own name, which is that of what it sends)
+    from app import explore_process  # noqa: PLW0406 (by its own name, which is that of what it sends)
 
-    explorer.main(int(sys.argv[1]), sys.argv[2], "serial" if sys.argv[3] == "serial" else "ray")
+    explore_process.main(int(sys.argv[1]), sys.argv[2], "serial" if sys.argv[3] == "serial" else "ray")

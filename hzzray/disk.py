@@ -1,21 +1,9 @@
-"""Where hzzray keeps what it can make again, and whether there is room for what it can't."""
+"""Whether the disk has room for what a run can't make again."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
-
-import platformdirs
-
-
-def cache_folder() -> Path | None:
-    """Find the folder of caches, absolute: ``HZZRAY_CACHE`` (empty for none), else the user's own."""
-    chosen = os.environ.get("HZZRAY_CACHE")
-    if chosen == "":
-        return None
-    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("hzzray")
-
 
 #: What a run's next commits and files need on the disk, at the least [bytes].
 ROOM = 8 * 2**20

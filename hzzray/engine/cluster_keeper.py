@@ -1,4 +1,4 @@
-"""The keeper of a cluster that stays: ``python -m hzzray.engine.keeper SLOTS IDLE_S ENDS_WITH_LAST``.
+"""The keeper of a cluster that stays: ``python -m hzzray.engine.cluster_keeper SLOTS IDLE_S ENDS_WITH_LAST``.
 
 Started by ``hzzray.engine.standing``, which says what for.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from hzzray.engine import spares, standing
+from hzzray.engine import spares, standing_cluster
 from hzzray.engine.cluster import cluster
-from hzzray.engine.local import await_dashboard
+from hzzray.engine.local_cluster import await_dashboard
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
 
@@ -35,16 +35,16 @@ def main() -> None:
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: over.set())
-    place = standing.folder()
+    place = standing_cluster.folder()
     if place is None:
         raise HzzrayError("no folder of caches")
-    named = standing.environment(os.environ)  # before Ray adds to it
+    named = standing_cluster.environment(os.environ)  # before Ray adds to it
     os.environ.update(spares.PRELOADED | {"RAY_ADDRESS": "local"})
     with cluster(slots):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: over.set())  # Ray has its own by now
         await_dashboard()  # who joins a cluster learns then where it is
-        record = place / standing.RECORD
+        record = place / standing_cluster.RECORD
         try:
             write_whole(record, lambda path: path.write_text(_record(slots, idle_s, named), encoding="utf-8"), 0o600)
             _stay(place, slots, idle_s, over, ends_with_last=ends_with_last)
@@ -55,8 +55,8 @@ def main() -> None:
 def _record(slots: int, idle_s: float, named: str) -> str:
     import ray  # noqa: PLC0415 (its settings are in force by now)
 
-    process = standing.Process.of(os.getpid())
-    return standing.Standing(
+    process = standing_cluster.Process.of(os.getpid())
+    return standing_cluster.Standing(
         keeper=process,
         address=ray.get_runtime_context().gcs_address,
         token=os.environ.get("RAY_AUTH_TOKEN", "") if os.environ.get("RAY_AUTH_MODE") == "token" else None,
@@ -74,7 +74,7 @@ def _stay(place: Path, slots: int, idle_s: float, over: threading.Event, *, ends
     used = looked = time.monotonic()
     is_full = False
     while not over.wait(_LOOK_S) and all(part.is_running() for part in parts):
-        claims = standing.claims(place)
+        claims = standing_cluster.claims(place)
         is_idle = time.monotonic() - used > idle_s
         if any(claim.slots for claim in claims):
             used = looked = time.monotonic()
@@ -82,7 +82,7 @@ def _stay(place: Path, slots: int, idle_s: float, over: threading.Event, *, ends
         elif not is_full and time.monotonic() - looked > _REST_S:
             is_full = not spares.refill(raylet, wanted, idle_s)  # those of the last run may have been on their way out
             looked = time.monotonic()
-        elif (is_idle or (ends_with_last and not claims)) and standing.retired(place, is_wanted=not is_idle):
+        elif (is_idle or (ends_with_last and not claims)) and standing_cluster.retired(place, is_wanted=not is_idle):
             return
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from hzzray.report.widths import print_table
+from hzzray.report.console_table import print_table
 
 ID = "20261126-121839-abc123"
 REASON = "the file is not a ROOT file: it ends too early and nobody knows why"

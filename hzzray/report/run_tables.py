@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from hzzray.runs.counts import CutflowRow, cutflow
+from hzzray.runs.cutflow import CutflowRow, cutflow
 from hzzray.runs.preview import Preview
 from hzzray.runs.result import Result
 

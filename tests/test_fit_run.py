@@ -13,16 +13,16 @@ import pytest
 import yaml
 
 from hzzray.data.catalogue import release
-from hzzray.engine.rounded import Table
+from hzzray.engine.template_tables import Table
 from hzzray.errors import UsageError
-from hzzray.report import fit_words, fits
-from hzzray.runs.fitting import FIT, WORKSPACE, described, ingredients, load_fit, save_fit, systematic
+from hzzray.report import fit_figures, fit_text
+from hzzray.runs.fit_run import FIT, WORKSPACE, described, ingredients, load_fit, save_fit, systematic
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.result import Luminosity
 from hzzray.runs.run import Settings, execute
 from hzzray.runs.templates import load_templates, scaled
-from hzzray.statistics.results import Figure, FitResult, MassResult, MassScan, ParameterResult, YieldResult
+from hzzray.statistics.fit_result import Figure, FitResult, MassResult, MassScan, ParameterResult, YieldResult
 from hzzray.statistics.workspace import ModelError
 from tests.support.result import make_result
 
@@ -168,7 +168,7 @@ def test_a_fit_that_fails_is_one_line(folder, cli, monkeypatch):
 
 
 def test_without_pyhf_it_says_what_to_install(folder, cli, monkeypatch):
-    monkeypatch.setattr("hzzray.runs.fitting.find_spec", lambda name: None)
+    monkeypatch.setattr("hzzray.runs.fit_run.find_spec", lambda name: None)
     code, _, err = cli("fit", folder)
     assert code == 2
     assert "a fit needs pyhf and iminuit: pip install 'hzzray[fit]'" in err
@@ -247,7 +247,7 @@ def test_what_a_fit_withholds_is_named_and_leaves_no_gap():
         figures={"mass": figure(None, none), "mass_error_expected": figure(2.25), "mass_scale": scale},
         scan=MassScan(mass=(), twice_delta_nll=()),
     )
-    said = fit_words.lines(MADE_UP.model_copy(update={"figures": figures, "mass": mass}))
+    said = fit_text.lines(MADE_UP.model_copy(update={"figures": figures, "mass": mass}))
     assert said == [
         "signal strength  µ̂ = 0.00 ± 1.00 (+4.00; 2.00 statistics, 3.00 systematics)",
         "significance     5.00 σ expected",
@@ -278,7 +278,7 @@ def test_a_fit_that_describes_its_data_badly_says_where(p, word):
     )
     figures = {"gof_p": Figure(value=p, definition="")}
     fitted = MADE_UP.model_copy(update={"figures": figures, "yields": yields, "mass": None})
-    assert dict(fit_words.rows(fitted))["goodness of fit"] == word
+    assert dict(fit_text.rows(fitted))["goodness of fit"] == word
 
 
 def test_nothing_crosses_the_words_of_the_masss_picture():
@@ -286,7 +286,7 @@ def test_nothing_crosses_the_words_of_the_masss_picture():
     scan = MassScan(mass=tuple(masses), twice_delta_nll=tuple((masses - 124.0) ** 2))
     figures = {name: Figure(value=124.0, definition="") for name in ("mass", "mass_up", "mass_down")}
     fitted = MADE_UP.model_copy(update={"mass": MassResult(figures=figures, scan=scan)})
-    fig = fits.mass(fitted, make_result())
+    fig = fit_figures.mass(fitted, make_result())
     fig.draw_without_rendering()
     (axes,) = fig.axes
     boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from app import words
+from app import formatting
 from app.charts import COLOURS, Chart, Spec
-from app.explorer import About, Found, Question
-from hzzray.engine.questions import Candidate
+from app.explore_process import About, Found, Question
+from hzzray.engine.explore_messages import Candidate
 from hzzray.physics.analysis import Bound, Cut, Template
 from hzzray.report.stack import contents
 from hzzray.runs.result import Result, Significance, significance
@@ -119,7 +119,7 @@ def sliders(about: About, ask: Ask) -> dict[str, Slider]:
         bins = max(1, round(high - low)) + 1 if found.counts else _BINS
         edges = (low - 0.5, high + 0.5) if found.counts else (low, high)
         axes[variable.name] = f"{variable.name}={edges[0]!r}:{edges[1]!r}:{bins}"
-        title = words.axis(variable.name, variable.label, variable.unit)
+        title = formatting.axis(variable.name, variable.label, variable.unit)
         nothing = np.zeros(bins)
         made[variable.name] = Slider(variable.name, title, low, high, step, found.counts, nothing, nothing)
     first = about.spec.templates[0].observable
@@ -591,10 +591,10 @@ def listed(candidates: Sequence[Candidate], variables: Sequence[str]) -> pd.Data
                     f"{_FLAVOURS.get(lepton.flavour, '?')}{'⁺' if lepton.charge > 0 else '⁻'} {lepton.pt:.1f}"
                     for lepton in one.leptons
                 ),
-                "sample": words.short(one.sample),
+                "sample": formatting.short(one.sample),
                 "weight": one.weight,
                 "entry": one.entry,
-                "file": words.short(one.file),
+                "file": formatting.short(one.file),
             }
         )
     return pd.DataFrame(rows)

@@ -25,9 +25,9 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hzzray.cache import cache_folder
 from hzzray.errors import HzzrayError
 from hzzray.files import OutputError, read_own, write_whole
-from hzzray.places import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ def up(slots: int, *, idle_s: float = IDLE_S, kept_for: int | None = None) -> tu
 def _begin(place: Path, slots: int, idle_s: float, *, ends_with_last: bool) -> Standing:
     """Start the keeper, and wait for its record."""
     (place / RECORD).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "hzzray.engine.keeper", str(slots), str(idle_s), str(int(ends_with_last))]
+    command = [sys.executable, "-m", "hzzray.engine.cluster_keeper", str(slots), str(idle_s), str(int(ends_with_last))]
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(place / LOG, flags, 0o600), "wb") as output:
         keeper = subprocess.Popen(  # noqa: S603 (our own program, no shell)

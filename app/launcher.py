@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 
 from hzzray.data.catalogue import Release
 from hzzray.data.storage import matching
-from hzzray.engine.standing import KEPT_FOR
+from hzzray.engine.standing_cluster import KEPT_FOR
 from hzzray.errors import UsageError
 from hzzray.files import OutputError
 from hzzray.messages import RunSpec

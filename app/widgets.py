@@ -11,7 +11,7 @@ from typing import Literal
 
 import streamlit as st
 
-from app import words
+from app import formatting
 from app.charts import ZOOM, Chart
 from app.client import Phase, View
 from app.services import services
@@ -71,7 +71,7 @@ def part(what: str) -> Iterator[None]:
 def wrong(lines: list[str]) -> None:
     """Say in one line each what can't be read."""
     for line in lines:
-        st.warning(words.plain(line), icon=":material/broken_image:")
+        st.warning(formatting.plain(line), icon=":material/broken_image:")
 
 
 def draw(chart: Chart, key: str, *, alt: str) -> None:
@@ -123,7 +123,7 @@ def banner() -> None:
     """Say what is wrong with the cluster that is watched, if anything."""
     watch = services().watch
     if watch is not None and watch.trouble:
-        st.warning(words.plain(watch.trouble), icon=":material/cloud_off:")
+        st.warning(formatting.plain(watch.trouble), icon=":material/cloud_off:")
 
 
 def pick(names: list[str]) -> str | None:
@@ -215,7 +215,7 @@ def look_at(run_id: str | None) -> View | None:
 def unknown(run_id: str) -> None:
     """Say that there is no such run."""
     st.error(
-        f"There is no run {words.plain(repr(run_id), 80)} here: it was removed, or the address is mistyped. "
+        f"There is no run {formatting.plain(repr(run_id), 80)} here: it was removed, or the address is mistyped. "
         "The list above has those that there are.",
         icon=":material/search_off:",
     )
@@ -253,7 +253,7 @@ def _say(view: View) -> None:
     if view.result is not None:
         spec = view.result.spec
         about = (spec.release.title, spec.selection.name, str(view.result.luminosity), view.result.environment)
-        st.caption(" · ".join(words.plain(text, 60) for text in about), width="content")
+        st.caption(" · ".join(formatting.plain(text, 60) for text in about), width="content")
     st.space("stretch")
     controls(view)
 
@@ -299,6 +299,6 @@ def attempt(deed: Callable[[], object]) -> None:
     try:
         deed()
     except HzzrayError as error:
-        st.toast(words.plain(str(error)), icon=":material/error:")
+        st.toast(formatting.plain(str(error)), icon=":material/error:")
     else:
         st.rerun()

@@ -24,13 +24,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hzzray.engine.actors import AWAY, waiting
 from hzzray.engine.cluster import ClusterError, working_nodes
+from hzzray.engine.explore_messages import Candidate, Heard, Lent, OvertakenError, Pick, Question, Share, Standing
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.monitor import Usage
-from hzzray.engine.questions import Candidate, Heard, Lent, OvertakenError, Pick, Question, Share, Standing
 from hzzray.errors import HzzrayError, MissingFileError, TransientError
 from hzzray.messages import Range, RunSpec, Task
 from hzzray.physics.analysis import Cut, Template
-from hzzray.physics.hot import Picked
+from hzzray.physics.hot_candidates import Picked
 from hzzray.retry import waits
 
 #: How often a range is tried that fails in a way that may pass, and how long after [s].
