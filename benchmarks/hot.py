@@ -21,7 +21,7 @@ from rich.console import Console
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
 from hzzray.engine.limits import Limits
-from hzzray.physics.hot_candidates import Hot, Refiller
+from hzzray.physics.hot_candidates import CachedFiller, Hot
 from hzzray.runs.explore import Session, explore
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import execute, make_settings
@@ -95,7 +95,7 @@ def one_core(runs: Path, console: Console) -> list[list[str]]:
         events = sum(one.entries for one in hot)
         speed = bandwidth()
         for observables, goal in ((1, GOALS["one"]), (10, GOALS["ten"])):
-            refiller = Refiller(session.analysis, session.spec.selection.cuts, session.spec.templates[:observables])
+            refiller = CachedFiller(session.analysis, session.spec.selection.cuts, session.spec.templates[:observables])
             found = events / best(lambda refiller=refiller: refiller.fill(hot)) / 1e6
             need = touched(hot, session, observables)
             rows.append(

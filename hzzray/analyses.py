@@ -225,7 +225,9 @@ def _warm_up(name: str) -> None:
     found = Reads(columns, schema.factors, more=reads_more(columns, toy.variations))
     made = Filler(analysis, selection, analysis.templates, schema.gev, toy.variations, 1, found)
     made.warm_up(nothing(found))
-    hot_candidates.Keeper(analysis, selection, (0,), schema.gev).warm_up(nothing(Reads(columns, schema.factors)))
+    hot_candidates.CandidateBuilder(analysis, selection, (0,), schema.gev).warm_up(
+        nothing(Reads(columns, schema.factors))
+    )
 
 
 _LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()

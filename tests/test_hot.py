@@ -12,7 +12,7 @@ from hzzray.engine.hot import Store
 from hzzray.physics.analysis import Bound, Cut, Template
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis
-from hzzray.physics.hot_candidates import Hot, Keeper, Refiller, UnmeasuredError, shrink
+from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, Hot, UnmeasuredError, shrink
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
 from tests.support.exact import exact_sum, value
 from tests.support.form import Form
@@ -38,7 +38,7 @@ def events(seed, style):
 @lru_cache(8)
 def kept(analysis, step_of, absolute=False):
     selection = Selection("any", select(analysis).parameters, analysis.cuts, absolute)
-    return Keeper(analysis, selection, range(len(analysis.variables)), 1.0).keep([events(*step_of)], NORM)
+    return CandidateBuilder(analysis, selection, range(len(analysis.variables)), 1.0).keep([events(*step_of)], NORM)
 
 
 def same(hot, cold):
@@ -76,7 +76,7 @@ def test_whatever_is_asked_of_hot_candidates_is_filled_as_from_files(asked, step
     analysis, chosen, templates = asked
     selection = Selection("any", select(analysis).parameters, tuple(chosen))
     cold = Filler(analysis, selection, templates, 1.0).fill([events(*step)], NORM)
-    same(Refiller(analysis, chosen, templates).fill([kept(analysis, step)]), cold)
+    same(CachedFiller(analysis, chosen, templates).fill([kept(analysis, step)]), cold)
 
 
 @settings(RANDOM, max_examples=5)
@@ -101,9 +101,9 @@ def test_hot_candidates_fare_as_the_oracle_says(seed, pt_min, z1, z2_max, sfos_m
     check(drawn, form, 1.0, NORM, axis)  # what is filled cold
     analysis, selection = form.produced()
     step, template = sound(columns(drawn), form), Template("m4l", axis)
-    hot = Keeper(analysis, selection, range(len(analysis.variables)), 1.0).keep([step], NORM)
+    hot = CandidateBuilder(analysis, selection, range(len(analysis.variables)), 1.0).keep([step], NORM)
     cold = Filler(analysis, selection, [template], 1.0).fill([step], NORM)
-    same(Refiller(analysis, selection.cuts, [template]).fill([hot]), cold)
+    same(CachedFiller(analysis, selection.cuts, [template]).fill([hot]), cold)
 
 
 def many(number):
@@ -130,12 +130,12 @@ def test_sums_of_hot_candidates_are_exact_whatever_the_weights(lowest):
     w = np.where(np.abs(w) < MAX_WEIGHT, w, 1.0)
     step = step._replace(factors=w[np.newaxis], divisor=np.empty(0))
     selection = select(H4L)
-    hot = Keeper(H4L, selection, range(len(H4L.variables)), 1.0).keep([step], 1.0)
+    hot = CandidateBuilder(H4L, selection, range(len(H4L.variables)), 1.0).keep([step], 1.0)
     fast = [part.octave for part in hot.parts if part.first is None and part.entry.size > 5_000]
     assert fast
     assert (None not in fast) == (lowest in (-38, -20, 0, 13, "same"))
     cold = Filler(H4L, selection, H4L.templates[:3], 1.0).fill([step], 1.0)
-    same(Refiller(H4L, selection.cuts, H4L.templates[:3]).fill([hot]), cold)
+    same(CachedFiller(H4L, selection.cuts, H4L.templates[:3]).fill([hot]), cold)
     first = cold.histogram()
     cells = [*first.stopped_sumw.limbs, *first.sumw.limbs.reshape(-1, LIMBS)]
     assert sum(map(value, cells)) == exact_sum(w)
@@ -172,8 +172,10 @@ def test_a_column_is_kept_in_the_smallest_type_that_holds_it():
 
 def test_what_was_not_measured_is_told():
     analysis = H4L
-    hot = Keeper(analysis, select(analysis), [analysis.index("m4l")], 1.0).keep([events(1, "realistic")], NORM)
-    refiller = Refiller(analysis, [Cut("m12", (Bound("m12", 50.0),))], [Template("m4l", AXIS)])
+    hot = CandidateBuilder(analysis, select(analysis), [analysis.index("m4l")], 1.0).keep(
+        [events(1, "realistic")], NORM
+    )
+    refiller = CachedFiller(analysis, [Cut("m12", (Bound("m12", 50.0),))], [Template("m4l", AXIS)])
     with pytest.raises(UnmeasuredError, match=r"^m12$"):
         refiller.fill([hot])
 
@@ -184,7 +186,7 @@ def test_weights_that_are_too_large_are_told_as_from_files():
     with pytest.raises(WeightError) as cold:
         Filler(H4L, select(H4L), H4L.templates, 1.0).fill([step], NORM)
     with pytest.raises(WeightError) as hot:
-        Keeper(H4L, select(H4L), range(len(H4L.variables)), 1.0).keep([step], NORM)
+        CandidateBuilder(H4L, select(H4L), range(len(H4L.variables)), 1.0).keep([step], NORM)
     assert str(hot.value) == str(cold.value)
 
 

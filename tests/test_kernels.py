@@ -26,7 +26,7 @@ from hzzray.physics.fill import judge_and_fill
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.four_leptons import M_Z
 from hzzray.physics.histogram import MAX_WEIGHT, Axis, Blocks, Shape
-from hzzray.physics.hot_candidates import Keeper
+from hzzray.physics.hot_candidates import CandidateBuilder
 from hzzray.physics.lepton_columns import TEMPLATES, Leptons
 from hzzray.physics.selection import H4L, NOTEBOOK, parameters_of, select
 from tests.support import oracle
@@ -490,7 +490,7 @@ def test_every_observable_of_toys_is_the_oracle_s(toys, name, sample):
 def test_each_variable_of_an_analysis_is_measured(analysis):
     step = columns(make_events(realistic(np.random.default_rng(17), 300)))
     for number, variable in enumerate(analysis.variables):
-        alone = Keeper(analysis, select(analysis), [number], 1.0).keep([step], 1.0)
+        alone = CandidateBuilder(analysis, select(analysis), [number], 1.0).keep([step], 1.0)
         found = [part.columns[number] for part in alone.parts if (part.region >= 0).all()]
         assert found
         assert all(column.least <= column.most for column in found), variable.name  # not nan alone

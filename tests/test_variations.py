@@ -23,8 +23,8 @@ from hzzray.physics.analysis import Bound, Cut, Template, Variation
 from hzzray.physics.columns import AllOf, AnyOf, Jagged, Offsets, Reads, Scalar, reads_more
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, Blocks, Shape, varied_digest
-from hzzray.physics.hot_candidates import Keeper, Refiller, UnmeasuredError
-from hzzray.physics.hot_weights import beside
+from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, UnmeasuredError
+from hzzray.physics.hot_weights import extra_weights
 from hzzray.physics.lepton_columns import Leptons
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
 from hzzray.runs.folder import load_json
@@ -233,12 +233,12 @@ def hot_and_cold(analysis, variations, varied, step, *, absolute=False):
     own = select(analysis)
     selection = Selection("any", own.parameters, (Cut("m12", (Bound("m12", 40.0, 110.0),)), *own.cuts[:-1]), absolute)
     reads = Reads(READ, FACTORS, "", reads_more(READ, variations))
-    kept = beside(variations, reads)
+    kept = extra_weights(variations, reads)
     before = Selection("any", own.parameters, own.cuts, absolute)
-    keeper = Keeper(analysis, before, range(len(analysis.variables)), 1.0, kept)
+    keeper = CandidateBuilder(analysis, before, range(len(analysis.variables)), 1.0, kept)
     hot = keeper.keep([step], NORM)
     cold = Filler(analysis, selection, TEMPLATES, 1.0, variations, varied, reads).fill([step], NORM)
-    return hot, Refiller(analysis, selection.cuts, TEMPLATES, variations, varied), cold
+    return hot, CachedFiller(analysis, selection.cuts, TEMPLATES, variations, varied), cold
 
 
 @PROFILE
@@ -274,7 +274,7 @@ def test_hot_candidates_lack_what_nobody_kept_of_them():
         Variation("third", "branch", factor="trigger", branches=("trigger_up", "new")): "new",
     }
     for variation, names in lacking.items():
-        refiller = Refiller(H4L, H4L.cuts, TEMPLATES, (ALL, variation))
+        refiller = CachedFiller(H4L, H4L.cuts, TEMPLATES, (ALL, variation))
         sums = refiller.begin()
         with pytest.raises(UnmeasuredError, match=f"^{names}$"):
             refiller.add(hot, sums)
@@ -286,9 +286,9 @@ def test_hot_candidates_lack_what_nobody_kept_of_them():
 def test_what_is_hot_may_become_too_heavy():
     step = events()
     heavy = step._replace(factors=np.full((1, step.events), 0.95 * MAX_WEIGHT))
-    hot = Keeper(H4L, select(H4L), range(len(H4L.variables)), 1.0).keep([heavy], 1.0)
+    hot = CandidateBuilder(H4L, select(H4L), range(len(H4L.variables)), 1.0).keep([heavy], 1.0)
     with pytest.raises(WeightError, match="events weigh"):
-        Refiller(H4L, H4L.cuts, TEMPLATES, (ALL,)).fill([hot])
+        CachedFiller(H4L, H4L.cuts, TEMPLATES, (ALL,)).fill([hot])
 
 
 # --- another pt ---

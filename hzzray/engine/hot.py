@@ -31,8 +31,8 @@ from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Jagged, Offsets, Reads, Scalar, Unread, nothing
 from hzzray.physics.fill import Sums
 from hzzray.physics.filler import Filler
-from hzzray.physics.hot_candidates import Hot, Keeper, Picked, Refiller, UnmeasuredError, warm_up
-from hzzray.physics.hot_weights import beside, needs
+from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, Hot, Picked, UnmeasuredError, warm_up
+from hzzray.physics.hot_weights import extra_weights, needs
 from hzzray.urls import redact
 
 #: The part of the memory that an actor may use which its hot candidates may take, unless somebody says otherwise.
@@ -253,10 +253,12 @@ class HotWorker(Worker):
         self._digests = {sample.name: read_digest(spec, sample.name, names) for sample in spec.release.samples}
         return filler, everything
 
-    def _keeper(self, analysis: Analysis, names: Sequence[str] | set[str], reads: dict[bool, Reads]) -> Keeper:
+    def _keeper(
+        self, analysis: Analysis, names: Sequence[str] | set[str], reads: dict[bool, Reads]
+    ) -> CandidateBuilder:
         numbers, spec = sorted(analysis.index(name) for name in names), self._spec
-        kept = beside(spec.variations, reads[True])
-        keeper = Keeper(analysis, spec.selection, numbers, spec.release.schema_.gev, kept)
+        kept = extra_weights(spec.variations, reads[True])
+        keeper = CandidateBuilder(analysis, spec.selection, numbers, spec.release.schema_.gev, kept)
         keeper.warm_up(nothing(analyses.reads(self._spec, analysis, simulation=True)))
         return keeper
 
@@ -317,7 +319,7 @@ class HotWorker(Worker):
         except DataError:
             return self._read(task, fewer, own)
 
-    def _read(self, task: Task, keeper: Keeper, reads: dict[bool, Reads]) -> Hot:
+    def _read(self, task: Task, keeper: CandidateBuilder, reads: dict[bool, Reads]) -> Hot:
         spec = self._spec
         if self._reads is not reads:
             self.close()
@@ -339,7 +341,7 @@ class HotWorker(Worker):
         """
         if isinstance(self._filler, DataError):
             raise self._filler
-        refiller = Refiller(self._analysis, question.cuts, question.templates)
+        refiller = CachedFiller(self._analysis, question.cuts, question.templates)
         hot = [number for number in numbers if self.key(number) in self._store]
         cold = sorted(set(numbers) - set(hot))
         sums: dict[str, Sums] = {}
@@ -402,11 +404,11 @@ class HotWorker(Worker):
         if isinstance(self._filler, DataError):
             return [self._filler] * len(tasks)
         common = self._in_common(spec)
-        refiller = Refiller(self._analysis, spec.selection.cuts, spec.templates, spec.variations, spec.varied)
+        refiller = CachedFiller(self._analysis, spec.selection.cuts, spec.templates, spec.variations, spec.varied)
         return [self._filled(refiller, task, common.get(task.range) if task.spec == spec.digest else None)
                 for task in tasks]  # fmt: skip
 
-    def _filled(self, refiller: Refiller, task: Task, number: int | None) -> Partial | HzzrayError:
+    def _filled(self, refiller: CachedFiller, task: Task, number: int | None) -> Partial | HzzrayError:
         wall, cpu = time.perf_counter(), time.thread_time()  # another thread may be reading meanwhile
         hot = None if number is None else self._store.get(self.key(number))
         if hot is None:
@@ -429,7 +431,7 @@ class HotWorker(Worker):
         """Find candidates, by range; ranges that can't be read have none."""
         if isinstance(self._filler, DataError):
             raise self._filler
-        refiller = Refiller(self._analysis, pick.cuts, [pick.template])
+        refiller = CachedFiller(self._analysis, pick.cuts, [pick.template])
         found: dict[int, Picked] = {}
         left = pick.limit
         for number in numbers:

@@ -22,7 +22,7 @@ from hzzray.physics.fast_sums import FOLDS, LARGEST, LEAST, OCTAVES, halve, halv
 from hzzray.physics.fill import LOT, Sums, Weights, find_bins, weigh
 from hzzray.physics.filler import exact, no_sums, refuse_misplaced, refuse_too_large, run_measure
 from hzzray.physics.histogram import LIMBS, Blocks, Shape
-from hzzray.physics.hot_weights import NOTHING, Beside, Reweigher
+from hzzray.physics.hot_weights import NOTHING, ExtraWeights, Reweigher
 from hzzray.physics.hot_weights import warm_up as warm_up_weights
 from hzzray.physics.jit import entry, inlined, kernel, one_at_a_time, without_extensions
 from hzzray.physics.judge import choose
@@ -191,7 +191,7 @@ class _Kept(NamedTuple):
     beside: NDArray[np.float64]
 
 
-class Keeper:
+class CandidateBuilder:
     """Measures events and keeps what is needed to judge and fill them by whatever cuts and templates.
 
     ``variables`` are the numbers of those that are measured; what ``beside`` says is kept of simulation for variations
@@ -205,7 +205,7 @@ class Keeper:
         selection: Selection,
         variables: Sequence[int],
         gev: float,
-        beside: Beside = NOTHING,
+        beside: ExtraWeights = NOTHING,
     ) -> None:
         self._measure = analysis.compiled()
         self._parameters = parameters_of(analysis, selection, gev)
@@ -706,7 +706,7 @@ class Picked(NamedTuple):
     values: NDArray[np.float64]
 
 
-class Refiller:
+class CachedFiller:
     """Judges and fills hot candidates by some cuts and templates: what is filled is exactly what ``Filler`` fills.
 
     With ``variations``, of the weight alone, it fills the first ``varied`` templates for each of their directions too.

@@ -26,7 +26,7 @@ def without(factor: str) -> str:
     return f"weight without {factor}"
 
 
-class Beside(NamedTuple):
+class ExtraWeights(NamedTuple):
     """What is kept of an event beside its weight: ``factors`` and branches, by their numbers in what is read."""
 
     factors: tuple[int, ...] = ()
@@ -57,10 +57,10 @@ class Beside(NamedTuple):
 
 
 #: Where nothing is kept.
-NOTHING = Beside()
+NOTHING = ExtraWeights()
 
 
-def beside(variations: Iterable[Variation], reads: Reads) -> Beside:
+def extra_weights(variations: Iterable[Variation], reads: Reads) -> ExtraWeights:
     """Say what is kept for some variations of what is read, other branches too.
 
     Raises ValueError where a factor isn't read.
@@ -69,7 +69,7 @@ def beside(variations: Iterable[Variation], reads: Reads) -> Beside:
     factors = {one.factor: factor_of(one, reads) for one in weighed if one.factor}
     number = {read.branch: i for i, read in enumerate(reads.more) if isinstance(read, Scalar)}
     branches = list(dict.fromkeys(branch for one in weighed for branch in one.branches))
-    return Beside(
+    return ExtraWeights(
         tuple(factors.values()),
         tuple(number[branch] for branch in branches),
         (*map(without, factors), *factors, *branches),

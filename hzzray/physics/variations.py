@@ -499,7 +499,7 @@ def _multiply(values: NDArray[np.float32], ratios: NDArray[np.float64], out: NDA
 
 
 @dataclass(frozen=True, slots=True)
-class Shifted:
+class KinematicShift:
     """A direction in which leptons have another pt: what ``columns`` it goes by, ``more`` is read beside (-1: none)."""
 
     variation: Variation
@@ -578,7 +578,7 @@ class Varied:
         _end(self._weighed.first, self._room, sums)
 
 
-def _shifted(variations: Sequence[Variation], shape: Shape, reads: Reads) -> list[Shifted]:
+def _shifted(variations: Sequence[Variation], shape: Shape, reads: Reads) -> list[KinematicShift]:
     found = []
     number = 0
     branches = [read.branch for read in reads.more]
@@ -586,6 +586,6 @@ def _shifted(variations: Sequence[Variation], shape: Shape, reads: Reads) -> lis
         for sign in (1.0, -1.0)[: len(one.filled)]:
             if one.kinematic:
                 more = branches.index(one.branch) if one.branch else -1
-                found.append(Shifted(one, sign, shape.block(number), roles_of(reads.columns, one), more))
+                found.append(KinematicShift(one, sign, shape.block(number), roles_of(reads.columns, one), more))
             number += 1
     return found
