@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from app import formatting
 from app.charts import COLOURS, Chart, Spec
-from app.explore_process import About, Found, Question
+from app.explore_process import About, Question, RecutResult
 from hzzray.engine.explore_messages import Candidate
 from hzzray.physics.analysis import Bound, Cut, Template
 from hzzray.report.stack import contents
 from hzzray.runs.result import Result, Significance, significance
 from hzzray.statistics.significance import asimov
 
-Ask = Callable[[Question], Found]
+Ask = Callable[[Question], RecutResult]
 
 #: What the chart of the spectrum calls the run's own cuts.
 BEFORE = "the run's own cuts"

@@ -50,7 +50,7 @@ class About(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class RecutResult:
     """What a re-cut gives: a result by observable; the rest as ``hzzray.runs.explore.Answer`` has it."""
 
     results: dict[str, Result]
@@ -70,7 +70,7 @@ class Found:
         return self.first.spec.selection.cuts
 
 
-class Kept(NamedTuple):
+class SavedRun(NamedTuple):
     """A re-cut that was written as a run of its own."""
 
     run_id: str
@@ -99,17 +99,17 @@ class Asked:
         """Tell what the session's workers use."""
         return self._session.usages()
 
-    def recut(self, question: Question, viewer: str, whole: bool) -> Found:  # noqa: FBT001 (comes over the wire)
+    def recut(self, question: Question, viewer: str, whole: bool) -> RecutResult:  # noqa: FBT001 (comes over the wire)
         """Answer with a result of each observable."""
         spec = self._spec(question)
 
-        def ask() -> Found:
+        def ask() -> RecutResult:
             answer = self._session.answer(spec, viewer=viewer, whole=whole)
             names = [template.observable for template in spec.templates]
             results = {name: showing(answer.result, answer.tables, name) for name in names}
-            return Found(results, answer.digest, answer.fraction, answer.failed, answer.seconds)
+            return RecutResult(results, answer.digest, answer.fraction, answer.failed, answer.seconds)
 
-        found: Found = self._in_turn(ask)
+        found: RecutResult = self._in_turn(ask)
         return found
 
     def candidates(self, question: Question, window: tuple[float, float], samples: tuple[str, ...]) -> list[Candidate]:
@@ -121,11 +121,11 @@ class Asked:
         """Tell the command line that makes the same."""
         return self._session.command(self._spec(question))
 
-    def keep(self, question: Question, run_id: str) -> Kept:
+    def keep(self, question: Question, run_id: str) -> SavedRun:
         """Write a re-cut as a run."""
         spec = self._spec(question)
         folder = self._in_turn(lambda: self._session.keep(spec, run_id))
-        return Kept(folder.name, load_json(folder).digest)
+        return SavedRun(folder.name, load_json(folder).digest)
 
     def _spec(self, question: Question) -> RunSpec:
         return self._session.change(

@@ -17,7 +17,7 @@ from typing import Any
 
 from app.children import environment
 from app.explore_charts import Slider, sliders
-from app.explore_process import About, Found, Kept, Question
+from app.explore_process import About, Question, RecutResult, SavedRun
 from hzzray.engine.cluster import ClusterError
 from hzzray.engine.explore_messages import Candidate, OvertakenError, Standing
 from hzzray.engine.monitor import Usage
@@ -54,7 +54,7 @@ class Exploring:
         self._lock = threading.Lock()
         self._numbers = 0
         self._futures: dict[int, Future[Any]] = {0: Future()}
-        self._answers: OrderedDict[Question, Found] = OrderedDict()
+        self._answers: OrderedDict[Question, RecutResult] = OrderedDict()
         ours, its = socket.socketpair()
         command = [sys.executable, "-m", "app.explore_process", str(its.fileno()), str(folder.resolve()), engine]
         ray = {"RAY_ADDRESS": address} if address else {}
@@ -93,7 +93,7 @@ class Exploring:
         usages: list[Usage] = self._ask("usages")
         return usages
 
-    def recut(self, question: Question, viewer: str = "", *, whole: bool = False) -> Found:
+    def recut(self, question: Question, viewer: str = "", *, whole: bool = False) -> RecutResult:
         """Answer a question, of what is ready; raises HzzrayError.
 
         A question that another viewer asked is answered at once.
@@ -104,7 +104,7 @@ class Exploring:
                 self._answers.move_to_end(question)
                 self.used = time.monotonic()
                 return known
-        found: Found = self._ask("recut", question, viewer, whole)
+        found: RecutResult = self._ask("recut", question, viewer, whole)
         if found.fraction == 1.0:
             with self._lock:
                 self._answers[question] = found
@@ -122,9 +122,9 @@ class Exploring:
         line: str = self._ask("command", question)
         return line
 
-    def keep(self, question: Question, run_id: str) -> Kept:
+    def keep(self, question: Question, run_id: str) -> SavedRun:
         """Write a re-cut as a run; raises UsageError where such a run exists."""
-        kept: Kept = self._ask("keep", question, run_id)
+        kept: SavedRun = self._ask("keep", question, run_id)
         self.run.add(self.recut(question).cuts)
         return kept
 
@@ -186,7 +186,7 @@ class Exploring:
         try:
             about: About = self._futures[0].result()
             self.about = about
-            own: Found = self._ask("recut", Question(), "load", True, late_s=None)  # noqa: FBT003 (over the wire)
+            own: RecutResult = self._ask("recut", Question(), "load", True, late_s=None)  # noqa: FBT003 (over the wire)
             self.run.add(own.cuts)
             self.sliders = sliders(about, lambda question: self.recut(question, "load", whole=True))
         except OvertakenError:  # nobody else asks under that name

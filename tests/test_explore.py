@@ -495,7 +495,7 @@ def test_a_session_that_nobody_asks_ends_by_itself(runs, ray_cluster):
 
     with hzzray.explore("other", runs=runs, actors=1, idle_s=2.0) as session:
         digest = session.recut().digest
-        name = session._explorer._plot.name
+        name = session._explorer._session.name
         until = time.monotonic() + 60
         while time.monotonic() < until and name in {one["name"] for one in ray.util.list_named_actors(True)}:
             time.sleep(0.1)
@@ -518,7 +518,7 @@ def test_a_session_that_nobody_asks_gives_way_to_who_waits_for_its_slots(runs, r
 
     with hzzray.explore("base", runs=runs, actors=2) as session:
         digest = session.recut().digest
-        name = session._explorer._plot.name
+        name = session._explorer._session.name
         other = ray.remote(num_cpus=2)(Holder).remote()  # of three slots
         try:
             assert ray.get(other.is_here.remote(), timeout=60)
@@ -533,8 +533,8 @@ def test_that_no_worker_comes_is_said(runs, monkeypatch):
     monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.01)
     with hzzray.explore("base", runs=runs, engine="serial") as session:
         spec = session.spec
-        plot = coordinator.Plot(spec, session.sources, session.tasks, None, (), 1, None, 1.0)
-    alone = coordinator.Coordinator(plot)
+        own = coordinator.SessionSpec(spec, session.sources, session.tasks, None, (), 1, None, 1.0)
+    alone = coordinator.Coordinator(own)
     alone._members = [coordinator._Member("explorer-0", None)]  # whose process never begins
 
     async def ask():

@@ -13,7 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from app import charts, explore_charts, formatting, widgets
 from app.explore_charts import Slider, Tuning
-from app.explore_process import About, Found, Question
+from app.explore_process import About, Question, RecutResult
 from app.services import services
 from app.sessions import Exploring
 from hzzray.engine.explore_messages import Candidate
@@ -203,8 +203,8 @@ class _Shown(NamedTuple):
     """What is shown: the question, its answer, the one of the run's own cuts, a region or all, whether data hide."""
 
     question: Question
-    found: Found
-    own: Found
+    found: RecutResult
+    own: RecutResult
     region: str | None
     blind: bool
 
@@ -265,7 +265,7 @@ def _choose(
     return question, replace(question, cuts=()), None if region == "all" else region, log, overlay, last
 
 
-def _why_shown(found: Found, run: Collection[tuple[Cut, ...]]) -> str | None:
+def _why_shown(found: RecutResult, run: Collection[tuple[Cut, ...]]) -> str | None:
     """Say why there are no data to hide; None where there are."""
     first = found.first
     if all(first.groups[sample.group].role != "data" for sample in first.samples.values()):
@@ -318,7 +318,7 @@ def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, 
     return axis or None, None if window == counted or not window else window
 
 
-def _lacking(found: Found) -> None:
+def _lacking(found: RecutResult) -> None:
     """Say what an answer doesn't cover, and look again."""
     for reason in found.failed[:3]:
         st.warning(formatting.plain(reason), icon=":material/broken_image:")
@@ -371,7 +371,7 @@ def _number(value: float | None) -> str:
 
 
 def _spectrum(
-    found: Found, own: Found, region: str | None, *, log: bool, overlay: bool, blind: bool, says: str | None
+    found: RecutResult, own: RecutResult, region: str | None, *, log: bool, overlay: bool, blind: bool, says: str | None
 ) -> None:
     """Draw the observable that was asked for last; ``says`` why there are no data to hide, where there are none."""
     name = list(found.results)[-1]
@@ -574,7 +574,7 @@ def _but_one(session: Exploring, question: Question, *, blind: bool) -> None:
     st.caption(f"Grey: what the variable's own cut takes away.{' Data are hidden.' if blind else ''}")
 
 
-def _keep(session: Exploring, question: Question, found: Found) -> None:
+def _keep(session: Exploring, question: Question, found: RecutResult) -> None:
     """Write these cuts as a run, and say how to make it from nothing."""
     asked = _to_keep(session, question)
     suggested = st.session_state.setdefault("suggested to keep", new_run_id())
@@ -618,7 +618,7 @@ def _to_keep(session: Exploring, question: Question) -> Question:
     return replace(question, observables=tuple(asked.pop(name, name) for name in own) + tuple(asked.values()))
 
 
-def _events(session: Exploring, question: Question, found: Found, *, blind: bool) -> None:
+def _events(session: Exploring, question: Question, found: RecutResult, *, blind: bool) -> None:
     """List candidates in the window, and show one of them."""
     result = found.first
     release = result.spec.release

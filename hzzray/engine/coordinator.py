@@ -24,7 +24,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hzzray.engine.actors import AWAY, waiting
 from hzzray.engine.cluster import ClusterError, working_nodes
-from hzzray.engine.explore_messages import Candidate, Heard, Lent, OvertakenError, Pick, Question, Share, Standing
+from hzzray.engine.explore_messages import (
+    Candidate,
+    LentWorker,
+    MergedAnswer,
+    OvertakenError,
+    Pick,
+    Question,
+    Standing,
+    WorkerAnswer,
+)
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.monitor import Usage
 from hzzray.errors import HzzrayError, MissingFileError, TransientError
@@ -65,7 +74,7 @@ _NO_WORKER = (
 _UNEVEN = 2
 
 
-class Plot(NamedTuple):
+class SessionSpec(NamedTuple):
     """What a session explores, and how: the arguments of its workers, how many there are (None: one a CPU slot)."""
 
     spec: RunSpec
@@ -104,18 +113,18 @@ class _Asked:
     cuts: tuple[Cut, ...]
     templates: tuple[Template, ...]
     apart: bool
-    answer: asyncio.Future[Heard]
+    answer: asyncio.Future[MergedAnswer]
     number: int = 0
 
 
 class Coordinator:
     """Answers all viewers of a run. An actor, whose methods run side by side in one thread."""
 
-    def __init__(self, plot: Plot) -> None:
-        self._plot = plot
+    def __init__(self, session: SessionSpec) -> None:
+        self._session = session
         self._numbers = itertools.count(1)
         self._members: list[_Member] = []
-        self._waiting: deque[int] = deque(range(len(plot.tasks)))
+        self._waiting: deque[int] = deque(range(len(session.tasks)))
         self._tried: Counter[int] = Counter()
         self._lacking: dict[int, set[str]] = {}
         self._failed: dict[int, str] = {}
@@ -131,13 +140,13 @@ class Coordinator:
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
-        return self._plot.name
+        return self._session.name
 
     # What viewers ask.
 
     async def ask(
         self, viewer: str, cuts: tuple[Cut, ...], templates: tuple[Template, ...], *, apart: bool, whole: bool
-    ) -> Heard:
+    ) -> MergedAnswer:
         """Answer a viewer's newest question.
 
         Raises OvertakenError where a newer one came meanwhile, ClusterError where no worker comes.
@@ -157,7 +166,7 @@ class Coordinator:
                 self._pending[viewer] = asked
                 self._fresh.set()
                 heard = await asked.answer
-                if not whole or len(heard.done) + len(heard.failed) >= len(self._plot.tasks):
+                if not whole or len(heard.done) + len(heard.failed) >= len(self._session.tasks):
                     break
             return heard
         finally:
@@ -189,7 +198,7 @@ class Coordinator:
 
     @property
     def _is_whole(self) -> bool:
-        return len(self._failed) + self._ready >= len(self._plot.tasks)
+        return len(self._failed) + self._ready >= len(self._session.tasks)
 
     @property
     def _ready(self) -> int:
@@ -223,7 +232,7 @@ class Coordinator:
         return Standing(
             ready=self._ready,
             failed=len(self._failed),
-            ranges=len(self._plot.tasks),
+            ranges=len(self._session.tasks),
             hot_ranges=sum(member.hot for member in self._members),
             nbytes=sum(usage.hot for usage in await self.usages()),
             bound=sum(member.bound for member in self._members),
@@ -254,15 +263,15 @@ class Coordinator:
         self._used = time.monotonic()
         if self._services:
             return
-        plot = self._plot
-        self._tasks = ray.put(plot.tasks)  # kept: a worker that Ray starts again takes it once more
+        session = self._session
+        self._tasks = ray.put(session.tasks)  # kept: a worker that Ray starts again takes it once more
         remote: Any = ray.remote
         actor = remote(concurrency_groups={"load": 1, "monitor": 1})(HotWorker)
-        number = plot.actors or max(1, sum(int(node.cpus) for node in working_nodes()))
+        number = session.actors or max(1, sum(int(node.cpus) for node in working_nodes()))
         for i in range(number):
             name = f"explorer-{i}"
             handle = actor.options(num_cpus=1, max_restarts=-1, max_task_retries=0).remote(
-                plot.spec, plot.sources, self._tasks, name, plot.cache, plot.places, plot.memory
+                session.spec, session.sources, self._tasks, name, session.cache, session.places, session.memory
             )
             self._members.append(_Member(name, handle))
         going = (self._answer_all(), self._watch(), *map(self._load, self._members))
@@ -288,7 +297,7 @@ class Coordinator:
                 shares = await asyncio.gather(
                     *(self._share(member, question, numbers, apart=asked.apart) for member, numbers in parts)
                 )
-                heard = Heard.of([share for share in shares if share is not None])
+                heard = MergedAnswer.of([share for share in shares if share is not None])
             except HzzrayError as error:
                 if not asked.answer.done():
                     asked.answer.set_exception(error)
@@ -298,9 +307,11 @@ class Coordinator:
             self._current = None
             self._used = time.monotonic()
 
-    async def _share(self, member: _Member, question: Question, numbers: Sequence[int], *, apart: bool) -> Share | None:
+    async def _share(
+        self, member: _Member, question: Question, numbers: Sequence[int], *, apart: bool
+    ) -> WorkerAnswer | None:
         """Ask one worker; None where it fell, or the question was dropped."""
-        shares: list[Share | None] = []
+        shares: list[WorkerAnswer | None] = []
         with self._fallible(member):
             shares.append(await member.handle.answer.remote(question, numbers, apart=apart))
         return shares[0] if shares else None
@@ -416,7 +427,7 @@ class Coordinator:
                 if member.ready and not await self._look_at(member):
                     self._fell(member)
             idle_s = 0.0 if self._turns else time.monotonic() - self._used
-            if idle_s > self._plot.idle_s or (idle_s > _SPARE_S and await self._stand_in_the_way()):
+            if idle_s > self._session.idle_s or (idle_s > _SPARE_S and await self._stand_in_the_way()):
                 self._end()
 
     async def _stand_in_the_way(self) -> bool:
@@ -437,12 +448,12 @@ async def _future(ref: Any) -> Any:  # noqa: ANN401 (Ray's references have no ty
     return await ref
 
 
-def join(plot: Plot) -> Any:  # noqa: ANN401 (an actor's handle)
+def join(session: SessionSpec) -> Any:  # noqa: ANN401 (an actor's handle)
     """Find the coordinator that a run's viewers share, or start it, on this node."""
     actor: Any = ray.remote(Coordinator)
     node = ray.get_runtime_context().get_node_id()
     return actor.options(
-        name=plot.name,
+        name=session.name,
         get_if_exists=True,
         lifetime="detached",  # viewers come and go
         num_cpus=0,
@@ -450,15 +461,15 @@ def join(plot: Plot) -> Any:  # noqa: ANN401 (an actor's handle)
         max_task_retries=0,
         max_concurrency=1000,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
-    ).remote(plot)
+    ).remote(session)
 
 
-def lenders(spec: RunSpec) -> list[Lent]:
+def lenders(spec: RunSpec) -> list[LentWorker]:
     """Find the workers of this cluster's sessions that hold hot what a run of a spec would measure again.
 
     A session that doesn't answer soon lends nothing.
     """
-    found: dict[str, Lent] = {}
+    found: dict[str, LentWorker] = {}
     with contextlib.suppress(*AWAY):
         for name in ray.util.list_named_actors():
             if not name.startswith(_PREFIX):
@@ -467,7 +478,7 @@ def lenders(spec: RunSpec) -> list[Lent]:
                 coordinator: Any = ray.get_actor(name)
                 lent: list[tuple[str, Any, frozenset[Range]]] = ray.get(coordinator.lend.remote(spec), timeout=_PING_S)
                 for worker, actor, holds in lent:
-                    found.setdefault(worker, Lent(worker, actor, holds, _filling(actor, spec)))
+                    found.setdefault(worker, LentWorker(worker, actor, holds, _filling(actor, spec)))
     return list(found.values())
 
 
@@ -476,18 +487,20 @@ def _filling(handle: Any, spec: RunSpec) -> Callable[[Sequence[Task]], Any]:  # 
     return lambda tasks: _future(handle.fill.remote(kept, list(tasks)))
 
 
-class Shared:
+class SessionClient:
     """A viewer's way to a session. One that has ended, as it was idle, is started again by the next question."""
 
-    def __init__(self, plot: Plot) -> None:
-        self._plot = plot
-        self._coordinator = join(plot)
+    def __init__(self, session: SessionSpec) -> None:
+        self._session = session
+        self._coordinator = join(session)
 
     def ask(
         self, viewer: str, cuts: tuple[Cut, ...], templates: tuple[Template, ...], *, apart: bool, whole: bool
-    ) -> Heard:
+    ) -> MergedAnswer:
         """Ask; raises OvertakenError, and ClusterError where there is no session any more."""
-        heard: Heard = self._call(lambda handle: handle.ask.remote(viewer, cuts, templates, apart=apart, whole=whole))
+        heard: MergedAnswer = self._call(
+            lambda handle: handle.ask.remote(viewer, cuts, templates, apart=apart, whole=whole)
+        )
         return heard
 
     def pick(self, pick: Pick) -> list[Candidate]:
@@ -497,7 +510,7 @@ class Shared:
 
     def picked(self, pick: Pick) -> Iterator[tuple[int, Picked]]:
         """Find candidates, however many, range by range."""
-        for number in range(len(self._plot.tasks)):
+        for number in range(len(self._session.tasks)):
             found: Picked | None = self._call(lambda handle, number=number: handle.picked.remote(pick, number))
             if found is not None:
                 yield number, found
@@ -533,7 +546,7 @@ class Shared:
                 raise
             except RayError as error:
                 if time.monotonic() > until:
-                    raise ClusterError(f"the session of {self._plot.name} is gone: {error}") from error
+                    raise ClusterError(f"the session of {self._session.name} is gone: {error}") from error
             time.sleep(wait)
-            self._coordinator = join(self._plot)
+            self._coordinator = join(self._session)
         raise AssertionError

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
-from hzzray.engine.explore_messages import Candidate, Heard, OvertakenError, Pick, Question, Standing
+from hzzray.engine.explore_messages import Candidate, MergedAnswer, OvertakenError, Pick, Question, Standing
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.monitor import Usage
 from hzzray.physics.analysis import Cut, Template
@@ -19,7 +19,7 @@ class Explorer(Protocol):
 
     def ask(
         self, viewer: str, cuts: tuple[Cut, ...], templates: tuple[Template, ...], *, apart: bool, whole: bool
-    ) -> Heard:
+    ) -> MergedAnswer:
         """Answer; where ``whole``, after all that can be read was. Raises OvertakenError."""
 
     def pick(self, pick: Pick) -> list[Candidate]:
@@ -46,7 +46,7 @@ class Alone:
         self._ranges = ranges
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._heard = Heard({}, (), {})
+        self._heard = MergedAnswer({}, (), {})
 
     def ask(
         self,
@@ -56,7 +56,7 @@ class Alone:
         *,
         apart: bool = False,
         whole: bool = True,  # noqa: ARG002 (it always is)
-    ) -> Heard:
+    ) -> MergedAnswer:
         """Answer; another question that was asked before, of another thread, is dropped."""
         question = Question(next(self._numbers), cuts, templates)
         self._worker.drop(question.number - 1)
@@ -64,7 +64,7 @@ class Alone:
             share = self._worker.answer(question, range(self._ranges), apart=apart)
         if share is None:
             raise OvertakenError("overtaken by a newer question")
-        self._heard = Heard.of([share])
+        self._heard = MergedAnswer.of([share])
         return self._heard
 
     def pick(self, pick: Pick) -> list[Candidate]:

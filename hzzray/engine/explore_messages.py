@@ -23,7 +23,7 @@ class Question:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Share:
+class WorkerAnswer:
     """What a worker answers of its ranges, by their numbers: ``blocks`` by sample, and which ranges they are of.
 
     ``failed`` says of ranges why they can't be read; ``read`` counts those that were not hot. Where blocks were asked
@@ -83,7 +83,7 @@ class Candidate:
     leptons: tuple[Lepton, ...] = ()
 
 
-class Lent(NamedTuple):
+class LentWorker(NamedTuple):
     """A session's worker as a run knows it: its actor, which ranges of the run it holds hot, and what fills them.
 
     ``fill`` returns for each task its partial, or what it failed with; it raises RayError where the worker is gone.
@@ -117,7 +117,7 @@ class Standing(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Heard:
+class MergedAnswer:
     """An answer as its parts gave it: exact blocks by sample, and the numbers of the ranges that they are of.
 
     ``failed`` says of ranges why they can't be read, ``read`` counts those that were not hot, and ``packed`` has blocks
@@ -131,7 +131,7 @@ class Heard:
     packed: dict[int, bytes] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shares: Sequence[Share]) -> Heard:
+    def of(cls, shares: Sequence[WorkerAnswer]) -> MergedAnswer:
         """Merge what workers answered."""
         blocks: dict[str, Blocks] = {}
         failed: dict[int, str] = {}

@@ -21,7 +21,7 @@ from hzzray.data.layout import read_layout
 from hzzray.data.reader import Reader
 from hzzray.data.schema import Schema
 from hzzray.data.storage import open_bytes
-from hzzray.engine.explore_messages import Candidate, Lepton, Pick, Question, Share
+from hzzray.engine.explore_messages import Candidate, Lepton, Pick, Question, WorkerAnswer
 from hzzray.engine.monitor import Usage, place
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError
@@ -106,7 +106,7 @@ class Store:
             self.nbytes -= old.nbytes
 
 
-class Warmth(NamedTuple):
+class CacheStatus(NamedTuple):
     """How a worker stands: how many ranges are hot, the bound of their bytes, and what it uses, these bytes too."""
 
     bound: int
@@ -333,7 +333,7 @@ class HotWorker(Worker):
             reader.confirm()
         return hot
 
-    def answer(self, question: Question, numbers: Sequence[int], *, apart: bool = False) -> Share | None:
+    def answer(self, question: Question, numbers: Sequence[int], *, apart: bool = False) -> WorkerAnswer | None:
         """Judge and fill ranges; None where the question was dropped meanwhile.
 
         What is hot comes first, so that what must be read drives out what was used for this very answer. ``apart`` asks
@@ -366,7 +366,7 @@ class HotWorker(Worker):
                 if apart:
                     packed[number] = refiller.end(own, added).pack()
         blocks = {sample: refiller.end(own, entries[sample]) for sample, own in sums.items()}
-        return Share(blocks, tuple(done), failed, len(cold), packed)
+        return WorkerAnswer(blocks, tuple(done), failed, len(cold), packed)
 
     def lend(self, spec: RunSpec) -> frozenset[Range]:
         """Tell which ranges of a run of another spec are hot: those of the same contents, measured in the same way."""
@@ -472,10 +472,10 @@ class HotWorker(Worker):
         """Answer no question up to this one any more."""
         self._dropped = max(self._dropped, number)
 
-    def warmth(self) -> Warmth:
+    def warmth(self) -> CacheStatus:
         """Tell how much is hot."""
         own, *_ = self.usage()
-        return Warmth(self._store.bound, len(self._store), own)
+        return CacheStatus(self._store.bound, len(self._store), own)
 
     def usage(self) -> tuple[Usage, ...]:
         """Tell what this process has used so far, bytes of hot candidates too, and its container if it is in one."""

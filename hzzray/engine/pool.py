@@ -20,7 +20,7 @@ from hzzray.engine.actors import AWAY, Handle, Starter, fault_of, no_answer, nod
 from hzzray.engine.cluster import ClusterError, room, working_nodes
 from hzzray.engine.dispatch import Dispatch
 from hzzray.engine.events import Diary
-from hzzray.engine.explore_messages import Lent
+from hzzray.engine.explore_messages import LentWorker
 from hzzray.engine.faults import CallAgain, Ending, Fault, Patience
 from hzzray.engine.instructions import (
     Abort,
@@ -105,7 +105,7 @@ class Pool:
         prefix: str = "worker-",
         around: Callable[[], Iterable[Usage]] = lambda: [place()],
         sources: Sequence[str] = (),
-        lent: Iterable[Lent] = (),
+        lent: Iterable[LentWorker] = (),
     ) -> None:
         self._start = start
         self._reducer = _ReducerCalls(reducer, Patience(limits, random.uniform, shared=shared))

@@ -18,7 +18,7 @@ from hzzray import analyses
 from hzzray.cache import cache_folder
 from hzzray.data.catalogue import release
 from hzzray.engine.explore import Alone, Explorer
-from hzzray.engine.explore_messages import Candidate, Heard, Pick, Standing
+from hzzray.engine.explore_messages import Candidate, MergedAnswer, Pick, Standing
 from hzzray.engine.hot import renamed
 from hzzray.engine.monitor import Usage
 from hzzray.engine.template_tables import Tables, tables
@@ -205,10 +205,10 @@ class Session:
         heard = self._ask(spec, viewer=viewer, whole=whole)
         return self._answer(spec, heard, time.perf_counter() - begun)
 
-    def _ask(self, spec: RunSpec, *, viewer: str = "", whole: bool = True, apart: bool = False) -> Heard:
+    def _ask(self, spec: RunSpec, *, viewer: str = "", whole: bool = True, apart: bool = False) -> MergedAnswer:
         return self._explorer.ask(viewer or self._viewer, spec.selection.cuts, spec.templates, apart=apart, whole=whole)
 
-    def _answer(self, spec: RunSpec, heard: Heard, seconds: float) -> Answer:
+    def _answer(self, spec: RunSpec, heard: MergedAnswer, seconds: float) -> Answer:
         shape = spec.shape
         blocks = {sample.name: Blocks.zeros(shape) for sample in spec.release.samples} | heard.blocks
         first = {name: one.histogram() for name, one in blocks.items()}
@@ -236,7 +236,7 @@ class Session:
         failed = tuple(failure.reason for failure in self._failures(heard))
         return Answer(spec, state, blocks, events / total if total else 1.0, failed, seconds, heard.read)
 
-    def _failures(self, heard: Heard) -> list[Failure]:
+    def _failures(self, heard: MergedAnswer) -> list[Failure]:
         return [
             Failure(task=self._tasks[number], reason=reason, permanent=False)
             for number, reason in sorted(heard.failed.items())
@@ -490,11 +490,13 @@ def _together(actors: int | None, memory: int | None, idle_s: float, session: Se
     from hzzray.engine.cluster import cluster, usable_cpus  # noqa: PLC0415
 
     stack.enter_context(cluster(actors or usable_cpus()))
-    from hzzray.engine.coordinator import Plot, Shared  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.coordinator import SessionClient, SessionSpec  # noqa: PLC0415 (imports Ray)
 
     settings = session.settings
-    plot = Plot(session.spec, session.sources, session.tasks, cache_folder(), settings.analyses, actors, memory, idle_s)
-    explorer = Shared(plot)
+    shared = SessionSpec(
+        session.spec, session.sources, session.tasks, cache_folder(), settings.analyses, actors, memory, idle_s
+    )
+    explorer = SessionClient(shared)
     stack.callback(explorer.close)
     return explorer
 
