@@ -114,27 +114,27 @@ def test_what_nodes_lack():
     now = 100.0
     absences = Absences(("/data/", "https://x/"), lambda: now)
     live = {"a", "b"}
-    assert absences.may("a", "/data/1", live)
+    assert absences.may_serve("a", "/data/1", live)
     absences.note("a", "/data/1")
-    assert not absences.may("a", "/data/1", live)
-    assert not absences.may("a", "/data/2", live), "nothing else of that source"
-    assert not absences.may("a", "/data/2", set()), "nor before it is known which nodes there are"
-    assert absences.may("a", "https://x/1", live)
-    assert absences.may("b", "/data/1", live)
+    assert not absences.may_serve("a", "/data/1", live)
+    assert not absences.may_serve("a", "/data/2", live), "nothing else of that source"
+    assert not absences.may_serve("a", "/data/2", set()), "nor before it is known which nodes there are"
+    assert absences.may_serve("a", "https://x/1", live)
+    assert absences.may_serve("b", "/data/1", live)
     absences.note("b", "/data/2")
-    assert absences.may("a", "/data/2", live), "both lack something: each file may be where it was not looked for"
-    assert not absences.may("b", "/data/2", live)
+    assert absences.may_serve("a", "/data/2", live), "both lack something: each file may be where it was not looked for"
+    assert not absences.may_serve("b", "/data/2", live)
     assert not absences.is_nowhere("/data/2", live)
     absences.note("a", "/data/2")
     assert absences.is_nowhere("/data/2", live)
-    assert absences.may("a", "/data/2", live), "it fails at once, wherever"
+    assert absences.may_serve("a", "/data/2", live), "it fails at once, wherever"
     absences.note("a", "/data/2")
     assert absences.is_nowhere("/data/2", live)
-    assert absences.may("b", "/data/1", live), "it says nothing of b"
-    assert not absences.may("a", "/data/3", live)
+    assert absences.may_serve("b", "/data/1", live), "it says nothing of b"
+    assert not absences.may_serve("a", "/data/3", live)
     now += LOST_S
     assert not absences.is_nowhere("/data/2", live), "it is looked for anew"
-    assert absences.may("b", "/data/2", live)
+    assert absences.may_serve("b", "/data/2", live)
 
 
 def test_a_bridge_shares_what_the_cluster_has(monkeypatch, tmp_path):

@@ -28,7 +28,7 @@ class Absences:
         if not self._is_lost(file):
             self._lacking[file].add(node)
 
-    def may(self, node: str, file: str, live: Collection[str]) -> bool:
+    def may_serve(self, node: str, file: str, live: Collection[str]) -> bool:
         """Tell whether a node may be asked for a file; ``live`` are the nodes that there are, empty before it is known.
 
         Of nodes that all lack something of its source, it may be on any that was not asked for it. What is on none may

@@ -26,7 +26,7 @@ from hzzray.engine.absences import Absences
 from hzzray.engine.cluster import Node
 from hzzray.engine.commits import UNCOMMITTED, Commits
 from hzzray.engine.events import Kind
-from hzzray.engine.faults import Again, Alone, Chance, Cut, Fault, GiveUp, Search, Trial, verdict
+from hzzray.engine.faults import Again, Alone, Chance, Fault, GiveUp, Search, SplitTask, Trial, verdict
 from hzzray.engine.fleet import IN_FLIGHT, Actor, Delivery, Fleet, Slot
 from hzzray.engine.instructions import (
     Abort,
@@ -496,7 +496,7 @@ class Dispatch:
 
     def _suits(self, slot: Slot, task: Task) -> bool:
         """Whether a slot's node may have a task's file."""
-        return self._absences.may(slot.actor.node, task.file, self._live)
+        return self._absences.may_serve(slot.actor.node, task.file, self._live)
 
     def _find_elsewhere(self, slot: Slot, task: Task) -> Slot | None:
         """Find a slot for a task whose file is not on that slot's node, which others may use meanwhile."""
@@ -539,7 +539,7 @@ class Dispatch:
             self._search = "no"
             self._miss(self._deliver(self._hand.popleft()), f"{redact(task.file)}: no such file")
             return
-        without = frozenset(node for node in self._live if not self._absences.may(node, task.file, self._live))
+        without = frozenset(node for node in self._live if not self._absences.may_serve(node, task.file, self._live))
         actors = self._fleet.actors
         has_hope = any(
             without <= actor.avoid if not actor.ready else actor.node not in without
@@ -660,7 +660,7 @@ class Dispatch:
                 if crashes:
                     self._crashes[task.task_id] = crashes
                 self._suspect(delivery)
-            case Cut(reason, crashes):
+            case SplitTask(reason, crashes):
                 self._cut(delivery, reason, crashes)
             case GiveUp(reason, attempts, permanent):
                 self._give_up(delivery, reason, attempts, permanent=permanent)

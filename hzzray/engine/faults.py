@@ -66,7 +66,7 @@ class Alone(NamedTuple):
     crashes: int
 
 
-class Cut(NamedTuple):
+class SplitTask(NamedTuple):
     """Replace the task by its halves: it is too much for a worker."""
 
     reason: str
@@ -85,7 +85,7 @@ class Search(NamedTuple):
     """Look for the task's file on other nodes."""
 
 
-Verdict = Again | Alone | Cut | GiveUp | Search
+Verdict = Again | Alone | SplitTask | GiveUp | Search
 
 
 def verdict(fault: Fault, trial: Trial, limits: Limits, chance: Chance) -> Verdict:
@@ -123,7 +123,7 @@ def _cut(reason: str, trial: Trial, limits: Limits) -> Verdict:
     crashes = trial.crashes + 1
     if trial.entries < 2 or crashes >= limits.crashes:
         return GiveUp(reason, crashes, permanent=False)
-    return Cut(reason, crashes)
+    return SplitTask(reason, crashes)
 
 
 TroubleKind = Literal["fenced", "refused", "unborn", "ended", "away", "other"]
