@@ -40,7 +40,7 @@ from hzzray.engine.metrics import Metrics
 from hzzray.engine.monitor import Usage
 from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Live
-from hzzray.engine.sight import unseen
+from hzzray.engine.sight import unreachable
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts
 from hzzray.runs.folder import RunFolder
@@ -301,7 +301,7 @@ class Session:
                     journal = stack.enter_context(Journal(ledger, clock))
                 journal.write(live)
 
-            self._in_background(self._warn_of_unseen(ledger.due_files()))
+            self._in_background(self._warn_of_unreachable(ledger.due_files()))
             self._pool = pool = Pool(
                 worker_starter(ledger.spec, self._terms.sources, cache_folder(), self._terms.analyses),
                 partial(join_reducer, ledger),
@@ -342,9 +342,9 @@ class Session:
             self._release(Stopped(pool.wish), all_of_it=False)
         self._republish_lost(counts, is_live=pool.wish == "run")
 
-    async def _warn_of_unseen(self, files: Sequence[str]) -> None:
+    async def _warn_of_unreachable(self, files: Sequence[str]) -> None:
         """Say so when no worker sees what the run reads: each of its tasks is about to fail."""
-        for source, nodes in (await asyncio.to_thread(unseen, files, self._terms.sources)).items():
+        for source, nodes in (await asyncio.to_thread(unreachable, files, self._terms.sources)).items():
             log.warning("run %s: no worker sees %s (on %s)", self.run_id, source, ", ".join(nodes))
 
     async def _end_soon(self, pool: Pool) -> None:

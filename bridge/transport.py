@@ -18,7 +18,7 @@ from bridge.topology import Topology
 from bridge.wire import TaskMessage, task_letter
 from hzzray.engine.cluster import cluster
 from hzzray.engine.ledger import Ledger
-from hzzray.engine.sight import require_sight
+from hzzray.engine.sight import require_visible
 from hzzray.errors import first_of
 from hzzray.messages import Counts, RunSpec
 from hzzray.runs.folder import load_json
@@ -48,7 +48,7 @@ class BrokerTransport:
     def work(self, ledger: Ledger, settings: Settings, progress: Callable[[Counts], None]) -> Ended:
         """Publish what is due, and serve the run, with actors of this process' cluster."""
         with cluster(settings.limits.max_actors):
-            require_sight(ledger.due_files(), settings.sources)
+            require_visible(ledger.due_files(), settings.sources)
             asyncio.run(self._serve(ledger, settings, progress))
         return Ended(load_json(settings.folder), "")
 

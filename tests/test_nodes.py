@@ -41,7 +41,7 @@ ray.init(cluster.address, namespace="hzzray", log_to_driver=False, logging_level
 
 from hzzray.engine.actors import actor_class, start_reducer, worker_options
 from hzzray.engine.pool import Pool
-from hzzray.engine.sight import unseen
+from hzzray.engine.sight import unreachable
 from tests.support.chaos import plan_run
 from tests.support.nearsighted import Nearsighted
 
@@ -75,7 +75,7 @@ def run(run_id, has, actors):
 for number, (has, actors) in enumerate(cases):
     print(json.dumps(run(f"r{number}", has, actors)))
 files = ["/nowhere/a.root", "https://x/a.root", *map(str, toys.rglob("*.root"))]
-print(json.dumps(unseen(files, ["/nowhere", str(toys)])))
+print(json.dumps(unreachable(files, ["/nowhere", str(toys)])))
 ray.shutdown()
 cluster.shutdown()
 """

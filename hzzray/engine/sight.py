@@ -19,16 +19,16 @@ from hzzray.urls import is_remote
 PATIENCE_S = 20.0
 
 
-def require_sight(files: Iterable[str], sources: Sequence[str]) -> None:
+def require_visible(files: Iterable[str], sources: Sequence[str]) -> None:
     """Refuse to begin where no worker sees a source of a run's files; raises UsageError that names it and the nodes."""
-    for source, nodes in unseen(files, sources).items():
+    for source, nodes in unreachable(files, sources).items():
         raise UsageError(
             f"source {source}: no worker sees it (on {', '.join(nodes)}): give a folder that each of their nodes has, "
             "or an http(s):// or root:// address"
         )
 
 
-def unseen(files: Iterable[str], sources: Sequence[str]) -> dict[str, list[str]]:
+def unreachable(files: Iterable[str], sources: Sequence[str]) -> dict[str, list[str]]:
     """Tell which local sources no worker's node has any file of, with the nodes that were asked.
 
     Nothing is asked where this process's node has workers, and the files; nor of a cluster without nodes yet.

@@ -344,9 +344,9 @@ def _work(
     from hzzray.engine.cluster import cluster  # noqa: PLC0415
 
     stack.enter_context(cluster(settings.limits.max_actors))
-    from hzzray.engine.sight import require_sight  # noqa: PLC0415 (imports Ray)
+    from hzzray.engine.sight import require_visible  # noqa: PLC0415 (imports Ray)
 
-    require_sight(ledger.due_files(), settings.sources)
+    require_visible(ledger.due_files(), settings.sources)
     return asyncio.run(_with_ray(ledger, settings, progress, clock))
 
 
