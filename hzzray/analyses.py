@@ -23,7 +23,7 @@ from hzzray.messages import AnalysisRef, RunSpec
 from hzzray.physics.analysis import Analysis
 from hzzray.physics.columns import Read, Reads, Unread, needed, nothing, reads_more
 from hzzray.physics.selection import ANALYSES, parameters_of, preset
-from hzzray.user_code import told
+from hzzray.user_code import error_summary
 
 if TYPE_CHECKING:
     from hzzray.physics.filler import Filler
@@ -164,7 +164,7 @@ def _columns(spec: RunSpec, analysis: Analysis) -> Any:  # noqa: ANN401 (an anal
         columns = analysis.columns(schema, parameters)
     except Exception as error:  # somebody's own function may raise what it likes
         code = getattr(analysis.columns, "__code__", None)
-        raise UsageError(f"{where}: {told(error, code.co_filename if code else '')}") from error
+        raise UsageError(f"{where}: {error_summary(error, code.co_filename if code else '')}") from error
     if not isinstance(columns, tuple) or not hasattr(columns, "_asdict"):
         raise UsageError(f"{where}: returned {type(columns).__name__}, not a NamedTuple")
     for name, read in columns._asdict().items():
@@ -296,7 +296,7 @@ def _run(path: Path, source: bytes, digest: str) -> dict[str, object]:
         raise
     except (Exception, SystemExit) as error:  # somebody's own file may raise what it likes
         del sys.modules[module_name]
-        raise UsageError(f"analysis {path}: {told(error, str(path))}") from error
+        raise UsageError(f"analysis {path}: {error_summary(error, str(path))}") from error
     return vars(module)
 
 

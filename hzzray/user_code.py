@@ -12,7 +12,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300
 
 
-def told(error: BaseException, file: str) -> str:
+def error_summary(error: BaseException, file: str) -> str:
     """Say in which line of a file an error has its cause, if in any, and what it is: ``line 12: TypeError: …``."""
     text = _COLOUR.sub("", error.msg if isinstance(error, SyntaxError) else str(error))
     lines = [line.strip() for line in text.splitlines()]

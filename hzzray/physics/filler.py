@@ -16,7 +16,7 @@ from hzzray.physics.jit import one_at_a_time, without_extensions
 from hzzray.physics.limbs import CELL, COUNT, SUMW, SUMW2
 from hzzray.physics.selection import Selection, parameters_of
 from hzzray.physics.variations import Varied
-from hzzray.user_code import told
+from hzzray.user_code import error_summary
 
 #: What a block's candidates may take: half of a second-level cache, which cells and columns share [bytes].
 _CACHED_BYTES = 256 * 1024
@@ -159,7 +159,7 @@ def run_measure(
         measured = measure(start, stop, columns, parameters, slots, candidates)
     except Exception as error:  # somebody's own function may raise what it likes
         file = measure.__code__.co_filename
-        raise MeasureError(f"measure: {told(error, file)}") from error
+        raise MeasureError(f"measure: {error_summary(error, file)}") from error
     if type(measured) is not int or not min(1, stop - start) <= measured <= stop - start:
         raise MeasureError(
             f"measure returned {measured!r} for events {start} to {stop}: it must return how many it measured"
