@@ -11,12 +11,12 @@ from pathlib import Path
 from streamlit.web import cli
 
 from app.settings import read_settings
-from hzzray.engine.service_usage import keep_word
+from hzzray.engine.service_usage import report_usage
 
 
 def main() -> None:
     """Serve."""
-    keep_word(read_settings().runs)
+    report_usage(read_settings().runs)
     sys.argv = ["streamlit", "run", str(Path(__file__).with_name("main.py")), *sys.argv[1:]]
     cli.main()
 

@@ -185,7 +185,7 @@ class View:
 
 
 class Dashboard(NamedTuple):
-    """Where a browser of this machine finds a run's Ray dashboard, and who has its token: see ``leave_word``."""
+    """Where a browser of here finds a run's Ray dashboard, and who has its token: see ``write_dashboard_file``."""
 
     url: str
     token: str

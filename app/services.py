@@ -15,7 +15,7 @@ from app.settings import AppSettings, read_settings
 from app.watch import Watch
 from hzzray.engine.cluster import usable_cpus
 from hzzray.engine.ledger import Wish
-from hzzray.engine.monitor import place
+from hzzray.engine.monitor import measure_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,6 @@ def services() -> Services:
         launcher=launcher,
         sessions=Sessions(settings.engine, inside),
         fitter=Fitter(settings.runs),
-        pace=Pace(place().cpus or usable_cpus()),
+        pace=Pace(measure_host().cpus or usable_cpus()),
         watch=Watch(settings.address, settings.runs) if settings.address else None,
     )

@@ -17,7 +17,7 @@ from bridge.run_log import RunLog
 from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import Account, Order, TaskMessage, account_letter, announcement_letter, order_letter, task_letter
-from hzzray.engine.monitor import place
+from hzzray.engine.monitor import measure_host
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
 from hzzray.runs.plan import Plan
@@ -56,7 +56,7 @@ async def publish(
         await send(publisher, [go_on], 1, f"run {run_id}", patience_s=patience_s)
         letters = (task_letter(topology, TaskMessage(task)) for task in holds.tasks)
         await send(publisher, letters, len(holds.tasks), f"run {run_id}", progress=progress, patience_s=patience_s)
-        if (around := place()).is_service:
+        if (around := measure_host()).is_service:
             account = account_letter(topology, Account.of(run_id, around))
             await send(publisher, [account], 1, f"run {run_id}", patience_s=patience_s)
     return Published(run_id, len(holds.tasks), holds)

@@ -126,7 +126,7 @@ def test_what_ends_a_page_early_is_counted_too():
 
 def test_a_container_without_a_limit_has_the_machines_cores(monkeypatch, tmp_path):
     """Found by a review: there ``cpus`` is 0, and so was the share of them that everything is divided by."""
-    no_limit = replace(services_module.place(), cpus=0.0)
-    monkeypatch.setattr(services_module, "place", lambda: no_limit)
+    no_limit = replace(services_module.measure_host(), cpus=0.0)
+    monkeypatch.setattr(services_module, "measure_host", lambda: no_limit)
     monkeypatch.setenv("HZZRAY_RUNS", str(tmp_path))
     assert services_module.services.__wrapped__().pace.interval(OFTEN_S) == OFTEN_S

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hzzray.engine.events import A_SECOND, KEPT, Diary, Event, kept
+from hzzray.engine.events import A_SECOND, KEPT, Event, EventLog, kept
 from hzzray.runs.tables import EVENTS, Recorder, follow
 
 
-def test_a_diary_tells_the_first_of_a_second_and_how_many_more():
+def test_an_event_log_tells_the_first_of_a_second_and_how_many_more():
     """Issue 11, item 15: a list of what happened, small whatever happens."""
-    diary = Diary()
+    log = EventLog()
     for number in range(A_SECOND + 5):
-        diary.tell("task retried", "Zee", f"entries {number}:\nits worker died {'x' * 999}")
-    events = diary.tear_off()
+        log.tell("task retried", "Zee", f"entries {number}:\nits worker died {'x' * 999}")
+    events = log.drain()
     assert len(events) == A_SECOND + 1
     assert events[-1].what == "5 more of these in this second"
     assert max(len(event.what) for event in events) == 200
     assert "\n" not in events[0].what
-    assert diary.tear_off() == []
+    assert log.drain() == []
 
 
 def test_what_is_kept_is_in_order_and_bounded():

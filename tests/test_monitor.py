@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from hzzray.engine.monitor import Meter, Scale, Since, Usage, absent, is_actor, place, service, service_of
+from hzzray.engine.monitor import CpuBaseline, Meter, Scale, Usage, absent, is_actor, measure_host, service, service_of
 from hzzray.engine.source import Congestion
 from hzzray.files import OutputError
 from hzzray.messages import Cost, Task
@@ -116,11 +116,11 @@ def test_a_failed_task_leaves_the_meter_idle():
 
 
 def test_cpu_is_what_the_system_says(tmp_path):
-    meter, since = Meter("worker-0"), Since()
+    meter, baseline = Meter("worker-0"), CpuBaseline()
     here = f"node:{socket.gethostname()}"
 
     def usages():
-        return [meter.usage(), since(place(tmp_path))]  # no control groups there: the machine
+        return [meter.usage(), baseline(measure_host(tmp_path))]  # no control groups there: the machine
 
     with Recorder(tmp_path, "local") as recorder:
         begun, times = time.perf_counter(), os.times()
@@ -419,26 +419,27 @@ def test_where_a_process_runs_is_its_container(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.delenv("HZZRAY_SERVICE", raising=False)
     host = socket.gethostname()
-    usage = place(tmp_path)
+    usage = measure_host(tmp_path)
     assert usage.actor == f"node:{host}"
     assert (usage.user_s, usage.system_s, usage.rss) == (4.0, 3.253517, 138379264 - 17264640)
     assert (usage.cpus, usage.memory_limit) == (1.5, 2**30)
     monkeypatch.setenv("HZZRAY_SERVICE", "bridge")
-    usage = place(tmp_path)
+    usage = measure_host(tmp_path)
     assert (usage.actor, usage.node, usage.is_service) == (f"service:bridge@{host}", host, True)
-    assert not place(tmp_path / "nowhere").is_service  # a name, but no container: that would be the machine's figures
+    # A name, but no container: that would be the machine's figures.
+    assert not measure_host(tmp_path / "nowhere").is_service
 
 
 def test_cpu_before_the_run_is_not_the_runs():
-    since = Since()
-    assert since(service("head", "h", user_s=3000.0, system_s=500.0)).user_s == 0
-    later = since(service("head", "h", user_s=3001.0, system_s=500.5))
+    baseline = CpuBaseline()
+    assert baseline(service("head", "h", user_s=3000.0, system_s=500.0)).user_s == 0
+    later = baseline(service("head", "h", user_s=3001.0, system_s=500.5))
     assert (later.user_s, later.system_s) == (1.0, 0.5)
-    again = since(service("head", "h", user_s=2.0, system_s=0.5))  # the container was started again
+    again = baseline(service("head", "h", user_s=2.0, system_s=0.5))  # the container was started again
     assert (again.user_s, again.system_s) == (2.0, 0.5)
-    assert since(service("head", "h", user_s=4.0, system_s=0.5)).user_s == 4.0
+    assert baseline(service("head", "h", user_s=4.0, system_s=0.5)).user_s == 4.0
     done = service("loader", "l", user_s=7.0, state="ended")
-    assert since(done) == since(done) == done
+    assert baseline(done) == baseline(done) == done
 
 
 def test_actors_are_told_from_machines_and_services(tmp_path):

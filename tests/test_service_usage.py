@@ -19,7 +19,7 @@ from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import Account, Refusal, account_letter, read_account
 from hzzray.engine.monitor import service
-from hzzray.engine.service_usage import Services, _Head, keep_word, leave_word, left_word
+from hzzray.engine.service_usage import Services, _Head, read_usage, report_usage, write_usage
 from tests.support.waiting import wait_for
 
 APP = service("app", "3f2a", user_s=1.5, system_s=0.25, rss=10**8, cpus=1.0, memory_limit=2**31)
@@ -27,13 +27,13 @@ APP = service("app", "3f2a", user_s=1.5, system_s=0.25, rss=10**8, cpus=1.0, mem
 
 def test_word_is_left_and_read(tmp_path):
     """Issue 11, item 37: the app shares the runs' folder with the bridge, and nothing else."""
-    assert left_word(tmp_path) == []
-    leave_word(tmp_path, APP)
-    leave_word(tmp_path, replace(APP, user_s=2.0))
-    assert left_word(tmp_path) == [replace(APP, user_s=2.0)]
+    assert read_usage(tmp_path) == []
+    write_usage(tmp_path, APP)
+    write_usage(tmp_path, replace(APP, user_s=2.0))
+    assert read_usage(tmp_path) == [replace(APP, user_s=2.0)]
     (path,) = (tmp_path / ".services").iterdir()
     os.utime(path, (time.time() - 60,) * 2)  # its service is gone
-    assert left_word(tmp_path) == []
+    assert read_usage(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -49,45 +49,46 @@ def test_word_is_left_and_read(tmp_path):
     ],
 )
 def test_word_that_makes_no_sense_is_passed_over(tmp_path, change):
-    leave_word(tmp_path, APP)
+    write_usage(tmp_path, APP)
     (path,) = (tmp_path / ".services").iterdir()
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    left = left_word(tmp_path)
+    left = read_usage(tmp_path)
     assert left == ([APP] if "more" in change else [])
 
 
 def test_no_link_and_no_rubbish_is_read_as_word(tmp_path):
     folder = tmp_path / "runs" / ".services"
-    leave_word(tmp_path / "elsewhere", APP)
+    write_usage(tmp_path / "elsewhere", APP)
     folder.mkdir(parents=True)
     (folder / "a.json").symlink_to(tmp_path / "elsewhere" / ".services" / "app.json")
     (folder / "b.json").write_bytes(b"\xff" * 100_000)
     (folder / "c.json").mkdir()
-    assert left_word(tmp_path / "runs") == []
+    assert read_usage(tmp_path / "runs") == []
 
 
 def test_outside_of_containers_there_is_the_machine(tmp_path, monkeypatch):
     monkeypatch.delenv("HZZRAY_SERVICE", raising=False)
-    leave_word(tmp_path, APP)
+    write_usage(tmp_path, APP)
     here = Services(tmp_path)()
     assert [usage.actor for usage in here] == [f"node:{socket.gethostname()}"]
-    keep_word(tmp_path / "none").set()
+    report_usage(tmp_path / "none").set()
     assert not (tmp_path / "none").exists()
 
 
 def test_a_service_sees_the_others(tmp_path, monkeypatch):
     """Issue 11, item 37: in the bridge's container the bridge, the app, and what is known besides."""
     head, bridge = service("head", "h"), service("bridge", "b", user_s=1.0)
-    monkeypatch.setattr("hzzray.engine.service_usage.place", lambda: head)  # where there is no need to ask the head
-    leave_word(tmp_path, APP)
+    # Where there is no need to ask the head.
+    monkeypatch.setattr("hzzray.engine.service_usage.measure_host", lambda: head)
+    write_usage(tmp_path, APP)
     assert Services(tmp_path, lambda: [bridge])() == [APP, bridge, head]
 
 
 def test_word_is_kept_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("hzzray.engine.service_usage.place", lambda: APP)
-    ended = keep_word(tmp_path)
+    monkeypatch.setattr("hzzray.engine.service_usage.measure_host", lambda: APP)
+    ended = report_usage(tmp_path)
     try:
-        wait_for("word", lambda: left_word(tmp_path) == [APP], 10)
+        wait_for("word", lambda: read_usage(tmp_path) == [APP], 10)
     finally:
         ended.set()
 

@@ -208,7 +208,7 @@ def _token() -> dict[str, str]:
     return settings
 
 
-def leave_word(folder: Path) -> list[Path]:
+def write_dashboard_file(folder: Path) -> list[Path]:
     """Write into a run's folder where the dashboard of this process' cluster is, and how to get in.
 
     ``dashboard.json`` has its ``url``, and its ``token``: "none" where it asks for none, "file" where it is in

@@ -26,7 +26,7 @@ class Event(NamedTuple):
     what: str
 
 
-class Diary:
+class EventLog:
     """Collects a pool's events until they are reported: the first of each second, and how many more there were."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Diary:
             self.tell("node left", known[node])
         self._nodes = nodes
 
-    def tear_off(self) -> list[Event]:
+    def drain(self) -> list[Event]:
         """Return what happened since the last time."""
         events, more = self._events, self._more
         self._events, self._more = [], 0

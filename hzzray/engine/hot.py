@@ -22,7 +22,7 @@ from hzzray.data.reader import Reader
 from hzzray.data.schema import Schema
 from hzzray.data.storage import open_bytes
 from hzzray.engine.explore_messages import Candidate, Lepton, Pick, Question, WorkerAnswer
-from hzzray.engine.monitor import Usage, place
+from hzzray.engine.monitor import Usage, measure_host
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError
 from hzzray.messages import Cost, Partial, Range, RunSpec, Task
@@ -44,7 +44,7 @@ Key = tuple[str, str, int, int]
 
 def memory_bound() -> int:
     """Tell how many bytes hot candidates may take here: ``SHARE`` of what one CPU's worth of actors may use."""
-    around = place()
+    around = measure_host()
     return int(SHARE * around.memory_limit / max(1.0, around.cpus))
 
 

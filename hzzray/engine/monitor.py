@@ -130,7 +130,7 @@ def service(name: str, host: str, **used: Any) -> Usage:  # noqa: ANN401 (fields
     return Usage(**{"actor": f"{SERVICE}{name}@{host}", "node": host, "pid": 1, "state": "up", "sample": "", **used})
 
 
-def place(root: Path = ROOT) -> Usage:
+def measure_host(root: Path = ROOT) -> Usage:
     """Measure where this process runs, all processes together: its container if it is in one, else the machine.
 
     A container's row bears the name of its service (``HZZRAY_SERVICE``), a machine's its own. CPU counts from when
@@ -154,7 +154,7 @@ def place(root: Path = ROOT) -> Usage:
     return row if name else replace(row, actor=NODE + host)
 
 
-class Since:
+class CpuBaseline:
     """Counts the CPU of containers and machines from when it first saw them: what was before is no run's.
 
     Those that have ended count whole: what they did was for the run alone.

@@ -19,7 +19,7 @@ from hzzray.engine import actors
 from hzzray.engine.actors import AWAY, Handle, Starter, fault_of, no_answer, node_of, own_error, restarts, trouble_of
 from hzzray.engine.cluster import ClusterError, room, working_nodes
 from hzzray.engine.dispatch import Dispatch
-from hzzray.engine.events import Diary
+from hzzray.engine.events import EventLog
 from hzzray.engine.explore_messages import LentWorker
 from hzzray.engine.faults import CallAgain, Ending, Fault, Patience
 from hzzray.engine.instructions import (
@@ -67,7 +67,7 @@ from hzzray.engine.instructions import (
 from hzzray.engine.ledger import FencedError, LedgerError, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import QUEUE_LEVELS, Metrics
-from hzzray.engine.monitor import Scale, Since, Usage, absent, place
+from hzzray.engine.monitor import CpuBaseline, Scale, Usage, absent, measure_host
 from hzzray.engine.reducer import WATCHING_S, Live
 from hzzray.engine.source import MemorySource, TaskSource
 from hzzray.errors import first_of
@@ -103,7 +103,7 @@ class Pool:
         *,
         shared: bool = False,
         prefix: str = "worker-",
-        around: Callable[[], Iterable[Usage]] = lambda: [place()],
+        around: Callable[[], Iterable[Usage]] = lambda: [measure_host()],
         sources: Sequence[str] = (),
         lent: Iterable[LentWorker] = (),
     ) -> None:
@@ -125,8 +125,8 @@ class Pool:
         self._is_telling = False
         self._over = asyncio.Event()
         self._aborted = ""
-        self._diary = Diary()
-        self._since = Since()
+        self._event_log = EventLog()
+        self._cpu_baseline = CpuBaseline()
         self._version = -1
 
     @property
@@ -252,7 +252,7 @@ class Pool:
             case LookForRoom():
                 self._do(self._look_for_room())
             case Tell(kind, who, what):
-                self._diary.tell(kind, who, what)
+                self._event_log.tell(kind, who, what)
             case AskNoMore():
                 if self._asking is not None:
                     self._asking.cancel()
@@ -360,10 +360,10 @@ class Pool:
         standings = self._dispatch.standings
         rows = [usages.pop(one.name, absent(one.name, one.state)) for one in standings]
         usages |= {usage.actor: usage for usage in self._around()}
-        rows.extend(self._since(usage) for usage in usages.values())
+        rows.extend(self._cpu_baseline(usage) for usage in usages.values())
         ready = sum(one.is_ready for one in standings)
         nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
-        self._diary.tell_of_nodes(nodes)
+        self._event_log.tell_of_nodes(nodes)
         scale = Scale(
             actors=ready + len(self._dispatch.lenders),
             pending=len(standings) - ready,
@@ -372,7 +372,7 @@ class Pool:
             in_flight=self._dispatch.in_flight,
         )
         congestion = self._source.congestion()
-        events = self._diary.tear_off()
+        events = self._event_log.drain()
         live: Live | None = await self._reducer.call(
             "report", self._prefix, rows, scale, congestion, self._version, events
         )

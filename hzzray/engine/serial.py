@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from hzzray.engine.ledger import Ledger, Wish
-from hzzray.engine.monitor import Scale, Since, is_actor, place
+from hzzray.engine.monitor import CpuBaseline, Scale, is_actor, measure_host
 from hzzray.engine.reducer import Live, Reducer
 from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, TransientError
@@ -46,7 +46,7 @@ def run_serial(
         stack.callback(reducer.close)
         worker = Worker(ledger.spec, sources, cache=cache, places=places)
         stack.callback(worker.close)
-        since = Since()
+        baseline = CpuBaseline()
         wish: Wish = "run"
         seen, told = 0, time.monotonic()
 
@@ -55,8 +55,8 @@ def run_serial(
             state = reducer.newer(seen)
             seen = seen if state is None else state.version
             scale = Scale(actors=1, pending=0, nodes=1, waiting=reducer.progress()[0].due, in_flight=0)
-            used = {usage.actor: usage for usage in (*worker.usage(), place())}
-            rows = tuple(usage if is_actor(usage.actor) else since(usage) for usage in used.values())
+            used = {usage.actor: usage for usage in (*worker.usage(), measure_host())}
+            rows = tuple(usage if is_actor(usage.actor) else baseline(usage) for usage in used.values())
             watcher(Live(state, rows, scale, None, tables=reducer.news()))
             told = time.monotonic()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from hzzray.engine.monitor import SERVICE, Usage, place, service_of
+from hzzray.engine.monitor import SERVICE, Usage, measure_host, service_of
 from hzzray.files import OutputError, write_whole
 
 #: Folder within that of the runs in which services leave word.
@@ -48,11 +48,11 @@ class Services:
 
     def __call__(self) -> list[Usage]:
         """Tell what is known now, without waiting for anybody."""
-        here = place()
+        here = measure_host()
         if not here.is_service:
             return [here, *self._also()]
         head = [] if here.actor.startswith(f"{SERVICE}head@") else self._head.usage()
-        return [*left_word(self._runs), *head, *self._also(), here]
+        return [*read_usage(self._runs), *head, *self._also(), here]
 
 
 class _Gauge:
@@ -60,7 +60,7 @@ class _Gauge:
 
     def usage(self) -> Usage:
         """Measure the container."""
-        return place()
+        return measure_host()
 
 
 class _Head:
@@ -110,12 +110,12 @@ def _start_gauge() -> Any:  # noqa: ANN401 (an actor's handle)
     return remote(_Gauge).options(num_cpus=0, max_restarts=-1, scheduling_strategy=strategy).remote()
 
 
-def leave_word(runs: Path, usage: Usage) -> None:
+def write_usage(runs: Path, usage: Usage) -> None:
     """Leave word in the folder of runs of what a service uses; raises OutputError where that can't be written."""
     write_whole(runs / WORD / f"{service_of(usage.actor)}.json", lambda path: path.write_bytes(_write(usage)))
 
 
-def left_word(runs: Path) -> list[Usage]:
+def read_usage(runs: Path) -> list[Usage]:
     """Read what services have left word of lately; what can't be understood is passed over."""
     found = []
     with contextlib.suppress(OSError):
@@ -136,14 +136,14 @@ def is_sound(usage: Usage) -> bool:
     return all(math.isfinite(value) and value >= 0 for value in times) and all(0 <= value < 2**62 for value in sizes)
 
 
-def keep_word(runs: Path) -> threading.Event:
+def report_usage(runs: Path) -> threading.Event:
     """Leave word from now on, until what is returned is set; none where this process is no service in a container."""
     ended = threading.Event()
 
     def go_on() -> None:
-        while (usage := place()).is_service and not ended.is_set():
+        while (usage := measure_host()).is_service and not ended.is_set():
             with contextlib.suppress(OutputError):  # a full disk is told elsewhere
-                leave_word(runs, usage)
+                write_usage(runs, usage)
             ended.wait(_EVERY_S)
 
     threading.Thread(target=go_on, name="services", daemon=True).start()

@@ -15,7 +15,7 @@ from hzzray.data.reader import Buffers, Reader
 from hzzray.data.storage import ByteSource, open_bytes
 from hzzray.engine.cluster import actor_id
 from hzzray.engine.metrics import Metrics
-from hzzray.engine.monitor import Meter, Usage, place
+from hzzray.engine.monitor import Meter, Usage, measure_host
 from hzzray.errors import DataError, HzzrayError, MissingFileError, UsageError
 from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.parallel import begun
@@ -77,7 +77,7 @@ class Worker:
         metrics.count("events", usage.events - self._told.events)
         metrics.count("bytes_read", usage.bytes_read - self._told.bytes_read)
         self._told = usage
-        around = place()
+        around = measure_host()
         return (usage, around) if around.is_service else (usage,)
 
     def process(self, task: Task) -> Partial:

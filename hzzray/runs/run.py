@@ -23,7 +23,7 @@ from typing import Annotated, ClassVar, NamedTuple, Protocol, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hzzray.cache import cache_folder
-from hzzray.engine.cluster import leave_word, usable_cpus
+from hzzray.engine.cluster import usable_cpus, write_dashboard_file
 from hzzray.engine.ledger import KnownFile, Ledger, Wish
 from hzzray.engine.limits import Limits
 from hzzray.engine.metrics import Metrics
@@ -420,7 +420,7 @@ class Journal:
     def write(self, live: Live) -> None:
         """Write down how the run goes."""
         if not self._entrance:  # a cluster's dashboard may come after it
-            self._entrance = leave_word(self._ledger.path.parent)
+            self._entrance = write_dashboard_file(self._ledger.path.parent)
         now = time.monotonic() - self._clock.begun
         self._recorder.add(now, live.usages)
         if live.scale is not None:
