@@ -1,6 +1,6 @@
 """The keeper of a cluster that stays: ``python -m hzzray.engine.cluster_keeper SLOTS IDLE_S ENDS_WITH_LAST``.
 
-Started by ``hzzray.engine.standing``, which says what for.
+Started by ``hzzray.engine.standing_cluster``, which says what for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from hzzray.engine import spares, standing_cluster
+from hzzray.engine import spare_workers, standing_cluster
 from hzzray.engine.cluster import cluster
 from hzzray.engine.local_cluster import await_dashboard
 from hzzray.errors import HzzrayError
@@ -39,7 +39,7 @@ def main() -> None:
     if place is None:
         raise HzzrayError("no folder of caches")
     named = standing_cluster.environment(os.environ)  # before Ray adds to it
-    os.environ.update(spares.PRELOADED | {"RAY_ADDRESS": "local"})
+    os.environ.update(spare_workers.PRELOADED | {"RAY_ADDRESS": "local"})
     with cluster(slots):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: over.set())  # Ray has its own by now
@@ -80,7 +80,9 @@ def _stay(place: Path, slots: int, idle_s: float, over: threading.Event, *, ends
             used = looked = time.monotonic()
             is_full = False
         elif not is_full and time.monotonic() - looked > _REST_S:
-            is_full = not spares.refill(raylet, wanted, idle_s)  # those of the last run may have been on their way out
+            is_full = not spare_workers.refill(
+                raylet, wanted, idle_s
+            )  # those of the last run may have been on their way out
             looked = time.monotonic()
         elif (is_idle or (ends_with_last and not claims)) and standing_cluster.retired(place, is_wanted=not is_idle):
             return

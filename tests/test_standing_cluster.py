@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.engine import spares, standing_cluster
+from hzzray.engine import spare_workers, standing_cluster
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.standing_cluster import Claim, Process, Standing, StandingError, claimed
 from hzzray.runs.folder import load_json
@@ -162,7 +162,7 @@ def test_runs_use_a_cluster_that_stays_and_do_without_when_it_is_ended_under_the
         parts = {child.name(): child for child in psutil.Process(record.keeper.pid).children()}
         gcs, raylet = parts["gcs_server"], parts["raylet"]
         # For the worker and the reducer of the run that comes first.
-        ready = wait_for("processes that are ready", lambda: two(spares.waiting(raylet)), 60)
+        ready = wait_for("processes that are ready", lambda: two(spare_workers.waiting(raylet)), 60)
         slow = subprocess.Popen(
             hzzray(*run, "--pace", 600), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
