@@ -15,7 +15,7 @@ import numpy as np
 from hzzray.runs.fit_run import ingredients
 from hzzray.runs.folder import find_run, load_json
 from hzzray.runs.templates import load_templates
-from hzzray.statistics.mass import MassModel
+from hzzray.statistics.mass import LEAST_Q0, MassFit, MassModel
 
 
 def main() -> None:
@@ -33,24 +33,33 @@ def main() -> None:
     rng = np.random.default_rng(asked.seed)
     for mass in asked.masses:
         begun = time.monotonic()
-        expected = model.expected(mass, asked.strength, np.ones(len(model.known)))
-        fits = [model.fit(rng.poisson(expected).astype(float)) for _ in range(asked.toys)]
+        factors = np.ones(len(model.known))
+        expected = model.expected(mass, asked.strength, factors)
+        truth = MassFit(mass, math.nan, None, None, asked.strength, math.nan, math.nan, tuple(factors))
+        height = model.height(truth, asked.toys, asked.seed + 1)
         # As a run's figures are: without a signal to tell it by there is no mass.
-        kept = [one for one in fits if one.q0 >= 1.0]
-        whole = [one for one in kept if one.down is not None and one.up is not None]
+        fits = [model.fit(rng.poisson(expected).astype(float), height=height) for _ in range(asked.toys)]
+        kept = [one for one in fits if one.q0 >= LEAST_Q0]
         off = np.array([one.mass - mass for one in kept])
         spread = float(np.diff(np.percentile(off, (16, 84)))[0] / 2)
-        # An interval that leaves the range of masses on a side has no end there.
-        reach = [(one.down or math.inf, one.up or math.inf) for one in kept]
-        covered = np.mean([-up <= shift <= down for (down, up), shift in zip(reach, off, strict=True)])
-        error = math.sqrt(covered * (1 - covered) / len(kept))
         print(f"m_H = {mass:g} GeV, µ = {asked.strength:g}: {expected.sum():.1f} events expected")
         print(
-            f"  {asked.toys} toys, {len(fits) - len(kept)} without a signal, {len(kept) - len(whole)} with an open end"
+            f"  {asked.toys} toys, {len(fits) - len(kept)} without a signal; half of 16 to 84 %: {spread:.2f} GeV;",
+            end="",
         )
-        print(f"  half of 16 to 84 %: {spread:.2f} GeV; bias of it: median {np.median(off) / spread:+.3f}, ", end="")
-        print(f"mean {off.mean() / spread:+.3f}; coverage {100 * covered:.1f} ± {100 * error:.1f} %; ", end="")
+        error = off.std() / spread / math.sqrt(len(kept))
+        print(f" bias of it: median {np.median(off) / spread:+.3f}, mean {off.mean() / spread:+.3f} ± {error:.3f}")
+        # An interval that leaves the range of masses on a side has no end there.
+        reach = [(one.down or math.inf, one.up or math.inf) for one in kept]
+        said = covered([-up <= shift <= down for (down, up), shift in zip(reach, off, strict=True)])
+        print(f"  up to the height of as many others, {height:.2f}, intervals hold it in {said}; ", end="")
         print(f"{time.monotonic() - begun:.0f} s")
+
+
+def covered(found: list[bool]) -> str:
+    """Write a share with its error."""
+    share = float(np.mean(found))
+    return f"{100 * share:.1f} ± {100 * math.sqrt(share * (1 - share) / len(found)):.1f} %"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def fit(
     toys: Annotated[
         int,
         typer.Option(
-            min=0, max=MOST_TOYS, help="Pseudo-experiments for the observed significance, about a second each."
+            min=0,
+            max=MOST_TOYS,
+            help="Pseudo-experiments for the observed significance, about a second each, and the mass' interval.",
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the pseudo-experiments.")] = 1,

@@ -93,7 +93,33 @@ def test_what_is_said_of_it():
     at = np.interp(1.0, heights[30:], found.scan.mass[30:])
     assert at - figures["mass"] == pytest.approx(figures["mass_up"], rel=0.05)
     assert all(one.definition for one in found.figures.values())
-    assert found.notes == ()
+    (note,) = found.notes
+    assert "40 events are expected" in note
+
+
+def test_of_few_events_toys_find_how_far_the_interval_reaches():
+    """Where likelihoods have no parabola yet, −2 ln λ of the truth is above 1 more often than in a third of cases."""
+    few = made(170, signal=3.5)
+    model = MassModel.of(few)
+    truth = model.fit(model.expected(125.0, 1.0, np.ones(1)), errors=False)
+    assert model.height(truth, 60, 1) > 1.2
+
+    told = []
+    plain, found = fit_mass(few), fit_mass(few, toys=10, seed=3, progress=lambda *one: told.append(one))
+    assert told[-1] == ("pseudo-experiments of the mass", 10, 10)
+    assert "mass_height" not in plain.figures
+    assert any("some 60 % of cases, not in 68; --toys 300" in note for note in plain.notes)
+    assert not any("--toys" in note for note in found.notes)
+    height = found.figures["mass_height"]
+    assert "68.3% of 10 pseudo-experiments (seed 3)" in height.definition
+    assert height.value == fit_mass(few, toys=10, seed=3).figures["mass_height"].value
+    best = model.fit(few.data[:, model.inside], height=height.value)
+    for name, width in (("mass_up", best.up), ("mass_down", best.down)):
+        assert found.figures[name].value == width
+        assert f"{height.value:.2f}, mass_height" in found.figures[name].definition
+        assert "is 1, " in plain.figures[name].definition
+    usual = plain.figures["mass_up"].value or math.inf  # none where the range of masses ends before
+    assert ((best.up or math.inf) > usual) == (height.value > 1)
 
 
 def test_figures_that_there_are_not():
@@ -106,8 +132,9 @@ def test_figures_that_there_are_not():
     assert without.figures["mass"].value is None
     assert "no signal to tell a mass by" in without.figures["mass"].withheld
     wide = fit_mass(made(34))
-    assert wide.notes == (
-        "the mass: bins of 5 GeV, between their edges the shape is a guess (0.3 GeV off when tried); --axis 80:250:340",
+    assert (
+        "the mass: bins of 5 GeV, between their edges the shape is a guess (0.3 GeV off when tried); --axis 80:250:340"
+        in wide.notes
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from hzzray.runs.result import Result
 from hzzray.runs.templates import load_templates
 from hzzray.statistics.fit_result import FitResult
 from hzzray.statistics.ingredients import Ingredients, Process
+from hzzray.statistics.progress import Progress, quiet
 from hzzray.statistics.workspace import ModelError, directions
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ def fit_run(
     toys: int = 0,
     seed: int = 1,
     into: Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    progress: Progress = quiet,
 ) -> FitResult:
     """Fit a run, and write ``workspace.json`` and ``fit.json`` into its folder or another one.
 
     By default it is the first observable. A ``quick`` fit has strength and significance alone: no limit, no impacts, no
-    mass. ``toys`` pseudo-experiments give the observed significance, too. ``progress`` is told what is done, how far it
-    is, and how long it will be.
+    mass. ``toys`` pseudo-experiments give the observed significance and the mass' interval, too. ``progress`` is told
+    what is done, how far it is, and how long it will be.
 
     Raises
     ------
@@ -92,19 +92,19 @@ def fit_run(
     )
     if found.observable == MASS_OF and not quick:
         progress("mass", 0, 1)
-        fitted = _with_mass(fitted, found)
+        fitted = _with_mass(fitted, found, toys, seed, progress)
         progress("mass", 1, 1)
     fitted = described(fitted, result, found.observable)
     save_fit(fitted, into or folder)
     return fitted
 
 
-def _with_mass(fitted: FitResult, found: Ingredients) -> FitResult:
+def _with_mass(fitted: FitResult, found: Ingredients, toys: int, seed: int, progress: Progress) -> FitResult:
     """Fit the mass, too; where it can't be, say why."""
     from hzzray.statistics.mass import MassError, fit_mass  # noqa: PLC0415
 
     try:
-        return fitted.model_copy(update={"mass": fit_mass(found)})
+        return fitted.model_copy(update={"mass": fit_mass(found, toys=toys, seed=seed, progress=progress)})
     except MassError as error:
         return fitted.model_copy(update={"notes": (*fitted.notes, f"no mass: {error}")})
 

@@ -20,6 +20,7 @@ from scipy import optimize, stats
 
 from hzzray.errors import HzzrayError
 from hzzray.statistics.fit_result import BinResult, Figure, FitResult, ParameterResult, YieldResult
+from hzzray.statistics.progress import Progress, quiet
 from hzzray.statistics.workspace import MU, Document, Workspace
 
 #: How pyhf interpolates, as HistFactory does by default and cabinetry too.
@@ -35,7 +36,6 @@ LEVEL, PRECISION = 0.95, 1e-5
 MOST_TOYS = 100_000
 
 Vector = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 
 class FitError(HzzrayError):
@@ -81,10 +81,6 @@ class _Minuit(pyhf.optimize.minuit_optimizer):  # type: ignore[misc]
         return optimize.OptimizeResult(
             x=minimizer.values, fun=minimizer.fval, success=minimizer.valid, message=why, minuit=minimizer
         )
-
-
-def _quiet(*_: object) -> None:
-    """Tell nobody."""
 
 
 @dataclass(eq=False)
@@ -282,7 +278,7 @@ def significance(likelihood: Likelihood) -> float:
 
 
 def toy_significance(
-    likelihood: Likelihood, toys: int, seed: int, progress: Progress = _quiet
+    likelihood: Likelihood, toys: int, seed: int, progress: Progress = quiet
 ) -> tuple[float | None, float, int]:
     """Return Z by pseudo-experiments without signal, the p-value, and how many had a q₀ as large.
 
@@ -359,7 +355,7 @@ def run_fit(
     has_data: bool,
     no_data: str = "",
     wanted: Wanted = Wanted(),
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> FitResult:
     """Fit a workspace and say all that follows; raises FitError where it doesn't converge.
 
