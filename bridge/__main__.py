@@ -2,7 +2,7 @@
 
 import sys
 
-from hzzray.cli import main
+from hzzray.__main__ import main
 
 sys.argv.insert(1, "bridge")
 main()
