@@ -7,5 +7,7 @@ gc.set_threshold(10_000, 10, 10)
 
 from hzzray.cli import main  # noqa: E402
 
+__all__ = ["main"]
+
 if __name__ == "__main__":
     main()
