@@ -15,7 +15,7 @@ import numpy as np
 from hzzray.runs.fit_run import ingredients
 from hzzray.runs.folder import find_run, load_json
 from hzzray.runs.templates import load_templates
-from hzzray.statistics.mass import LEAST_Q0, MassFit, MassModel
+from hzzray.statistics.mass import LEAST_Q0, MassFit, MassModel, reach_of
 
 
 def main() -> None:
@@ -36,9 +36,13 @@ def main() -> None:
         factors = np.ones(len(model.known))
         expected = model.expected(mass, asked.strength, factors)
         truth = MassFit(mass, math.nan, None, None, asked.strength, math.nan, math.nan, tuple(factors))
-        height = model.height(truth, asked.toys, asked.seed + 1)
+        reach = reach_of(model.heights(truth, asked.toys, asked.seed + 1), asked.toys, asked.seed + 1)
         # As a run's figures are: without a signal to tell it by there is no mass.
-        fits = [model.fit(rng.poisson(expected).astype(float), height=height) for _ in range(asked.toys)]
+        fits, usual = [], []
+        for _ in range(asked.toys):
+            toy, counts = model.toy(truth, rng)
+            fits.append(toy.fit(counts, height=reach.height))
+            usual.append(float(toy.at(counts, mass, fits[-1]).fval) - fits[-1].twice_nll)
         kept = [one for one in fits if one.q0 >= LEAST_Q0]
         off = np.array([one.mass - mass for one in kept])
         spread = float(np.diff(np.percentile(off, (16, 84)))[0] / 2)
@@ -50,10 +54,11 @@ def main() -> None:
         error = off.std() / spread / math.sqrt(len(kept))
         print(f" bias of it: median {np.median(off) / spread:+.3f}, mean {off.mean() / spread:+.3f} ± {error:.3f}")
         # An interval that leaves the range of masses on a side has no end there.
-        reach = [(one.down or math.inf, one.up or math.inf) for one in kept]
-        said = covered([-up <= shift <= down for (down, up), shift in zip(reach, off, strict=True)])
-        print(f"  up to the height of as many others, {height:.2f}, intervals hold it in {said}; ", end="")
-        print(f"{time.monotonic() - begun:.0f} s")
+        ends = [(one.down or math.inf, one.up or math.inf) for one in kept]
+        said = covered([-up <= shift <= down for (down, up), shift in zip(ends, off, strict=True)])
+        one = covered([at <= 1.0 for at, fit in zip(usual, fits, strict=True) if fit.q0 >= LEAST_Q0])
+        print(f"  −2 ln λ of the true mass is at most 1 in {one}; intervals up to {reach.height:.2f}, the height of as")
+        print(f"  many others, hold it in {said}; {time.monotonic() - begun:.0f} s")
 
 
 def covered(found: list[bool]) -> str:

@@ -72,7 +72,7 @@ def test_a_published_run_is_done(site, spec, toys, digest):
 def test_what_publishing_took_is_in_the_runs_folder(site, spec, toys, digest, monkeypatch):
     """Issue 11, item 37: the loader's container has ended before a bridge takes the run up."""
     loader = service("loader", "abc", user_s=2.5, system_s=0.5, rss=5, cpus=1.0, memory_limit=7)
-    monkeypatch.setattr("bridge.loader.place", lambda: loader)
+    monkeypatch.setattr("bridge.loader.measure_host", lambda: loader)
     site.publish(spec, "r", toys, 500)
     with Bridging(site, toys):
         assert site.wait("r").digest == digest

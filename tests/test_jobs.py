@@ -113,12 +113,17 @@ def test_a_wrong_address_is_one_line_and_soon(toys, tmp_path):
             env=bare_environment(tmp_path, RAY_ADDRESS=address),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-    for (address, reason), process in running.items():
-        _, said = process.communicate(timeout=100)
-        assert process.returncode == 1
-        (line,) = said.splitlines()
-        assert line.startswith(f"hzzray: no Ray cluster at RAY_ADDRESS={address}: ")
-        assert reason in line
+    try:
+        for (address, reason), process in running.items():
+            _, said = process.communicate(timeout=100)
+            assert process.returncode == 1
+            (line,) = said.splitlines()
+            assert line.startswith(f"hzzray: no Ray cluster at RAY_ADDRESS={address}: ")
+            assert reason in line
+    finally:
+        for process in running.values():
+            process.kill()
+            process.communicate()
     assert time.monotonic() - begun < 30
 
 

@@ -14,7 +14,7 @@ from hzzray.statistics.ingredients import Ingredients, Process
 
 pytest.importorskip("iminuit", reason="the extra 'fit' isn't installed")
 
-from hzzray.statistics.mass import MassError, MassModel, fit_mass, straight
+from hzzray.statistics.mass import MassError, MassFit, MassModel, fit_mass, reach_of, straight
 
 SHARES = np.array([0.2, 0.35, 0.45])[:, None]
 ZZ = Uncertainty(name="xsec_ZZ", up=0.06, down=0.06, source="made up")
@@ -97,29 +97,55 @@ def test_what_is_said_of_it():
     assert "40 events are expected" in note
 
 
-def test_of_few_events_toys_find_how_far_the_interval_reaches():
+def test_of_few_events_toys_find_how_far_the_interval_reaches(monkeypatch):
     """Where likelihoods have no parabola yet, −2 ln λ of the truth is above 1 more often than in a third of cases."""
     few = made(170, signal=3.5)
     model = MassModel.of(few)
     truth = model.fit(model.expected(125.0, 1.0, np.ones(1)), errors=False)
-    assert model.height(truth, 60, 1) > 1.2
+    heights = model.heights(truth, 60, 1)
+    assert 50 < len(heights) < 60  # some have no signal
+    assert (np.diff(heights) >= 0).all()
+    reach = reach_of(heights, 60, 1)
+    assert reach.height > 1.2
+    assert (heights <= reach.height).mean() == pytest.approx(0.69, abs=0.02)
 
-    told = []
-    plain, found = fit_mass(few), fit_mass(few, toys=10, seed=3, progress=lambda *one: told.append(one))
-    assert told[-1] == ("pseudo-experiments of the mass", 10, 10)
+    plain = fit_mass(few)
     assert "mass_height" not in plain.figures
     assert any("some 60 % of cases, not in 68; --toys 300" in note for note in plain.notes)
-    assert not any("--toys" in note for note in found.notes)
+    monkeypatch.setattr(MassModel, "heights", lambda *_: heights)
+    found = fit_mass(few, toys=60, seed=3)
+    assert found.notes == ()
     height = found.figures["mass_height"]
-    assert "68.3% of 10 pseudo-experiments (seed 3)" in height.definition
-    assert height.value == fit_mass(few, toys=10, seed=3).figures["mass_height"].value
+    assert height.value == reach.height
+    assert f"68.3% of {len(heights)} pseudo-experiments have their own mass (of 60, seed 3" in height.definition
     best = model.fit(few.data[:, model.inside], height=height.value)
     for name, width in (("mass_up", best.up), ("mass_down", best.down)):
         assert found.figures[name].value == width
         assert f"{height.value:.2f}, mass_height" in found.figures[name].definition
         assert "is 1, " in plain.figures[name].definition
-    usual = plain.figures["mass_up"].value or math.inf  # none where the range of masses ends before
-    assert ((best.up or math.inf) > usual) == (height.value > 1)
+    assert (best.up or math.inf) > plain.figures["mass_up"].value
+
+
+def test_too_few_toys_leave_the_interval_as_it_is():
+    told = []
+    found = fit_mass(made(170), toys=3, seed=3, progress=lambda *one: told.append(one))
+    assert told[-1] == ("pseudo-experiments of the mass", 3, 3)
+    (note,) = found.notes
+    assert "3 of 3 pseudo-experiments have a signal to tell a mass by; 50 or more say how far" in note
+    assert found.figures["mass"].value == pytest.approx(125.0, abs=0.05)
+    assert "is 1, " in found.figures["mass_up"].definition
+
+
+def test_toys_throw_what_was_measured_of_the_backgrounds_too():
+    model = MassModel.of(made(170))
+    truth = MassFit(125.0, 1.0, None, None, 1.0, 9.0, 0.0, (1.3,))
+    rng = np.random.default_rng(2)
+    thrown = [model.toy(truth, rng) for _ in range(400)]
+    measured = np.array([one.measured[0] for one, _ in thrown])
+    assert measured.mean() == pytest.approx(1.3, abs=4 * model.known[0] / 20)
+    assert measured.std() == pytest.approx(model.known[0], rel=0.15)
+    counts = np.array([one.sum() for _, one in thrown])
+    assert counts.mean() == pytest.approx(model.expected(125.0, 1.0, np.array([1.3])).sum(), rel=0.03)
 
 
 def test_figures_that_there_are_not():

@@ -129,7 +129,7 @@ def fitted(folder):
 def test_a_fit_is_told_as_the_command_line_tells_it(page, folder, fitted, monkeypatch):
     assert "<h2>Fit</h2>" not in page
     drawn = html.figure(record_of(folder).result)
-    monkeypatch.setattr(html.fits, "figures", lambda *_: iter([("pulls", lambda: drawn)]))
+    monkeypatch.setattr(html.fit_figures, "figures", lambda *_: iter([("pulls", lambda: drawn)]))
     text = html.report(folder)
     reader = Reader()
     reader.feed(text)

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.engine import spare_workers, standing_cluster
+from hzzray.engine import cluster_keeper, spare_workers, standing_cluster
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.standing_cluster import Claim, Process, Standing, StandingError, claimed
 from hzzray.runs.folder import load_json
@@ -80,6 +81,48 @@ def test_workers_have_the_environment_of_who_runs_or_the_cluster_is_not_used(pla
     with claimed(1) as mine:
         assert mine is None
     monkeypatch.undo()
+
+
+def test_workers_have_loaded_what_runs_now_or_the_cluster_is_not_used(place, tmp_path, monkeypatch):
+    """They wait with our modules loaded: after an update a run would mix both."""
+    monkeypatch.setattr(standing_cluster, "_PACKAGE", tmp_path)
+    (tmp_path / "module.py").write_text("x = 1")
+    record = put(place)
+    with claimed(1) as mine:
+        assert mine == record
+    (tmp_path / "module.py").write_text("x = 12")
+    with claimed(1) as mine:
+        assert mine is None
+
+
+def test_a_cluster_whose_processes_do_not_come_up_is_not_asked_for_ever(monkeypatch):
+    """A keeper that asks again and again would fill the machine: it gives up until the next run."""
+    asked = []
+    monkeypatch.setattr(spare_workers, "refill", lambda *wanted: asked.append(wanted) or True)
+    monkeypatch.setattr(cluster_keeper, "_REST_S", -1.0)
+    spares = cluster_keeper._Spares(2, 1800.0)
+    for _ in range(10):
+        spares.look(psutil.Process())
+    assert len(asked) == 3
+    spares.used()
+    spares.look(psutil.Process())
+    assert len(asked) == 4
+    passing = cluster_keeper._Spares(2, 5.0)
+    passing.look(psutil.Process())
+    assert len(asked) == 4
+
+
+def test_a_users_own_modules_stay_preloaded(monkeypatch):
+    monkeypatch.setenv("RAY_preload_python_modules", "theirs")
+    assert spare_workers.preloaded() == {"RAY_preload_python_modules": "theirs,hzzray.engine.worker_modules"}
+    monkeypatch.delenv("RAY_preload_python_modules")
+    assert spare_workers.preloaded() == {"RAY_preload_python_modules": "hzzray.engine.worker_modules"}
+
+
+def test_spare_processes_leave_memory_for_others(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * 2**30))
+    assert spare_workers.wanted(1) == 2
+    assert spare_workers.wanted(64) == 3
 
 
 def test_what_a_shell_changes_all_the_time_matters_not(place, monkeypatch):

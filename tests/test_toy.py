@@ -1,6 +1,8 @@
 """The simulated files: format, statistics, reproducibility."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import awkward as ak
 import numpy as np
@@ -438,6 +440,22 @@ def test_a_folder_that_can_t_be_written_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(UsageError, match="taken"):
         write_toys(tmp_path / "taken", releases()["toy"], events=10)
+
+
+def test_a_seed_makes_the_same_bytes_whenever_they_are_written(tmp_path, monkeypatch):
+    """Each node of a cluster writes its own toys, and a task's file is known by its content on all of them."""
+    from uproot.writing import _cascade, _cascadetree
+
+    made = []
+    for year in (2001, 2024):
+        clock = SimpleNamespace(datetime=SimpleNamespace(now=lambda year=year: datetime(year, 5, 4, tzinfo=UTC)))
+        for module in (_cascade, _cascadetree):
+            monkeypatch.setattr(module, "datetime", clock)
+        folder = tmp_path / str(year)
+        write_toys(folder, releases()["toy"], events=200)
+        made.append({path.name: path.read_bytes() for path in folder.rglob("*.root")})
+    assert made[0] == made[1]
+    assert len(made[0]) == 12
 
 
 def test_files_of_other_content_are_not_replaced_unasked(cli, tmp_path):

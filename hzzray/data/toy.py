@@ -12,6 +12,7 @@ import os
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from hzzray.errors import DataError, UsageError
 
 #: Goes up with every change of what is written: no cache may take an old file's metadata for a new one's.
 TOY_VERSION = 3
+
+#: When toys were written, as they say.
+WRITTEN = datetime(2012, 7, 4, tzinfo=UTC)
 
 #: The seed unless another is chosen. Typical: the significance that is observed is near the median of 200 seeds
 #: (``benchmarks/seeds.py``; docs/architecture.md has the figures).
@@ -82,7 +86,7 @@ def write_toys(
     events
         Entries of all simulated files together, shared in proportion to the release's; one a file at least.
     seed
-        Files of one seed have the same content; only the times in their headers differ.
+        Files of one seed are the same to the last byte, whenever they are written.
     chunk
         Entries a basket, and what is held in memory at a time.
     progress
@@ -420,13 +424,17 @@ def write(
     identity: uuid.UUID,
     progress: Callable[[int], None] | None,
 ) -> None:
-    """Write chunks as a TTree, under another name until it is whole; raises UsageError naming the file."""
+    """Write chunks as a TTree, under another name until it is whole; raises UsageError naming the file.
+
+    Equal chunks make equal bytes: a file is known by its content (``layout``), in which ROOT keeps the time of writing,
+    and nodes of a cluster that each write their own must have the same.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     compression = uproot.ZLIB(1)
     compression.library = "deflate"  # of this object only: the process' default stays
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with uproot.recreate(temporary, compression=compression, uuid_function=lambda: identity) as file:
+        with _dated(), uproot.recreate(temporary, compression=compression, uuid_function=lambda: identity) as file:
             target = None
             for chunk in chunks:
                 if target is None:
@@ -441,6 +449,18 @@ def write(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def _dated() -> Iterator[None]:
+    """Let uproot write the same time into every record; it has no option for that."""
+    own = uproot._util.datetime_to_code  # noqa: SLF001
+    code = own(WRITTEN)
+    uproot._util.datetime_to_code = lambda _: code  # noqa: SLF001
+    try:
+        yield
+    finally:
+        uproot._util.datetime_to_code = own  # noqa: SLF001
 
 
 def branch_type(array: NDArray[Any]) -> Any:  # noqa: ANN401 (what uproot takes as a type)

@@ -5,6 +5,7 @@ Started by ``hzzray.engine.standing_cluster``, which says what for.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -20,10 +21,14 @@ from hzzray.engine.local_cluster import await_dashboard
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
 
-_LOOK_S = 0.5
+# It looks whether it is wanted, and once in so many looks whether our own files have changed.
+_LOOK_S, _SELDOM = 0.5, 10
 
 # So long after the last run, which has its plots to draw, worker processes are started for the next one.
 _REST_S = 3.0
+
+# So often, at the most, what lacks is started between two runs; and for a cluster that is to stay so long at least.
+_TRIES, _WORTH_S = 3, 60.0
 
 # Without these there is no cluster any more.
 _PARTS = ("gcs_server", "raylet")
@@ -39,7 +44,7 @@ def main() -> None:
     if place is None:
         raise HzzrayError("no folder of caches")
     named = standing_cluster.environment(os.environ)  # before Ray adds to it
-    os.environ.update(spare_workers.PRELOADED | {"RAY_ADDRESS": "local"})
+    os.environ.update(spare_workers.preloaded() | {"RAY_ADDRESS": "local"})
     with cluster(slots):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: over.set())  # Ray has its own by now
@@ -66,26 +71,48 @@ def _record(slots: int, idle_s: float, named: str) -> str:
     ).model_dump_json()
 
 
+class _Spares:
+    """Has worker processes ready for the next run, when the last one has ended."""
+
+    def __init__(self, slots: int, idle_s: float) -> None:
+        self._slots, self._idle_s = slots, idle_s
+        self.used()
+
+    def used(self) -> None:
+        """Take note that a run has some of them, or had until now."""
+        self._due = time.monotonic() + _REST_S
+        self._tries = _TRIES if self._idle_s > _WORTH_S else 0
+
+    def look(self, raylet: psutil.Process) -> None:
+        """Start some if it is time; those of the last run may be on their way out, and so it looks again."""
+        if self._tries and time.monotonic() > self._due:
+            number = spare_workers.wanted(self._slots)
+            self._tries = self._tries - 1 if spare_workers.refill(raylet, number, self._idle_s) else 0
+            self._due = time.monotonic() + _REST_S
+
+
 def _stay(place: Path, slots: int, idle_s: float, over: threading.Event, *, ends_with_last: bool) -> None:
     """Wait until the cluster is not wanted any more, or has fallen down; meanwhile have spare processes for a run."""
     parts = [child for child in psutil.Process().children(recursive=True) if child.name() in _PARTS]
-    (raylet,) = (part for part in parts if part.name() == "raylet")
-    wanted = slots + 1  # the reducer takes no slot
-    used = looked = time.monotonic()
-    is_full = False
-    while not over.wait(_LOOK_S) and all(part.is_running() for part in parts):
+    raylet = next((part for part in parts if part.name() == "raylet"), None)
+    if raylet is None:
+        return
+    spares, ours = _Spares(slots, idle_s), standing_cluster.sources()
+    used, is_old = time.monotonic(), False
+    for look in itertools.count():
+        if over.wait(_LOOK_S) or not all(part.is_running() for part in parts):
+            return
+        if look % _SELDOM == 0:
+            is_old = standing_cluster.sources() != ours  # no run uses it any more: its workers have loaded these
         claims = standing_cluster.claims(place)
-        is_idle = time.monotonic() - used > idle_s
+        is_idle = is_old or time.monotonic() - used > idle_s
         if any(claim.slots for claim in claims):
-            used = looked = time.monotonic()
-            is_full = False
-        elif not is_full and time.monotonic() - looked > _REST_S:
-            is_full = not spare_workers.refill(
-                raylet, wanted, idle_s
-            )  # those of the last run may have been on their way out
-            looked = time.monotonic()
+            used = time.monotonic()
+            spares.used()
         elif (is_idle or (ends_with_last and not claims)) and standing_cluster.retired(place, is_wanted=not is_idle):
             return
+        else:
+            spares.look(raylet)
 
 
 if __name__ == "__main__":

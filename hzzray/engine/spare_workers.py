@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 from typing import Any
 
@@ -12,23 +13,32 @@ from hzzray.errors import in_one_line
 
 log = logging.getLogger(__name__)
 
-# What Ray's worker processes import before they have anything to do.
-_MODULES = ("hzzray.engine.reducer", "hzzray.engine.hot", "hzzray.physics.filler")
+_PRELOAD, _MODULE = "RAY_preload_python_modules", "hzzray.engine.worker_modules"
 
-#: Ray's setting for that, of who starts the cluster.
-PRELOADED = {"RAY_preload_python_modules": ",".join(_MODULES)}
+#: What one takes [bytes], and the part of the memory that is there which all of them may take.
+_BYTES, _SHARE = 170 * 2**20, 4
 
 _ANSWER_S = 10.0
 
 
-def refill(raylet: psutil.Process, wanted: int, keep_s: float) -> bool:
-    """Start what lacks of ``wanted`` worker processes without work, for ``keep_s`` seconds; tells whether any did.
+def preloaded() -> dict[str, str]:
+    """Make the setting of Ray's by which worker processes import what they need; a user's own modules stay in it."""
+    return {_PRELOAD: ",".join(filter(None, (os.environ.get(_PRELOAD), _MODULE)))}
+
+
+def wanted(slots: int) -> int:
+    """Tell how many are worth having: one a slot and one for the reducer, as far as memory goes."""
+    return min(slots + 1, psutil.virtual_memory().available // (_SHARE * _BYTES))
+
+
+def refill(raylet: psutil.Process, number: int, keep_s: float) -> bool:
+    """Start what lacks of so many worker processes without work, for ``keep_s`` seconds; tells whether any did.
 
     They serve whichever job comes first. There is no public way to ask for them; where Ray refuses, a run starts its
     own, as it would without.
     """
     try:
-        lacking = wanted - len(waiting(raylet))
+        lacking = number - len(waiting(raylet))
         if lacking > 0:
             _start(lacking, keep_s)
     except Exception as error:  # noqa: BLE001 (grpc's, psutil's, Ray's: a help, and no more)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +50,9 @@ _MOST_BYTES = 2**20
 _MATTERS = ("HZZRAY_", "RAY_", "PYTHON", "NUMBA_", "OMP_", "OPENBLAS_", "AWS_", "X509_", "XRD_", "SSL_", "LD_")
 _MATTERS_NOT = {KEPT_FOR, "RAY_CLIENT_MODE"}  # Ray sets it when it is imported
 _MATTERS_TOO = {"HOME", "PATH", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE"}
+
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 class StandingError(HzzrayError):
@@ -120,8 +123,18 @@ def environment(variables: Mapping[str, str]) -> str:
         for name, value in variables.items()
         if name not in _MATTERS_NOT and (name.startswith(_MATTERS) or name.upper() in _MATTERS_TOO)
     }
-    programs = sys.executable, sys.prefix, version("ray"), str(Path(__file__).parents[1])
+    programs = sys.executable, sys.prefix, version("ray"), str(_PACKAGE), sources()
     return hashlib.sha256(repr((programs, sorted(chosen.items()))).encode()).hexdigest()
+
+
+def sources() -> str:
+    """Name what our own files are, by a digest of their dates and sizes: workers that wait have loaded them already."""
+    found = []
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        with suppress(FileNotFoundError):  # an update takes it away just now
+            about = path.stat()
+            found.append((str(path), about.st_mtime_ns, about.st_size))
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def folder() -> Path | None:

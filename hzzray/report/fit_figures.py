@@ -234,7 +234,10 @@ def mass(fitted: FitResult, result: Result) -> Figure:  # noqa: ARG001
         (curve,) = axes.plot(masses, heights, color=_BLUE, linewidth=2)
         curve.set_clip_path(Rectangle((0.0, 0.0), 1.0, 1.0 / _ROOM, transform=axes.transAxes))
         beside = axes.get_yaxis_transform()
-        for height, name in ((1.0, r"1$\sigma$"), (4.0, r"2$\sigma$")):
+        by_toys = found.figures.get("mass_height")
+        usual = ((1.0, r"1$\sigma$"), (4.0, r"2$\sigma$"))
+        lines = usual if by_toys is None or by_toys.value is None else ((by_toys.value, "68 %, by toys"),)
+        for height, name in lines:
             axes.axhline(height, color="0.5", linewidth=0.8, linestyle="--")
             if height < highest:
                 axes.text(0.955, height, name, ha="right", va="bottom", fontsize=12, color="0.4", transform=beside)

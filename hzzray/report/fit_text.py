@@ -124,7 +124,8 @@ def _mass(figures: Mapping[str, Figure]) -> str:
     if values.get("mass") is not None:
         error = "" if values.get("mass_error") is None else f" ± {values['mass_error']:.2f}"
         sides = _sides(values.get("mass_up"), values.get("mass_down"))
-        said.append(f"m_H = {values['mass']:.2f}{error} GeV" + (f" ({sides})" if sides else ""))
+        how = "; by pseudo-experiments" if "mass_height" in values else ""
+        said.append(f"m_H = {values['mass']:.2f}{error} GeV" + (f" ({sides}{how})" if sides else ""))
     if values.get("mass_error_expected") is not None:
         said.append(f"± {values['mass_error_expected']:.2f} GeV expected")
     return "; ".join(said) or "none"

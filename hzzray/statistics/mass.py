@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -47,7 +47,10 @@ WIDE, WIDEST = 1.0, 5.0
 STEPS, COVERAGE = 81, 0.6827
 
 #: Of fewer events than these the interval of many covers too little, as pseudo-experiments showed: docs/statistics.md.
-FEW = 100.0
+FEW = 60.0
+
+#: The figure that says how high −2 ln λ is at an interval's ends, and how many pseudo-experiments can tell it.
+HEIGHT, LEAST_TOYS = "mass_height", 50
 
 #: With less q₀, no mass is told: there is no signal to tell it by.
 LEAST_Q0 = 1.0
@@ -86,7 +89,7 @@ class MassModel:
     """What is expected for a mass.
 
     ``edges`` and ``signal``, shape (regions, bins), are of the whole axis; ``backgrounds``, shape (groups, regions,
-    bins), of the bins in ``inside``. Each group is known to ``known``, relative.
+    bins), of the bins in ``inside``. Each group's factor was measured to be as ``measured`` says, ± ``known``.
     """
 
     edges: Vector
@@ -94,6 +97,7 @@ class MassModel:
     signal: Vector
     backgrounds: NDArray[np.float64]
     known: Vector
+    measured: Vector
 
     @classmethod
     def of(cls, ingredients: Ingredients) -> MassModel:
@@ -122,7 +126,7 @@ class MassModel:
                 known.append(math.hypot(_stated(members, inside), math.sqrt(sumw2.sum()) / sumw.sum()))
         if not backgrounds:
             raise MassError("no background is expected where a mass could be told")
-        return cls(edges, inside, signal, np.array(backgrounds), np.array(known))
+        return cls(edges, inside, signal, np.array(backgrounds), np.array(known), np.ones(len(known)))
 
     @cached_property
     def _cumulative(self) -> list[PchipInterpolator]:
@@ -144,7 +148,7 @@ class MassModel:
     def twice_nll(self, data: NDArray[np.float64], mass: float, strength: float, factors: Vector) -> float:
         """−2 ln L of counts of shape (regions, bins), without what doesn't depend on the parameters."""
         expected = np.maximum(self.expected(mass, strength, factors), 1e-12)
-        constraint = float((((factors - 1.0) / self.known) ** 2).sum())
+        constraint = float((((factors - self.measured) / self.known) ** 2).sum())
         return 2.0 * float((expected - data * np.log(expected)).sum()) + constraint
 
     def fit(self, data: NDArray[np.float64], *, errors: bool = True, height: float = 1.0) -> MassFit:
@@ -167,25 +171,29 @@ class MassModel:
         factors = tuple(float(value) for value in values[2:])
         return MassFit(values[0], float(best.errors[0]), down, up, values[1], q0, float(best.fval), factors)
 
-    def height(self, found: MassFit, toys: int, seed: int, progress: Progress = quiet) -> float:
-        """Find below which −2 ln λ so many as COVERAGE of some pseudo-experiments have their true mass, ``found``'s.
+    def toy(self, truth: MassFit, rng: np.random.Generator) -> tuple[MassModel, NDArray[np.float64]]:
+        """Throw a pseudo-experiment of ``truth``: what was measured of the backgrounds before, and the counts."""
+        factors = np.array(truth.factors)
+        counts = rng.poisson(self.expected(truth.mass, truth.strength, factors)).astype(float)
+        return replace(self, measured=rng.normal(factors, self.known)), counts
 
-        Those in which there is no signal to tell a mass by don't count, as no mass would be told; nor do those whose
-        fit doesn't converge. Raises MassError where none is left.
+    def heights(self, truth: MassFit, toys: int, seed: int, progress: Progress = quiet) -> Vector:
+        """Return −2 ln λ of the true mass in pseudo-experiments, sorted.
+
+        Those in which there is no signal to tell a mass by are left out, as no mass would be told, and those whose fit
+        doesn't converge.
         """
         rng = np.random.default_rng(seed)
-        expected = self.expected(found.mass, found.strength, np.array(found.factors))
         heights = []
         for i in range(toys):
-            data = rng.poisson(expected).astype(float)
+            model, counts = self.toy(truth, rng)
             with suppress(MassError):
-                toy = self.fit(data, errors=False)
-                if toy.q0 >= LEAST_Q0:
-                    heights.append(max(self._profile(data, found.mass) - toy.twice_nll, 0.0))
+                found = model.fit(counts, errors=False)
+                held = model.at(counts, truth.mass, found)
+                if found.q0 >= LEAST_Q0 and held.valid:
+                    heights.append(max(float(held.fval) - found.twice_nll, 0.0))
             progress("pseudo-experiments of the mass", i + 1, toys)
-        if not heights:
-            raise MassError("no pseudo-experiment has a signal to tell a mass by")
-        return float(np.quantile(heights, COVERAGE))
+        return np.sort(heights)
 
     def _minuit(self, data: NDArray[np.float64], mass: float, *, strength: float | None = None) -> Minuit:
         """Prepare a fit that begins at a mass; with the ``strength`` given, both are held."""
@@ -202,18 +210,20 @@ class MassModel:
         minuit.fixed = [strength is not None, strength is not None, *[False] * len(self.known)]
         return minuit
 
-    def _profile(self, data: NDArray[np.float64], mass: float) -> float:
-        """−2 ln L at a mass, all else at its best."""
+    def at(self, data: NDArray[np.float64], mass: float, start: MassFit | None = None) -> Minuit:
+        """Fit with the mass held, all else free, beginning from a fit if one is given."""
         minuit = self._minuit(data, mass)
+        if start is not None:
+            minuit.values[1:] = (start.strength, *start.factors)
         minuit.fixed["mass"] = True
-        return float(minuit.migrad().fval)
+        return minuit.migrad()
 
     def _interval(
         self, data: NDArray[np.float64], best: float, least: float, height: float
     ) -> tuple[float | None, float | None]:
         """Return how far down and up the farthest masses lie where −2 ln λ is so high: lines between steps."""
         masses = np.linspace(LOW, HIGH, STEPS)
-        heights = np.array([self._profile(data, float(mass)) for mass in masses]) - least
+        heights = np.array([float(self.at(data, float(mass)).fval) for mass in masses]) - least
         order = np.argsort(masses := np.append(masses, best))
         masses, heights = masses[order], np.append(heights, 0.0)[order]
         inside = np.flatnonzero(heights <= height)
@@ -229,7 +239,7 @@ class MassModel:
         """Scan −2 ln λ along the mass, all else at its best for each."""
         reach = float(np.clip(3.5 * best.width, 1.0, HIGH - LOW))
         masses = np.linspace(max(LOW, best.mass - reach), min(HIGH, best.mass + reach), points)
-        heights = [max(self._profile(data, float(mass)) - best.twice_nll, 0.0) for mass in masses]
+        heights = [max(float(self.at(data, float(mass)).fval) - best.twice_nll, 0.0) for mass in masses]
         return MassScan(mass=tuple(masses.tolist()), twice_delta_nll=tuple(heights))
 
 
@@ -253,6 +263,31 @@ def straight(sumw: NDArray[np.float64], centres: Vector) -> NDArray[np.float64]:
     return line
 
 
+class Reach(NamedTuple):
+    """How far an interval reaches: the height of −2 ln λ, and how that was found of how many pseudo-experiments."""
+
+    height: float = 1.0
+    how: str = ""
+
+
+def reach_of(heights: Vector, toys: int, seed: int) -> Reach:
+    """Take the height below which COVERAGE of some pseudo-experiments lie, the next one counted with them.
+
+    Raises MassError where they are too few to say so.
+    """
+    rank = math.ceil((len(heights) + 1) * COVERAGE)
+    if len(heights) < LEAST_TOYS:
+        raise MassError(
+            f"{len(heights)} of {toys} pseudo-experiments have a signal to tell a mass by; {LEAST_TOYS} or more say how"
+            " far its interval reaches"
+        )
+    return Reach(
+        float(heights[rank - 1]),
+        f"−2 ln λ below which {COVERAGE:.1%} of {len(heights)} pseudo-experiments have their own mass (of {toys}, seed"
+        f" {seed}: the others have no signal to tell one by)",
+    )
+
+
 def fit_mass(ingredients: Ingredients, *, toys: int = 0, seed: int = 1, progress: Progress = quiet) -> MassResult:
     """Fit the mass and say all that follows; raises MassError where the ingredients don't do.
 
@@ -264,50 +299,51 @@ def fit_mass(ingredients: Ingredients, *, toys: int = 0, seed: int = 1, progress
     expected = model.fit(asimov)
     counts = None if ingredients.data is None else ingredients.data[:, model.inside]
     found = None if counts is None else model.fit(counts)
-    why, height = ingredients.no_data, None
+    why, reach, notes = ingredients.no_data, Reach(), []
     if found is not None and found.q0 < LEAST_Q0:
         why, found = f"the data have no signal to tell a mass by: −2 ln λ of none is {found.q0:.2g}", None
     if found is not None and counts is not None and toys:
-        height = model.height(found, toys, seed, progress)
-        found = model.fit(counts, height=height)
-    shown, of = (found, counts) if found is not None and counts is not None else (expected, asimov)
-    figures = dict(_figures(found, expected, why, list(_scales(ingredients, model.inside))))
-    figures |= dict(_interval_figures(found, why, height, toys, seed))
-    width = float(model.edges[1] - model.edges[0])
-    guess = f"the mass: bins of {width:g} GeV, between their edges the shape is a guess (0.3 GeV off when tried)"
-    notes = [f"{guess}; --axis 80:250:340"] if width > WIDE else []
-    if height is None and asimov.sum() < FEW:
+        try:
+            reach = reach_of(model.heights(found, toys, seed, progress), toys, seed)
+        except MassError as error:
+            notes.append(f"the mass: {error}")
+        else:
+            found = model.fit(counts, height=reach.height)
+    elif found is not None and asimov.sum() < FEW:
         notes.append(
             f"the mass: {asimov.sum():.0f} events are expected; of so few its interval holds the truth in some 60 % of"
-            " cases, not in 68; --toys 300 finds one that does"
+            " cases, not in 68; --toys 300 finds how far it must reach"
         )
+    shown, of = (found, counts) if found is not None and counts is not None else (expected, asimov)
+    figures = dict(_figures(found, expected, why, reach)) | dict(_scale_figures(ingredients, model.inside))
+    width = float(model.edges[1] - model.edges[0])
+    if width > WIDE:
+        guess = f"the mass: bins of {width:g} GeV, between their edges the shape is a guess (0.3 GeV off when tried)"
+        notes.insert(0, f"{guess}; --axis 80:250:340")
     return MassResult(figures=figures, scan=model.scan(of, shown), notes=tuple(notes))
 
 
-def _figures(found: MassFit | None, expected: MassFit, why: str, scales: list[float]) -> Iterator[tuple[str, Figure]]:
+def _figures(found: MassFit | None, expected: MassFit, why: str, reach: Reach) -> Iterator[tuple[str, Figure]]:
     figure: Callable[..., Figure] = partial(Figure.of, unit="GeV")
     yield "mass", figure(None if found is None else found.mass, "m_H where −2 ln λ is least", why)
-    error = "standard deviation of m_H, the mean of both below: statistics, strength and backgrounds"
+    error = "the mean of mass_up and mass_down, the curvature's error where one is open: statistics, µ, backgrounds"
     yield "mass_error", figure(None if found is None else found.width, error, why)
-    none = "the run has no variations of lepton energies"
-    scale = math.hypot(*scales) if scales else None
-    yield "mass_scale", figure(scale, "what lepton energies' variations move the signal's mean by, in quadrature", none)
-    yield "mass_error_expected", figure(expected.width, "mass_error of what is expected of µ = 1 at 125 GeV", "")
+    if reach.how:
+        yield HEIGHT, Figure(value=reach.height, definition=reach.how)
+    rule = f"{reach.height:.2f}, {HEIGHT}" if reach.how else "1"
+    for name, width in (("up", found and found.up), ("down", found and found.down)):
+        absent = why or f"none from {LOW:g} to {HIGH:g} GeV"
+        yield f"mass_{name}", figure(width, f"to the farthest mass where −2 ln λ is {rule}, {name}", absent)
+    said = "mass_error of what is expected of µ = 1 at 125 GeV, to where −2 ln λ is 1"
+    yield "mass_error_expected", figure(expected.width, said, "")
     yield "mass_expected", figure(expected.mass, "m_H fitted to these: 125 GeV but for interpolation", "")
 
 
-def _interval_figures(
-    found: MassFit | None, why: str, height: float | None, toys: int, seed: int
-) -> Iterator[tuple[str, Figure]]:
-    """Say how far the interval reaches, and by which rule."""
-    rule = "1"
-    if height is not None:
-        how = f"−2 ln λ below which {COVERAGE:.1%} of {toys} pseudo-experiments (seed {seed}) have their own mass"
-        yield "mass_height", Figure(value=height, definition=how)
-        rule = f"{height:.2f}, mass_height"
-    for name, width in (("up", found and found.up), ("down", found and found.down)):
-        reach = f"to the farthest mass where −2 ln λ is {rule}, {name}"
-        yield f"mass_{name}", Figure.of(width, reach, why or f"none from {LOW:g} to {HIGH:g} GeV", unit="GeV")
+def _scale_figures(ingredients: Ingredients, inside: slice) -> Iterator[tuple[str, Figure]]:
+    scales = list(_scales(ingredients, inside))
+    none = "the run has no variations of lepton energies"
+    moved = "what lepton energies' variations move the signal's mean by, in quadrature"
+    yield "mass_scale", Figure.of(math.hypot(*scales) if scales else None, moved, none, unit="GeV")
 
 
 def _scales(ingredients: Ingredients, inside: slice) -> Iterator[float]:
