@@ -95,8 +95,8 @@ def one_core(runs: Path, console: Console) -> list[list[str]]:
         events = sum(one.entries for one in hot)
         speed = bandwidth()
         for observables, goal in ((1, GOALS["one"]), (10, GOALS["ten"])):
-            refiller = CachedFiller(session.analysis, session.spec.selection.cuts, session.spec.templates[:observables])
-            found = events / best(lambda refiller=refiller: refiller.fill(hot)) / 1e6
+            filler = CachedFiller(session.analysis, session.spec.selection.cuts, session.spec.templates[:observables])
+            found = events / best(lambda filler=filler: filler.fill(hot)) / 1e6
             need = touched(hot, session, observables)
             rows.append(
                 [

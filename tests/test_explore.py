@@ -138,7 +138,7 @@ def test_hot_candidates_fill_another_runs_tasks_as_its_own_worker_does(runs, toy
         another = make_spec(release("toy"), selection="h4l", **changes)
         assert {one.sample for one in hot.lend(another)} == lent, changes
     usage = hot.usage()[0]
-    assert (usage.tasks, usage.hot) == (len(others) - 1, hot.warmth().usage.hot)
+    assert (usage.tasks, usage.hot) == (len(others) - 1, hot.cache_status().usage.hot)
     assert 0 < usage.hot < usage.rss
     hot.close()
     own.close()

@@ -175,9 +175,9 @@ def test_what_was_not_measured_is_told():
     hot = CandidateBuilder(analysis, select(analysis), [analysis.index("m4l")], 1.0).keep(
         [events(1, "realistic")], NORM
     )
-    refiller = CachedFiller(analysis, [Cut("m12", (Bound("m12", 50.0),))], [Template("m4l", AXIS)])
+    cached_filler = CachedFiller(analysis, [Cut("m12", (Bound("m12", 50.0),))], [Template("m4l", AXIS)])
     with pytest.raises(UnmeasuredError, match=r"^m12$"):
-        refiller.fill([hot])
+        cached_filler.fill([hot])
 
 
 def test_weights_that_are_too_large_are_told_as_from_files():

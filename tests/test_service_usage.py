@@ -19,7 +19,7 @@ from bridge.settings import BrokerSettings
 from bridge.topology import Topology
 from bridge.wire import Account, Refusal, account_letter, read_account
 from hzzray.engine.monitor import service
-from hzzray.engine.service_usage import Services, _Head, read_usage, report_usage, write_usage
+from hzzray.engine.service_usage import Services, _Head, read_service_usage, report_usage, write_usage
 from tests.support.waiting import wait_for
 
 APP = service("app", "3f2a", user_s=1.5, system_s=0.25, rss=10**8, cpus=1.0, memory_limit=2**31)
@@ -27,13 +27,13 @@ APP = service("app", "3f2a", user_s=1.5, system_s=0.25, rss=10**8, cpus=1.0, mem
 
 def test_word_is_left_and_read(tmp_path):
     """Issue 11, item 37: the app shares the runs' folder with the bridge, and nothing else."""
-    assert read_usage(tmp_path) == []
+    assert read_service_usage(tmp_path) == []
     write_usage(tmp_path, APP)
     write_usage(tmp_path, replace(APP, user_s=2.0))
-    assert read_usage(tmp_path) == [replace(APP, user_s=2.0)]
+    assert read_service_usage(tmp_path) == [replace(APP, user_s=2.0)]
     (path,) = (tmp_path / ".services").iterdir()
     os.utime(path, (time.time() - 60,) * 2)  # its service is gone
-    assert read_usage(tmp_path) == []
+    assert read_service_usage(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_word_that_makes_no_sense_is_passed_over(tmp_path, change):
     write_usage(tmp_path, APP)
     (path,) = (tmp_path / ".services").iterdir()
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    left = read_usage(tmp_path)
+    left = read_service_usage(tmp_path)
     assert left == ([APP] if "more" in change else [])
 
 
@@ -63,7 +63,7 @@ def test_no_link_and_no_rubbish_is_read_as_word(tmp_path):
     (folder / "a.json").symlink_to(tmp_path / "elsewhere" / ".services" / "app.json")
     (folder / "b.json").write_bytes(b"\xff" * 100_000)
     (folder / "c.json").mkdir()
-    assert read_usage(tmp_path / "runs") == []
+    assert read_service_usage(tmp_path / "runs") == []
 
 
 def test_outside_of_containers_there_is_the_machine(tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_word_is_kept_up(tmp_path, monkeypatch):
     monkeypatch.setattr("hzzray.engine.service_usage.measure_host", lambda: APP)
     ended = report_usage(tmp_path)
     try:
-        wait_for("word", lambda: read_usage(tmp_path) == [APP], 10)
+        wait_for("word", lambda: read_service_usage(tmp_path) == [APP], 10)
     finally:
         ended.set()
 

@@ -256,13 +256,13 @@ def test_hot_candidates_weigh_otherwise_as_events_do_that_are_read(
     step = more(events(seed), variations)
     if divided:
         step = step._replace(divisor=np.random.default_rng(3).uniform(-1, 9, step.events))
-    hot, refiller, cold = hot_and_cold(analysis, variations, varied, step, absolute=absolute)
-    again = refiller.fill([hot])
+    hot, cached_filler, cold = hot_and_cold(analysis, variations, varied, step, absolute=absolute)
+    again = cached_filler.fill([hot])
     assert again.pack() == cold.pack()
     assert np.array_equal(again.cells, cold.cells)
-    sums = refiller.begin()
-    refiller.add(hot, sums, vary=False)
-    assert not refiller.end(sums, hot.entries).cells[cold.shape.block(0).start :].any()
+    sums = cached_filler.begin()
+    cached_filler.add(hot, sums, vary=False)
+    assert not cached_filler.end(sums, hot.entries).cells[cold.shape.block(0).start :].any()
 
 
 def test_hot_candidates_lack_what_nobody_kept_of_them():
@@ -274,12 +274,12 @@ def test_hot_candidates_lack_what_nobody_kept_of_them():
         Variation("third", "branch", factor="trigger", branches=("trigger_up", "new")): "new",
     }
     for variation, names in lacking.items():
-        refiller = CachedFiller(H4L, H4L.cuts, TEMPLATES, (ALL, variation))
-        sums = refiller.begin()
+        cached_filler = CachedFiller(H4L, H4L.cuts, TEMPLATES, (ALL, variation))
+        sums = cached_filler.begin()
         with pytest.raises(UnmeasuredError, match=f"^{names}$"):
-            refiller.add(hot, sums)
+            cached_filler.add(hot, sums)
         assert not sums.cells.any()
-        refiller.add(hot, sums, vary=False)  # as data
+        cached_filler.add(hot, sums, vary=False)  # as data
         assert sums.cells.any()
 
 

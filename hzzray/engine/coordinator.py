@@ -165,10 +165,10 @@ class Coordinator:
                 asked = _Asked(cuts, templates, apart, asyncio.get_running_loop().create_future())
                 self._pending[viewer] = asked
                 self._fresh.set()
-                heard = await asked.answer
-                if not whole or len(heard.done) + len(heard.failed) >= len(self._session.tasks):
+                merged = await asked.answer
+                if not whole or len(merged.done) + len(merged.failed) >= len(self._session.tasks):
                     break
-            return heard
+            return merged
         finally:
             self._used = time.monotonic()
             if self._turns.get(viewer) == turn:
@@ -297,13 +297,13 @@ class Coordinator:
                 shares = await asyncio.gather(
                     *(self._share(member, question, numbers, apart=asked.apart) for member, numbers in parts)
                 )
-                heard = MergedAnswer.of([share for share in shares if share is not None])
+                merged = MergedAnswer.of([share for share in shares if share is not None])
             except HzzrayError as error:
                 if not asked.answer.done():
                     asked.answer.set_exception(error)
             else:
                 if not asked.answer.done():
-                    asked.answer.set_result(replace(heard, failed=self._failed | heard.failed))
+                    asked.answer.set_result(replace(merged, failed=self._failed | merged.failed))
             self._current = None
             self._used = time.monotonic()
 
@@ -410,13 +410,13 @@ class Coordinator:
     async def _look_at(self, member: _Member) -> bool:
         """Ask a worker how it stands; tells whether it answered. One that has another process has nothing hot."""
         try:
-            call = member.handle.warmth.options(concurrency_group="monitor").remote()
-            warmth = await asyncio.wait_for(_future(call), _PING_S)
+            call = member.handle.cache_status.options(concurrency_group="monitor").remote()
+            status = await asyncio.wait_for(_future(call), _PING_S)
         except (RayError, TimeoutError):
             return False
-        if member.ready and member.usage is not None and member.usage.pid != warmth.usage.pid:
+        if member.ready and member.usage is not None and member.usage.pid != status.usage.pid:
             self._fell(member)
-        member.bound, member.hot, member.usage = warmth
+        member.bound, member.hot, member.usage = status
         return True
 
     async def _watch(self) -> None:
@@ -498,10 +498,10 @@ class SessionClient:
         self, viewer: str, cuts: tuple[Cut, ...], templates: tuple[Template, ...], *, apart: bool, whole: bool
     ) -> MergedAnswer:
         """Ask; raises OvertakenError, and ClusterError where there is no session any more."""
-        heard: MergedAnswer = self._call(
+        merged: MergedAnswer = self._call(
             lambda handle: handle.ask.remote(viewer, cuts, templates, apart=apart, whole=whole)
         )
-        return heard
+        return merged
 
     def pick(self, pick: Pick) -> list[Candidate]:
         """Find candidates."""

@@ -46,7 +46,7 @@ class Alone:
         self._ranges = ranges
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._heard = MergedAnswer({}, (), {})
+        self._merged = MergedAnswer({}, (), {})
 
     def ask(
         self,
@@ -64,8 +64,8 @@ class Alone:
             share = self._worker.answer(question, range(self._ranges), apart=apart)
         if share is None:
             raise OvertakenError("overtaken by a newer question")
-        self._heard = MergedAnswer.of([share])
-        return self._heard
+        self._merged = MergedAnswer.of([share])
+        return self._merged
 
     def pick(self, pick: Pick) -> list[Candidate]:
         """Find candidates."""
@@ -81,13 +81,21 @@ class Alone:
 
     def standing(self) -> Standing:
         """Tell how much is hot; the rest is read when somebody asks."""
-        warmth = self._worker.warmth()
-        failed = len(self._heard.failed)
-        return Standing(self._ranges - failed, failed, self._ranges, warmth.ranges, warmth.usage.hot, warmth.bound, 1)
+        status = self._worker.cache_status()
+        failed = len(self._merged.failed)
+        return Standing(
+            self._ranges - failed,
+            failed,
+            self._ranges,
+            status.ranges,
+            status.usage.hot,
+            status.bound,
+            1,
+        )
 
     def usages(self) -> list[Usage]:
         """Tell what the worker uses."""
-        return [self._worker.warmth().usage]
+        return [self._worker.cache_status().usage]
 
     def close(self) -> None:
         """Let go of open files."""

@@ -211,7 +211,7 @@ class HotWorker(Worker):
     """Measures ranges of a run's files once, keeps them hot, and judges and fills them as often as somebody asks.
 
     ``tasks`` are all ranges of the run, known by their numbers. ``load`` may be called from one thread while
-    another one answers, and ``drop`` and ``warmth`` from a third.
+    another one answers, and ``drop`` and ``cache_status`` from a third.
     """
 
     def __init__(
@@ -247,20 +247,20 @@ class HotWorker(Worker):
         wanted |= {variation.each for variation in spec.variations if variation.each}
         # A file may lack what only other cuts need.
         self._ways = (
-            (self._keeper(analysis, names, everything), everything),
-            (self._keeper(analysis, wanted, own), own),
+            (self._builder(analysis, names, everything), everything),
+            (self._builder(analysis, wanted, own), own),
         )
         self._digests = {sample.name: read_digest(spec, sample.name, names) for sample in spec.release.samples}
         return filler, everything
 
-    def _keeper(
+    def _builder(
         self, analysis: Analysis, names: Sequence[str] | set[str], reads: dict[bool, Reads]
     ) -> CandidateBuilder:
         numbers, spec = sorted(analysis.index(name) for name in names), self._spec
         kept = extra_weights(spec.variations, reads[True])
-        keeper = CandidateBuilder(analysis, spec.selection, numbers, spec.release.schema_.gev, kept)
-        keeper.warm_up(nothing(analyses.reads(self._spec, analysis, simulation=True)))
-        return keeper
+        builder = CandidateBuilder(analysis, spec.selection, numbers, spec.release.schema_.gev, kept)
+        builder.warm_up(nothing(analyses.reads(self._spec, analysis, simulation=True)))
+        return builder
 
     def _content(self, task: Task, reader: Reader) -> str:
         """Name the content of a task's file by the branches that the run itself reads, as its planner did."""
@@ -311,15 +311,15 @@ class HotWorker(Worker):
         return hot
 
     def _measure(self, task: Task) -> Hot:
-        (keeper, everything), (fewer, own) = self._ways
+        (builder, everything), (fewer, own) = self._ways
         try:
-            return self._read(task, keeper, everything)
+            return self._read(task, builder, everything)
         except MissingFileError:
             raise
         except DataError:
             return self._read(task, fewer, own)
 
-    def _read(self, task: Task, keeper: CandidateBuilder, reads: dict[bool, Reads]) -> Hot:
+    def _read(self, task: Task, builder: CandidateBuilder, reads: dict[bool, Reads]) -> Hot:
         spec = self._spec
         if self._reads is not reads:
             self.close()
@@ -329,7 +329,7 @@ class HotWorker(Worker):
         simulation = self._is_simulation(task)
         reader = self._open(task, simulation=simulation)
         with self._explained(task):
-            hot = keeper.keep(reader.steps(task.start, task.stop), norm, vary=simulation)
+            hot = builder.keep(reader.steps(task.start, task.stop), norm, vary=simulation)
             reader.confirm()
         return hot
 
@@ -341,7 +341,7 @@ class HotWorker(Worker):
         """
         if isinstance(self._filler, DataError):
             raise self._filler
-        refiller = CachedFiller(self._analysis, question.cuts, question.templates)
+        cached_filler = CachedFiller(self._analysis, question.cuts, question.templates)
         hot = [number for number in numbers if self.key(number) in self._store]
         cold = sorted(set(numbers) - set(hot))
         sums: dict[str, Sums] = {}
@@ -353,9 +353,9 @@ class HotWorker(Worker):
             if question.number <= self._dropped:
                 return None
             sample = self._tasks[number].sample
-            own = refiller.begin() if apart else sums.setdefault(sample, refiller.begin())
+            own = cached_filler.begin() if apart else sums.setdefault(sample, cached_filler.begin())
             try:
-                added = refiller.add(self._store.get(self.key(number)) or self._heat(number), own)
+                added = cached_filler.add(self._store.get(self.key(number)) or self._heat(number), own)
             except UnmeasuredError as error:
                 failed[number] = f"{redact(self._tasks[number].file)}: no branches to measure {error} of"
             except (DataError, TransientError) as error:
@@ -364,8 +364,8 @@ class HotWorker(Worker):
                 done.append(number)
                 entries[sample] += added
                 if apart:
-                    packed[number] = refiller.end(own, added).pack()
-        blocks = {sample: refiller.end(own, entries[sample]) for sample, own in sums.items()}
+                    packed[number] = cached_filler.end(own, added).pack()
+        blocks = {sample: cached_filler.end(own, entries[sample]) for sample, own in sums.items()}
         return WorkerAnswer(blocks, tuple(done), failed, len(cold), packed)
 
     def lend(self, spec: RunSpec) -> frozenset[Range]:
@@ -385,8 +385,8 @@ class HotWorker(Worker):
         names = analyses.measurable(spec, self._analysis)
         theirs = {sample.name: read_digest(spec, sample.name, names) for sample in spec.release.samples}
         same = {name for name, digest in self._digests.items() if theirs.get(name) == digest}
-        (keeper, _), _ = self._ways
-        if not needs(spec.variations) <= keeper.beside:  # of data nothing varies
+        (builder, _), _ = self._ways
+        if not needs(spec.variations) <= builder.beside:  # of data nothing varies
             same &= {sample.name for sample in spec.release.samples if spec.release.role(sample) == "data"}
         files = {task.uuid: task.file for task in self._tasks if task.sample in same}
         uuids = renamed(files, self._spec, spec, self._analysis, self._cache)
@@ -404,21 +404,21 @@ class HotWorker(Worker):
         if isinstance(self._filler, DataError):
             return [self._filler] * len(tasks)
         common = self._in_common(spec)
-        refiller = CachedFiller(self._analysis, spec.selection.cuts, spec.templates, spec.variations, spec.varied)
-        return [self._filled(refiller, task, common.get(task.range) if task.spec == spec.digest else None)
+        cached_filler = CachedFiller(self._analysis, spec.selection.cuts, spec.templates, spec.variations, spec.varied)
+        return [self._filled(cached_filler, task, common.get(task.range) if task.spec == spec.digest else None)
                 for task in tasks]  # fmt: skip
 
-    def _filled(self, refiller: CachedFiller, task: Task, number: int | None) -> Partial | HzzrayError:
+    def _filled(self, cached_filler: CachedFiller, task: Task, number: int | None) -> Partial | HzzrayError:
         wall, cpu = time.perf_counter(), time.thread_time()  # another thread may be reading meanwhile
         hot = None if number is None else self._store.get(self.key(number))
         if hot is None:
             return TransientError(f"{redact(task.file)}: entries {task.start} to {task.stop} are not hot")
         with self._meter.working(task):
-            sums = refiller.begin()
+            sums = cached_filler.begin()
             try:
                 with self._explained(task):
-                    entries = refiller.add(hot, sums, vary=self._is_simulation(task))
-                packed = refiller.end(sums, entries).pack()
+                    entries = cached_filler.add(hot, sums, vary=self._is_simulation(task))
+                packed = cached_filler.end(sums, entries).pack()
             except UnmeasuredError as error:
                 return TransientError(f"{redact(task.file)}: {error} is not hot")
             except DataError as error:
@@ -431,7 +431,7 @@ class HotWorker(Worker):
         """Find candidates, by range; ranges that can't be read have none."""
         if isinstance(self._filler, DataError):
             raise self._filler
-        refiller = CachedFiller(self._analysis, pick.cuts, [pick.template])
+        cached_filler = CachedFiller(self._analysis, pick.cuts, [pick.template])
         found: dict[int, Picked] = {}
         left = pick.limit
         for number in numbers:
@@ -441,7 +441,7 @@ class HotWorker(Worker):
                 continue
             with suppress(DataError, TransientError, UnmeasuredError):
                 hot = self._store.get(self.key(number)) or self._heat(number)
-                found[number] = refiller.pick(hot, pick.low, pick.high, left)
+                found[number] = cached_filler.pick(hot, pick.low, pick.high, left)
                 left = None if left is None else left - found[number].entry.size
         return found
 
@@ -472,7 +472,7 @@ class HotWorker(Worker):
         """Answer no question up to this one any more."""
         self._dropped = max(self._dropped, number)
 
-    def warmth(self) -> CacheStatus:
+    def cache_status(self) -> CacheStatus:
         """Tell how much is hot."""
         own, *_ = self.usage()
         return CacheStatus(self._store.bound, len(self._store), own)

@@ -52,7 +52,7 @@ class Services:
         if not here.is_service:
             return [here, *self._also()]
         head = [] if here.actor.startswith(f"{SERVICE}head@") else self._head.usage()
-        return [*read_usage(self._runs), *head, *self._also(), here]
+        return [*read_service_usage(self._runs), *head, *self._also(), here]
 
 
 class _Gauge:
@@ -115,7 +115,7 @@ def write_usage(runs: Path, usage: Usage) -> None:
     write_whole(runs / WORD / f"{service_of(usage.actor)}.json", lambda path: path.write_bytes(_write(usage)))
 
 
-def read_usage(runs: Path) -> list[Usage]:
+def read_service_usage(runs: Path) -> list[Usage]:
     """Read what services have left word of lately; what can't be understood is passed over."""
     found = []
     with contextlib.suppress(OSError):
