@@ -160,7 +160,7 @@ def main() -> int:
     console.print(report.grid(header, rows))
     if options.events >= FULL_EVENTS and options.questions >= QUESTIONS:
         about = (
-            f"{options.events} toy events, the cuts of `h4l`; one core by its CPU time, the best of {PASSES} passes."
+            f"; {options.events} toy events, the cuts of `h4l`; one core by its CPU time, the best of {PASSES} passes."
         )
         report.record("hot", ["benchmarks/hot.py", *sys.argv[1:]], about, report.grid(header, rows))
     return 0
