@@ -41,7 +41,7 @@ def main() -> None:
         fits, usual = [], []
         for _ in range(asked.toys):
             toy, counts = model.toy(truth, rng)
-            fits.append(toy.fit(counts, height=reach.height))
+            fits.append(toy.reaching(counts, toy.fit(counts, errors=False), reach.height))
             usual.append(float(toy.at(counts, mass, fits[-1]).fval) - fits[-1].twice_nll)
         kept = [one for one in fits if one.q0 >= LEAST_Q0]
         off = np.array([one.mass - mass for one in kept])

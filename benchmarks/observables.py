@@ -6,14 +6,13 @@ Run by hand: ``python benchmarks/observables.py``. Writes its section of docs/pe
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 import report
 from rich.console import Console
-from variations import EVENTS, PASSES, SAMPLE, Way
+from variations import EVENTS, PASSES, SAMPLE, Way, in_turns
 
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
@@ -32,19 +31,7 @@ def measure(file: Path, selection: str, passes: int) -> dict[int, tuple[float, f
     for chosen in (["m4l"], default, [*default, *FIVE_MORE]):
         spec = make_spec(release("toy"), selection=selection, observables=tuple(chosen))
         found[len(spec.templates)] = Way.of(spec, file)
-    for way in found.values():
-        way.turn()
-    for _ in range(passes):
-        for way in found.values():
-            way.seconds.append(way.turn())
-    entries = found[1].reader.layout.entries
-    return {
-        number: (
-            min(way.seconds) / entries * 1e9,
-            statistics.median(one / other for one, other in zip(way.seconds, found[1].seconds, strict=True)),
-        )
-        for number, way in found.items()
-    }
+    return in_turns(found, 1, passes)
 
 
 def main() -> int:

@@ -118,7 +118,8 @@ def test_of_few_events_toys_find_how_far_the_interval_reaches(monkeypatch):
     height = found.figures["mass_height"]
     assert height.value == reach.height
     assert f"68.3% of {len(heights)} pseudo-experiments have their own mass (of 60, seed 3" in height.definition
-    best = model.fit(few.data[:, model.inside], height=height.value)
+    counts = few.data[:, model.inside]
+    best = model.reaching(counts, model.fit(counts), height.value)
     for name, width in (("mass_up", best.up), ("mass_down", best.down)):
         assert found.figures[name].value == width
         assert f"{height.value:.2f}, mass_height" in found.figures[name].definition

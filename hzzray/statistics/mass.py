@@ -151,11 +151,11 @@ class MassModel:
         constraint = float((((factors - self.measured) / self.known) ** 2).sum())
         return 2.0 * float((expected - data * np.log(expected)).sum()) + constraint
 
-    def fit(self, data: NDArray[np.float64], *, errors: bool = True, height: float = 1.0) -> MassFit:
+    def fit(self, data: NDArray[np.float64], *, errors: bool = True) -> MassFit:
         """Fit counts of shape (regions, bins inside); raises MassError where MINUIT finds no minimum.
 
         A few events may pull to several masses: it begins at each of some, and the deepest minimum counts. ``errors``
-        reach to where −2 ln λ has a ``height``.
+        take longer than all else: they reach to where −2 ln λ is 1.
         """
         starts = (self._minuit(data, mass) for mass in np.linspace(LOW + 3, HIGH - 3, 5))
         found = [minuit.migrad() for minuit in starts]
@@ -166,10 +166,15 @@ class MassModel:
         none = self._minuit(data, SIMULATED, strength=0.0).migrad()
         best.hesse()
         values = best.values
-        down, up = self._interval(data, values[0], float(best.fval), height) if errors else (None, None)
         q0 = max(float(none.fval - best.fval), 0.0)
         factors = tuple(float(value) for value in values[2:])
-        return MassFit(values[0], float(best.errors[0]), down, up, values[1], q0, float(best.fval), factors)
+        fitted = MassFit(values[0], float(best.errors[0]), None, None, values[1], q0, float(best.fval), factors)
+        return self.reaching(data, fitted, 1.0) if errors else fitted
+
+    def reaching(self, data: NDArray[np.float64], fitted: MassFit, height: float) -> MassFit:
+        """Let the errors of a fit of these counts reach to where −2 ln λ has a height."""
+        down, up = self._interval(data, fitted.mass, fitted.twice_nll, height)
+        return fitted._replace(down=down, up=up)
 
     def toy(self, truth: MassFit, rng: np.random.Generator) -> tuple[MassModel, NDArray[np.float64]]:
         """Throw a pseudo-experiment of ``truth``: what was measured of the backgrounds before, and the counts."""
@@ -298,7 +303,7 @@ def fit_mass(ingredients: Ingredients, *, toys: int = 0, seed: int = 1, progress
     asimov = model.expected(SIMULATED, 1.0, np.ones(len(model.known)))
     expected = model.fit(asimov)
     counts = None if ingredients.data is None else ingredients.data[:, model.inside]
-    found = None if counts is None else model.fit(counts)
+    found = None if counts is None else model.fit(counts, errors=False)
     why, reach, notes = ingredients.no_data, Reach(), []
     if found is not None and found.q0 < LEAST_Q0:
         why, found = f"the data have no signal to tell a mass by: −2 ln λ of none is {found.q0:.2g}", None
@@ -307,13 +312,13 @@ def fit_mass(ingredients: Ingredients, *, toys: int = 0, seed: int = 1, progress
             reach = reach_of(model.heights(found, toys, seed, progress), toys, seed)
         except MassError as error:
             notes.append(f"the mass: {error}")
-        else:
-            found = model.fit(counts, height=reach.height)
     elif found is not None and asimov.sum() < FEW:
         notes.append(
             f"the mass: {asimov.sum():.0f} events are expected; of so few its interval holds the truth in some 60 % of"
             " cases, not in 68; --toys 300 finds how far it must reach"
         )
+    if found is not None and counts is not None:
+        found = model.reaching(counts, found, reach.height)
     shown, of = (found, counts) if found is not None and counts is not None else (expected, asimov)
     figures = dict(_figures(found, expected, why, reach)) | dict(_scale_figures(ingredients, model.inside))
     width = float(model.edges[1] - model.edges[0])
