@@ -192,8 +192,7 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
         for template in range(lay.axis_row.size):
             x = c.values[lay.axis_row[template], begin:end]
             if end - begin != n:
-                for i in range(n):
-                    s.x[i] = x[s.chosen[at + i] - begin]
+                _pick(n, x, s.chosen[at:], begin, s.x)
                 x = s.x[:n]
             find_bins(n, x, lay.axes[template], s.region[at:], lay.axis_cell[template], s.cell)
             _add_folds(n, s.cells, s.cell, s.folds[at * FOLDS :])
@@ -203,6 +202,13 @@ def judge_and_fill(start: int, events: int, c: Candidates, weights: Weights, lay
     if 4 * odd > m:  # what comes now weighs otherwise
         _settle(s, t)
     return FINE
+
+
+@kernel
+def _pick(n: int, x: NDArray[np.float64], chosen: NDArray[np.int64], begin: int, out: NDArray[np.float64]) -> None:
+    """Copy the values of n candidates, where ``x`` starts with that of candidate ``begin``."""
+    for i in range(n):
+        out[i] = x[np.uint64(chosen[i] - begin)]
 
 
 @inlined

@@ -143,6 +143,8 @@ def measure_leptons(
     if paired or slots[M12] >= 0 or slots[M34] >= 0 or slots[M_SFOS] >= 0 or slots[SFOS_PAIRS] >= 0:
         _of_two(n, v.p, v.m)
         _find_sfos(n, v)
+        if slots[M_SFOS] >= 0:
+            _least(n, v)
         _pair_up(n, v)
     _nearest(n, v, slots)
     if _any(slots, PT1, ETA1 + 4):
@@ -243,28 +245,33 @@ def _find_sfos(n: int, v: Vectors) -> None:
 
 
 @kernel
-def _pair_up(n: int, v: Vectors) -> None:
-    """Pair four leptons: m12 of the SFOS pair nearest m_Z whose rest is one too, m34 of that, in GeV; -1 for none.
-
-    And the smallest mass of any SFOS pair, infinite for none.
-    """
-    m12, m34, least = v.found[M12], v.found[M34], v.found[M_SFOS]
+def _least(n: int, v: Vectors) -> None:
+    """Find the smallest mass of any SFOS pair in GeV, infinite for none."""
+    least = v.found[M_SFOS]
     for i in range(n):
-        m12[i] = NO_MASS
-        m34[i] = NO_MASS
         least[i] = np.inf
     for pair in range(6):
         m, sfos = v.m[pair], v.sfos[pair]
         for i in range(n):  # a mass that is nan is below any bound
             least[i] = m[i] if (sfos[i] != 0) & (not m[i] >= least[i]) else least[i]
+
+
+@kernel
+def _pair_up(n: int, v: Vectors) -> None:
+    """Pair four leptons: m12 of the SFOS pair nearest m_Z whose rest is one too, m34 of that, in GeV; -1 for none."""
+    m12, m34 = v.found[M12], v.found[M34]
+    for i in range(n):
+        m12[i] = NO_MASS
+        m34[i] = NO_MASS
     for pair in range(0, 6, 2):
         one, two, first, second = v.m[pair], v.m[pair + 1], v.sfos[pair], v.sfos[pair + 1]
         for i in range(n):
-            near, far = _nearer(one[i], two[i])
-            m34[i] = far if (first[i] & second[i] != 0) & _is_better(near, m12[i]) else m34[i]
+            first[i] &= second[i]  # of both, as the next loop must read few rows
         for i in range(n):
-            near, _ = _nearer(one[i], two[i])
-            m12[i] = near if (first[i] & second[i] != 0) & _is_better(near, m12[i]) else m12[i]
+            near, far = _nearer(one[i], two[i])
+            taken = (first[i] != 0) & _is_better(near, m12[i])
+            m34[i] = far if taken else m34[i]
+            m12[i] = near if taken else m12[i]
 
 
 @inlined
