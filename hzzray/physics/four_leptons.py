@@ -219,8 +219,8 @@ def _motion(n: int, p: NDArray[np.float64], found: NDArray[np.float64]) -> None:
         found[Y4L, i] = 0.5 * log((e + z) / (e - z)) if e > abs(z) else math.copysign(np.inf, z)
 
 
-# One row is written in a loop, and few are read: only such loops become vectors, as rows might overlap and compilers
-# look whether they do, for some pairs of them and no more.
+# Loops write one row or two, and read few: only such loops become vectors, as rows might overlap and compilers look
+# whether they do, for some pairs of them and no more.
 
 
 @kernel
@@ -258,7 +258,10 @@ def _least(n: int, v: Vectors) -> None:
 
 @kernel
 def _pair_up(n: int, v: Vectors) -> None:
-    """Pair four leptons: m12 of the SFOS pair nearest m_Z whose rest is one too, m34 of that, in GeV; -1 for none."""
+    """Pair four leptons: m12 of the SFOS pair nearest m_Z whose rest is one too, m34 of that, in GeV; -1 for none.
+
+    Of ``sfos`` it leaves in the first row of each pairing whether both pairs are.
+    """
     m12, m34 = v.found[M12], v.found[M34]
     for i in range(n):
         m12[i] = NO_MASS
