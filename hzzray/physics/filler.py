@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +15,7 @@ from hzzray.physics.candidates import BLOCK, Candidates, make_room
 from hzzray.physics.columns import Reads, Step
 from hzzray.physics.fill import NOWHERE, UNEVEN, Sums, Weights, forget, judge_and_fill, make_scratch, settle
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape
-from hzzray.physics.jit import one_at_a_time, without_extensions
+from hzzray.physics.jit import calling, one_at_a_time, without_extensions
 from hzzray.physics.limbs import CELL, COUNT, SUMW, SUMW2
 from hzzray.physics.selection import Selection, parameters_of
 from hzzray.physics.variations import Varied
@@ -155,16 +158,27 @@ def run_measure(
     candidates: Candidates,
 ) -> int:  # fmt: skip
     """Measure events from start on; returns how many there were. Raises MeasureError where that fails."""
+    arguments = start, stop, columns, parameters, slots, candidates
     try:
-        measured = measure(start, stop, columns, parameters, slots, candidates)
+        measured = measure(*arguments)
     except Exception as error:  # somebody's own function may raise what it likes
         file = measure.__code__.co_filename
-        raise MeasureError(f"measure: {error_summary(error, file)}") from error
+        raise MeasureError(f"measure: {error_summary(_nearest(error, measure, arguments), file)}") from error
     if type(measured) is not int or not min(1, stop - start) <= measured <= stop - start:
         raise MeasureError(
             f"measure returned {measured!r} for events {start} to {stop}: it must return how many it measured"
         )
     return measured
+
+
+def _nearest(error: Exception, measure: Any, arguments: tuple[object, ...]) -> Exception:  # noqa: ANN401
+    """Of what can't be compiled in a helper, find what says so of the line of ``measure`` that calls it."""
+    if isinstance(error, nb.TypingError) and Path(measure.__code__.co_filename).name not in str(error):
+        try:
+            calling(measure).compile(tuple(map(nb.typeof, arguments)))
+        except nb.TypingError as nearest:
+            return nearest
+    return error
 
 
 def refuse_misplaced(became: int, candidates: Candidates, measured: int, regions: int) -> None:

@@ -100,9 +100,7 @@ class ExactSums:
     def settled(self) -> ExactSums:
         """Return the canonical form: every limb but the last in [0, 2**32). Needed after 2**30 additions at most."""
         limbs = self.limbs.copy()
-        while (carries := limbs[..., :-1] >> LIMB_BITS).any():
-            limbs[..., :-1] &= _MASK
-            limbs[..., 1:] += carries
+        _carry(limbs)
         return ExactSums(limbs)
 
     def __add__(self, other: ExactSums) -> ExactSums:
@@ -133,6 +131,14 @@ class ExactSums:
     def equal(self, other: ExactSums) -> bool:
         """Tell whether two arrays hold the same numbers."""
         return bool(np.array_equal(self.settled().limbs, other.settled().limbs))
+
+
+def _carry(limbs: NDArray[np.int64]) -> None:
+    """Settle sums where they are: one limb after the other hands on what is beyond its bits, or lacking."""
+    for i in range(LIMBS - 1):
+        limb = limbs[..., i]
+        limbs[..., i + 1] += limb >> LIMB_BITS
+        limb &= _MASK
 
 
 def _nearest(limbs: list[int]) -> float:
@@ -323,7 +329,7 @@ class Blocks:
     ) -> Self:
         """Make blocks of limbs that have carries still."""
         for limbs in (cells[:, _W], cells[:, _W2], stopped[:, _W]):
-            limbs[...] = ExactSums(limbs).settled().limbs
+            _carry(limbs)
         return cls(shape, cells, stopped, invalid, entries)
 
     def __add__(self, other: Blocks) -> Blocks:

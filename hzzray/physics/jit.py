@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numba as nb
@@ -117,6 +118,16 @@ def _cached(dispatcher: Any) -> Any:  # noqa: ANN401
 def inlined(function: _F) -> _F:
     """Compile as a part of the caller, so that a loop around it can be vectorised."""
     return nb.njit(nogil=True, inline="always", error_model="numpy")(function)  # type: ignore[return-value]
+
+
+def calling(dispatcher: Any) -> Any:  # noqa: ANN401
+    """Make a function anew that calls what is inlined in it: what goes wrong as that is compiled tells who calls it."""
+    function = dispatcher.py_func
+    names = dict(function.__globals__)
+    for name, value in names.items():
+        if getattr(value, "targetoptions", {}).get("inline") == "always":
+            names[name] = nb.njit(error_model="numpy")(value.py_func)
+    return nb.njit(error_model="numpy")(FunctionType(function.__code__, names, function.__name__))
 
 
 @contextlib.contextmanager
