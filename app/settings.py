@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hzzray.engine.local_cluster import NO_DASHBOARD
 from hzzray.errors import UsageError
 
 #: Where the README's commands put files.
@@ -29,7 +30,8 @@ class AppSettings:
     address
         Ray cluster whose runs are shown (``HZZRAY_ADDRESS``); none for runs of this folder alone.
     dashboard
-        Where a browser finds the Ray dashboard (``HZZRAY_DASHBOARD``); None where each run tells its own cluster's.
+        Where a browser finds the Ray dashboard (``HZZRAY_DASHBOARD``); None where each run tells its own cluster's,
+        if it has one (not where that says ``none``).
     engine
         Who answers on the explore page (``HZZRAY_EXPLORE``): ``ray``, actors of the cluster that runs started here use;
         or ``serial``, a process on this machine.
@@ -60,7 +62,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> AppSettings:
         sources=_listed(environ, "HZZRAY_SOURCES") or SOURCES,
         catalogue=Path(catalogue) if catalogue else None,
         address=environ.get("HZZRAY_ADDRESS") or None,
-        dashboard=(environ.get("HZZRAY_DASHBOARD") or "").rstrip("/") or None,
+        dashboard=_dashboard(environ),
         hosts=_listed(environ, "HZZRAY_APP_HOSTS"),
         engine=_engine(environ),
         broker=environ.get("HZZRAY_BROKER") or None,
@@ -75,6 +77,11 @@ def _engine(environ: Mapping[str, str]) -> Literal["ray", "serial"]:
     if name != "ray":
         raise UsageError(f"HZZRAY_EXPLORE={name}: it is ray or serial")
     return "ray"
+
+
+def _dashboard(environ: Mapping[str, str]) -> str | None:
+    place = environ.get("HZZRAY_DASHBOARD", "").rstrip("/")
+    return place if place not in ("", NO_DASHBOARD) else None
 
 
 def _listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -116,6 +116,7 @@ def pytest_configure(config):
     for name in [name for name in os.environ if name.startswith("HZZRAY_BROKER")]:
         del os.environ[name]
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["HZZRAY_DASHBOARD"] = "none"  # few tests look at one, which takes seconds of CPU
     os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"  # what dashboards' agents look at all processes for
 
 
@@ -143,10 +144,8 @@ def ray_cluster(compiled):
     """One local Ray cluster with three slots."""
     from hzzray.engine.cluster import cluster
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hzzray.engine.local_cluster._Dashboard.start", lambda *_: None)  # nobody looks at this one's
-        with cluster(3):
-            yield
+    with cluster(3):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ def mine(tmp_path):
         ("c.pt[first]", "c.pT[first]", r"measure: line 26: TypingError: Unknown attribute 'pT'"),
         ("* p.gev", '* "GeV"', r"measure: line 26: TypingError: No implementation of function .*mul"),
         ("* p.gev", "* gev", r"measure: line 26: TypingError: NameError: name 'gev' is not defined"),
-        ("last - first)", '"many")', r"measure: line 25: TypingError: No implementation of function .*setitem"),
+        ("k, last - first)", 'k, "many")', r"measure: line 25: TypingError: No implementation of function .*setitem"),
         (
             "@entry\ndef measure(start, stop, c, p, slots, out):\n",
             f"{HELPER}@entry\ndef measure(start, stop, c, p, slots, out):\n    helper(p)\n",

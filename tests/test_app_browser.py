@@ -80,7 +80,7 @@ def grown(viewer: Viewer, label: str, beyond: float) -> float:
 def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
     settings = Settings(runs=tmp_path, run_id="serial", sources=(str(toys),), engine="serial", limits=Limits())
     expected = execute(make_spec(release("toy")), settings, planned=lambda _: None, progress=lambda _: None)
-    with serve_app(tmp_path / "app", HZZRAY_SOURCES=str(toys)) as app:
+    with serve_app(tmp_path / "app", HZZRAY_SOURCES=str(toys), HZZRAY_DASHBOARD="") as app:
         viewer = Viewer(browser, app).open()
         page, folder = viewer.page, app.runs / "story"
 

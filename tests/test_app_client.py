@@ -485,6 +485,7 @@ def test_settings_are_read_from_the_environment(tmp_path):
     )  # fmt: skip
     assert (full.sources, full.address, full.password) == (("/a", "https://b/c"), "ray://head:10001", "open sesame")
     assert full.dashboard == "https://ray.example"
+    assert read_settings({"HZZRAY_DASHBOARD": "none"}).dashboard is None
     assert full.hosts == ("a.example", "*.b.example")
     assert "sesame" not in repr(full)
     assert "amqp" not in repr(full)

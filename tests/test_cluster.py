@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hzzray.engine.cluster import ClusterError, cluster, has_autoscaler, visit
@@ -44,7 +45,8 @@ for time in range(2):  # another cluster, of another token
 
 
 def test_local_clusters_one_after_the_other_listen_on_loopback_alone(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    own = ("RAY_", "HZZRAY_DASHBOARD")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     environment["HOME"] = str(tmp_path)  # whoever has a token of their own there gets none made
     done = subprocess.run(
         [sys.executable, "-c", LISTENING],
@@ -62,6 +64,12 @@ def test_local_clusters_one_after_the_other_listen_on_loopback_alone(tmp_path):
     for time in range(2):
         assert any(line.startswith(f"{time} gcs_server") for line in listening)
     assert [line for line in listening if not line.endswith("True")] == []
+
+
+def test_no_dashboard_is_started_where_none_is_wanted(ray_cluster):
+    started = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("gcs_server" in command for command in started)
+    assert not [command for command in started if "dashboard/dashboard.py" in command]
 
 
 SLOW = (

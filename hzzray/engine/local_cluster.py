@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ _OBJECT_STORE = 128 * 1024**2
 # nobody hears (the dashboard reads them itself). And its agent takes any port: at the fixed one, a second cluster of a
 # machine tries for seconds, and is left without.
 _LEAN: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False, "dashboard_agent_listen_port": 0}
+
+#: What HZZRAY_DASHBOARD says where nobody wants one.
+NO_DASHBOARD = "none"
 
 # A dashboard is there a second or two after its cluster, on a busy machine later.
 _DASHBOARD_S = 30.0
@@ -57,16 +61,18 @@ _dashboard = _Dashboard()
 
 
 def start(cpus: int, **common: Any) -> None:  # noqa: ANN401 (options of ray.init)
-    """Start Ray on loopback alone, with ``cpus`` slots. Its dashboard follows (see ``await_dashboard``)."""
+    """Start Ray on loopback alone, with ``cpus`` slots. Its dashboard follows (see ``await_dashboard``), if wanted."""
     global _dashboard  # noqa: PLW0603 (a process has one cluster, as Ray has)
     import ray  # noqa: PLC0415 (a second to import)
     from ray._private import node, parameter  # noqa: PLC0415 (ray.init has no options for these)
 
     dashboard = _dashboard = _Dashboard()
     begin = node.Node.start_api_server
+    is_wanted = os.environ.get("HZZRAY_DASHBOARD") != NO_DASHBOARD
 
     def beside(node: Any, **how: bool) -> None:  # noqa: ANN401
-        dashboard.start(partial(begin, node, **how), node)
+        if is_wanted:
+            dashboard.start(partial(begin, node, **how), node)
 
     with (
         _replaced(parameter, "RayParams", partial(parameter.RayParams, **_LEAN)),
