@@ -24,7 +24,7 @@ from app import formatting
 from hzzray.engine.monitor import is_actor
 from hzzray.physics.analysis import Template
 from hzzray.report.stack import Contents, Layer, contents
-from hzzray.runs.compare import Run, RunSummary
+from hzzray.runs.compare import LoadedRun, RunSummary
 from hzzray.runs.result import Result, moment
 from hzzray.runs.tables import CpuUse, Rows, cpu_percent
 from hzzray.statistics.significance import poisson_interval
@@ -511,7 +511,7 @@ def bars(summaries: Sequence[RunSummary], field: str, title: str, form: str) -> 
     )
 
 
-def cpu_of_runs(runs: Sequence[Run]) -> Chart:
+def cpu_of_runs(runs: Sequence[LoadedRun]) -> Chart:
     """Draw all actors' CPU together over time, one line a run."""
     names = [run.result.run_id for run in runs]
     tables = []

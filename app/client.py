@@ -23,7 +23,7 @@ from hzzray.engine.template_tables import Tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError, open_own, read_own
 from hzzray.messages import RUN_ID
-from hzzray.runs.compare import Run
+from hzzray.runs.compare import LoadedRun
 from hzzray.runs.folder import LEDGER, LOG, RESULT, RunFolder, load_json
 from hzzray.runs.growth import Growth
 from hzzray.runs.result import Result
@@ -177,11 +177,11 @@ class View:
             return self._reader.showing(self.result, observable)
         return self._reader.as_of(self.result, self.past, observable), None
 
-    def run(self) -> Run:
+    def run(self) -> LoadedRun:
         """Return what comparisons are made of; raises UsageError before the first result."""
         if self.result is None:
             raise UsageError(f"run {self.run_id} has no result yet")
-        return Run(self.result, self.usage, self.scale)
+        return LoadedRun(self.result, self.usage, self.scale)
 
 
 class Dashboard(NamedTuple):

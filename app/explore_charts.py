@@ -280,7 +280,7 @@ def _on_track(slider: Slider, values: NDArray[np.float64]) -> NDArray[np.float64
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Move:
     """Cuts as they were, and which one was moved from there, when [s]."""
 
     cuts: tuple[Bound, ...]
@@ -293,7 +293,7 @@ class Tuning:
     """Changes of a run's cuts, by variable, and how they came about. A bound without ends is a cut taken away."""
 
     cuts: tuple[Bound, ...] = ()
-    past: tuple[Step, ...] = ()
+    past: tuple[Move, ...] = ()
 
     #: Moves of one slider within so long are one step [s].
     TOGETHER_S: ClassVar[float] = 2.0
@@ -313,7 +313,7 @@ class Tuning:
         last = self.past[-1] if self.past else None
         if last is not None and last.moved == bound.variable and now - last.at < self.TOGETHER_S:
             return Tuning(cuts, (*self.past[:-1], replace(last, at=now)))
-        return Tuning(cuts, (*self.past, Step(self.cuts, bound.variable, now))[-100:])
+        return Tuning(cuts, (*self.past, Move(self.cuts, bound.variable, now))[-100:])
 
     def undo(self) -> Tuning:
         """Go back one step."""
@@ -321,7 +321,7 @@ class Tuning:
 
     def reset(self, now: float) -> Tuning:
         """Go back to the run's own cuts; that can be undone, too."""
-        return Tuning((), (*self.past, Step(self.cuts, "", now))[-100:]) if self.cuts else self
+        return Tuning((), (*self.past, Move(self.cuts, "", now))[-100:]) if self.cuts else self
 
 
 # What is hidden, and what is compared.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hzzray.engine.explore_messages import Candidate, Standing
+from hzzray.engine.explore_messages import Candidate, SessionStatus
 from hzzray.engine.monitor import Usage
 from hzzray.errors import HzzrayError
 from hzzray.messages import RunSpec
@@ -91,7 +91,7 @@ class Asked:
         named = tuple(analysis.variable(name) for name in self._session.variables)
         return About(self._session.spec, named, analysis.templates)
 
-    def standing(self) -> Standing:
+    def standing(self) -> SessionStatus:
         """Tell how much is loaded."""
         return self._session.standing()
 

@@ -19,7 +19,7 @@ from app.children import environment
 from app.explore_charts import Slider, sliders
 from app.explore_process import About, Question, RecutResult, SavedRun
 from hzzray.engine.cluster import ClusterError
-from hzzray.engine.explore_messages import Candidate, OvertakenError, Standing
+from hzzray.engine.explore_messages import Candidate, OvertakenError, SessionStatus
 from hzzray.engine.monitor import Usage
 from hzzray.errors import HzzrayError
 from hzzray.physics.analysis import Cut
@@ -83,9 +83,9 @@ class Exploring:
         standing = self.standing()
         return min(standing.ready, standing.hot_ranges) / standing.ranges
 
-    def standing(self) -> Standing:
+    def standing(self) -> SessionStatus:
         """Tell how the session stands; raises ClusterError."""
-        standing: Standing = self._ask("standing")
+        standing: SessionStatus = self._ask("standing")
         return standing
 
     def usages(self) -> list[Usage]:

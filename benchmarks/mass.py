@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hzzray.runs.fit_run import ingredients
+from hzzray.runs.fit_run import inputs
 from hzzray.runs.folder import find_run, load_json
 from hzzray.runs.templates import load_templates
 from hzzray.statistics.mass import LEAST_Q0, MassFit, MassModel, reach_of
@@ -29,7 +29,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = find_run(asked.run, asked.runs).path
     result = load_json(folder)
-    model = MassModel.of(ingredients(result, load_templates(result, folder), "m4l"))
+    model = MassModel.of(inputs(result, load_templates(result, folder), "m4l"))
     rng = np.random.default_rng(asked.seed)
     for mass in asked.masses:
         begun = time.monotonic()

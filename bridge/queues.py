@@ -255,7 +255,7 @@ class Rate:
         return max(0.0, (last - first) / (now - begun))
 
 
-class Pace:
+class Forecast:
     """How long a run will take, if it goes on as it did."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from bridge.announcement import Announcement
 from bridge.broker_source import BrokerSource
 from bridge.consumer import Delivery
 from bridge.publisher import send
-from bridge.queues import Pace, Traffic
+from bridge.queues import Forecast, Traffic
 from bridge.settlement import Settlement
 from bridge.verdict import (
     Ack,
@@ -114,7 +114,7 @@ class Session:
         self._limits = terms.limits
         self._ledger: Ledger | None = None
         self._early: list[tuple[TaskMessage, Delivery]] = []
-        self._pace = Pace()
+        self._pace = Forecast()
         self._source = self._new_source()
         self._pool: Pool | None = None
         self._stall = _Stall(terms.heal_s)

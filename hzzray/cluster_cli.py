@@ -65,7 +65,7 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _tell(record: standing_cluster.Standing, how: str) -> None:
+def _tell(record: standing_cluster.StandingCluster, how: str) -> None:
     minutes = f"{record.idle_s / 60:.3g} min"
     text = f"the local cluster {how}: {record.slots} slots at {record.address}; it ends when unused for {minutes}"
     console.print(text, highlight=False, soft_wrap=True)

@@ -82,7 +82,7 @@ def _watch(folder: Path, observable: str | None) -> None:
     A process of its own, behind all others: nothing waits for it. It ends, too, when the run is silent for long.
     """
     from hzzray.report.fit_text import lines  # noqa: PLC0415
-    from hzzray.runs.fit_run import FIT_LIVE, described, ingredients, read_run, save_fit, unfitted  # noqa: PLC0415
+    from hzzray.runs.fit_run import FIT_LIVE, described, inputs, read_run, save_fit, unfitted  # noqa: PLC0415
     from hzzray.runs.folder import load_json  # noqa: PLC0415
     from hzzray.runs.templates import TEMPLATES  # noqa: PLC0415
     from hzzray.statistics.fit import FitError, Wanted, run_fit  # noqa: PLC0415
@@ -98,7 +98,7 @@ def _watch(folder: Path, observable: str | None) -> None:
             seen, since = stamp, time.monotonic()
             try:
                 result, tables = read_run(folder)
-                found = ingredients(result, tables, observable)
+                found = inputs(result, tables, observable)
                 fitted = run_fit(make(found), has_data=found.data is not None, no_data=found.no_data, wanted=quick)
                 fitted = described(fitted, result, found.observable)
             except (ModelError, FitError) as error:

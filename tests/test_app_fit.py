@@ -12,33 +12,33 @@ from app import fitter as module
 from app.services import services
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.runs.fit_run import FIT, FIT_LIVE, described, ingredients, save_fit, unfitted
+from hzzray.runs.fit_run import FIT, FIT_LIVE, described, inputs, save_fit, unfitted
 from hzzray.runs.folder import load_json, save_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, execute
 from hzzray.runs.templates import load_templates
-from hzzray.statistics.fit_result import Figure, FitResult, MassResult, MassScan
+from hzzray.statistics.fit_result import FitResult, MassResult, MassScan, Quantity
 from tests.test_app_pages import buttons, figures, look, press, words
 
 FITTED = FitResult(
     observed=True,
     figures={
-        "mu": Figure(value=0.91, definition="signal strength that fits the data best"),
-        "mu_error": Figure(value=0.52, definition="its standard deviation"),
-        "mu_stat": Figure(value=0.48, definition="statistics"),
-        "mu_syst": Figure(value=0.2, definition="systematics"),
-        "z_expected": Figure(value=2.7, unit="σ", definition="expected"),
-        "z_observed": Figure(value=2.2, unit="σ", definition="√q₀ of the data"),
-        "limit_observed": Figure(value=1.8, definition="limit"),
-        "limit_expected": Figure(value=None, definition="limit", withheld="CLs is above 5 %"),
-        "gof_p": Figure(value=0.4, definition="p"),
+        "mu": Quantity(value=0.91, definition="signal strength that fits the data best"),
+        "mu_error": Quantity(value=0.52, definition="its standard deviation"),
+        "mu_stat": Quantity(value=0.48, definition="statistics"),
+        "mu_syst": Quantity(value=0.2, definition="systematics"),
+        "z_expected": Quantity(value=2.7, unit="σ", definition="expected"),
+        "z_observed": Quantity(value=2.2, unit="σ", definition="√q₀ of the data"),
+        "limit_observed": Quantity(value=1.8, definition="limit"),
+        "limit_expected": Quantity(value=None, definition="limit", withheld="CLs is above 5 %"),
+        "gof_p": Quantity(value=0.4, definition="p"),
     },
     parameters=(), names=("mu",), correlations=((1.0,),), yields=(), bins=(), notes=("4e: left out",),
     mass=MassResult(
         figures={
-            "mass": Figure(value=124.3, unit="GeV", definition="m_H"),
-            "mass_error": Figure(value=1.2, unit="GeV", definition="its standard deviation"),
-            "mass_error_expected": Figure(value=1.5, unit="GeV", definition="expected"),
+            "mass": Quantity(value=124.3, unit="GeV", definition="m_H"),
+            "mass_error": Quantity(value=1.2, unit="GeV", definition="its standard deviation"),
+            "mass_error_expected": Quantity(value=1.5, unit="GeV", definition="expected"),
         },
         scan=MassScan(mass=(124.0, 125.0), twice_delta_nll=(0.0, 1.0)),
     ),
@@ -122,7 +122,7 @@ def test_what_a_fit_found(runs, started):
 
 
 def test_a_bad_fit_says_so(runs, started):
-    bad = FITTED.model_copy(update={"figures": FITTED.figures | {"gof_p": Figure(value=0.01, definition="p")}})
+    bad = FITTED.model_copy(update={"figures": FITTED.figures | {"gof_p": Quantity(value=0.01, definition="p")}})
     save_fit(described(bad, load_json(runs / "one"), "m4l"), runs / "one")
     assert "A bad fit: data and model differ by more than chance explains." in words(look("fit"))
 
@@ -216,4 +216,4 @@ def test_what_was_watched_is_of_the_run_as_it_stands(runs):
     assert (found.digest, found.fraction) == (result.digest, 1.0)
     assert found.value("mu") is not None
     assert "100 % read: signal strength" in fits.said("one")
-    assert ingredients(result, load_templates(result, runs / "one")).data is not None
+    assert inputs(result, load_templates(result, runs / "one")).data is not None

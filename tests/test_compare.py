@@ -72,7 +72,7 @@ def test_a_run_of_nothing_has_no_ratios(tmp_path):
     make_run(tmp_path, "empty")
     run = compare.load([tmp_path])[0]
     cost = run.result.cost.model_copy(update={"wall_s": 0.0, "cpu_s": 0.0, "events": 0})
-    row = compare.summarise(compare.Run(run.result.model_copy(update={"cost": cost}), run.usage, run.scale))
+    row = compare.summarise(compare.LoadedRun(run.result.model_copy(update={"cost": cost}), run.usage, run.scale))
     assert (row.cpu_s_per_million_events, row.events_per_s, row.events_per_cpu_s) == (None, None, None)
 
 

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from hzzray.data.catalogue import Sample, release
-from hzzray.data.fetch import Step, check_root, fetch
+from hzzray.data.fetch import FetchStep, check_root, fetch
 from hzzray.data.header import read_header
 from hzzray.data.storage import matching
 from hzzray.errors import DataError, UsageError
@@ -640,9 +640,9 @@ def test_plain_lines_without_a_terminal(web, here, capsys):
 def test_bars_on_a_terminal():
     screen = io.StringIO()
     with bar(2, Console(file=screen, force_terminal=True, width=120)) as progress:
-        progress(Step("a", 100, 100, "skipped"))
-        progress(Step("[b]", 0, 500_000))
-        progress(Step("[b]", 250_000, 500_000))
+        progress(FetchStep("a", 100, 100, "skipped"))
+        progress(FetchStep("[b]", 0, 500_000))
+        progress(FetchStep("[b]", 250_000, 500_000))
     shown = screen.getvalue()
     assert "skipped a  100 bytes" in shown
     assert "1 of 2 files" in shown

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hzzray.statistics.workspace import Rules, make
-from tests.support.fits import ingredients
+from tests.support.fits import inputs
 
 pytest.importorskip("pyhf", reason="the extra 'fit' isn't installed")
 
@@ -22,7 +22,7 @@ QUICK = Wanted(limits=False, impacts=False)
 @pytest.fixture(scope="module")
 def workspace():
     """With data that were thrown, all kinds of modifiers in it, and few bins."""
-    return make(ingredients(variations=True, data=4), Rules(least_events=1.0))
+    return make(inputs(variations=True, data=4), Rules(least_events=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def fitted(workspace):
 @pytest.mark.parametrize("mu", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("variations", [False, True])
 def test_what_is_injected_is_fitted_back(mu, variations):
-    found = run_fit(make(ingredients(mu, variations=variations)), has_data=True, wanted=QUICK)
+    found = run_fit(make(inputs(mu, variations=variations)), has_data=True, wanted=QUICK)
     assert found.value("mu") == pytest.approx(mu, abs=2e-3)
     assert found.value("gof_q") == pytest.approx(0.0, abs=1e-3)
     assert all(abs(row.pull) < 0.02 for row in found.parameters)
@@ -81,7 +81,7 @@ def test_cabinetry_finds_the_same(tmp_path):
     import pyhf
 
     cabinetry = pytest.importorskip("cabinetry", reason="cabinetry isn't installed: pip install 'hzzray[test]'")
-    document = make(ingredients(variations=True, data=4), Rules(least_events=3.0)).document
+    document = make(inputs(variations=True, data=4), Rules(least_events=3.0)).document
     likelihood = Likelihood.of(document)
     limit, bands = upper_limits(likelihood, likelihood.asimov(1.0))
     z, p = significance(likelihood), goodness(likelihood)[2]
@@ -104,7 +104,7 @@ def test_errors_are_statistics_and_the_rest(fitted):
     assert fitted.value("mu_error") == pytest.approx(math.hypot(fitted.value("mu_stat"), fitted.value("mu_syst")))
     assert 0 < fitted.value("mu_syst") < fitted.value("mu_stat")
     assert fitted.value("mu_down") < fitted.value("mu_error") < fitted.value("mu_up"), "a Poisson's likelihood leans"
-    known = ingredients()
+    known = inputs()
     for one in known.processes:
         one.sumw2[:] = 0.0
     bare = type(known)(
@@ -150,14 +150,14 @@ def test_yields_add_up_and_follow_the_data(fitted, workspace):
 
 def test_an_error_before_the_fit_by_hand():
     """One uncertainty of 50 % on one process: its yield is known to 50 %."""
-    found = run_fit(make(ingredients()), has_data=True, wanted=QUICK)
+    found = run_fit(make(inputs()), has_data=True, wanted=QUICK)
     top = next(row for row in found.yields if row.process == "top" and row.region == "2e2mu")
     assert top.before_error / top.before == pytest.approx(math.hypot(0.5, 0.02), rel=0.02)
 
 
 def test_without_data_there_is_what_is_expected():
     found = run_fit(
-        make(ingredients(data=None)), has_data=False, no_data="no data sample was read", wanted=Wanted(impacts=False)
+        make(inputs(data=None)), has_data=False, no_data="no data sample was read", wanted=Wanted(impacts=False)
     )
     assert found.value("mu") == pytest.approx(1.0, abs=1e-3)
     for name in ("z_observed", "limit_observed", "gof_q", "gof_p"):
@@ -170,7 +170,7 @@ def test_without_data_there_is_what_is_expected():
 
 
 def test_pseudo_experiments_agree_with_the_formula_and_are_the_seeds():
-    made = make(ingredients(data=9, signal=6.0), Rules(least_events=3.0))
+    made = make(inputs(data=9, signal=6.0), Rules(least_events=3.0))
     one, again, other = (
         run_fit(made, has_data=True, wanted=Wanted(toys=150, seed=seed, limits=False, impacts=False))
         for seed in (1, 1, 2)

@@ -16,19 +16,22 @@ from hzzray.data.catalogue import release
 from hzzray.engine.template_tables import Table
 from hzzray.errors import UsageError
 from hzzray.report import fit_figures, fit_text
-from hzzray.runs.fit_run import FIT, WORKSPACE, described, ingredients, load_fit, save_fit, systematic
+from hzzray.runs.fit_run import FIT, WORKSPACE, described, inputs, load_fit, save_fit, systematic
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.result import Luminosity
 from hzzray.runs.run import Settings, execute
 from hzzray.runs.templates import load_templates, scaled
-from hzzray.statistics.fit_result import Figure, FitResult, MassResult, MassScan, ParameterResult, YieldResult
+from hzzray.statistics.fit_result import FitResult, MassResult, MassScan, ParameterResult, Quantity, YieldResult
 from hzzray.statistics.workspace import ModelError
 from tests.support.result import make_result
 
 MADE_UP = FitResult(
     observed=True,
-    figures={"mu": Figure(value=1.1, definition="µ̂"), "z_observed": Figure(value=None, definition="Z", withheld="no")},
+    figures={
+        "mu": Quantity(value=1.1, definition="µ̂"),
+        "z_observed": Quantity(value=None, definition="Z", withheld="no"),
+    },
     parameters=(
         ParameterResult(
             name="lumi", value=1, error=0.01, known=0.02, pull=0, constraint=0.5, impact_up=0.1, impact_down=-0.1
@@ -39,7 +42,7 @@ MADE_UP = FitResult(
     yields=(YieldResult(region="4e", process="llll", group="ZZ", before=1, before_error=0, after=2, after_error=0.5),),
     bins=(),
     mass=MassResult(
-        figures={"mass": Figure(value=125.0, unit="GeV", definition="m_H")},
+        figures={"mass": Quantity(value=125.0, unit="GeV", definition="m_H")},
         scan=MassScan(mass=(124.0, 125.0), twice_delta_nll=(1.0, 0.0)),
     ),
 )
@@ -65,7 +68,7 @@ def found(result, folder):
 
 
 def test_simulation_is_that_of_the_data_that_were_read(result, found):
-    made = ingredients(result, found)
+    made = inputs(result, found)
     assert result.luminosity.simulation == pytest.approx(5.0, rel=0.02)
     for name, group in result.groups.items():
         members = [one for one in made.processes if one.group == name]
@@ -83,7 +86,7 @@ def test_simulation_is_that_of_the_data_that_were_read(result, found):
 def test_variations_go_in_scaled_as_all_else_is(result, found):
     first = found["m4l"]
     with_some = Table(first.sumw, first.sumw2, first.digest, {"pileup_up": 1.1 * first.sumw})
-    made = ingredients(result, found | {"m4l": with_some})
+    made = inputs(result, found | {"m4l": with_some})
     for one in made.processes:
         np.testing.assert_allclose(one.variations["pileup_up"], 1.1 * one.sumw)
     again = scaled(result, {"m4l": with_some})["m4l"]
@@ -119,22 +122,22 @@ def test_the_systematic_band_of_a_spectrum(result, found):
 
 
 def test_another_observable_can_be_fitted(result, found):
-    made = ingredients(result, found, "m34")
+    made = inputs(result, found, "m34")
     assert made.observable == "m34"
     assert made.total("signal").sum() <= sum(result.groups["Signal (mH = 125 GeV)"].sumw) * 1.001
     with pytest.raises(UsageError, match=r"has no observable 'm56'; it has m4l, "):
-        ingredients(result, found, "m56")
+        inputs(result, found, "m56")
 
 
 def test_what_was_not_read_can_not_be_fitted(result, found):
     absent = result.significance.model_copy(update={"withheld": {"n_background": "not read: llll"}})
     with pytest.raises(ModelError, match="run run can't be fitted: not read: llll"):
-        ingredients(result.model_copy(update={"significance": absent}), found)
+        inputs(result.model_copy(update={"significance": absent}), found)
 
 
 def test_data_that_stand_for_another_luminosity_are_not_fitted(result, found):
     other = Luminosity(asked=139.0, simulation=139.0, data=5.0)
-    made = ingredients(result.model_copy(update={"luminosity": other}), found)
+    made = inputs(result.model_copy(update={"luminosity": other}), found)
     assert made.data is None
     assert made.no_data
 
@@ -232,8 +235,8 @@ def test_a_fit_of_other_bins_is_not_submitted(folder, cli, tmp_path):
 
 
 def test_what_a_fit_withholds_is_named_and_leaves_no_gap():
-    def figure(value: float | None, why: str = "") -> Figure:
-        return Figure(value=value, definition="", withheld=why)
+    def figure(value: float | None, why: str = "") -> Quantity:
+        return Quantity(value=value, definition="", withheld=why)
 
     none = "no data sample is in this run"
     names = ("mu", "mu_error", "mu_stat", "mu_syst", "mu_up", "z_expected")
@@ -276,7 +279,7 @@ def test_a_fit_that_describes_its_data_badly_says_where(p, word):
         YieldResult(region="2e2mu", **total, after=64.0, after_error=6.0, data=94.0),
         YieldResult(region="2e2mu", **total | {"process": "llll"}, after=1.0, after_error=0.0),
     )
-    figures = {"gof_p": Figure(value=p, definition="")}
+    figures = {"gof_p": Quantity(value=p, definition="")}
     fitted = MADE_UP.model_copy(update={"figures": figures, "yields": yields, "mass": None})
     assert dict(fit_text.rows(fitted))["goodness of fit"] == word
 
@@ -284,7 +287,7 @@ def test_a_fit_that_describes_its_data_badly_says_where(p, word):
 def test_nothing_crosses_the_words_of_the_masss_picture():
     masses = np.linspace(119.0, 129.0, 61)
     scan = MassScan(mass=tuple(masses), twice_delta_nll=tuple((masses - 124.0) ** 2))
-    figures = {name: Figure(value=124.0, definition="") for name in ("mass", "mass_up", "mass_down")}
+    figures = {name: Quantity(value=124.0, definition="") for name in ("mass", "mass_up", "mass_down")}
     fitted = MADE_UP.model_copy(update={"mass": MassResult(figures=figures, scan=scan)})
     fig = fit_figures.mass(fitted, make_result())
     fig.draw_without_rendering()

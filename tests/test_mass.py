@@ -10,7 +10,7 @@ import pytest
 
 from hzzray.data.catalogue import Uncertainty
 from hzzray.physics.selection import CHANNELS
-from hzzray.statistics.ingredients import Ingredients, Process
+from hzzray.statistics.model_inputs import ModelInputs, Process
 
 pytest.importorskip("iminuit", reason="the extra 'fit' isn't installed")
 
@@ -28,8 +28,8 @@ def bell(edges, mass: float = 125.0, width: float = 2.4) -> np.ndarray:
     return np.diff(0.85 * core + 0.15 * tail)
 
 
-def made(bins: int = 340, signal: float = 20.0, mass: float = 125.0, data=None, **more) -> Ingredients:
-    """Ingredients with a peak of ``mass``; ``data`` are those expected where None."""
+def made(bins: int = 340, signal: float = 20.0, mass: float = 125.0, data=None, **more) -> ModelInputs:
+    """Inputs with a peak of ``mass``; ``data`` are those expected where None."""
     edges = np.linspace(80.0, 250.0, bins + 1)
     width = edges[1] - edges[0]
     peak = SHARES * signal * bell(edges, mass)
@@ -38,7 +38,7 @@ def made(bins: int = 340, signal: float = 20.0, mass: float = 125.0, data=None, 
         Process("higgs", "signal", "signal", peak, peak * 0.002, **more),
         Process("zz", "ZZ", "background", zz, zz * 0.004, uncertainties=(ZZ,)),
     )
-    return Ingredients("m4l", "GeV", CHANNELS, edges, processes, peak + zz if data is None else data)
+    return ModelInputs("m4l", "GeV", CHANNELS, edges, processes, peak + zz if data is None else data)
 
 
 @pytest.mark.parametrize("mass", [119.0, 123.2, 125.0, 130.7])

@@ -19,7 +19,7 @@ from hzzray.data import unpacking
 from hzzray.data.baskets import unpack
 from hzzray.data.catalogue import release
 from hzzray.data.reader import Buffers, Reader
-from hzzray.data.schema import Bound
+from hzzray.data.schema import BranchBound
 from hzzray.data.storage import LocalBytes
 from hzzray.data.toy import write_toys
 from hzzray.errors import DataError, TransientError
@@ -262,8 +262,8 @@ BOUNDS = SCHEMA.model_copy(
     update={
         "electron_id": ("lep_isTightID",),
         "muon_id": ("lep_isTightID",),
-        "electron_isolation": (Bound(branch="lep_ptcone30", over="lep_pt", below=0.25),),
-        "muon_isolation": (Bound(branch="lep_etcone20", below=500.0), Bound(branch="lep_pt", below=1e6)),
+        "electron_isolation": (BranchBound(branch="lep_ptcone30", over="lep_pt", below=0.25),),
+        "muon_isolation": (BranchBound(branch="lep_etcone20", below=500.0), BranchBound(branch="lep_pt", below=1e6)),
     }
 )
 

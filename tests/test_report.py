@@ -12,7 +12,7 @@ from hzzray.report import fit_text, html
 from hzzray.runs.fit_run import save_fit
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.record import read_record, record_of
-from hzzray.statistics.fit_result import Figure, FitResult, YieldResult
+from hzzray.statistics.fit_result import FitResult, Quantity, YieldResult
 
 VOID = {"meta", "img", "br"}
 
@@ -107,12 +107,12 @@ def fitted(folder):
         luminosity=10.0,
         observed=True,
         figures={
-            "mu": Figure(value=1.25, definition=""),
-            "mu_error": Figure(value=0.5, definition=""),
-            "mu_up": Figure(value=None, definition="", withheld="MINOS finds no such µ"),
-            "mu_down": Figure(value=0.4, definition=""),
-            "z_expected": Figure(value=2.5, definition=""),
-            "z_observed": Figure(value=2.75, definition=""),
+            "mu": Quantity(value=1.25, definition=""),
+            "mu_error": Quantity(value=0.5, definition=""),
+            "mu_up": Quantity(value=None, definition="", withheld="MINOS finds no such µ"),
+            "mu_down": Quantity(value=0.4, definition=""),
+            "z_expected": Quantity(value=2.5, definition=""),
+            "z_observed": Quantity(value=2.75, definition=""),
         },
         parameters=(),
         names=(),

@@ -16,7 +16,7 @@ import pytest
 from hzzray.data.catalogue import release
 from hzzray.engine import cluster_keeper, spare_workers, standing_cluster
 from hzzray.engine.ledger import Ledger
-from hzzray.engine.standing_cluster import Claim, Process, Standing, StandingError, claimed
+from hzzray.engine.standing_cluster import Claim, ProcessIdentity, StandingCluster, StandingError, claimed
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
 from tests.support.chaos import FEW, oracle
@@ -33,10 +33,10 @@ def place(tmp_path, monkeypatch) -> Path:
     return place
 
 
-def put(place: Path, slots: int = 2, **changes: object) -> Standing:
+def put(place: Path, slots: int = 2, **changes: object) -> StandingCluster:
     """Write a record whose keeper is this process."""
-    record = Standing(
-        keeper=Process.of(os.getpid()), address="127.0.0.1:1", token="", slots=slots, idle_s=1.0,
+    record = StandingCluster(
+        keeper=ProcessIdentity.of(os.getpid()), address="127.0.0.1:1", token="", slots=slots, idle_s=1.0,
         environment=standing_cluster.environment(os.environ),
     ).model_copy(update=changes)  # fmt: skip
     (place / standing_cluster.RECORD).write_text(record.model_dump_json())
@@ -56,7 +56,7 @@ def test_slots_are_claimed_once(place):
 def test_a_claim_ends_with_its_process(place):
     record = put(place, slots=1)
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    claim = Claim(process=Process.of(sleeper.pid), slots=1, what="another")
+    claim = Claim(process=ProcessIdentity.of(sleeper.pid), slots=1, what="another")
     (place / "claims" / "1.json").write_text(claim.model_dump_json())
     with claimed(1) as mine:
         assert mine is None
@@ -69,7 +69,7 @@ def test_a_claim_ends_with_its_process(place):
 
 
 def test_a_process_of_the_same_number_is_another_one(place):
-    process = Process.of(os.getpid())
+    process = ProcessIdentity.of(os.getpid())
     put(place, keeper=process.model_copy(update={"started": process.started - 1}))
     assert standing_cluster.find() is None
 

@@ -9,7 +9,7 @@ import pytest
 
 from hzzray.physics.selection import CHANNELS
 from hzzray.statistics.workspace import ModelError, Rules, directions, make, merging
-from tests.support.fits import CENTRES, ingredients, process
+from tests.support.fits import CENTRES, inputs, process
 
 
 def sample(document, region: str, name: str) -> dict:
@@ -29,7 +29,7 @@ def changed(found, name: str, **changes):
 def test_it_is_a_workspace_by_pyhfs_schema():
     import pyhf
 
-    document = make(ingredients(variations=True)).document
+    document = make(inputs(variations=True)).document
     pyhf.schema.validate(document, "workspace.json")
     model = pyhf.Workspace(document).model()
     assert model.config.poi_name == "mu"
@@ -37,7 +37,7 @@ def test_it_is_a_workspace_by_pyhfs_schema():
 
 
 def test_modifiers_are_those_that_are_stated():
-    document = make(ingredients(variations=True), Rules(least_statistics=0.0)).document
+    document = make(inputs(variations=True), Rules(least_statistics=0.0)).document
     for region in CHANNELS:
         assert list(modifiers(document, region, "higgs")) == [
             ("mu", "normfactor"), (f"staterror_{region}", "staterror"), ("lumi", "lumi"),
@@ -53,7 +53,7 @@ def test_modifiers_are_those_that_are_stated():
 
 
 def test_counts_are_the_templates():
-    found = ingredients(data=5)
+    found = inputs(data=5)
     document = make(found).document
     for i, region in enumerate(CHANNELS):
         for one in found.processes:
@@ -63,7 +63,7 @@ def test_counts_are_the_templates():
 
 
 def test_a_peak_keeps_its_shape_and_beside_it_bins_are_wide():
-    made = make(ingredients(signal=40.0))
+    made = make(inputs(signal=40.0))
     for edges in made.edges.values():
         assert (edges[0], edges[-1]) == (80.0, 250.0)
         assert {120.0, 125.0} <= set(edges)
@@ -89,7 +89,7 @@ def test_merging_by_hand():
 
 
 def test_what_is_below_0_is_taken_as_0_and_the_yield_stays():
-    found = ingredients()
+    found = inputs()
     top = found.processes[2]
     sumw = top.sumw.copy()
     sumw[0, :3] = -2.0
@@ -107,7 +107,7 @@ def test_what_is_below_0_is_taken_as_0_and_the_yield_stays():
 
 
 def test_small_backgrounds_are_left_out_together_below_the_rule():
-    found = ingredients()
+    found = inputs()
     tiny = [process(f"tiny{i}", "background", np.full(34, 1e-3), 0.01) for i in range(4)]
     made = make(replace(found, processes=(*found.processes, *tiny)))
     names = {one["name"] for one in made.document["channels"][0]["samples"]}
@@ -122,7 +122,7 @@ def test_small_backgrounds_are_left_out_together_below_the_rule():
 
 
 def test_a_variation_is_a_factor_and_a_shape():
-    found = ingredients(variations=True)
+    found = inputs(variations=True)
     up = found.processes[1].variations["electron_scale_up"]
     document = make(found).document
     zz = modifiers(document, "4mu", "zz")
@@ -153,7 +153,7 @@ def test_one_direction_is_mirrored():
 
 
 def test_statistics_are_in_where_they_matter():
-    found = ingredients()
+    found = inputs()
     every = make(found, Rules(least_statistics=0.0)).document
     staterror = modifiers(every, "2e2mu", "zz")["staterror_2e2mu", "staterror"]
     assert all(value > 0 for value in staterror)
@@ -164,14 +164,14 @@ def test_statistics_are_in_where_they_matter():
 
 @pytest.mark.parametrize("role", ["signal", "background"])
 def test_without_signal_or_background_there_is_no_model(role):
-    found = ingredients()
+    found = inputs()
     kept = tuple(one for one in found.processes if one.role != role)
     with pytest.raises(ModelError, match=f"no {role} to fit"):
         make(replace(found, processes=kept))
 
 
 def test_a_region_that_expects_nothing_is_left_out():
-    found = ingredients()
+    found = inputs()
     empty = [
         replace(one, sumw=one.sumw * [[0], [1], [1]], sumw2=one.sumw2 * [[0], [1], [1]]) for one in found.processes
     ]
@@ -184,7 +184,7 @@ def test_a_region_that_expects_nothing_is_left_out():
 
 
 def test_without_data_what_is_expected_stands_for_it():
-    made = make(ingredients(data=None))
+    made = make(inputs(data=None))
     seen = next(one["data"] for one in made.document["observations"] if one["name"] == "4e")
     total = sum(np.array(one["data"]) for one in made.document["channels"][0]["samples"])
     np.testing.assert_allclose(seen, total)

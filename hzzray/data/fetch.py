@@ -39,7 +39,7 @@ LONGEST_WAIT = 30.0
 Outcome = Literal["fetched", "skipped", "failed"]
 
 
-class Step(NamedTuple):
+class FetchStep(NamedTuple):
     """How far a file is, in bytes. ``total`` is None where unknown, ``outcome`` while it moves.
 
     ``name`` is the sample's; of a sample of several files, with the file's path behind it.
@@ -51,12 +51,12 @@ class Step(NamedTuple):
     outcome: Outcome | None = None
 
 
-Progress = Callable[[Step], None]
+Progress = Callable[[FetchStep], None]
 
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What became of each file, by its name (see ``Step``), in order; ``failed`` maps to the reason, in one line."""
+    """What became of each file, by name (see ``FetchStep``), in order; ``failed`` maps to the reason, in one line."""
 
     fetched: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -275,12 +275,12 @@ class _Transfers:
             outcome = "skipped" if _is_whole(target) else await self._from_any_source(file, target)
             size = target.stat().st_size
         except HzzrayError as error:
-            self.progress(Step(file.name, 0, None, "failed"))
+            self.progress(FetchStep(file.name, 0, None, "failed"))
             return "failed", redact(str(error))
         except OSError as error:  # of our own disk: those of the source are HzzrayErrors
-            self.progress(Step(file.name, 0, None, "failed"))
+            self.progress(FetchStep(file.name, 0, None, "failed"))
             return "failed", f"{error.filename or target}: {error.strerror}"
-        self.progress(Step(file.name, size, size, outcome))
+        self.progress(FetchStep(file.name, size, size, outcome))
         return outcome, ""
 
     async def _from_any_source(self, file: _File, target: Path) -> Outcome:
@@ -309,10 +309,10 @@ class _Transfers:
         try:
             async with transfer as body:
                 part.begin(body.content, body.offset)
-                self.progress(Step(name, part.size, body.content.size))
+                self.progress(FetchStep(name, part.size, body.content.size))
                 async for chunk in body.chunks:
                     part.write(chunk)
-                    self.progress(Step(name, part.size, body.content.size))
+                    self.progress(FetchStep(name, part.size, body.content.size))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _UnreachableError(in_one_line(error)) from error
         except aiohttp.InvalidURL as error:

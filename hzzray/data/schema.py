@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class Bound(BaseModel):
+class BranchBound(BaseModel):
     """A lepton passes where ``branch`` (a number a lepton) is below ``below``, or below that times ``over``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,8 +61,8 @@ class Schema(BaseModel):
     matched: str | None = None
     electron_id: tuple[str, ...] = ()
     muon_id: tuple[str, ...] = ()
-    electron_isolation: tuple[Bound, ...] = ()
-    muon_isolation: tuple[Bound, ...] = ()
+    electron_isolation: tuple[BranchBound, ...] = ()
+    muon_isolation: tuple[BranchBound, ...] = ()
     factors: tuple[str, ...] = ()
     divisor: str | None = None
 

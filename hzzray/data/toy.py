@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from hzzray.data.catalogue import CONCLUDING, Release, Sample
 from hzzray.data.header import header_of
 from hzzray.data.schema import Schema
-from hzzray.data.toy_physics import ELECTRON, PROCESSES, PT_MIN, Leptons, Process, simulate
+from hzzray.data.toy_physics import ELECTRON, PROCESSES, PT_MIN, ToyLeptons, ToyProcess, simulate
 from hzzray.errors import DataError, UsageError
 
 #: Goes up with every change of what is written: no cache may take an old file's metadata for a new one's.
@@ -159,7 +159,7 @@ def allot(samples: Sequence[Sample], events: int) -> list[int]:
     return shared
 
 
-def process_of(release: Release, sample: Sample) -> Process:
+def process_of(release: Release, sample: Sample) -> ToyProcess:
     """Find what a simulated sample holds; raises UsageError."""
     if sample.dsid not in PROCESSES:
         raise UsageError(
@@ -183,7 +183,7 @@ def stream(release: Release, sample: Sample, seed: int, *key: int) -> Generator:
     return np.random.default_rng([seed, zlib.crc32(f"{release.name}/{sample.name}".encode()), *key])
 
 
-def draw(process: Process, entries: int, streams: Iterable[Generator], *, extras: bool) -> Iterator[Leptons]:
+def draw(process: ToyProcess, entries: int, streams: Iterable[Generator], *, extras: bool) -> Iterator[ToyLeptons]:
     """Make exactly so many events, in at least one block, each block from a stream of its own."""
     attempts = min(BLOCK, 64 + 8 * entries)
     for rng in streams:
@@ -194,7 +194,7 @@ def draw(process: Process, entries: int, streams: Iterable[Generator], *, extras
             return
 
 
-def simulation(release: Release, sample: Sample, process: Process, entries: int, seed: int) -> Iterator[Columns]:
+def simulation(release: Release, sample: Sample, process: ToyProcess, entries: int, seed: int) -> Iterator[Columns]:
     """Columns of a simulated sample, block by block."""
     streams = (stream(release, sample, seed, 0, block) for block in count())
     for block, leptons in enumerate(draw(process, entries, streams, extras=has_extras(release.schema_))):
@@ -205,20 +205,20 @@ def simulation(release: Release, sample: Sample, process: Process, entries: int,
         yield {**columns, **uncertainties(leptons, release.schema_, own), **weights}
 
 
-def data(release: Release, sample: Sample, processes: dict[str, Process], seed: int) -> Iterator[Columns]:
+def data(release: Release, sample: Sample, processes: dict[str, ToyProcess], seed: int) -> Iterator[Columns]:
     """Columns of a data sample, in one block: its share of the collisions, by the release's entries."""
     if not processes:
         raise UsageError(f"release {release.name} has no simulation that data could be drawn from")
     together = sum(other.entries or 1 for other in release.samples if release.role(other) == "data")
     luminosity = release.luminosity * (sample.entries or 1) / together
     rng = stream(release, sample, seed, 1)
-    parts: list[Leptons] = []
+    parts: list[ToyLeptons] = []
     known = list(processes.values())
     for row, process in enumerate([*known, *(process.beside for process in known if process.beside)]):
         streams = (stream(release, sample, seed, 0, row, block) for block in count())
         drawn = int(rng.poisson(process.per_fb * luminosity))
         parts += draw(process, drawn, streams, extras=has_extras(release.schema_))
-    leptons = Leptons.concatenate(parts)
+    leptons = ToyLeptons.concatenate(parts)
     order = rng.permutation(len(leptons))
     leptons = leptons.map(lambda array: array[order])
     columns = lepton_columns(leptons, release.schema_, rng)
@@ -234,7 +234,7 @@ def has_extras(schema: Schema) -> bool:
 # Columns: shape (n,) for one number an event, (n, slots) for one a lepton; empty slots have pt 0
 
 
-def lepton_columns(leptons: Leptons, schema: Schema, rng: Generator) -> Columns:
+def lepton_columns(leptons: ToyLeptons, schema: Schema, rng: Generator) -> Columns:
     """All that is measured in an event, in the release's names and units."""
     shape = leptons.pt.shape
     electron = leptons.type == ELECTRON
@@ -263,7 +263,7 @@ def lepton_columns(leptons: Leptons, schema: Schema, rng: Generator) -> Columns:
     return {name: single(array) for name, array in columns.items()}
 
 
-def uncertainties(leptons: Leptons, schema: Schema, rng: Generator | None) -> Columns:
+def uncertainties(leptons: ToyLeptons, schema: Schema, rng: Generator | None) -> Columns:
     """Uncertainty of each lepton's pt, as the 2020 format has it (MeV): some per mille, with a long tail; 0 in data."""
     if schema.divisor is not None:
         return {}
@@ -279,7 +279,7 @@ def single(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def identification_2020(leptons: Leptons, rng: Generator) -> Columns:
+def identification_2020(leptons: ToyLeptons, rng: Generator) -> Columns:
     """Identification, isolation (MeV) and missing momentum (MeV) of the 2020 format.
 
     Most cones hold no track; what there is, is little beside a prompt lepton, and a part of its pt beside a fake.
@@ -302,7 +302,7 @@ def identification_2020(leptons: Leptons, rng: Generator) -> Columns:
     }
 
 
-def identification_2025(leptons: Leptons, rng: Generator) -> Columns:
+def identification_2025(leptons: ToyLeptons, rng: Generator) -> Columns:
     """Nested identification, isolation (GeV) and its flags, missing momentum (GeV) of the 2025 format."""
     shape = leptons.pt.shape
     n = len(leptons)
@@ -322,7 +322,7 @@ def identification_2025(leptons: Leptons, rng: Generator) -> Columns:
 
 
 def simulated_weights(
-    release: Release, sample: Sample, process: Process, entries: int, n: int, rng: Generator
+    release: Release, sample: Sample, process: ToyProcess, entries: int, n: int, rng: Generator
 ) -> Columns:
     """Weights of n events such that a file of ``entries`` is expected to give the process' yield.
 

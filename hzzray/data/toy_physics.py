@@ -38,7 +38,7 @@ ETA_MAX = {ELECTRON: 2.47, MUON: 2.7}
 
 
 @dataclass(frozen=True, slots=True)
-class Leptons:
+class ToyLeptons:
     """Leptons of n events; every array has shape (n, slots). An empty slot has pt 0.
 
     ``pt`` in GeV. ``type`` is 11 or 13, ``charge`` ±1. ``prompt`` tells real leptons from fakes.
@@ -54,20 +54,20 @@ class Leptons:
     def __len__(self) -> int:
         return len(self.pt)
 
-    def map(self, change: Callable[..., Any]) -> Leptons:
+    def map(self, change: Callable[..., Any]) -> ToyLeptons:
         """Apply a function to each array."""
-        return Leptons(*(change(getattr(self, f.name)) for f in fields(self)))
+        return ToyLeptons(*(change(getattr(self, f.name)) for f in fields(self)))
 
-    def combine(self, other: Leptons, function: Callable[..., Any]) -> Leptons:
+    def combine(self, other: ToyLeptons, function: Callable[..., Any]) -> ToyLeptons:
         """Apply a function to each array and its namesake."""
-        return Leptons(*(function(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+        return ToyLeptons(*(function(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Leptons]) -> Leptons:
+    def concatenate(cls, parts: Sequence[ToyLeptons]) -> ToyLeptons:
         """Put events after events."""
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
-    def join(self, other: Leptons) -> Leptons:
+    def join(self, other: ToyLeptons) -> ToyLeptons:
         """Put the slots of other leptons of the same events after these."""
         return self.combine(other, lambda *slots: np.concatenate(slots, axis=1))
 
@@ -137,11 +137,11 @@ def random_charges(shape: tuple[int, ...], rng: Generator) -> NDArray[np.int32]:
     return (2 * rng.integers(0, 2, shape, dtype=np.int8) - 1).astype(np.int32)
 
 
-def from_vectors(vectors: list[Floats], flavours: NDArray[np.int32], charges: NDArray[np.int32]) -> Leptons:
+def from_vectors(vectors: list[Floats], flavours: NDArray[np.int32], charges: NDArray[np.int32]) -> ToyLeptons:
     """Make prompt leptons of four-vectors; flavours and charges have shape (n, len(vectors))."""
     _, x, y, z = np.stack(vectors, axis=-1)
     pt = np.hypot(x, y)
-    return Leptons(pt, np.arcsinh(z / pt), np.arctan2(y, x), flavours, charges, np.ones(pt.shape, np.bool_))
+    return ToyLeptons(pt, np.arcsinh(z / pt), np.arctan2(y, x), flavours, charges, np.ones(pt.shape, np.bool_))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Fakes:
 USUAL = Fakes()
 
 
-def soft_leptons(slots: int, n: int, rng: Generator, fakes: Fakes = USUAL) -> Leptons:
+def soft_leptons(slots: int, n: int, rng: Generator, fakes: Fakes = USUAL) -> ToyLeptons:
     """Leptons of jets and of photon conversions: soft, and a share of the muons hard, as decays in flight are.
 
     Some lie in one jet.
@@ -169,7 +169,7 @@ def soft_leptons(slots: int, n: int, rng: Generator, fakes: Fakes = USUAL) -> Le
     eta = np.where(close, eta[:, :1] + np.where(np.arange(slots) > 0, rng.normal(0, 0.3, shape), 0.0), eta)
     phi = np.where(close, phi[:, :1] + np.where(np.arange(slots) > 0, rng.normal(0, 0.3, shape), 0.0), phi)
     flips = (rng.random(shape) < fakes.opposite) & (np.arange(slots) > 0)
-    return Leptons(
+    return ToyLeptons(
         PT_MIN + scale * rng.standard_exponential(shape),
         eta,
         np.remainder(phi + np.pi, 2 * np.pi) - np.pi,
@@ -179,11 +179,11 @@ def soft_leptons(slots: int, n: int, rng: Generator, fakes: Fakes = USUAL) -> Le
     )
 
 
-def hard_leptons(slots: int, n: int, rng: Generator) -> Leptons:
+def hard_leptons(slots: int, n: int, rng: Generator) -> ToyLeptons:
     """Leptons of W bosons and top quarks, in neighbouring pairs of opposite charge."""
     shape = (n, slots)
     sign = random_charges((n, 1), rng)
-    return Leptons(
+    return ToyLeptons(
         rng.gamma(2.2, 22.0, shape),
         rng.normal(0, 1.1, shape),
         rng.uniform(-np.pi, np.pi, shape),
@@ -193,7 +193,7 @@ def hard_leptons(slots: int, n: int, rng: Generator) -> Leptons:
     )
 
 
-def rest_of_event(hard: int, n: int, rng: Generator, fakes: Fakes) -> Leptons:
+def rest_of_event(hard: int, n: int, rng: Generator, fakes: Fakes) -> ToyLeptons:
     """Two more leptons, ``hard`` of which (0 to 2) are prompt, the others as ``fakes`` says."""
     return hard_leptons(hard, n, rng).join(soft_leptons(2 - hard, n, rng, fakes))
 
@@ -201,7 +201,7 @@ def rest_of_event(hard: int, n: int, rng: Generator, fakes: Fakes) -> Leptons:
 # Processes: each makes n events with four leptons, before the detector
 
 
-def four_leptons(mass: Floats, first: Floats, second: Floats, pt: float, rng: Generator) -> Leptons:
+def four_leptons(mass: Floats, first: Floats, second: Floats, pt: float, rng: Generator) -> ToyLeptons:
     """Decay particles of given masses through two (virtual) Z bosons of masses ``first`` and ``second``."""
     n = len(mass)
     bosons = two_body(produce(mass, pt, rng), mass, first, second, rng)
@@ -228,7 +228,7 @@ def higgs_pairs() -> tuple[Floats, Floats, Floats, float]:
     return first[kept], second[kept], cumulative / cumulative[-1], width
 
 
-def higgs(n: int, rng: Generator, *, pt: float) -> Leptons:
+def higgs(n: int, rng: Generator, *, pt: float) -> ToyLeptons:
     """H→ZZ*→4l with a median Higgs pt in GeV."""
     centres12, centres34, cumulative, width = higgs_pairs()
     cell = np.searchsorted(cumulative, rng.random(n))
@@ -237,7 +237,7 @@ def higgs(n: int, rng: Generator, *, pt: float) -> Leptons:
     return four_leptons(np.full(n, HIGGS_MASS), first, second, pt, rng)
 
 
-def continuum(n: int, rng: Generator) -> Leptons:
+def continuum(n: int, rng: Generator) -> ToyLeptons:
     """ZZ*: single-resonant Z→4l at m_Z, then Zγ*, then two Z bosons on their shells. At most n events."""
     kind = rng.choice(3, n, p=(0.25, 0.25, 0.5))
     falling = rng.random(n)
@@ -248,19 +248,19 @@ def continuum(n: int, rng: Generator) -> Leptons:
     return allowed(mass, first, np.choose(kind, [soft, soft, on_shell[1]]), rng)
 
 
-def z_pairs(n: int, rng: Generator) -> Leptons:
+def z_pairs(n: int, rng: Generator) -> ToyLeptons:
     """Two Z bosons on their shells. At most n events."""
     mass = 172 * rng.random(n) ** (-1 / 3.6)
     return allowed(mass, breit_wigner(n, rng), breit_wigner(n, rng), rng)
 
 
-def allowed(mass: Floats, first: Floats, second: Floats, rng: Generator) -> Leptons:
+def allowed(mass: Floats, first: Floats, second: Floats, rng: Generator) -> ToyLeptons:
     """Decay what phase space allows: it is closed where the two are heavier than the whole."""
     kept = (second < first) & (rng.random(len(mass)) * mass < 2 * momentum_in_decay(mass, first, second))
     return four_leptons(mass[kept], first[kept], second[kept], 25.0, rng)
 
 
-def z_jets(n: int, rng: Generator, *, flavour: int, hard: int = 0, fakes: Fakes = USUAL) -> Leptons:
+def z_jets(n: int, rng: Generator, *, flavour: int, hard: int = 0, fakes: Fakes = USUAL) -> ToyLeptons:
     """One Z boson on its shell and two more leptons, ``hard`` of them prompt (tt̄Z, VVV, WZ)."""
     mass = breit_wigner(n, rng)
     leptons = two_body(produce(mass, 20.0, rng), mass, 0.0, 0.0, rng)
@@ -269,7 +269,7 @@ def z_jets(n: int, rng: Generator, *, flavour: int, hard: int = 0, fakes: Fakes 
     return z.join(rest_of_event(hard, n, rng, fakes))
 
 
-def top(n: int, rng: Generator, *, hard: int = 0, fakes: Fakes = USUAL) -> Leptons:
+def top(n: int, rng: Generator, *, hard: int = 0, fakes: Fakes = USUAL) -> ToyLeptons:
     """Two leptons of W bosons, not resonant, and two more, ``hard`` of them prompt (tt̄W, WWW, 4 tops)."""
     return hard_leptons(2, n, rng).join(rest_of_event(hard, n, rng, fakes))
 
@@ -277,7 +277,7 @@ def top(n: int, rng: Generator, *, hard: int = 0, fakes: Fakes = USUAL) -> Lepto
 # The detector
 
 
-def lose_softest(leptons: Leptons, share: float, rng: Generator) -> Leptons:
+def lose_softest(leptons: ToyLeptons, share: float, rng: Generator) -> ToyLeptons:
     """In a share of the events put an unrelated lepton in the softest one's place."""
     n, slots = leptons.pt.shape
     chosen = rng.random((n, 1)) < share
@@ -285,7 +285,7 @@ def lose_softest(leptons: Leptons, share: float, rng: Generator) -> Leptons:
     return leptons.combine(soft_leptons(1, n, rng), lambda own, other: np.where(lost, other, own))
 
 
-def smear(leptons: Leptons, rng: Generator) -> Leptons:
+def smear(leptons: ToyLeptons, rng: Generator) -> ToyLeptons:
     """Measure pt: a resolution, and a tail of energy that electrons, less often muons, radiate."""
     electron = leptons.type == ELECTRON
     shape = electron.shape
@@ -295,28 +295,28 @@ def smear(leptons: Leptons, rng: Generator) -> Leptons:
     return replace(leptons, pt=leptons.pt * resolution * np.exp(-lost))
 
 
-def accepted(leptons: Leptons) -> Bools:
+def accepted(leptons: ToyLeptons) -> Bools:
     """Tell which events the collection keeps, shape (n,)."""
     reach = np.where(leptons.type == ELECTRON, ETA_MAX[ELECTRON], ETA_MAX[MUON])
     each = (leptons.pt > PT_MIN) & (np.abs(leptons.eta) < reach)
     return np.asarray(each.all(axis=1) & (leptons.pt.max(axis=1) > LEADING_PT_MIN))
 
 
-def with_extras(leptons: Leptons, shares: tuple[float, float], rng: Generator) -> Leptons:
+def with_extras(leptons: ToyLeptons, shares: tuple[float, float], rng: Generator) -> ToyLeptons:
     """Add a fifth lepton to a share of events and a sixth to a part of those; the result has six slots."""
     extra = soft_leptons(len(shares), len(leptons), rng)
     there = rng.random(len(leptons))[:, None] < np.array(shares)
     return leptons.join(replace(extra, pt=np.where(there, extra.pt, 0.0)))
 
 
-def sorted_by_pt(leptons: Leptons) -> Leptons:
+def sorted_by_pt(leptons: ToyLeptons) -> ToyLeptons:
     """Order each event's leptons, hardest first."""
     order = np.argsort(-leptons.pt, axis=1, kind="stable")
     return leptons.map(lambda array: np.take_along_axis(array, order, axis=1))
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ToyProcess:
     """What a simulated sample holds.
 
     ``per_fb`` is the expected number of its events in the collection per fb⁻¹, ``negative`` the share of
@@ -325,15 +325,15 @@ class Process:
     lacks.
     """
 
-    generate: Callable[[int, Generator], Leptons]
+    generate: Callable[[int, Generator], ToyLeptons]
     per_fb: float
     negative: float = 0.002
     lost: float = 0.02
     extra: tuple[float, float] = (0.005, 0.0002)
-    beside: Process | None = None
+    beside: ToyProcess | None = None
 
 
-def simulate(process: Process, attempts: int, rng: Generator, *, extras: bool) -> Leptons:
+def simulate(process: ToyProcess, attempts: int, rng: Generator, *, extras: bool) -> ToyLeptons:
     """Make what the collection keeps of some attempts; shape (at most attempts, 6 if extras else 4)."""
     made = smear(process.generate(attempts, rng), rng)
     kept = accepted(made)
@@ -341,16 +341,16 @@ def simulate(process: Process, attempts: int, rng: Generator, *, extras: bool) -
     return sorted_by_pt(with_extras(leptons, process.extra, rng) if extras else leptons)
 
 
-def _z(flavour: int, per_fb: float, *, hard: int = 0, negative: float = 0.055, fakes: Fakes = USUAL) -> Process:
-    return Process(partial(z_jets, flavour=flavour, hard=hard, fakes=fakes), per_fb, negative=negative)
+def _z(flavour: int, per_fb: float, *, hard: int = 0, negative: float = 0.055, fakes: Fakes = USUAL) -> ToyProcess:
+    return ToyProcess(partial(z_jets, flavour=flavour, hard=hard, fakes=fakes), per_fb, negative=negative)
 
 
-def _top(per_fb: float, *, hard: int = 0, negative: float = 0.0, fakes: Fakes = USUAL) -> Process:
-    return Process(partial(top, hard=hard, fakes=fakes), per_fb, negative=negative)
+def _top(per_fb: float, *, hard: int = 0, negative: float = 0.0, fakes: Fakes = USUAL) -> ToyProcess:
+    return ToyProcess(partial(top, hard=hard, fakes=fakes), per_fb, negative=negative)
 
 
-def _higgs(pt: float, per_fb: float, *, lost: float = 0.02, extra: tuple[float, float] = (0.004, 0.0001)) -> Process:
-    return Process(partial(higgs, pt=pt), per_fb, lost=lost, extra=extra)
+def _higgs(pt: float, per_fb: float, *, lost: float = 0.02, extra: tuple[float, float] = (0.004, 0.0001)) -> ToyProcess:
+    return ToyProcess(partial(higgs, pt=pt), per_fb, lost=lost, extra=extra)
 
 
 #: What each dataset of the releases is. Yields of 2020 are those of the released files, as far as published;
@@ -361,7 +361,7 @@ PROCESSES = {
     341964: _higgs(60, 0.0342, lost=0.48, extra=(0.073, 0.0004)),
     341947: _higgs(65, 0.000183, lost=0.24, extra=(0.097, 0.027)),
     # Data have more events above 180 GeV than the release's llll says, which holds no gg→ZZ.
-    363490: Process(continuum, 28.0, negative=0.05, lost=0.07, beside=Process(z_pairs, 10.0)),
+    363490: ToyProcess(continuum, 28.0, negative=0.05, lost=0.07, beside=ToyProcess(z_pairs, 10.0)),
     361106: _z(ELECTRON, 16.9),
     361107: _z(MUON, 13.9, negative=0.02, fakes=Fakes(0.2, 0.56)),
     361108: _top(0.2),
@@ -377,7 +377,7 @@ PROCESSES = {
     364242: _top(0.01, hard=1),
     364243: _z(MUON, 0.12, hard=2),
     364246: _z(ELECTRON, 0.02, hard=1),
-    364248: Process(continuum, 0.03),
+    364248: ToyProcess(continuum, 0.03),
     410218: _z(ELECTRON, 0.2, hard=2),
     410219: _z(MUON, 0.2, hard=2),
     410470: _top(40.0),
@@ -388,6 +388,6 @@ PROCESSES = {
     700323: _z(MUON, 60.0),
     700324: _z(MUON, 80.0),
     700325: _z(MUON, 110.0),
-    700600: Process(continuum, 28.0, negative=0.05, lost=0.07),
+    700600: ToyProcess(continuum, 28.0, negative=0.05, lost=0.07),
     700601: _z(ELECTRON, 8.0, hard=1),
 }

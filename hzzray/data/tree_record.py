@@ -52,7 +52,7 @@ class Stored(NamedTuple):
     is_plain: bool
 
 
-class Record(NamedTuple):
+class TreeRecord(NamedTuple):
     """A tree's record: its bytes as they lie in the file, its entries, all branches' names, and some of these."""
 
     raw: bytes
@@ -69,7 +69,7 @@ class _UnknownError(Exception):
 UNKNOWN = (_UnknownError, struct.error, IndexError, ValueError)
 
 
-def read_record(source: ByteSource, tree: str, names: tuple[str, ...]) -> Record | None:
+def read_record(source: ByteSource, tree: str, names: tuple[str, ...]) -> TreeRecord | None:
     """Find a tree's record and the branches of these names in it; None where uproot must. Raises as ``source`` does."""
     try:
         seek, length = _find(source, tree)
@@ -136,7 +136,7 @@ class Parser:
             raise _UnknownError
         self._data = bytes(body) if len(body) == objlen else bytes(decompress(body, objlen))
 
-    def tree(self, names: tuple[str, ...]) -> Record:
+    def tree(self, names: tuple[str, ...]) -> TreeRecord:
         """Read TTree, version 20."""
         at, _ = self._object(0, 20)
         for _ in range(4):  # TNamed, TAttLine, TAttFill, TAttMarker
@@ -161,7 +161,7 @@ class Parser:
             at = end
         if len(set(listed)) != len(listed):
             raise _UnknownError
-        return Record(self._raw, entries, tuple(listed), {name: found[name] for name in names if name in found})
+        return TreeRecord(self._raw, entries, tuple(listed), {name: found[name] for name in names if name in found})
 
     def _object(self, at: int, version: int) -> tuple[int, int]:
         """Read an object's byte count and version, which must be this; returns where it goes on, and where it ends."""

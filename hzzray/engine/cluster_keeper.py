@@ -60,8 +60,8 @@ def main() -> None:
 def _record(slots: int, idle_s: float, named: str) -> str:
     import ray  # noqa: PLC0415 (its settings are in force by now)
 
-    process = standing_cluster.Process.of(os.getpid())
-    return standing_cluster.Standing(
+    process = standing_cluster.ProcessIdentity.of(os.getpid())
+    return standing_cluster.StandingCluster(
         keeper=process,
         address=ray.get_runtime_context().gcs_address,
         token=os.environ.get("RAY_AUTH_TOKEN", "") if os.environ.get("RAY_AUTH_MODE") == "token" else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from hzzray.engine.fleet import Delivery, Slot
+from hzzray.engine.fleet import OpenTask, Slot
 from hzzray.engine.instructions import After, Commit, GlanceDue, Instruction
 from hzzray.messages import Partial
 
@@ -22,9 +22,9 @@ class Commits:
 
     def __init__(self, emit: Callable[[Instruction], None]) -> None:
         self._emit = emit
-        self._waiting: deque[tuple[Delivery, Partial]] = deque()
+        self._waiting: deque[tuple[OpenTask, Partial]] = deque()
         self._stalled: dict[Slot, None] = {}
-        self._storing: list[Delivery] = []
+        self._storing: list[OpenTask] = []
         self._glances = 0
         self._glancing = False
 
@@ -33,7 +33,7 @@ class Commits:
         """Whether the reducer has some that it hasn't said are stored."""
         return bool(self._storing)
 
-    def keep(self, delivery: Delivery, partial: Partial) -> None:
+    def keep(self, delivery: OpenTask, partial: Partial) -> None:
         """Take in a partial."""
         self._waiting.append((delivery, partial))
 
@@ -74,7 +74,7 @@ class Commits:
         freed, self._stalled = self._stalled, {}
         return list(freed)
 
-    def committed(self) -> list[Delivery]:
+    def committed(self) -> list[OpenTask]:
         """Take note that the last commit is done; returns whose partials it stored."""
         stored, self._storing = self._storing, []
         return stored

@@ -31,7 +31,7 @@ from hzzray.engine.explore_messages import (
     OvertakenError,
     Pick,
     Question,
-    Standing,
+    SessionStatus,
     WorkerAnswer,
 )
 from hzzray.engine.hot import HotWorker
@@ -227,9 +227,9 @@ class Coordinator:
                 found = await member.handle.pick.remote(pick, [number])
         return found.get(number)
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> SessionStatus:
         """Tell how much is ready, and how much of it is hot."""
-        return Standing(
+        return SessionStatus(
             ready=self._ready,
             failed=len(self._failed),
             ranges=len(self._session.tasks),
@@ -515,9 +515,9 @@ class SessionClient:
             if found is not None:
                 yield number, found
 
-    def standing(self) -> Standing:
+    def standing(self) -> SessionStatus:
         """Tell how much is ready."""
-        standing: Standing = self._call(lambda handle: handle.standing.remote())
+        standing: SessionStatus = self._call(lambda handle: handle.standing.remote())
         return standing
 
     def usages(self) -> list[Usage]:

@@ -26,8 +26,8 @@ from hzzray.engine.absences import Absences
 from hzzray.engine.cluster import Node
 from hzzray.engine.commits import UNCOMMITTED, Commits
 from hzzray.engine.events import Kind
-from hzzray.engine.faults import Again, Alone, Chance, Fault, GiveUp, Search, SplitTask, Trial, verdict
-from hzzray.engine.fleet import IN_FLIGHT, Actor, Delivery, Fleet, Slot
+from hzzray.engine.faults import Again, Alone, Chance, Fault, GiveUp, Search, SplitTask, TaskHistory, verdict
+from hzzray.engine.fleet import IN_FLIGHT, Actor, Fleet, OpenTask, Slot
 from hzzray.engine.instructions import (
     Abort,
     Ack,
@@ -97,10 +97,10 @@ _STRAGGLER_S = 2.0
 
 class _Call(NamedTuple):
     slot: Slot
-    deliveries: Sequence[Delivery]
+    deliveries: Sequence[OpenTask]
 
 
-class Standing(NamedTuple):
+class WorkerStatus(NamedTuple):
     """How a worker stands: its name, whether it can work, what it is at."""
 
     name: str
@@ -133,10 +133,10 @@ class Dispatch:
         self._asking: Literal["no", "at hand", "for long"] = "no"
         self._more_at_hand = True
         # What is to be done and what was given: deliveries and calls by their numbers.
-        self._open: dict[int, Delivery] = {}
+        self._open: dict[int, OpenTask] = {}
         self._calls: dict[int, _Call] = {}
         self._numbers = 0
-        self._suspects: deque[Delivery] = deque()
+        self._suspects: deque[OpenTask] = deque()
         self._aside: set[int] = set()
         self._crashes: dict[str, int] = {}
         self._task_s: float | None = None
@@ -146,7 +146,7 @@ class Dispatch:
         self._nodes: tuple[Node, ...] = ()
         self._live: frozenset[str] = frozenset()
         self._is_looking = False
-        self._missing: list[tuple[Delivery, str]] = []
+        self._missing: list[tuple[OpenTask, str]] = []
         self._search: Literal["no", "looking", "waiting"] = "no"
         self._is_search_timed = False
 
@@ -168,9 +168,9 @@ class Dispatch:
         return [lender.name for lender in self._lenders]
 
     @property
-    def standings(self) -> list[Standing]:
+    def standings(self) -> list[WorkerStatus]:
         """How all workers stand."""
-        return [Standing(actor.name, actor.ready, actor.state) for actor in self._fleet.actors]
+        return [WorkerStatus(actor.name, actor.ready, actor.state) for actor in self._fleet.actors]
 
     @property
     def in_flight(self) -> int:
@@ -400,12 +400,12 @@ class Dispatch:
         """Work of a task in seconds, going by those before it."""
         return task.entries / self._task_entries * self._work_s
 
-    def _deliver(self, offer: Offered) -> Delivery:
+    def _deliver(self, offer: Offered) -> OpenTask:
         self._numbers += 1
-        delivery = self._open[self._numbers] = Delivery(self._numbers, offer.task, offer.tried)
+        delivery = self._open[self._numbers] = OpenTask(self._numbers, offer.task, offer.tried)
         return delivery
 
-    def _send(self, slot: Slot, deliveries: Sequence[Delivery]) -> None:
+    def _send(self, slot: Slot, deliveries: Sequence[OpenTask]) -> None:
         actor = slot.actor
         if not actor.in_flight:
             actor.since = self._now
@@ -566,7 +566,7 @@ class Dispatch:
             return
         for delivery in call.deliveries:
             self._land(call.slot, delivery)
-        failed: list[tuple[Delivery, Fault]] = []
+        failed: list[tuple[OpenTask, Fault]] = []
         for delivery, outcome in zip(call.deliveries, event.outcomes, strict=True):
             if isinstance(outcome, Partial):
                 self._learn(outcome)
@@ -589,7 +589,7 @@ class Dispatch:
             self._task_s = 0.9 * self._task_s + 0.1 * spent
             self._task_entries = 0.9 * self._task_entries + 0.1 * entries
 
-    def _land(self, slot: Slot, delivery: Delivery) -> None:
+    def _land(self, slot: Slot, delivery: OpenTask) -> None:
         actor = slot.actor
         if delivery in actor.in_flight:  # a fall has taken all off
             actor.in_flight.remove(delivery)
@@ -633,14 +633,14 @@ class Dispatch:
             for delivery in deliveries:
                 self._suspect(delivery)
 
-    def _failed(self, actor: Actor, delivery: Delivery, fault: Fault) -> None:
+    def _failed(self, actor: Actor, delivery: OpenTask, fault: Fault) -> None:
         """Do what a failed attempt means for the task."""
         task = delivery.task
         if fault.kind == "missing":
             self._absences.note(actor.node, task.file)
         if not delivery.is_pending or delivery.copies:
             return  # another copy decides
-        trial = Trial(
+        trial = TaskHistory(
             entries=task.entries,
             alone=actor.fell_with == (delivery,),
             hung=actor.fell_over is delivery,
@@ -665,7 +665,7 @@ class Dispatch:
             case GiveUp(reason, attempts, permanent):
                 self._give_up(delivery, reason, attempts, permanent=permanent)
 
-    def _suspect(self, delivery: Delivery) -> None:
+    def _suspect(self, delivery: OpenTask) -> None:
         """Let a task have an actor to itself: if that dies too, it is known over what."""
         if not delivery.is_pending or delivery.copies:
             return
@@ -675,7 +675,7 @@ class Dispatch:
             if not actor.in_flight:
                 self._offer(Slot(actor, actor.turn))
 
-    def _cut(self, delivery: Delivery, reason: str, crashes: int) -> None:
+    def _cut(self, delivery: OpenTask, reason: str, crashes: int) -> None:
         """Replace a task that is too much for a worker by its halves."""
         task = delivery.task
         halves = task.halves()
@@ -693,14 +693,14 @@ class Dispatch:
         else:
             self._settle(event.delivery, lambda task: Ack((task,)))
 
-    def _give_up(self, delivery: Delivery, reason: str, attempts: int, *, permanent: bool) -> None:
+    def _give_up(self, delivery: OpenTask, reason: str, attempts: int, *, permanent: bool) -> None:
         self._crashes.pop(delivery.task.task_id, None)
         self._aside.add(delivery.number)
         self._tell("task failed", delivery.task, reason)
         failure = Failure(task=delivery.task, reason=reason, permanent=permanent, attempts=attempts)
         self._emit(StoreFailure(delivery.number, failure))
 
-    def _miss(self, delivery: Delivery, reason: str) -> None:
+    def _miss(self, delivery: OpenTask, reason: str) -> None:
         """Give up a task whose file no node can find."""
         names = sorted(node.name for node in self._nodes)
         where = f" on any node ({', '.join(names)})" if len(names) > 1 else ""

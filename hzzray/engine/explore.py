@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
-from hzzray.engine.explore_messages import Candidate, MergedAnswer, OvertakenError, Pick, Question, Standing
+from hzzray.engine.explore_messages import Candidate, MergedAnswer, OvertakenError, Pick, Question, SessionStatus
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.monitor import Usage
 from hzzray.physics.analysis import Cut, Template
@@ -28,7 +28,7 @@ class Explorer(Protocol):
     def picked(self, pick: Pick) -> Iterator[tuple[int, Picked]]:
         """Find candidates, however many, range by range."""
 
-    def standing(self) -> Standing:
+    def standing(self) -> SessionStatus:
         """Tell how much is ready."""
 
     def usages(self) -> list[Usage]:
@@ -38,7 +38,7 @@ class Explorer(Protocol):
         """Let go of it."""
 
 
-class Alone:
+class InProcess:
     """One worker in this process: without Ray, and for one viewer."""
 
     def __init__(self, worker: HotWorker, ranges: int) -> None:
@@ -79,11 +79,11 @@ class Alone:
             with self._lock:
                 yield from self._worker.pick(pick, [number]).items()
 
-    def standing(self) -> Standing:
+    def standing(self) -> SessionStatus:
         """Tell how much is hot; the rest is read when somebody asks."""
         status = self._worker.cache_status()
         failed = len(self._merged.failed)
-        return Standing(
+        return SessionStatus(
             self._ranges - failed,
             failed,
             self._ranges,

@@ -99,7 +99,7 @@ class OvertakenError(HzzrayError):
     """A question that a newer one of the same viewer overtook: nobody waits for its answer any more."""
 
 
-class Standing(NamedTuple):
+class SessionStatus(NamedTuple):
     """How a session stands: ranges that can be answered for, those that can't be read, all; bytes that are hot."""
 
     ready: int

@@ -39,7 +39,7 @@ class Fault(NamedTuple):
         return self.kind in ("death", "out of memory")
 
 
-class Trial(NamedTuple):
+class TaskHistory(NamedTuple):
     """What is known of the task that a fault is about.
 
     It was the only one in flight to a worker that fell (``alone``), or the worker was killed as it took too long over
@@ -88,7 +88,7 @@ class Search(NamedTuple):
 Verdict = Again | Alone | SplitTask | GiveUp | Search
 
 
-def verdict(fault: Fault, trial: Trial, limits: Limits, chance: Chance) -> Verdict:
+def verdict(fault: Fault, trial: TaskHistory, limits: Limits, chance: Chance) -> Verdict:
     """Decide what a failed attempt means for its task."""
     attempts = trial.tried + 1
     match fault.kind:
@@ -107,7 +107,7 @@ def verdict(fault: Fault, trial: Trial, limits: Limits, chance: Chance) -> Verdi
             return _over_a_fall(fault, trial, limits)
 
 
-def _over_a_fall(fault: Fault, trial: Trial, limits: Limits) -> Verdict:
+def _over_a_fall(fault: Fault, trial: TaskHistory, limits: Limits) -> Verdict:
     """Decide what the fall of a worker means for a task that was in flight to it."""
     if trial.hung:
         return _cut(f"no result within {limits.timeout_s:g} s", trial, limits)
@@ -119,7 +119,7 @@ def _over_a_fall(fault: Fault, trial: Trial, limits: Limits) -> Verdict:
     return Alone(crashes)
 
 
-def _cut(reason: str, trial: Trial, limits: Limits) -> Verdict:
+def _cut(reason: str, trial: TaskHistory, limits: Limits) -> Verdict:
     crashes = trial.crashes + 1
     if trial.entries < 2 or crashes >= limits.crashes:
         return GiveUp(reason, crashes, permanent=False)

@@ -33,7 +33,7 @@ _FRUITLESS = 20  # restarts by Ray without an answer
 
 
 @dataclass(eq=False, slots=True)
-class Delivery:
+class OpenTask:
     """A task that the source handed out, until the source is told what became of it.
 
     ``copies`` are being worked on, of those ``started`` so far: two at the most. It had failed ``tried`` times before.
@@ -66,11 +66,11 @@ class Actor:
     ready: bool = False
     leaving: bool = False
     turn: int = 0
-    in_flight: list[Delivery] = field(default_factory=list)
+    in_flight: list[OpenTask] = field(default_factory=list)
     since: float = 0.0
-    fell_with: tuple[Delivery, ...] = ()
-    hung: Delivery | None = None
-    fell_over: Delivery | None = None
+    fell_with: tuple[OpenTask, ...] = ()
+    hung: OpenTask | None = None
+    fell_over: OpenTask | None = None
     pid: int = 0
     fallen: bool = False
     pauses: Iterator[float] = field(default_factory=lambda: iter(()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hzzray.engine.fleet import Delivery
+from hzzray.engine.fleet import OpenTask
 from hzzray.engine.instructions import Offered
 from hzzray.messages import Range
 
@@ -27,7 +27,7 @@ class Lender:
     waits: list[Offered] = field(default_factory=list)
     call: int = 0
     since: float = 0.0
-    in_flight: Sequence[Delivery] = ()
+    in_flight: Sequence[OpenTask] = ()
 
 
 class Lenders:

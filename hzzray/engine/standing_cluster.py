@@ -59,7 +59,7 @@ class StandingError(HzzrayError):
     """The local cluster that stays can't be started or ended."""
 
 
-class Process(BaseModel):
+class ProcessIdentity(BaseModel):
     """A process that can't be taken for a later one of the same number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,7 +68,7 @@ class Process(BaseModel):
     started: float
 
     @classmethod
-    def of(cls, pid: int) -> Process | None:
+    def of(cls, pid: int) -> ProcessIdentity | None:
         """Find a process; None where there is none."""
         try:
             return cls(pid=pid, started=psutil.Process(pid).create_time())
@@ -90,12 +90,12 @@ class Claim(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    process: Process
+    process: ProcessIdentity
     slots: int
     what: str
 
 
-class Standing(BaseModel):
+class StandingCluster(BaseModel):
     """A cluster that stays: how to reach it, and what it is made for.
 
     Without a ``token`` it asks for none; an empty one is its user's own, which Ray finds where it found it before.
@@ -103,7 +103,7 @@ class Standing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    keeper: Process
+    keeper: ProcessIdentity
     address: str
     token: str | None
     slots: Annotated[int, Field(ge=1)]
@@ -143,15 +143,15 @@ def folder() -> Path | None:
     return None if cache is None else cache / "cluster"
 
 
-def find() -> Standing | None:
+def find() -> StandingCluster | None:
     """Find the cluster that stays; None where there is none."""
     place = folder()
     return None if place is None else _read(place)
 
 
-def _read(place: Path) -> Standing | None:
+def _read(place: Path) -> StandingCluster | None:
     try:
-        record = Standing.model_validate_json(read_own(place / RECORD, _MOST_BYTES))
+        record = StandingCluster.model_validate_json(read_own(place / RECORD, _MOST_BYTES))
     except (FileNotFoundError, OutputError, ValidationError):
         return None  # of another version, or not written yet
     return record if record.keeper.lives else None
@@ -181,7 +181,7 @@ def users() -> list[Claim]:
 
 
 @contextmanager
-def claimed(slots: int) -> Iterator[Standing | None]:
+def claimed(slots: int) -> Iterator[StandingCluster | None]:
     """Have slots of the cluster that stays for a while.
 
     None where there is no such cluster, where it has not so many free, or where its workers would not have this
@@ -224,7 +224,7 @@ def retired(place: Path, *, is_wanted: bool) -> bool:
 
 def _claim(place: Path, pid: int, slots: int) -> Path | None:
     """Write a process' claim down; None where it has gone already."""
-    if (process := Process.of(pid)) is None:
+    if (process := ProcessIdentity.of(pid)) is None:
         return None
     what = " ".join(word for word in psutil.Process(pid).cmdline()[1:4] if not word.startswith("-"))
     claim = Claim(process=process, slots=slots, what=what)
@@ -247,7 +247,7 @@ def _lock(place: Path) -> Iterator[None]:
         raise StandingError(f"{place}: {error.strerror or error}") from error
 
 
-def up(slots: int, *, idle_s: float = IDLE_S, kept_for: int | None = None) -> tuple[Standing, bool]:
+def up(slots: int, *, idle_s: float = IDLE_S, kept_for: int | None = None) -> tuple[StandingCluster, bool]:
     """Start a cluster that stays, unless there is one: until it is ended, or nobody has used it for ``idle_s``.
 
     With ``kept_for`` it ends with that process and the last of those that use it. Returns it, and whether it is new.
@@ -266,7 +266,7 @@ def up(slots: int, *, idle_s: float = IDLE_S, kept_for: int | None = None) -> tu
         return _begin(place, slots, idle_s, ends_with_last=kept_for is not None), True
 
 
-def _begin(place: Path, slots: int, idle_s: float, *, ends_with_last: bool) -> Standing:
+def _begin(place: Path, slots: int, idle_s: float, *, ends_with_last: bool) -> StandingCluster:
     """Start the keeper, and wait for its record."""
     (place / RECORD).unlink(missing_ok=True)
     command = [sys.executable, "-m", "hzzray.engine.cluster_keeper", str(slots), str(idle_s), str(int(ends_with_last))]

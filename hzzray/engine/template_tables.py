@@ -32,7 +32,7 @@ Tables = dict[str, Table]
 """By observable; samples in the order of the spec's release."""
 
 
-class Sums(NamedTuple):
+class RoundedSums(NamedTuple):
     """Sums of weights and of their squares in doubles, shape (…, regions, bins + 2)."""
 
     sumw: NDArray[np.float64]
@@ -42,8 +42,8 @@ class Sums(NamedTuple):
 class OneRounded(NamedTuple):
     """A template of one sample, and its directions as they are filled: one a row, none where it isn't varied."""
 
-    nominal: Sums
-    filled: tuple[Sums, ...] = ()
+    nominal: RoundedSums
+    filled: tuple[RoundedSums, ...] = ()
 
 
 Rounded = tuple[OneRounded, ...]
@@ -57,8 +57,8 @@ def rounded(blocks: Blocks) -> Rounded:
     for i in range(len(shape.bins)):
         histogram = blocks.histogram(i)
         exact = [blocks.varied(i, k) for k in range(shape.directions)] if i < shape.varied else []
-        filled = tuple(Sums(w.floats(), w2.floats()) for w, w2 in exact)
-        made.append(OneRounded(Sums(histogram.sumw.floats(), histogram.sumw2.floats()), filled))
+        filled = tuple(RoundedSums(w.floats(), w2.floats()) for w, w2 in exact)
+        made.append(OneRounded(RoundedSums(histogram.sumw.floats(), histogram.sumw2.floats()), filled))
     return tuple(made)
 
 
@@ -84,15 +84,15 @@ def tables(spec: RunSpec, blocks: Mapping[str, Blocks], known: Mapping[str, Roun
     return found
 
 
-def _together(samples: Sequence[Sums]) -> Sums:
-    return Sums(np.array([sums.sumw for sums in samples]), np.array([sums.sumw2 for sums in samples]))
+def _together(samples: Sequence[RoundedSums]) -> RoundedSums:
+    return RoundedSums(np.array([sums.sumw for sums in samples]), np.array([sums.sumw2 for sums in samples]))
 
 
-def _varied(spec: RunSpec, samples: Sequence[OneRounded]) -> dict[str, Sums]:
+def _varied(spec: RunSpec, samples: Sequence[OneRounded]) -> dict[str, RoundedSums]:
     """Lay out the directions of a template, the ones that aren't filled too: as far below nominal as up is above."""
     release = spec.release
     is_data = [release.role(sample) == "data" for sample in release.samples]
-    found: dict[str, Sums] = {}
+    found: dict[str, RoundedSums] = {}
     number = 0
     for variation in spec.variations:
         for direction in variation.filled:
@@ -101,5 +101,5 @@ def _varied(spec: RunSpec, samples: Sequence[OneRounded]) -> dict[str, Sums]:
             number += 1
         for direction in variation.directions[len(variation.filled) :]:
             up, nominal = found[variation.filled[0]], _together([one.nominal for one in samples])
-            found[direction] = Sums(2.0 * nominal.sumw - up.sumw, up.sumw2)
+            found[direction] = RoundedSums(2.0 * nominal.sumw - up.sumw, up.sumw2)
     return found

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hzzray.data.fetch import FetchStep
 from hzzray.data.fetch import Progress as Report
-from hzzray.data.fetch import Step
 
 
 @contextmanager
@@ -40,10 +40,10 @@ class _Transfers:
         self._ended = 0
         self._bytes = 0  # came over the wire, of all files
         self._began = time.monotonic()
-        self._moving: dict[str, tuple[TaskID, Step]] = {}
+        self._moving: dict[str, tuple[TaskID, FetchStep]] = {}
         self._all = bars.add_task(f"0 of {files} files", total=files, size="", rate="")
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: FetchStep) -> None:
         if step.outcome is not None:
             self._end(step)
         else:
@@ -59,7 +59,7 @@ class _Transfers:
             rate=f"{decimal(round(self._bytes / max(time.monotonic() - self._began, 1e-3)))}/s",
         )
 
-    def _move(self, step: Step) -> None:
+    def _move(self, step: FetchStep) -> None:
         if step.name in self._moving:
             task, last = self._moving[step.name]
             self._bytes += max(0, step.done - last.done)
@@ -76,7 +76,7 @@ class _Transfers:
             rate=f"{decimal(round(speed))}/s" if speed else "",
         )
 
-    def _end(self, step: Step) -> None:
+    def _end(self, step: FetchStep) -> None:
         self._ended += 1
         if step.name in self._moving:
             self._bars.remove_task(self._moving.pop(step.name)[0])

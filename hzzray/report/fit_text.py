@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from hzzray.statistics.fit_result import Figure, FitResult
+from hzzray.statistics.fit_result import FitResult, Quantity
 
 # A goodness of fit below this is worth a word.
 _UNLIKELY = 0.05
@@ -70,7 +70,7 @@ def rows(fitted: FitResult) -> list[tuple[str, str]]:
     return said
 
 
-def _has(figures: Mapping[str, Figure], name: str) -> bool:
+def _has(figures: Mapping[str, Quantity], name: str) -> bool:
     return name in figures and figures[name].value is not None
 
 
@@ -118,7 +118,7 @@ def _limits(fitted: FitResult) -> str:
     return ", ".join(said) or "none"
 
 
-def _mass(figures: Mapping[str, Figure]) -> str:
+def _mass(figures: Mapping[str, Quantity]) -> str:
     values = {name: figure.value for name, figure in figures.items()}
     said = []
     if values.get("mass") is not None:

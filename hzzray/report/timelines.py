@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hzzray.engine.monitor import is_actor
 from hzzray.report.style import StyledFigure, plain, save_figure, style
-from hzzray.runs.compare import Run
+from hzzray.runs.compare import LoadedRun
 from hzzray.runs.tables import CpuUse, cpu_percent
 
 #: Actors that have a colour and a place in the legend of their own; with more, only their sum is drawn.
@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
 _WIDTH = 8.0
 
 
-def comparison_figure(runs: Sequence[Run]) -> Figure:
+def comparison_figure(runs: Sequence[LoadedRun]) -> Figure:
     """Draw CPU over time of each run's actors, stacked, one panel a run; below, all runs' actors and nodes.
 
     All panels have one time axis, those of CPU one scale. An actor's height is per cent of one core.
@@ -60,7 +60,7 @@ def comparison_figure(runs: Sequence[Run]) -> Figure:
     return fig
 
 
-def scale_figure(run: Run) -> Figure:
+def scale_figure(run: LoadedRun) -> Figure:
     """Draw a run's actors and nodes over time and, below, its tasks that wait or are in flight."""
     with style(_STYLE):
         fig = StyledFigure(_STYLE, figsize=(_WIDTH, 5.0))
@@ -80,18 +80,18 @@ def scale_figure(run: Run) -> Figure:
     return fig
 
 
-def save_comparison(runs: Sequence[Run], folder: Path) -> tuple[Path, ...]:
+def save_comparison(runs: Sequence[LoadedRun], folder: Path) -> tuple[Path, ...]:
     """Write ``compare.png`` and ``compare.pdf``; raises OutputError where they can't be written."""
     title = ", ".join(run.result.run_id for run in runs)
     return save_figure(comparison_figure(runs), folder / "compare", title)
 
 
-def save_scale(run: Run, folder: Path) -> tuple[Path, ...]:
+def save_scale(run: LoadedRun, folder: Path) -> tuple[Path, ...]:
     """Write ``scale.png`` and ``scale.pdf``; raises OutputError where they can't be written."""
     return save_figure(scale_figure(run), folder / "scale", run.result.run_id)
 
 
-def _draw_cpu(axes: Axes, run: Run) -> None:
+def _draw_cpu(axes: Axes, run: LoadedRun) -> None:
     axes.set_title(plain(run.label), loc="left", fontsize="medium")
     axes.set_ylabel("CPU [% of one core]")
     uses = {actor: use for actor, use in cpu_percent(run.usage).items() if is_actor(actor)}
@@ -120,7 +120,7 @@ def stacked(uses: Sequence[CpuUse]) -> tuple[NDArray[np.float64], NDArray[np.flo
     return edges, np.array([np.pad(use.percent, 1)[np.searchsorted(use.edges, middles)] for use in uses])
 
 
-def _draw_scales(axes: Axes, runs: Sequence[Run]) -> None:
+def _draw_scales(axes: Axes, runs: Sequence[LoadedRun]) -> None:
     widths = np.linspace(4.0, 1.5, len(runs)) if len(runs) > 1 else [1.5]  # where lines meet, all are seen
     for i, (run, width) in enumerate(zip(runs, widths, strict=True)):
         name, how = run.result.run_id, {"color": f"C{i}", "linewidth": width}
@@ -131,7 +131,7 @@ def _draw_scales(axes: Axes, runs: Sequence[Run]) -> None:
     _count_axis(axes)
 
 
-def _draw_steps(axes: Axes, run: Run, field: str, *, label: str, **how: Any) -> None:  # noqa: ANN401 (matplotlib's)
+def _draw_steps(axes: Axes, run: LoadedRun, field: str, *, label: str, **how: Any) -> None:  # noqa: ANN401 (matplotlib's)
     """Draw a number over time: each sample holds until the next, the last until the run's end."""
     if not len(run.scale):
         return
@@ -149,7 +149,7 @@ def _count_axis(axes: Axes) -> None:
         axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", va="center", color="0.4")
 
 
-def _time_axis(axes: Axes, runs: Sequence[Run]) -> None:
+def _time_axis(axes: Axes, runs: Sequence[LoadedRun]) -> None:
     ends = [
         max(run.result.cost.wall_s, *(rows["time_s"].max(initial=0.0) for rows in (run.usage, run.scale)))
         for run in runs

@@ -19,7 +19,7 @@ from hzzray.runs.tables import SCALE, USAGE, Rows, cpu_percent, of_actors, read_
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Run:
+class LoadedRun:
     """What a run's folder tells: its result, the rows of ``cpu.csv`` and ``scale.csv``, none where it has no such."""
 
     result: Result
@@ -32,17 +32,17 @@ class Run:
         return f"{self.result.run_id} ({self.result.environment})"
 
 
-def load(folders: Iterable[Path]) -> tuple[Run, ...]:
+def load(folders: Iterable[Path]) -> tuple[LoadedRun, ...]:
     """Read runs; raises UsageError naming a folder without a result, OutputError a file that can't be understood."""
-    return tuple(Run(load_json(folder), read_usage(folder), read_scale(folder)) for folder in folders)
+    return tuple(LoadedRun(load_json(folder), read_usage(folder), read_scale(folder)) for folder in folders)
 
 
-def actors_max(run: Run) -> int | None:
+def actors_max(run: LoadedRun) -> int | None:
     """Most actors that ran at once."""
     return int(run.scale["actors"].max()) if len(run.scale) else None
 
 
-def actors_mean(run: Run) -> float | None:
+def actors_mean(run: LoadedRun) -> float | None:
     """Mean over time of the actors that ran, from the first sample to the run's end; a sample holds until the next."""
     if not len(run.scale):
         return None
@@ -51,32 +51,32 @@ def actors_mean(run: Run) -> float | None:
     return float(np.average(actors, weights=spans)) if spans.any() else float(actors.mean())
 
 
-def nodes_max(run: Run) -> int | None:
+def nodes_max(run: LoadedRun) -> int | None:
     """Most nodes at once."""
     return int(run.scale["nodes"].max()) if len(run.scale) else None
 
 
-def cpu_s_per_million_events(run: Run) -> float | None:
+def cpu_s_per_million_events(run: LoadedRun) -> float | None:
     """CPU seconds of the tasks for a million events read."""
     return _ratio(1e6 * run.result.cost.cpu_s, run.result.cost.events)
 
 
-def events_per_s(run: Run) -> float | None:
+def events_per_s(run: LoadedRun) -> float | None:
     """Throughput: events read over wall-clock time, which has planning and start-up in it."""
     return _ratio(run.result.cost.events, run.result.cost.wall_s)
 
 
-def events_per_cpu_s(run: Run) -> float | None:
+def events_per_cpu_s(run: LoadedRun) -> float | None:
     """Throughput of a core that is never idle: events read over CPU seconds of the tasks."""
     return _ratio(run.result.cost.events, run.result.cost.cpu_s)
 
 
-def read_share(run: Run) -> float | None:
+def read_share(run: LoadedRun) -> float | None:
     """Share of the actors' time that went by waiting for input: reading seconds / (wall time · mean actors)."""
     return _ratio(run.result.cost.read_s, _actor_seconds(run))
 
 
-def efficiency(run: Run) -> float | None:
+def efficiency(run: LoadedRun) -> float | None:
     """Share of the actors' time that was CPU of tasks: CPU seconds / (wall time · mean actors).
 
     What is missing to 1 is input, idling, start-up and planning; kernels of more than one thread would exceed it.
@@ -84,7 +84,7 @@ def efficiency(run: Run) -> float | None:
     return _ratio(run.result.cost.cpu_s, _actor_seconds(run))
 
 
-def peak_rss_bytes(run: Run) -> int | None:
+def peak_rss_bytes(run: LoadedRun) -> int | None:
     """Largest resident memory of a single actor at any time: what a worker's memory limit must allow for."""
     actors = of_actors(run.usage)
     return int(actors["rss_bytes"].max()) if len(actors) else None
@@ -114,7 +114,7 @@ class ServiceUse:
     memory_limit_bytes: int
 
 
-def services(run: Run) -> tuple[ServiceUse, ...]:
+def services(run: LoadedRun) -> tuple[ServiceUse, ...]:
     """Add up what each service used, by name; nothing of a run that was in no containers."""
     rows = run.usage[np.char.startswith(run.usage["actor"], SERVICE)]
     names = np.array([service_of(name) for name in rows["actor"]], np.str_)
@@ -145,7 +145,7 @@ def _service(name: str, rows: Rows) -> ServiceUse:
     )
 
 
-def _actor_seconds(run: Run) -> float:
+def _actor_seconds(run: LoadedRun) -> float:
     return run.result.cost.wall_s * (actors_mean(run) or 0.0)
 
 
@@ -179,7 +179,7 @@ class RunSummary:
     services: tuple[ServiceUse, ...] = ()
 
 
-def summarise(run: Run) -> RunSummary:
+def summarise(run: LoadedRun) -> RunSummary:
     """Put a run into one row."""
     result = run.result
     return RunSummary(
@@ -206,7 +206,7 @@ def summarise(run: Run) -> RunSummary:
     )
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
+def differences(runs: Sequence[LoadedRun]) -> list[str]:
     """Say whether the runs can be compared, each with the first, and what each doesn't tell."""
     said = [line for other in runs[1:] for line in _difference(runs[0], other)]
     for run in runs:
@@ -216,7 +216,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return said
 
 
-def _difference(one: Run, other: Run) -> list[str]:
+def _difference(one: LoadedRun, other: LoadedRun) -> list[str]:
     a, b = one.result, other.result
     names = f"{one.label} and {other.label}"
     parts = [field for field in type(a.spec).model_fields if getattr(a.spec, field) != getattr(b.spec, field)]

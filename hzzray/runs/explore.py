@@ -17,8 +17,8 @@ from typing import Any, Literal, Self
 from hzzray import analyses
 from hzzray.cache import cache_folder
 from hzzray.data.catalogue import release
-from hzzray.engine.explore import Alone, Explorer
-from hzzray.engine.explore_messages import Candidate, MergedAnswer, Pick, Standing
+from hzzray.engine.explore import Explorer, InProcess
+from hzzray.engine.explore_messages import Candidate, MergedAnswer, Pick, SessionStatus
 from hzzray.engine.hot import renamed
 from hzzray.engine.monitor import Usage
 from hzzray.engine.template_tables import Tables, tables
@@ -242,7 +242,7 @@ class Session:
             for number, reason in sorted(heard.failed.items())
         ]
 
-    def standing(self) -> Standing:
+    def standing(self) -> SessionStatus:
         """Tell how much is ready and hot."""
         return self._explorer.standing()
 
@@ -512,6 +512,6 @@ def _alone(memory: int | None, session: Session, stack: ExitStack) -> Explorer:
         places=session.settings.analyses,
         memory=memory,
     )
-    explorer = Alone(worker, len(session.tasks))
+    explorer = InProcess(worker, len(session.tasks))
     stack.callback(explorer.close)
     return explorer

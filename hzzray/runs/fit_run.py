@@ -23,7 +23,7 @@ from hzzray.runs.folder import load_json
 from hzzray.runs.result import Result
 from hzzray.runs.templates import load_templates
 from hzzray.statistics.fit_result import FitResult
-from hzzray.statistics.ingredients import Ingredients, Process
+from hzzray.statistics.model_inputs import ModelInputs, Process
 from hzzray.statistics.progress import Progress, quiet
 from hzzray.statistics.workspace import ModelError, directions
 
@@ -83,7 +83,7 @@ def fit_run(
     from hzzray.statistics.workspace import make  # noqa: PLC0415
 
     result, tables = read_run(folder)
-    found = ingredients(result, tables, observable)
+    found = inputs(result, tables, observable)
     workspace = make(found)
     save_workspace(workspace, into or folder)
     wanted = Wanted(toys=toys, seed=seed, limits=not quick, impacts=not quick)
@@ -99,7 +99,7 @@ def fit_run(
     return fitted
 
 
-def _with_mass(fitted: FitResult, found: Ingredients, toys: int, seed: int, progress: Progress) -> FitResult:
+def _with_mass(fitted: FitResult, found: ModelInputs, toys: int, seed: int, progress: Progress) -> FitResult:
     """Fit the mass, too; where it can't be, say why."""
     from hzzray.statistics.mass import MassError, fit_mass  # noqa: PLC0415
 
@@ -126,8 +126,8 @@ def _of_one_moment(result: Result, found: Tables) -> bool:
     return np.allclose(table.sumw.sum(axis=1)[:, 1:-1], shown, rtol=1e-9, atol=1e-12)
 
 
-def ingredients(result: Result, found: Tables, observable: str | None = None) -> Ingredients:
-    """Take a model's ingredients from a run, whole or not, by the rules of docs/statistics.md.
+def inputs(result: Result, found: Tables, observable: str | None = None) -> ModelInputs:
+    """Take a model's inputs from a run, whole or not, by the rules of docs/statistics.md.
 
     All simulation is that of the luminosity of the data that were read, each sample scaled by the inverse of its share.
 
@@ -170,7 +170,7 @@ def ingredients(result: Result, found: Tables, observable: str | None = None) ->
     why = withheld.get("n_data", "")
     if not why and not result.luminosity.compared:
         why = withheld.get("observed", "data and simulation are of different luminosities")
-    return Ingredients(
+    return ModelInputs(
         name, template.unit, spec.analysis.regions, template.axis.edges, tuple(processes), None if why else data, why
     )
 

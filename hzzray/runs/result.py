@@ -36,7 +36,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
-class Cut(_Frozen):
+class CutCount(_Frozen):
     """One row of a cutflow: raw and weighted events that are left after the cut."""
 
     cut: str
@@ -81,7 +81,7 @@ class SampleResult(Bins):
     scale: float = 1.0
     luminosity: float | None = None
     invalid: dict[str, int]
-    cutflow: tuple[Cut, ...]
+    cutflow: tuple[CutCount, ...]
     channels: dict[str, Bins]
 
 

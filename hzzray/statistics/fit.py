@@ -19,7 +19,7 @@ from pyhf.infer.calculators import AsymptoticCalculator
 from scipy import optimize, stats
 
 from hzzray.errors import HzzrayError
-from hzzray.statistics.fit_result import BinResult, Figure, FitResult, ParameterResult, YieldResult
+from hzzray.statistics.fit_result import BinResult, FitResult, ParameterResult, Quantity, YieldResult
 from hzzray.statistics.progress import Progress, quiet
 from hzzray.statistics.workspace import MU, Document, Workspace
 
@@ -398,7 +398,7 @@ def _before(likelihood: Likelihood) -> _Spread:
     return _spread(likelihood, point, likelihood.widths())
 
 
-def _strength(likelihood: Likelihood, no_data: str) -> dict[str, Figure]:
+def _strength(likelihood: Likelihood, no_data: str) -> dict[str, Quantity]:
     """Return µ̂ with its errors, and what of them is the data's own statistics."""
     best, poi = likelihood.best, likelihood.poi
     held = {i: value for i, value in enumerate(best.parameters.tolist()) if i != poi}
@@ -408,16 +408,18 @@ def _strength(likelihood: Likelihood, no_data: str) -> dict[str, Figure]:
     of = "the data" if not no_data else "the events expected of µ = 1"
     at = "; µ̂ is at its bound of 0" if best.parameters[poi] < 1e-6 else ""
     return {
-        "mu": Figure(
+        "mu": Quantity(
             value=float(best.parameters[poi]), definition=f"signal strength that fits {of} best, 1 as simulated"
         ),
-        "mu_error": Figure(value=error, definition=f"standard deviation of µ̂, from the curvature of −2 ln L there{at}"),
-        "mu_up": Figure.of(up, "MINOS: to where −2 ln λ(µ) is 1 above µ̂", "MINOS finds no such µ"),
-        "mu_down": Figure.of(down, "MINOS: to where −2 ln λ(µ) is 1 below µ̂", "µ is not below 0: no such µ"),
-        "mu_stat": Figure(
+        "mu_error": Quantity(
+            value=error, definition=f"standard deviation of µ̂, from the curvature of −2 ln L there{at}"
+        ),
+        "mu_up": Quantity.of(up, "MINOS: to where −2 ln λ(µ) is 1 above µ̂", "MINOS finds no such µ"),
+        "mu_down": Quantity.of(down, "MINOS: to where −2 ln λ(µ) is 1 below µ̂", "µ is not below 0: no such µ"),
+        "mu_stat": Quantity(
             value=float(alone), definition="of mu_error, the data's statistics: nuisance parameters held at their best"
         ),
-        "mu_syst": Figure(
+        "mu_syst": Quantity(
             value=math.sqrt(max(error**2 - alone**2, 0.0)),
             definition="of mu_error, the rest in quadrature: systematics and the simulation's statistics",
         ),
@@ -436,13 +438,13 @@ def _minos(minuit: Any) -> tuple[float | None, float | None]:  # noqa: ANN401
     return down, up
 
 
-def _significances(observed: Likelihood | None, expected: Likelihood, no_data: str) -> dict[str, Figure]:
+def _significances(observed: Likelihood | None, expected: Likelihood, no_data: str) -> dict[str, Quantity]:
     what = "significance of the signal, √q₀, q₀ = −2 ln λ(0) (arXiv:1007.1727, eq. 12, 52)"
     return {
-        "z_expected": Figure(
+        "z_expected": Quantity(
             value=significance(expected), unit="σ", definition=f"{what}, of the events expected of µ = 1"
         ),
-        "z_observed": Figure(
+        "z_observed": Quantity(
             value=None if observed is None else significance(observed),
             unit="σ",
             definition=f"{what}, of the data; 0 for a deficit",
@@ -451,35 +453,35 @@ def _significances(observed: Likelihood | None, expected: Likelihood, no_data: s
     }
 
 
-def _by_toys(observed: Likelihood, wanted: Wanted, progress: Progress) -> tuple[Figure, Figure]:
+def _by_toys(observed: Likelihood, wanted: Wanted, progress: Progress) -> tuple[Quantity, Quantity]:
     z, p, larger = toy_significance(observed, wanted.toys, wanted.seed, progress)
     how = f"{wanted.toys} pseudo-experiments without signal, seed {wanted.seed}, {larger} of them with a q₀ as large"
     bound = "" if larger else f"none as large: Z is above {stats.norm.isf(1 / (wanted.toys + 1)):.2f} σ, or unlucky"
     return (
-        Figure(value=z, unit="σ", definition=f"significance of the signal by {how}", withheld=bound),
-        Figure(value=p, definition=f"(k + 1)/(n + 1) of {how}"),
+        Quantity(value=z, unit="σ", definition=f"significance of the signal by {how}", withheld=bound),
+        Quantity(value=p, definition=f"(k + 1)/(n + 1) of {how}"),
     )
 
 
-def _limits(observed: Likelihood | None, expected: Likelihood, no_data: str) -> dict[str, Figure]:
+def _limits(observed: Likelihood | None, expected: Likelihood, no_data: str) -> dict[str, Quantity]:
     limit, bands = upper_limits(observed, expected)
     what = "upper limit on µ at 95 % confidence, CLs with q̃ (arXiv:1007.1727, eq. 16)"
     beyond = "CLs is above 5 % up to the largest µ of the model"
-    figures = {"limit_observed": Figure.of(limit, f"{what}, of the data", no_data or beyond)}
+    figures = {"limit_observed": Quantity.of(limit, f"{what}, of the data", no_data or beyond)}
     for n, value in zip(("−2 σ", "−1 σ", "median", "+1 σ", "+2 σ"), bands, strict=True):
         key = {"median": "limit_expected"}.get(n, f"limit_expected_{n.replace('−', 'minus_').replace('+', 'plus_')}")
-        figures[key.replace(" σ", "")] = Figure.of(value, f"{what}, expected without signal: {n}", beyond)
+        figures[key.replace(" σ", "")] = Quantity.of(value, f"{what}, expected without signal: {n}", beyond)
     return figures
 
 
-def _goodness(observed: Likelihood | None, no_data: str) -> dict[str, Figure]:
+def _goodness(observed: Likelihood | None, no_data: str) -> dict[str, Quantity]:
     what = "2 ln of the likelihood in which each bin expects its data over that of the fit"
     if observed is None:
-        return {name: Figure(value=None, definition=what, withheld=no_data) for name in ("gof_q", "gof_p")}
+        return {name: Quantity(value=None, definition=what, withheld=no_data) for name in ("gof_q", "gof_p")}
     q, freedom, p = goodness(observed)
     return {
-        "gof_q": Figure(value=q, definition=f"{what}; {freedom} degrees of freedom"),
-        "gof_p": Figure(
+        "gof_q": Quantity(value=q, definition=f"{what}; {freedom} degrees of freedom"),
+        "gof_p": Quantity(
             value=p if math.isfinite(p) else None,
             definition=f"how often χ² of {freedom} degrees of freedom is as large as gof_q: small is a bad fit",
             withheld="" if math.isfinite(p) else "there is one bin only",

@@ -11,7 +11,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Figure(_Frozen):
+class Quantity(_Frozen):
     """A number, what it means, and its unit ("" for none); None where it is withheld, with the reason."""
 
     value: float | None = Field(allow_inf_nan=False)
@@ -79,7 +79,7 @@ class MassScan(_Frozen):
 class MassResult(_Frozen):
     """The mass: figures as in the fit, and the likelihood's scan."""
 
-    figures: dict[str, Figure]
+    figures: dict[str, Quantity]
     scan: MassScan
     notes: tuple[str, ...] = ()
 
@@ -99,7 +99,7 @@ class FitResult(_Frozen):
     fraction: float = 1.0
     observed: bool
     no_data: str = ""
-    figures: dict[str, Figure]
+    figures: dict[str, Quantity]
     parameters: tuple[ParameterResult, ...]
     names: tuple[str, ...]
     correlations: tuple[tuple[float, ...], ...]

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from hzzray.errors import HzzrayError
-from hzzray.statistics.fit_result import Figure, MassResult, MassScan
-from hzzray.statistics.ingredients import Ingredients, Process
+from hzzray.statistics.fit_result import MassResult, MassScan, Quantity
+from hzzray.statistics.model_inputs import ModelInputs, Process
 from hzzray.statistics.progress import Progress, quiet
 from hzzray.statistics.workspace import directions
 
@@ -100,12 +100,12 @@ class MassModel:
     measured: Vector
 
     @classmethod
-    def of(cls, ingredients: Ingredients) -> MassModel:
-        """Take it from a run's ingredients; raises MassError where these don't do."""
-        edges = ingredients.edges
+    def of(cls, inputs: ModelInputs) -> MassModel:
+        """Take it from a run's inputs; raises MassError where these don't do."""
+        edges = inputs.edges
         width = float(edges[1] - edges[0])
-        if ingredients.observable != "m4l":
-            raise MassError(f"a mass is fitted to m4l, not to {ingredients.observable}")
+        if inputs.observable != "m4l":
+            raise MassError(f"a mass is fitted to m4l, not to {inputs.observable}")
         first, last = np.searchsorted(edges, (RANGE[0] - 1e-9, RANGE[1] + 1e-9))
         inside = slice(int(first), int(last) - 1)
         covered = edges[inside.stop] - edges[inside.start] if inside.stop > inside.start else 0.0
@@ -113,13 +113,13 @@ class MassModel:
             raise MassError(
                 f"a mass needs m4l from {LOW:g} to {HIGH:g} GeV in bins of {WIDEST:g} GeV at most: --axis 80:250:340"
             )
-        signal = np.maximum(ingredients.total("signal"), 0.0)
+        signal = np.maximum(inputs.total("signal"), 0.0)
         if not signal[:, inside].any():
             raise MassError("no signal is expected where a mass could be told")
         centres = (edges[1:] + edges[:-1])[inside] / 2
         backgrounds, known = [], []
-        for group in dict.fromkeys(one.group for one in ingredients.processes if one.role == "background"):
-            members = [one for one in ingredients.processes if one.group == group]
+        for group in dict.fromkeys(one.group for one in inputs.processes if one.role == "background"):
+            members = [one for one in inputs.processes if one.group == group]
             sumw, sumw2 = (sum((getattr(m, f)[:, inside] for m in members), np.zeros(1)) for f in ("sumw", "sumw2"))
             if sumw.sum() > 0:
                 backgrounds.append(straight(sumw, centres))
@@ -293,18 +293,18 @@ def reach_of(heights: Vector, toys: int, seed: int) -> Reach:
     )
 
 
-def fit_mass(ingredients: Ingredients, *, toys: int = 0, seed: int = 1, progress: Progress = quiet) -> MassResult:
-    """Fit the mass and say all that follows; raises MassError where the ingredients don't do.
+def fit_mass(inputs: ModelInputs, *, toys: int = 0, seed: int = 1, progress: Progress = quiet) -> MassResult:
+    """Fit the mass and say all that follows; raises MassError where the inputs don't do.
 
     Without data, or where these have no signal to tell a mass by, figures are withheld with the reason. With ``toys``
     the interval is that of so many pseudo-experiments of what was found.
     """
-    model = MassModel.of(ingredients)
+    model = MassModel.of(inputs)
     asimov = model.expected(SIMULATED, 1.0, np.ones(len(model.known)))
     expected = model.fit(asimov)
-    counts = None if ingredients.data is None else ingredients.data[:, model.inside]
+    counts = None if inputs.data is None else inputs.data[:, model.inside]
     found = None if counts is None else model.fit(counts, errors=False)
-    why, reach, notes = ingredients.no_data, Reach(), []
+    why, reach, notes = inputs.no_data, Reach(), []
     if found is not None and found.q0 < LEAST_Q0:
         why, found = f"the data have no signal to tell a mass by: −2 ln λ of none is {found.q0:.2g}", None
     if found is not None and counts is not None and toys:
@@ -320,7 +320,7 @@ def fit_mass(ingredients: Ingredients, *, toys: int = 0, seed: int = 1, progress
     if found is not None and counts is not None:
         found = model.reaching(counts, found, reach.height)
     shown, of = (found, counts) if found is not None and counts is not None else (expected, asimov)
-    figures = dict(_figures(found, expected, why, reach)) | dict(_scale_figures(ingredients, model.inside))
+    figures = dict(_figures(found, expected, why, reach)) | dict(_scale_figures(inputs, model.inside))
     width = float(model.edges[1] - model.edges[0])
     if width > WIDE:
         guess = f"the mass: bins of {width:g} GeV, between their edges the shape is a guess (0.3 GeV off when tried)"
@@ -328,13 +328,13 @@ def fit_mass(ingredients: Ingredients, *, toys: int = 0, seed: int = 1, progress
     return MassResult(figures=figures, scan=model.scan(of, shown), notes=tuple(notes))
 
 
-def _figures(found: MassFit | None, expected: MassFit, why: str, reach: Reach) -> Iterator[tuple[str, Figure]]:
-    figure: Callable[..., Figure] = partial(Figure.of, unit="GeV")
+def _figures(found: MassFit | None, expected: MassFit, why: str, reach: Reach) -> Iterator[tuple[str, Quantity]]:
+    figure: Callable[..., Quantity] = partial(Quantity.of, unit="GeV")
     yield "mass", figure(None if found is None else found.mass, "m_H where −2 ln λ is least", why)
     error = "the mean of mass_up and mass_down, the curvature's error where one is open: statistics, µ, backgrounds"
     yield "mass_error", figure(None if found is None else found.width, error, why)
     if reach.how:
-        yield HEIGHT, Figure(value=reach.height, definition=reach.how)
+        yield HEIGHT, Quantity(value=reach.height, definition=reach.how)
     rule = f"{reach.height:.2f}, {HEIGHT}" if reach.how else "1"
     for name, width in (("up", found and found.up), ("down", found and found.down)):
         absent = why or f"none from {LOW:g} to {HIGH:g} GeV"
@@ -344,19 +344,19 @@ def _figures(found: MassFit | None, expected: MassFit, why: str, reach: Reach) -
     yield "mass_expected", figure(expected.mass, "m_H fitted to these: 125 GeV but for interpolation", "")
 
 
-def _scale_figures(ingredients: Ingredients, inside: slice) -> Iterator[tuple[str, Figure]]:
-    scales = list(_scales(ingredients, inside))
+def _scale_figures(inputs: ModelInputs, inside: slice) -> Iterator[tuple[str, Quantity]]:
+    scales = list(_scales(inputs, inside))
     none = "the run has no variations of lepton energies"
     moved = "what lepton energies' variations move the signal's mean by, in quadrature"
-    yield "mass_scale", Figure.of(math.hypot(*scales) if scales else None, moved, none, unit="GeV")
+    yield "mass_scale", Quantity.of(math.hypot(*scales) if scales else None, moved, none, unit="GeV")
 
 
-def _scales(ingredients: Ingredients, inside: slice) -> Iterator[float]:
+def _scales(inputs: ModelInputs, inside: slice) -> Iterator[float]:
     """Tell how far each variation moves the mean of the signal's m4l [GeV]."""
-    centres = ((ingredients.edges[1:] + ingredients.edges[:-1]) / 2)[inside]
-    signals = [one for one in ingredients.processes if one.role == "signal"]
+    centres = ((inputs.edges[1:] + inputs.edges[:-1]) / 2)[inside]
+    signals = [one for one in inputs.processes if one.role == "signal"]
     names = dict.fromkeys(name for one in signals for name in one.variations)
-    nominal = ingredients.total("signal")
+    nominal = inputs.total("signal")
     varied = {name: sum((one.variations.get(name, one.sumw) for one in signals), np.zeros(1)) for name in names}
     for up, down in directions(varied, nominal).values():
         means = [(shape[:, inside] * centres).sum() / max(shape[:, inside].sum(), 1e-12) for shape in (up, down)]

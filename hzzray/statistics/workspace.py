@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from hzzray.data.catalogue import LUMINOSITY, Uncertainty
 from hzzray.errors import HzzrayError
-from hzzray.statistics.ingredients import Ingredients, Process
+from hzzray.statistics.model_inputs import ModelInputs, Process
 
 #: The parameter of interest: the signal's strength, 1 as simulated.
 MU = "mu"
@@ -76,22 +76,22 @@ class _Part:
     variations: dict[str, NDArray[np.float64]]
 
 
-def make(ingredients: Ingredients, rules: Rules = Rules()) -> Workspace:
+def make(inputs: ModelInputs, rules: Rules = Rules()) -> Workspace:
     """Make the workspace; without data its observations are those expected of µ = 1.
 
     Raises ModelError where there is no signal or no background to fit, or no bin that could hold it.
     """
     for role in ("signal", "background"):
-        if not any(process.role == role for process in ingredients.processes):
+        if not any(process.role == role for process in inputs.processes):
             raise ModelError(f"no {role} to fit")
     notes: list[str] = []
-    kept = _pruned(ingredients, rules, notes)
-    s, b = (ingredients.total(role).sum(axis=0) for role in ("signal", "background"))
+    kept = _pruned(inputs, rules, notes)
+    s, b = (inputs.total(role).sum(axis=0) for role in ("signal", "background"))
     rich = s >= rules.rich * (s + np.maximum(b, 0.0))
     rich &= s > 0
     channels, observations, edges, with_signal = [], [], {}, False
-    for i, region in enumerate(ingredients.regions):
-        groups = merging(ingredients.total("signal")[i], *_background(ingredients, i), rich, rules)
+    for i, region in enumerate(inputs.regions):
+        groups = merging(inputs.total("signal")[i], *_background(inputs, i), rich, rules)
         if not groups:
             notes.append(f"{region}: left out, it expects less than {rules.least_events:g} events")
             continue
@@ -101,24 +101,24 @@ def make(ingredients: Ingredients, rules: Rules = Rules()) -> Workspace:
             continue
         with_signal |= any(part.process.role == "signal" for part in parts)
         lows = [int(group[0]) for group in groups]
-        edges[region] = (*ingredients.edges[lows].tolist(), float(ingredients.edges[-1]))
+        edges[region] = (*inputs.edges[lows].tolist(), float(inputs.edges[-1]))
         channels.append({"name": region, "samples": _samples(region, parts, rules, notes)})
-        data = sum(part.sumw for part in parts) if ingredients.data is None else _merged(ingredients.data[i], groups)
+        data = sum(part.sumw for part in parts) if inputs.data is None else _merged(inputs.data[i], groups)
         observations.append({"name": region, "data": np.asarray(data, float).tolist()})
     if not with_signal:
         raise ModelError("no region has signal and background that could be fitted")
     document = {
         "channels": channels,
         "observations": observations,
-        "measurements": [{"name": "signal strength", "config": {"poi": MU, "parameters": _parameters(ingredients)}}],
+        "measurements": [{"name": "signal strength", "config": {"poi": MU, "parameters": _parameters(inputs)}}],
         "version": "1.0.0",
     }
     groups_of = {process.name: process.group for process in kept}
     return Workspace(document, edges, groups_of, tuple(dict.fromkeys(notes)))
 
 
-def _background(ingredients: Ingredients, region: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    found = [process for process in ingredients.processes if process.role == "background"]
+def _background(inputs: ModelInputs, region: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    found = [process for process in inputs.processes if process.role == "background"]
     return sum((one.sumw[region] for one in found), np.zeros(1)), sum((one.sumw2[region] for one in found), np.zeros(1))
 
 
@@ -173,13 +173,13 @@ def _merged(values: NDArray[np.float64], groups: list[NDArray[np.intp]]) -> NDAr
     return np.array([values[group].sum() for group in groups])
 
 
-def _pruned(ingredients: Ingredients, rules: Rules, notes: list[str]) -> list[Process]:
+def _pruned(inputs: ModelInputs, rules: Rules, notes: list[str]) -> list[Process]:
     """Leave out the smallest backgrounds (rule 3)."""
-    total = ingredients.total("background")
+    total = inputs.total("background")
     allowed = rules.prune * np.maximum(np.column_stack((total, total.sum(axis=1))), 0.0)
     left = np.zeros_like(allowed)
     small: dict[str, float] = {}
-    backgrounds = [process for process in ingredients.processes if process.role == "background"]
+    backgrounds = [process for process in inputs.processes if process.role == "background"]
     for process in sorted(backgrounds, key=lambda one: abs(one.sumw).sum()):
         size = abs(np.column_stack((process.sumw, process.sumw.sum(axis=1))))
         if (left + size > allowed).any():
@@ -188,7 +188,7 @@ def _pruned(ingredients: Ingredients, rules: Rules, notes: list[str]) -> list[Pr
         small[process.name] = float(process.sumw.sum())
     if small:
         notes.append(f"left out, {sum(small.values()):.3g} events in all: {', '.join(small)}")
-    return [process for process in ingredients.processes if process.role != "data" and process.name not in small]
+    return [process for process in inputs.processes if process.role != "data" and process.name not in small]
 
 
 def _parts(
@@ -279,12 +279,12 @@ def directions(
     return found
 
 
-def _parameters(ingredients: Ingredients) -> list[Document]:
+def _parameters(inputs: ModelInputs) -> list[Document]:
     """Say what pyhf doesn't know by itself: how far µ may go, and how well the luminosity is known."""
-    s, b = ingredients.total("signal").sum(), ingredients.total("background").sum()
+    s, b = inputs.total("signal").sum(), inputs.total("background").sum()
     most = float(np.ceil(max(10.0, 10.0 * np.sqrt(max(b, 0.0)) / s))) if s > 0 else 10.0
     parameters: list[Document] = [{"name": MU, "bounds": [[0.0, min(most, 1e4)]], "inits": [1.0]}]
-    stated = {one for process in ingredients.processes for one in process.uncertainties if one.name == LUMINOSITY}
+    stated = {one for process in inputs.processes for one in process.uncertainties if one.name == LUMINOSITY}
     for one in stated:
         limits = [max(1.0 - 5 * one.relative, 0.0), 1.0 + 5 * one.relative]
         parameters.append(

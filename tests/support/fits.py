@@ -1,4 +1,4 @@
-"""Made-up ingredients of a fit, in the shape of the real ones: a peak on a background, in three regions."""
+"""Made-up inputs of a fit, in the shape of the real ones: a peak on a background, in three regions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from hzzray.data.catalogue import Uncertainty
 from hzzray.physics.selection import CHANNELS
-from hzzray.statistics.ingredients import Ingredients, Process
+from hzzray.statistics.model_inputs import ModelInputs, Process
 
 EDGES = np.linspace(80.0, 250.0, 35)
 CENTRES = (EDGES[1:] + EDGES[:-1]) / 2
@@ -37,9 +37,7 @@ def scale(events, weight: float = 0.004) -> dict[str, np.ndarray]:
     return {"electron_scale_up": 1.02 * nominal + tilt, "electron_scale_down": 0.98 * nominal - tilt}
 
 
-def ingredients(
-    mu: float = 1.0, *, variations: bool = False, signal: float = 12.0, data: object = "asimov"
-) -> Ingredients:
+def inputs(mu: float = 1.0, *, variations: bool = False, signal: float = 12.0, data: object = "asimov") -> ModelInputs:
     """Make some; ``data`` are those expected of a µ, thrown with a seed, or None."""
     zz = 1.5 + 4.0 / (1 + np.exp(-(CENTRES - 183) / 4))
     top = 1.2 * np.exp(-(CENTRES - 80) / 60)
@@ -52,5 +50,5 @@ def ingredients(
     counts = sum(one.sumw * (mu if one.role == "signal" else 1.0) for one in processes)
     if isinstance(data, int):
         counts = np.random.default_rng(data).poisson(counts).astype(float)
-    found = Ingredients("m4l", "GeV", CHANNELS, EDGES, processes, counts)
+    found = ModelInputs("m4l", "GeV", CHANNELS, EDGES, processes, counts)
     return replace(found, data=None, no_data="no data sample is in this run") if data is None else found

@@ -30,7 +30,7 @@ class Process:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Ingredients:
+class ModelInputs:
     """All of a model: ``edges`` of the observable's bins, shape (bins + 1,); ``data``, counts of (regions, bins).
 
     ``data`` are None where none may stand beside the simulation: ``no_data`` says why.
