@@ -53,7 +53,8 @@ def serve_app(folder: Path, **environ: str) -> Iterator[App]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HZZRAY_", "STREAMLIT_"))}
     cache = str(folder / "cache")  # with a cluster of its own that stays; kernels are compiled once for all tests
     kernels = os.environ.get("HZZRAY_CACHE", cache)
-    env = {**kept, "PYTHONPATH": str(ROOT), "HZZRAY_CACHE": cache, "NUMBA_CACHE_DIR": kernels, **environ}
+    ours = {"PYTHONPATH": str(ROOT), "HZZRAY_CACHE": cache, "NUMBA_CACHE_DIR": kernels, "HZZRAY_DASHBOARD": "none"}
+    env = {**kept, **ours, **environ}
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py"), "--server.port", str(port)]
     (folder / ".streamlit").mkdir(exist_ok=True)
     shutil.copy(ROOT / ".streamlit" / "config.toml", folder / ".streamlit")
