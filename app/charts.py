@@ -27,6 +27,7 @@ from hzzray.report.stack import Contents, Layer, contents
 from hzzray.runs.compare import LoadedRun, RunSummary
 from hzzray.runs.result import Result, moment
 from hzzray.runs.tables import CpuUse, Rows, cpu_percent
+from hzzray.statistics.fit_result import FitPoint
 from hzzray.statistics.significance import poisson_interval
 
 Spec = dict[str, Any]
@@ -58,6 +59,7 @@ _TICKS = "width < 480 ? 5 : 10"  # along an axis
 _GREY = "#8a93a3"
 _RATIO_MAX = 2.0
 _UPPER, _LOWER = 0.76, 0.81  # where the panels of the mass plot end and begin, as parts of its height
+_WIDEST = 4.0  # errors of a fit that are drawn beside the last one's, as parts of that
 _STEPS = 240  # along a time axis, at the most
 
 
@@ -379,6 +381,51 @@ def history(rows: Rows, result: Result, shown: dict[str, str] = SIGNIFICANCES) -
                     {"field": "t", "title": "after [s]", "format": ".1f"},
                 ],
             },
+        },
+    )
+
+
+def strength(points: Sequence[FitPoint]) -> Chart:
+    """Draw how the signal's strength came about, with its error, as events were read; 1 is what is simulated.
+
+    Points with errors beside which the last one's couldn't be seen are left out.
+    """
+    shown = [point for point in points if point.mu_error <= _WIDEST * points[-1].mu_error]
+    table = pd.DataFrame(
+        {
+            "share": [point.fraction for point in shown],
+            "mu": [point.mu for point in shown],
+            "low": [point.mu - point.mu_error for point in shown],
+            "high": [point.mu + point.mu_error for point in shown],
+            "told": [f"{point.mu:.2f} ± {point.mu_error:.2f}" for point in shown],
+            "z": [formatting.sigma(point.z_observed) for point in shown],
+            "expected": [formatting.sigma(point.z_expected) for point in shown],
+        }
+    )
+    x = _y("share", title="events read", scale={"domain": [0, 1], "padding": _PAD}, axis={"format": "%"})
+    y = {"title": "signal strength µ̂", "scale": {"domain": _FROM_0, "padding": _PAD}}
+    tooltip = [
+        {"field": "share", "title": "events read", "format": ".0%"},
+        {"field": "told", "title": "µ̂"},
+        {"field": "z", "title": "significance"},
+        {"field": "expected", "title": "expected"},
+    ]
+    blue = COLOURS[0]
+    return Chart(
+        table,
+        {
+            "height": 280,
+            "layer": [
+                {"mark": {"type": "rule", "strokeDash": [4, 4], "color": _GREY}, "encoding": {"y": {"datum": 1}}},
+                {
+                    "mark": {"type": "rule", "color": blue},
+                    "encoding": {"x": x, "y": _y("low", **y), "y2": {"field": "high"}},
+                },
+                {
+                    "mark": {"type": "line", "color": blue, "strokeWidth": 2, "point": {"size": 30, "color": blue}},
+                    "encoding": {"x": x, "y": _y("mu", **y), "tooltip": tooltip},
+                },
+            ],
         },
     )
 

@@ -19,7 +19,7 @@ def load(view: View, *, live: bool = False) -> FitResult | None:
 
     Who looks at a run that goes on has it watched: it is fitted again and again. One that can't be read is told.
     """
-    if live and services().fitter.able:
+    if live and view.live and services().fitter.able:
         services().fitter.start(view.run_id, "watch")
     try:
         return load_fit(services().client.folder(view.run_id).path, FIT_LIVE if live else FIT)

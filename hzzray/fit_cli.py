@@ -82,7 +82,15 @@ def _watch(folder: Path, observable: str | None) -> None:
     A process of its own, behind all others: nothing waits for it. It ends, too, when the run is silent for long.
     """
     from hzzray.report.fit_text import lines  # noqa: PLC0415
-    from hzzray.runs.fit_run import FIT_LIVE, described, inputs, read_run, save_fit, unfitted  # noqa: PLC0415
+    from hzzray.runs.fit_run import (  # noqa: PLC0415
+        FIT_LIVE,
+        described,
+        earlier_points,
+        inputs,
+        read_run,
+        save_fit,
+        unfitted,
+    )  # fmt: skip
     from hzzray.runs.folder import load_json  # noqa: PLC0415
     from hzzray.runs.templates import TEMPLATES  # noqa: PLC0415
     from hzzray.statistics.fit import FitError, Wanted, run_fit  # noqa: PLC0415
@@ -103,6 +111,7 @@ def _watch(folder: Path, observable: str | None) -> None:
                 fitted = described(fitted, result, found.observable)
             except (ModelError, FitError) as error:
                 fitted = unfitted(result, str(error))
+            fitted = fitted.after(earlier_points(folder, result))
             save_fit(fitted, folder, FIT_LIVE)
             said = lines(fitted)[:2] if fitted.figures else [fitted.no_data]
             read = f"{100 * fitted.fraction:.0f} % read"

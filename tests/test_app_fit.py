@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app import charts
 from app import fitter as module
 from app.services import services
 from hzzray.data.catalogue import release
 from hzzray.engine.ledger import Ledger
-from hzzray.runs.fit_run import FIT, FIT_LIVE, described, inputs, save_fit, unfitted
+from hzzray.runs.fit_run import FIT, FIT_LIVE, described, earlier_points, inputs, load_fit, save_fit, unfitted
 from hzzray.runs.folder import load_json, save_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import Settings, execute
@@ -165,6 +166,44 @@ def test_a_run_that_goes_on_is_fitted_again_and_again(runs, started):
     assert len(started) == 1, "one process, however often it is looked at"
 
 
+def test_how_the_strength_came_about_is_drawn_of_two_moments_or_more(runs, started):
+    def shown(*fractions):
+        points = [FITTED.model_copy(update={"fraction": fraction}).after(()).points[0] for fraction in fractions]
+        described_ = described(FITTED, load_json(runs / "one"), "m4l")
+        save_fit(described_.model_copy(update={"points": tuple(points)}), runs / "one", FIT_LIVE)
+        return look("fit").get("vega_lite_chart")
+
+    assert not shown(0.5)
+    assert len(shown(0.5, 1.0)) == 1, "of a run that has ended, too"
+    assert started == [], "which nobody watches"
+    live(runs / "one")
+    assert len(shown(0.2, 0.5)) == 1
+    points = load_fit(runs / "one", FIT_LIVE).points
+    table = charts.strength((points[0].model_copy(update={"fraction": 0.1, "mu_error": 9.0}), *points)).rows
+    assert table["share"].tolist() == [0.2, 0.5]
+    assert table["low"].tolist() == [0.91 - 0.52] * 2
+    assert table["high"].tolist() == [0.91 + 0.52] * 2
+
+
+def test_a_fit_follows_those_of_less_of_the_same_run(runs):
+    result = load_json(runs / "one")
+
+    def save(fraction, **more):
+        found = FITTED.model_copy(update={"spec": result.spec.digest, "fraction": fraction, **more})
+        found = found.after(earlier_points(runs / "one", result))
+        save_fit(found, runs / "one", FIT_LIVE)
+        return [point.fraction for point in found.points]
+
+    assert earlier_points(runs / "one", result) == ()
+    assert save(0.2) == [0.2]
+    assert save(0.2) == [0.2], "nothing was read meanwhile"
+    assert save(0.6, figures={}) == [0.2], "no fit"
+    assert save(0.7) == [0.2, 0.7]
+    assert save(0.1) == [0.1], "begun anew"
+    assert save(0.3, spec="another") == [0.1, 0.3]
+    assert save(0.4) == [0.4]
+
+
 def test_the_live_page_fits_when_it_is_asked(runs, started):
     live(runs / "one")
     test = look()
@@ -209,8 +248,6 @@ def test_what_was_watched_is_of_the_run_as_it_stands(runs):
     process = fits._going["one", "watch"]
     assert process.wait(timeout=120) == 0, (runs / "one" / module.LOG).read_text()
     assert not fits.goes_on("one", "watch")
-    from hzzray.runs.fit_run import load_fit
-
     result = load_json(runs / "one")
     found = load_fit(runs / "one", FIT_LIVE)
     assert (found.digest, found.fraction) == (result.digest, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import fit_summary, formatting, widgets
+from app import charts, fit_summary, formatting, widgets
 from app.client import View
 from app.downloads import is_there, picture
 from app.services import services
@@ -54,6 +54,9 @@ def show(view: View) -> None:
             _definitions(found)
         with widgets.part("The fit's pictures"):
             _pictures(view)
+    watched = fit_summary.load(view, live=True)
+    if watched is not None and watched.spec == view.result.spec.digest:
+        _as_it_came(watched)
 
 
 def _begin(run_id: str) -> None:
@@ -73,6 +76,16 @@ def _live(view: View) -> None:
     )
     with widgets.part("The fit so far"):
         fit_summary.figures(found)
+    _as_it_came(found)
+
+
+def _as_it_came(found: FitResult) -> None:
+    """Draw how the strength came about while the run went on; one moment is no curve."""
+    if len(found.points) > 1:
+        with widgets.part("The fit as it came about"):
+            widgets.heading(2, "Signal strength, as events were read")
+            alt = "Signal strength with its error against the share of events read; dashed: as simulated"
+            widgets.draw(charts.strength(found.points), "strength", alt=alt)
 
 
 def _definitions(found: FitResult) -> None:

@@ -22,7 +22,7 @@ from hzzray.files import OutputError, read_own, write_whole
 from hzzray.runs.folder import load_json
 from hzzray.runs.result import Result
 from hzzray.runs.templates import load_templates
-from hzzray.statistics.fit_result import FitResult
+from hzzray.statistics.fit_result import FitPoint, FitResult
 from hzzray.statistics.model_inputs import ModelInputs, Process
 from hzzray.statistics.progress import Progress, quiet
 from hzzray.statistics.workspace import ModelError, directions
@@ -240,6 +240,15 @@ def save_fit(fitted: FitResult, folder: Path, name: str = FIT) -> Path:
     """Write ``fit.json``."""
     text = fitted.model_dump_json(indent=1) + "\n"
     return write_whole(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def earlier_points(folder: Path, result: Result) -> tuple[FitPoint, ...]:
+    """Read what quick fits found of a run so far; none where they are of another run, or can't be read."""
+    try:
+        found = load_fit(folder, FIT_LIVE)
+    except (UsageError, OutputError):
+        return ()
+    return found.points if found.spec == result.spec.digest else ()
 
 
 def load_fit(folder: Path, name: str = FIT) -> FitResult:

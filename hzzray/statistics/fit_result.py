@@ -84,10 +84,21 @@ class MassResult(_Frozen):
     notes: tuple[str, ...] = ()
 
 
+class FitPoint(_Frozen):
+    """What a fit found when a ``fraction`` of the events had been read: µ̂ with its error, the significances in σ."""
+
+    fraction: float
+    mu: float
+    mu_error: float
+    z_observed: float | None
+    z_expected: float | None
+
+
 class FitResult(_Frozen):
     """A fit's figures by name, its nuisance parameters, correlations, yields and bins.
 
     ``observed`` tells whether it is one of data; if not, ``no_data`` says why, and it is one of what is expected.
+    ``points`` are how it came about, where a run was fitted while it went on.
     """
 
     run_id: str = ""
@@ -106,8 +117,18 @@ class FitResult(_Frozen):
     yields: tuple[YieldResult, ...]
     bins: tuple[BinResult, ...]
     mass: MassResult | None = None
+    points: tuple[FitPoint, ...] = ()
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
+
+    def after(self, earlier: tuple[FitPoint, ...]) -> Self:
+        """Return it with its own point behind earlier ones, those of less of the run."""
+        points = [point for point in earlier if point.fraction < self.fraction]
+        mu, error = self.value("mu"), self.value("mu_error")
+        if mu is not None and error is not None:
+            z = {name: self.value(name) for name in ("z_observed", "z_expected")}
+            points.append(FitPoint(fraction=self.fraction, mu=mu, mu_error=error, **z))
+        return self.model_copy(update={"points": tuple(points)})
 
     def value(self, name: str) -> float | None:
         """Return a figure's number; None where it is withheld, or wasn't asked for."""
