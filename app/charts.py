@@ -390,14 +390,15 @@ def strength(points: Sequence[FitPoint]) -> Chart:
 
     Points with errors beside which the last one's couldn't be seen are left out.
     """
-    shown = [point for point in points if point.mu_error <= _WIDEST * points[-1].mu_error]
+    last = points[-1]
+    shown = [point for point in points if point.high - point.low <= _WIDEST * (last.high - last.low)]
     table = pd.DataFrame(
         {
             "share": [point.fraction for point in shown],
             "mu": [point.mu for point in shown],
-            "low": [point.mu - point.mu_error for point in shown],
-            "high": [point.mu + point.mu_error for point in shown],
-            "told": [f"{point.mu:.2f} ± {point.mu_error:.2f}" for point in shown],
+            "low": [point.low for point in shown],
+            "high": [point.high for point in shown],
+            "told": [f"{point.mu:.2f} ({point.low:.2f} to {point.high:.2f})" for point in shown],
             "z": [formatting.sigma(point.z_observed) for point in shown],
             "expected": [formatting.sigma(point.z_expected) for point in shown],
         }

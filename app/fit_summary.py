@@ -36,11 +36,6 @@ def text(found: FitResult, name: str) -> str:
     return formatting.NONE if value is None else f"{value:.2f}"
 
 
-def strength(found: FitResult) -> str:
-    """Write the signal's strength with its error."""
-    return f"{text(found, 'mu')} ± {text(found, 'mu_error')}"
-
-
 def figures(found: FitResult) -> None:
     """Show a fit in a few numbers."""
 
@@ -49,8 +44,8 @@ def figures(found: FitResult) -> None:
         return None if figure is None else formatting.plain(figure.withheld or figure.definition)
 
     with st.container(horizontal=True, gap="small", key="figures"):
-        split = f"{text(found, 'mu_stat')} statistics, {text(found, 'mu_syst')} systematics"
-        widgets.figure("Signal strength µ̂", strength(found), split, says=says("mu"))
+        below = fit_text.split(found) or "at its bound of 0"
+        widgets.figure("Signal strength µ̂", fit_text.strength(found), below, says=says("mu"))
         expected = f"{formatting.sigma(found.value('z_expected'))} expected"
         widgets.figure("Significance", formatting.sigma(found.value("z_observed")), expected, says=says("z_observed"))
         if "limit_expected" in found.figures:

@@ -179,7 +179,7 @@ def test_how_the_strength_came_about_is_drawn_of_two_moments_or_more(runs, start
     live(runs / "one")
     assert len(shown(0.2, 0.5)) == 1
     points = load_fit(runs / "one", FIT_LIVE).points
-    table = charts.strength((points[0].model_copy(update={"fraction": 0.1, "mu_error": 9.0}), *points)).rows
+    table = charts.strength((points[0].model_copy(update={"fraction": 0.1, "low": -9.0}), *points)).rows
     assert table["share"].tolist() == [0.2, 0.5]
     assert table["low"].tolist() == [0.91 - 0.52] * 2
     assert table["high"].tolist() == [0.91 + 0.52] * 2

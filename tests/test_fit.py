@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from hzzray.report import fit_text
 from hzzray.statistics.workspace import Rules, make
 from tests.support.fits import inputs
 
@@ -113,6 +115,21 @@ def test_errors_are_statistics_and_the_rest(fitted):
         known.data,
     )
     assert run_fit(make(bare), has_data=True, wanted=QUICK).value("mu_syst") == 0.0
+
+
+def test_at_its_bound_mu_has_an_error_upwards_alone_and_no_part_in_what_is_left():
+    """Its curvature there says nothing: 0.00 ± 113 stood in the printout, and in each error after the fit."""
+    low = replace(inputs(), data=np.floor(0.7 * inputs(mu=0.0).data))
+    found = run_fit(make(low), has_data=True, wanted=QUICK)
+    assert found.value("mu") == pytest.approx(0.0, abs=1e-6)
+    assert 0 < found.value("mu_up") < 3
+    for name in ("mu_error", "mu_stat", "mu_syst", "mu_down"):
+        assert found.value(name) is None, name
+    assert "at its bound of 0" in found.figures["mu_error"].withheld
+    assert fit_text.rows(found)[0] == ("signal strength", f"µ̂ = 0.00 +{found.value('mu_up'):.2f}")
+    for row in found.yields:
+        assert row.after_error <= 1.5 * row.before_error + 1e-9, row
+        assert row.process != "higgs" or row.after_error < 1e-9
 
 
 def test_impacts_are_shifts_of_mu(fitted, likelihood):

@@ -142,6 +142,31 @@ def test_a_variation_is_a_factor_and_a_shape():
     )
 
 
+def test_few_simulated_events_have_no_shape():
+    """One that crosses from one bin to the next would be all of it, and of the other process' statistics besides."""
+    zz = inputs(variations=True).processes[1]
+    for effective, there in ((90.0, False), (110.0, True)):
+        few = zz.sumw.sum(axis=1, keepdims=True) * zz.sumw / effective
+        kinds = modifiers(make(changed(inputs(variations=True), "zz", sumw2=few)).document, "4mu", "zz")
+        assert (("electron_scale", "histosys") in kinds) is there
+        assert ("electron_scale", "normsys") in kinds
+
+
+def test_where_nothing_is_simulated_nothing_moves():
+    zz = inputs(variations=True).processes[1]
+    holed = zz.sumw.copy()
+    holed[:, :3] = 0.0
+    document = make(
+        changed(inputs(variations=True), "zz", sumw=holed), Rules(least_events=0.0, least_beside=0.0)
+    ).document
+    nominal = np.array(sample(document, "4mu", "zz")["data"])
+    shape = modifiers(document, "4mu", "zz")["electron_scale", "histosys"]
+    assert (nominal == 0).any()
+    for moved in shape.values():
+        assert (np.array(moved)[nominal == 0] == 0).all()
+        assert sum(moved) == pytest.approx(nominal.sum())
+
+
 def test_one_direction_is_mirrored():
     nominal = np.array([10.0, 5.0])
     (pair,) = directions({"syst_up": np.array([11.0, 4.0])}, nominal).values()

@@ -14,6 +14,7 @@ from app import charts, fit_summary, formatting, replay, widgets
 from app.client import View
 from app.guide import guide
 from app.services import services
+from hzzray.report import fit_text
 from hzzray.runs.result import Result, Significance, expected_in_full, moment, to_read
 from hzzray.runs.tables import HISTORY, SCALE, Rows
 
@@ -336,7 +337,7 @@ def _fitted(view: View) -> None:
     if found is not None and found.value("mu") is not None:
         with st.container(horizontal=True, gap="small", key="fitted"):
             below = f"fit of {formatting.percent(found.fraction)} of the events" if view.live else "fit of all regions"
-            widgets.figure("Signal strength µ̂", fit_summary.strength(found), below)
+            widgets.figure("Signal strength µ̂", fit_text.strength(found), below)
             z = found.value("z_observed")
             expected = f"{formatting.sigma(found.value('z_expected'))} expected"
             widgets.figure("Significance of the fit", formatting.sigma(z), expected)

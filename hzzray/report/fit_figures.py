@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from hzzray.report import fit_text
 from hzzray.report.plotting import STYLE, axis_label, region_label, tex
 from hzzray.report.style import StyledFigure, plain, save_figure, style
 from hzzray.runs.result import Result
@@ -199,7 +200,7 @@ def limit(fitted: FitResult, result: Result) -> Figure:  # noqa: ARG001
     names = ("minus_2", "minus_1", "", "plus_1", "plus_2")
     values = [fitted.value(f"limit_expected_{name}".rstrip("_")) for name in names]
     low2, low1, median, high1, high2 = (np.nan if value is None else value for value in values)
-    observed, mu, error = fitted.value("limit_observed"), fitted.value("mu") or 0.0, fitted.value("mu_error") or 0.0
+    observed, mu, (low, high) = fitted.value("limit_observed"), fitted.value("mu") or 0.0, fitted.reach
     with style(STYLE):
         fig = StyledFigure(STYLE, figsize=(7.6, 3.2))
         axes = fig.subplots()
@@ -210,9 +211,9 @@ def limit(fitted: FitResult, result: Result) -> Figure:  # noqa: ARG001
         if observed is not None:
             axes.plot((observed, observed), (0.5, 1.5), "k-", linewidth=2, label="observed")
         what = r"$\hat{\mu}$ of the data" if fitted.observed else r"$\hat{\mu}$ expected"
-        axes.errorbar([mu], [0.2], xerr=[error], fmt="o", color=_BLUE, label=what)
-        most = np.nanmax([high2, median, observed or 0.0, mu + error])
-        axes.set(xlim=(min(0.0, mu - error), 1.1 * most), ylim=(-0.1, 1.7), yticks=[])
+        axes.errorbar([mu], [0.2], xerr=[[mu - low], [high - mu]], fmt="o", color=_BLUE, label=what)
+        most = np.nanmax([high2, median, observed or 0.0, high])
+        axes.set(xlim=(min(0.0, low), 1.1 * most), ylim=(-0.1, 1.7), yticks=[])
         axes.tick_params(axis="y", which="both", left=False, right=False)
         axes.set_xlabel(r"upper limit on $\mu$, 95 % CL$_s$", fontsize=14)
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, fontsize=10)
@@ -255,11 +256,10 @@ def mass(fitted: FitResult, result: Result) -> Figure:  # noqa: ARG001
 
 def _title(fig: Figure, fitted: FitResult, result: Result) -> None:
     """Say whose picture it is, and what came out."""
-    strength, error = fitted.value("mu"), fitted.value("mu_error")
     said: Sequence[str] = (
         plain(result.spec.release.title),
         f"{fitted.luminosity:.4g} fb$^{{-1}}$" if fitted.luminosity else "",
-        rf"$\hat{{\mu}}$ = {strength:.2f} ± {error:.2f}" if strength is not None and error is not None else "",
+        rf"$\hat{{\mu}}$ = {fit_text.strength(fitted)}" if fitted.value("mu") is not None else "",
         "" if fitted.observed else "expected events alone",
     )
     fig.text(0.07, 0.975, ", ".join(text for text in said if text), fontsize=14, va="center")

@@ -16,6 +16,8 @@ _NAMES = {
     "mu_error": "error of µ̂",
     "mu_up": "upper error of µ̂",
     "mu_down": "lower error of µ̂",
+    "mu_stat": "its statistics",
+    "mu_syst": "its systematics",
     "z_expected": "expected significance",
     "z_observed": "observed significance",
     "limit_observed": "observed limit",
@@ -47,9 +49,9 @@ def rows(fitted: FitResult) -> list[tuple[str, str]]:
         value = fitted.value(name)
         return "–" if value is None else f"{value:{digits}}"
 
-    parts = f"{text('mu_stat')} statistics, {text('mu_syst')} systematics"
-    strength = f"µ̂ = {text('mu')} ± {text('mu_error')}"
-    said = [("signal strength", f"{strength} ({_sides(fitted.value('mu_up'), fitted.value('mu_down'), parts)})")]
+    sides = _sides(fitted.value("mu_up"), fitted.value("mu_down"), split(fitted))
+    more = f" ({sides})" if fitted.value("mu_error") is not None and sides else ""
+    said = [("signal strength", f"µ̂ = {strength(fitted)}{more}")]
     found = [f"{text(f'z_{kind}')} σ {kind}" for kind in ("expected", "observed") if _has(fitted.figures, f"z_{kind}")]
     said.append(("significance", ", ".join(found) or "none"))
     if "z_toys" in fitted.figures:
@@ -68,6 +70,22 @@ def rows(fitted: FitResult) -> list[tuple[str, str]]:
             withheld.setdefault(figure.withheld or "not defined", []).append(_name(name))
     said += [("withheld", f"{', '.join(dict.fromkeys(names))}: {why}") for why, names in withheld.items()]
     return said
+
+
+def strength(fitted: FitResult) -> str:
+    """Write µ̂ with its error; at its bound of 0, how far up it may be."""
+    mu, error, up = map(fitted.value, ("mu", "mu_error", "mu_up"))
+    if mu is None:
+        return "–"
+    if error is not None:
+        return f"{mu:.2f} ± {error:.2f}"
+    return f"{mu:.2f}" if up is None else f"{mu:.2f} +{up:.2f}"
+
+
+def split(fitted: FitResult) -> str:
+    """Say what of µ̂'s error is statistics; nothing where that isn't known."""
+    parts = [(fitted.value(f"mu_{name[:4]}"), name) for name in ("statistics", "systematics")]
+    return ", ".join(f"{value:.2f} {name}" for value, name in parts if value is not None)
 
 
 def _has(figures: Mapping[str, Quantity], name: str) -> bool:

@@ -32,6 +32,9 @@ TOLERANCE, MOST_CALLS = 1e-3, 200_000
 #: Confidence level of limits, and how exactly a limit is found.
 LEVEL, PRECISION = 0.95, 1e-5
 
+# What µ̂ is below where it is at its bound of 0.
+_AT_BOUND = 1e-6
+
 #: Most pseudo-experiments of one fit.
 MOST_TOYS = 100_000
 
@@ -169,6 +172,16 @@ class Likelihood:
         found = self.fit(errors=True)
         self._start = found.parameters.tolist()
         return found
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether µ̂ is at its bound of 0, where a curvature says nothing."""
+        return bool(self.best.parameters[self.poi] < _AT_BOUND)
+
+    @cached_property
+    def told(self) -> Fitted:
+        """The fit whose errors are told: the best one, with µ held where it is at its bound."""
+        return self.fit({self.poi: 0.0}, errors=True) if self.is_bounded else self.best
 
     def profile(self, mu: float) -> float:
         """Return −2 ln λ(µ) (eq. 7): how much worse the best fit with this µ is than the best of all."""
@@ -377,14 +390,14 @@ def run_fit(
         figures |= _limits(observed, expected, no_data)
     figures |= _goodness(observed, no_data)
     parameters = _parameters(likelihood, progress) if wanted.impacts else _pulls(likelihood)
-    after, before = _spread(likelihood, best.parameters, best.errors), _before(likelihood)
+    after, before = _spread(likelihood, best.parameters, likelihood.told.errors), _before(likelihood)
     return FitResult(
         observed=has_data,
         no_data=no_data,
         figures=figures,
         parameters=tuple(parameters),
         names=tuple(likelihood.names),
-        correlations=tuple(tuple(float(value) for value in row) for row in best.correlations),
+        correlations=tuple(tuple(float(value) for value in row) for row in likelihood.told.correlations),
         yields=tuple(_yields(workspace, likelihood, before, after, has_data=has_data)),
         bins=tuple(_bins(workspace, likelihood, before, after, has_data=has_data)),
         notes=workspace.notes,
@@ -399,30 +412,27 @@ def _before(likelihood: Likelihood) -> _Spread:
 
 
 def _strength(likelihood: Likelihood, no_data: str) -> dict[str, Quantity]:
-    """Return µ̂ with its errors, and what of them is the data's own statistics."""
+    """Return µ̂ with its errors, and what of them is the data's own statistics; at its bound it has MINOS' alone."""
     best, poi = likelihood.best, likelihood.poi
-    held = {i: value for i, value in enumerate(best.parameters.tolist()) if i != poi}
-    alone = likelihood.fit(held, errors=True).errors[poi]
-    error = float(best.errors[poi])
     down, up = _minos(best.minuit)
     of = "the data" if not no_data else "the events expected of µ = 1"
-    at = "; µ̂ is at its bound of 0" if best.parameters[poi] < 1e-6 else ""
+    error = alone = rest = bound = None
+    if likelihood.is_bounded:
+        bound = "µ̂ is at its bound of 0, where the curvature says nothing"
+    else:
+        held = {i: value for i, value in enumerate(best.parameters.tolist()) if i != poi}
+        error, alone = float(best.errors[poi]), float(likelihood.fit(held, errors=True).errors[poi])
+        rest = math.sqrt(max(error**2 - alone**2, 0.0))
+    figure = partial(Quantity.of, absent=bound or "")
     return {
         "mu": Quantity(
             value=float(best.parameters[poi]), definition=f"signal strength that fits {of} best, 1 as simulated"
         ),
-        "mu_error": Quantity(
-            value=error, definition=f"standard deviation of µ̂, from the curvature of −2 ln L there{at}"
-        ),
+        "mu_error": figure(error, "standard deviation of µ̂, from the curvature of −2 ln L there"),
         "mu_up": Quantity.of(up, "MINOS: to where −2 ln λ(µ) is 1 above µ̂", "MINOS finds no such µ"),
         "mu_down": Quantity.of(down, "MINOS: to where −2 ln λ(µ) is 1 below µ̂", "µ is not below 0: no such µ"),
-        "mu_stat": Quantity(
-            value=float(alone), definition="of mu_error, the data's statistics: nuisance parameters held at their best"
-        ),
-        "mu_syst": Quantity(
-            value=math.sqrt(max(error**2 - alone**2, 0.0)),
-            definition="of mu_error, the rest in quadrature: systematics and the simulation's statistics",
-        ),
+        "mu_stat": figure(alone, "of mu_error, the data's statistics: nuisance parameters held at their best"),
+        "mu_syst": figure(rest, "of mu_error, the rest in quadrature: systematics and the simulation's statistics"),
     }
 
 
@@ -491,17 +501,17 @@ def _goodness(observed: Likelihood | None, no_data: str) -> dict[str, Quantity]:
 
 def _pulls(likelihood: Likelihood) -> list[ParameterResult]:
     """Say where each nuisance parameter went, in units of what it was known to."""
-    best, widths = likelihood.best, likelihood.widths()
+    best, errors, widths = likelihood.best, likelihood.told.errors, likelihood.widths()
     before = np.array(likelihood.model.config.suggested_init(), float)
     found = []
     for i, (name, width) in enumerate(zip(likelihood.names, widths, strict=True)):
         if i != likelihood.poi and width:
-            pull, constraint = (best.parameters[i] - before[i]) / width, best.errors[i] / width
+            pull, constraint = (best.parameters[i] - before[i]) / width, errors[i] / width
             found.append(
                 ParameterResult(
                     name=name,
                     value=best.parameters[i],
-                    error=best.errors[i],
+                    error=errors[i],
                     known=width,
                     pull=pull,
                     constraint=constraint,
@@ -544,7 +554,7 @@ def _yields(
     """Lay out events by region and process, before the fit and after it; ``total`` is all of a region."""
     rows = []
     names = list(likelihood.model.config.samples)
-    identity, correlations = np.eye(len(likelihood.names)), likelihood.best.correlations
+    identity, correlations = np.eye(len(likelihood.names)), likelihood.told.correlations
     for region in workspace.edges:
         inside = likelihood.model.config.channel_slices[region]
         chosen: list[tuple[str, list[int]]] = [(name, [i]) for i, name in enumerate(names)]
@@ -577,7 +587,7 @@ def _bins(
     """Lay out what the pictures show: each region's bins by group, before the fit and after it."""
     rows = []
     names = list(likelihood.model.config.samples)
-    identity, correlations = np.eye(len(likelihood.names)), likelihood.best.correlations
+    identity, correlations = np.eye(len(likelihood.names)), likelihood.told.correlations
     groups = dict.fromkeys(workspace.groups[name] for name in names)
     for region, edges in workspace.edges.items():
         inside = likelihood.model.config.channel_slices[region]

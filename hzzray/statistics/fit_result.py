@@ -85,11 +85,12 @@ class MassResult(_Frozen):
 
 
 class FitPoint(_Frozen):
-    """What a fit found when a ``fraction`` of the events had been read: µ̂ with its error, the significances in σ."""
+    """What a fit found when a ``fraction`` of the events had been read: µ̂, from where to where, significances in σ."""
 
     fraction: float
     mu: float
-    mu_error: float
+    low: float
+    high: float
     z_observed: float | None
     z_expected: float | None
 
@@ -124,11 +125,17 @@ class FitResult(_Frozen):
     def after(self, earlier: tuple[FitPoint, ...]) -> Self:
         """Return it with its own point behind earlier ones, those of less of the run."""
         points = [point for point in earlier if point.fraction < self.fraction]
-        mu, error = self.value("mu"), self.value("mu_error")
-        if mu is not None and error is not None:
+        if (mu := self.value("mu")) is not None:
+            low, high = self.reach
             z = {name: self.value(name) for name in ("z_observed", "z_expected")}
-            points.append(FitPoint(fraction=self.fraction, mu=mu, mu_error=error, **z))
+            points.append(FitPoint(fraction=self.fraction, mu=mu, low=low, high=high, **z))
         return self.model_copy(update={"points": tuple(points)})
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """From where to where µ̂ is within its error; at its bound of 0, from there up."""
+        mu, error, up = (self.value(name) or 0.0 for name in ("mu", "mu_error", "mu_up"))
+        return (mu, mu + up) if self.value("mu_error") is None else (mu - error, mu + error)
 
     def value(self, name: str) -> float | None:
         """Return a figure's number; None where it is withheld, or wasn't asked for."""

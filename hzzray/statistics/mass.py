@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from iminuit import Minuit
 from numpy.typing import NDArray
+from scipy import optimize
 from scipy.interpolate import PchipInterpolator
 
 from hzzray.errors import HzzrayError
@@ -43,8 +44,9 @@ RANGE = (105.0, 145.0)
 #: With wider bins the shape between their edges is a guess, and a warning is due; still wider ones aren't fitted [GeV].
 WIDE, WIDEST = 1.0, 5.0
 
-#: Masses that −2 ln λ is looked at for an interval, and how often an interval holds the truth.
-STEPS, COVERAGE = 81, 0.6827
+#: Masses that −2 ln λ is looked at for an interval, how exactly its ends are found between them [GeV], and how often it
+#: holds the truth.
+STEPS, PRECISION, COVERAGE = 81, 1e-4, 0.6827
 
 #: Of fewer events than these the interval of many covers too little, as pseudo-experiments showed: docs/statistics.md.
 FEW = 60.0
@@ -52,8 +54,9 @@ FEW = 60.0
 #: The figure that says how high −2 ln λ is at an interval's ends, and how many pseudo-experiments can tell it.
 HEIGHT, LEAST_TOYS = "mass_height", 50
 
-#: With less q₀, no mass is told: there is no signal to tell it by.
-LEAST_Q0 = 1.0
+#: With less q₀ no mass is told, as there is no signal to tell it by; nor so near to an end of where it is looked for
+#: [GeV].
+LEAST_Q0, EDGE = 1.0, 0.05
 
 Vector = NDArray[np.float64]
 
@@ -77,6 +80,15 @@ class MassFit(NamedTuple):
     q0: float
     twice_nll: float
     factors: tuple[float, ...]
+
+    @property
+    def untold(self) -> str:
+        """Why this is no mass; empty where it is one."""
+        if self.q0 < LEAST_Q0:
+            return f"the data have no signal to tell a mass by: −2 ln λ of none is {self.q0:.2g}"
+        if not LOW + EDGE < self.mass < HIGH - EDGE:
+            return f"the data fit best at an end of where it is looked for, {LOW:g} to {HIGH:g} GeV"
+        return ""
 
     @property
     def width(self) -> float:
@@ -173,7 +185,7 @@ class MassModel:
 
     def reaching(self, data: NDArray[np.float64], fitted: MassFit, height: float) -> MassFit:
         """Let the errors of a fit of these counts reach to where −2 ln λ has a height."""
-        down, up = self._interval(data, fitted.mass, fitted.twice_nll, height)
+        down, up = self._interval(data, fitted, height)
         return fitted._replace(down=down, up=up)
 
     def toy(self, truth: MassFit, rng: np.random.Generator) -> tuple[MassModel, NDArray[np.float64]]:
@@ -185,8 +197,7 @@ class MassModel:
     def heights(self, truth: MassFit, toys: int, seed: int, progress: Progress = quiet) -> Vector:
         """Return −2 ln λ of the true mass in pseudo-experiments, sorted.
 
-        Those in which there is no signal to tell a mass by are left out, as no mass would be told, and those whose fit
-        doesn't converge.
+        Those in which no mass would be told (see ``untold``) are left out, and those whose fit doesn't converge.
         """
         rng = np.random.default_rng(seed)
         heights = []
@@ -195,7 +206,7 @@ class MassModel:
             with suppress(MassError):
                 found = model.fit(counts, errors=False)
                 held = model.at(counts, truth.mass, found)
-                if found.q0 >= LEAST_Q0 and held.valid:
+                if not found.untold and held.valid:
                     heights.append(max(float(held.fval) - found.twice_nll, 0.0))
             progress("pseudo-experiments of the mass", i + 1, toys)
         return np.sort(heights)
@@ -223,21 +234,21 @@ class MassModel:
         minuit.fixed["mass"] = True
         return minuit.migrad()
 
-    def _interval(
-        self, data: NDArray[np.float64], best: float, least: float, height: float
-    ) -> tuple[float | None, float | None]:
-        """Return how far down and up the farthest masses lie where −2 ln λ is so high: lines between steps."""
+    def _interval(self, data: NDArray[np.float64], best: MassFit, height: float) -> tuple[float | None, float | None]:
+        """Return how far down and up the farthest masses lie where −2 ln λ is so high: between steps that it is beyond.
+
+        Of a few events there may be several minima, and so all steps are looked at.
+        """
+
+        def above(mass: float) -> float:
+            return float(self.at(data, mass, best).fval) - best.twice_nll - height
+
         masses = np.linspace(LOW, HIGH, STEPS)
-        heights = np.array([float(self.at(data, float(mass)).fval) for mass in masses]) - least
-        order = np.argsort(masses := np.append(masses, best))
-        masses, heights = masses[order], np.append(heights, 0.0)[order]
-        inside = np.flatnonzero(heights <= height)
-        first, last = int(inside[0]), int(inside[-1])
-        down = up = None
-        if first > 0:
-            down = best - float(np.interp(height, heights[[first, first - 1]], masses[[first, first - 1]]))
-        if last < len(masses) - 1:
-            up = float(np.interp(height, heights[[last, last + 1]], masses[[last, last + 1]])) - best
+        inside = [best.mass, *(mass for mass in masses if above(mass) <= 0.0)]
+        first, last = min(inside), max(inside)
+        lower, higher = masses[masses < first], masses[masses > last]
+        down = best.mass - _crossing(above, first, lower[-1]) if len(lower) else None
+        up = _crossing(above, last, higher[0]) - best.mass if len(higher) else None
         return down, up
 
     def scan(self, data: NDArray[np.float64], best: MassFit, points: int = 61) -> MassScan:
@@ -246,6 +257,14 @@ class MassModel:
         masses = np.linspace(max(LOW, best.mass - reach), min(HIGH, best.mass + reach), points)
         heights = [max(float(self.at(data, float(mass)).fval) - best.twice_nll, 0.0) for mass in masses]
         return MassScan(mass=tuple(masses.tolist()), twice_delta_nll=tuple(heights))
+
+
+def _crossing(above: Callable[[float], float], inside: float, outside: float) -> float:
+    """Find where a function is 0, between where it is below and where it is above."""
+    if above(inside) >= 0.0:
+        return inside
+    found: float = optimize.brentq(above, inside, outside, xtol=PRECISION)
+    return found
 
 
 def _stated(members: list[Process], inside: slice) -> float:
@@ -283,20 +302,20 @@ def reach_of(heights: Vector, toys: int, seed: int) -> Reach:
     rank = math.ceil((len(heights) + 1) * COVERAGE)
     if len(heights) < LEAST_TOYS:
         raise MassError(
-            f"{len(heights)} of {toys} pseudo-experiments have a signal to tell a mass by; {LEAST_TOYS} or more say how"
-            " far its interval reaches"
+            f"{len(heights)} of {toys} pseudo-experiments tell a mass; {LEAST_TOYS} or more say how far its interval"
+            " reaches"
         )
     return Reach(
         float(heights[rank - 1]),
         f"−2 ln λ below which {COVERAGE:.1%} of {len(heights)} pseudo-experiments have their own mass (of {toys}, seed"
-        f" {seed}: the others have no signal to tell one by)",
+        f" {seed}: the others tell none)",
     )
 
 
 def fit_mass(inputs: ModelInputs, *, toys: int = 0, seed: int = 1, progress: Progress = quiet) -> MassResult:
     """Fit the mass and say all that follows; raises MassError where the inputs don't do.
 
-    Without data, or where these have no signal to tell a mass by, figures are withheld with the reason. With ``toys``
+    Without data, or where these tell no mass, figures are withheld with the reason. With ``toys``
     the interval is that of so many pseudo-experiments of what was found.
     """
     model = MassModel.of(inputs)
@@ -305,8 +324,8 @@ def fit_mass(inputs: ModelInputs, *, toys: int = 0, seed: int = 1, progress: Pro
     counts = None if inputs.data is None else inputs.data[:, model.inside]
     found = None if counts is None else model.fit(counts, errors=False)
     why, reach, notes = inputs.no_data, Reach(), []
-    if found is not None and found.q0 < LEAST_Q0:
-        why, found = f"the data have no signal to tell a mass by: −2 ln λ of none is {found.q0:.2g}", None
+    if found is not None and found.untold:
+        why, found = found.untold, None
     if found is not None and counts is not None and toys:
         try:
             reach = reach_of(model.heights(found, toys, seed, progress), toys, seed)

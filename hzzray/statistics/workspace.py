@@ -11,7 +11,8 @@ The rules, which docs/statistics.md states, are numbers in ``Rules``:
    each region and each bin.
 4. Each variation is split: the ratio of its yield in a region is a ``normsys``, what is left of its shape a
    ``histosys`` of the same nuisance parameter. Either is left out where it is smaller than ``least_effect``. A
-   variation of one direction is mirrored.
+   variation of one direction is mirrored. A shape needs ``least_shape`` effective simulated events, (Σw)²/Σw², in the
+   region: of fewer it would be single events that cross from one bin to the next. Where none is simulated, none moves.
 5. The simulation's statistics are one ``staterror`` a region, of all processes together (Barlow and Beeston's light
    form). Bins whose error is below ``least_statistics`` of the data's Poisson error have none.
 """
@@ -53,6 +54,7 @@ class Rules:
     most_error: float = 0.5
     prune: float = 0.005
     least_effect: float = 1e-3
+    least_shape: float = 100.0
     least_statistics: float = 0.2
 
 
@@ -253,12 +255,20 @@ def _shapes(part: _Part, rules: Rules) -> Iterator[Document]:
         high, low = up.sum() / total, down.sum() / total
         if high > 0 and low > 0 and max(abs(high - 1), abs(low - 1)) >= rules.least_effect:
             yield {"name": name, "type": "normsys", "data": {"hi": float(high), "lo": float(low)}}
-        shapes = [shape * total / shape.sum() if shape.sum() > 0 else nominal for shape in (up, down)]
+        if total**2 < rules.least_shape * part.sumw2.sum():
+            continue
         filled = nominal > 0
+        shapes = [_alike(np.where(filled, shape, 0.0), nominal) for shape in (up, down)]
         effect = max(float(abs(shape[filled] / nominal[filled] - 1).max(initial=0.0)) for shape in shapes)
         if effect >= rules.least_effect and len(nominal) > 1:
             data = {"hi_data": shapes[0].tolist(), "lo_data": shapes[1].tolist()}
             yield {"name": name, "type": "histosys", "data": data}
+
+
+def _alike(shape: NDArray[np.float64], nominal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale a shape to the nominal yield; one of nothing is the nominal one."""
+    total = shape.sum()
+    return shape * nominal.sum() / total if total > 0 else nominal
 
 
 def directions(
