@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from hzzray.data.catalogue import release
 from hzzray.errors import DataError, UsageError
 from hzzray.messages import AnalysisRef, RunSpec
-from hzzray.physics.analysis import Analysis
+from hzzray.physics.analysis import Analysis, Variation
 from hzzray.physics.columns import Read, Reads, Unread, needed, nothing, reads_more
 from hzzray.physics.selection import ANALYSES, parameters_of, preset
 from hzzray.user_code import error_summary
@@ -117,13 +117,26 @@ def reads(spec: RunSpec, analysis: Analysis, *, simulation: bool) -> Reads:
     found = _weighted(spec, columns, simulation=simulation)
     if not (simulation and spec.variations):
         return found
+    refused = {one.name: why for one in spec.variations if (why := _refused(one, analysis, columns))}
+    if refused:
+        name, why = next(iter(refused.items()))
+        others = ", ".join(one.name for one in spec.variations if one.name not in refused)
+        raise UsageError(
+            f"--variations: analysis {spec.analysis} can't have {name}: {why}; of those asked for it can have "
+            f"{others or 'none'}"
+        )
+    return found._replace(more=reads_more(columns, spec.variations))
+
+
+def _refused(variation: Variation, analysis: Analysis, columns: Any) -> str:  # noqa: ANN401
+    """Say why an analysis that reads these columns can't have a variation; empty where it can."""
     try:
-        for variation in spec.variations:
-            if variation.each:
-                analysis.index(variation.each)
-        return found._replace(more=reads_more(columns, spec.variations))
+        if variation.each:
+            analysis.index(variation.each)
+        reads_more(columns, (variation,))
     except ValueError as error:
-        raise UsageError(f"analysis {spec.analysis}: {error}") from error
+        return str(error)
+    return ""
 
 
 def _weighted(spec: RunSpec, columns: Any, *, simulation: bool) -> Reads:  # noqa: ANN401 (an analysis' own NamedTuple)

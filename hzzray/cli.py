@@ -287,8 +287,9 @@ def _execute(
     plots: tuple[Path, ...] = ()
     if draws:
         from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
+        from hzzray.runs.fit_run import band_of  # noqa: PLC0415
 
-        plots = save(result, settings.folder)
+        plots = save(result, settings.folder, systematic=band_of(result, settings.folder))
     if as_json:
         about = {"run_id": result.run_id, "status": result.status, **result.tasks.model_dump()}
         print_json({**about, "digest": result.digest, "files": [str(path) for path in plots]})
@@ -508,10 +509,11 @@ def retract(
     """Take a sample's results out of a run, or a file's, exactly; the next start of the run reads it anew."""
     from hzzray.report.plotting import save  # noqa: PLC0415
     from hzzray.runs import run as runner  # noqa: PLC0415
+    from hzzray.runs.fit_run import band_of  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     gone, left = runner.retract(folder, sample, file)
-    save(left, folder.path)
+    save(left, folder.path, systematic=band_of(left, folder.path))
     tasks = left.tasks
     if as_json:
         print_json({"run_id": left.run_id, "retracted": gone, "status": left.status, **tasks.model_dump()})

@@ -55,7 +55,7 @@ def fit(
     runs: Runs = Path("runs"),
 ) -> None:
     """Fit a run: signal strength, significance, limit, mass; workspace.json, fit.json and pictures."""
-    from hzzray.runs.fit_run import FIT, WORKSPACE, fit_run, require_fit  # noqa: PLC0415
+    from hzzray.runs.fit_run import FIT, WORKSPACE, fit_run, has_full_fit, require_fit  # noqa: PLC0415
     from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
 
     require_fit()
@@ -67,9 +67,12 @@ def fit(
     with _progress(show=not as_json) as progress:
         fitted = fit_run(folder, observable, quick=quick, toys=toys, seed=seed, into=into, progress=progress)
     if as_json:
-        typer.echo((into / FIT).read_text(encoding="utf-8"), nl=False)
+        typer.echo(fitted.model_dump_json(indent=1))
         return
     show(fitted, console)
+    if quick and has_full_fit(into, fitted):
+        console.print(f"{into / FIT}: the full fit of the same bins stays", highlight=False, soft_wrap=True)
+        return
     from hzzray.report.fit_figures import save_all  # noqa: PLC0415
 
     for written in (into / WORKSPACE, into / FIT, *save_all(fitted, load_json(folder), into)):
@@ -135,16 +138,14 @@ def hepdata(
     from hzzray.runs.fit_run import FIT, load_fit, read_run  # noqa: PLC0415
     from hzzray.runs.folder import find_run  # noqa: PLC0415
     from hzzray.runs.hepdata import write_hepdata  # noqa: PLC0415
-    from hzzray.runs.templates import showing  # noqa: PLC0415
 
     folder = find_run(run_name, runs).path
     result, tables = read_run(folder)
     fitted = load_fit(folder) if (folder / FIT).exists() else None
     if fitted is not None and fitted.digest != result.digest:
         raise UsageError(f"{folder / FIT} is of other bins than the run has: hzzray fit {result.run_id}")
-    names = dict.fromkeys([result.spec.templates[0].observable, *(observable or ())])
-    shown = [showing(result, tables, name) for name in names]
-    tell_files(write_hepdata(result, shown, fitted, output or folder / "hepdata"), console, as_json=as_json)
+    names = list(dict.fromkeys([result.spec.templates[0].observable, *(observable or ())]))
+    tell_files(write_hepdata(result, tables, names, fitted, output or folder / "hepdata"), console, as_json=as_json)
 
 
 @contextmanager

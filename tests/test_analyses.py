@@ -143,6 +143,15 @@ def test_a_wrong_file_is_told_where_and_why(mine, old, new, said):
     assert "own" in str(caught.value)
 
 
+def test_variations_that_an_analysis_cant_have_are_named_with_those_that_it_can(mine):
+    said = (
+        r"--variations: analysis own.py:mine can't have electron_efficiency: analysis mine has no variable "
+        r"'n_electrons'; it has n, pt1; of those asked for it can have trigger, pileup$"
+    )
+    with pytest.raises(UsageError, match=said):
+        make_spec(TOY, analysis=mine(), variations="trigger,electron_efficiency,pileup")
+
+
 @pytest.mark.parametrize(
     ("choice", "said"),
     [

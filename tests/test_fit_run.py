@@ -18,6 +18,7 @@ from hzzray.errors import UsageError
 from hzzray.report import fit_figures, fit_text
 from hzzray.runs.fit_run import FIT, WORKSPACE, described, inputs, load_fit, save_fit, systematic
 from hzzray.runs.folder import load_json
+from hzzray.runs.hepdata import write_hepdata
 from hzzray.runs.request import make_spec
 from hzzray.runs.result import Luminosity
 from hzzray.runs.run import Settings, execute
@@ -222,6 +223,34 @@ def test_a_submission_is_hepdatas(folder, cli, tmp_path):
     (folder / FIT).unlink()
     if fit is not None:
         (folder / FIT).write_bytes(fit)
+
+
+def test_of_ones_own_analysis_nothing_is_said_of_four_leptons(result, found, tmp_path):
+    ref = result.spec.analysis.model_copy(update={"name": "mine", "module": "own", "source": "0" * 64})
+    own = result.spec.model_copy(update={"analysis": ref})
+    for name, of, there in (("ours", result, True), ("own", result.model_copy(update={"spec": own}), False)):
+        write_hepdata(of, found, ["m4l"], None, tmp_path / name)
+        said = (tmp_path / name / "submission.yaml").read_text()
+        assert [word in said for word in ("HIGGS", "Higgs", "four-lepton")] == [there] * 3
+        assert "ATLAS Open Data" in said
+
+
+def test_a_quick_fit_stays_behind_a_full_one_of_the_same_bins(folder, cli):
+    pytest.importorskip("pyhf", reason="the extra 'fit' isn't installed")
+    figures = MADE_UP.figures | {"limit_expected": Quantity(value=2.0, definition="")}
+    full = described(MADE_UP.model_copy(update={"figures": figures}), load_json(folder), "m4l")
+    save_fit(full, folder)
+    code, out, err = cli("fit", folder, "--quick")
+    assert code == 0, err
+    assert load_fit(folder) == full
+    assert "fit.json: the full fit of the same bins stays" in " ".join(out.split())
+    (folder / "fit-mass.png").write_bytes(b"of another fit")
+    save_fit(full.model_copy(update={"digest": "0" * 64}), folder)
+    code, out, err = cli("fit", folder, "--quick")
+    assert code == 0, err
+    assert load_fit(folder).digest == full.digest, "one of other bins is replaced"
+    assert not (folder / "fit-mass.png").exists()
+    (folder / FIT).unlink()
 
 
 def test_a_fit_of_other_bins_is_not_submitted(folder, cli, tmp_path):

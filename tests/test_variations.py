@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import uhi.io.json
 import uproot
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, Unmeas
 from hzzray.physics.hot_weights import extra_weights
 from hzzray.physics.lepton_columns import Leptons
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
+from hzzray.runs.fit_run import systematic
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import change_spec, make_spec
 from hzzray.runs.run import Settings, execute
@@ -606,6 +608,34 @@ def test_root_files_have_them(made):
         assert "variations" not in file
 
 
+def test_what_is_submitted_and_drawn_of_a_run_has_its_systematics(made, toys, cli, tmp_path):
+    folder, _ = made
+    result = load_json(folder)
+    code, _, err = cli("hepdata", folder, "--output", tmp_path / "hepdata")
+    assert code == 0, err
+    (all_regions,) = (tmp_path / "hepdata").glob("m4l-all.yaml")
+    columns = yaml.safe_load(all_regions.read_text())["dependent_variables"]
+    simulated = 0
+    for column, (name, group) in zip(columns, result.groups.items(), strict=True):
+        told = [{error["label"]: error["symerror"] for error in one.get("errors", ()) if "symerror" in error}
+                for one in column["values"]]  # fmt: skip
+        if group.role != "data" and any(group.sumw):
+            simulated += 1
+            moved = systematic(result, load_templates(result, folder), "m4l", group=name, scaled=False)
+            assert [one.get("sys", 0.0) for one in told] == pytest.approx(list(moved)), name
+            assert moved.any()
+            assert [one.get("stat", 0.0) for one in told] == pytest.approx(list(np.sqrt(group.sumw2)))
+    assert simulated
+    # The picture that a run leaves is the one that is drawn of it afterwards.
+    words = ("--source", toys, "--engine", "serial", "--variations", "pileup", "--fraction", 0.2)
+    code, _, err = cli("run", *words, "--runs", tmp_path, "--run-id", "drawn")
+    assert code == 0, err
+    left = (tmp_path / "drawn" / "plot.png").read_bytes()
+    code, _, err = cli("plot", "drawn", "--runs", tmp_path)
+    assert code == 0, err
+    assert (tmp_path / "drawn" / "plot.png").read_bytes() == left
+
+
 def test_a_file_without_what_a_variation_needs_is_named(shared, tmp_path):
     spec = make_spec(release("2020"), samples=("Zee", "WH125_ZZ4lep"), variations="electron_pt,pileup", selection="h4l")
     settings_ = Settings(runs=tmp_path, run_id="run", sources=(str(shared / "atlas2020-13tev"),), engine="serial")
@@ -614,6 +644,6 @@ def test_a_file_without_what_a_variation_needs_is_named(shared, tmp_path):
     (failure,) = result.failures
     assert failure.sample == "WH125_ZZ4lep"
     assert "lep_pt_syst" in failure.reason
-    assert "--variations without electron_pt" in failure.reason
+    assert "--variations other than electron_pt does without" in failure.reason
     table = load_templates(result, tmp_path / "run")["m4l"]
     assert table.variations["electron_pt_up"][0].sum() != table.sumw[0].sum()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -219,14 +219,17 @@ def reads_more(columns: Any, variations: Sequence[Variation]) -> tuple[Jagged | 
     """Say what variations need beside an analysis' columns; raises ValueError for one that these don't allow."""
     found: dict[str, Jagged | Scalar] = {}
     for one in variations:
-        without = f"--variations without {one.name}"
         if one.kinematic:
             pt = columns[roles_of(columns, one)["pt"]]
             if one.branch:
-                found[one.branch] = Jagged(one.branch, collection=pt.collection, without=without)
-        for branch in one.branches:
-            found[branch] = Scalar(branch, without=without)
-    return tuple(found.values())
+                found[one.branch] = Jagged(one.branch, collection=pt.collection)
+        found |= {branch: Scalar(branch) for branch in one.branches}
+
+    def without(branch: str) -> str:
+        names = [one.name for one in variations if branch in (one.branch, *one.branches)]
+        return f"--variations other than {', '.join(names)}"
+
+    return tuple(replace(read, without=without(branch)) for branch, read in found.items())
 
 
 def roles_of(columns: Any, variation: Variation) -> dict[Role, int]:  # noqa: ANN401 (an analysis' own NamedTuple)

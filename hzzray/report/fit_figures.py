@@ -46,7 +46,10 @@ def figures(fitted: FitResult, result: Result) -> Iterator[tuple[str, Callable[[
 
 
 def save_all(fitted: FitResult, result: Result, folder: Path) -> list[Path]:
-    """Write all pictures, each as PNG and PDF; returns their paths."""
+    """Write all pictures, each as PNG and PDF, in the place of an earlier fit's; returns their paths."""
+    for name in ("impacts", "correlations", "limit", "mass"):  # which not every fit has
+        for ending in ("png", "pdf"):
+            (folder / f"fit-{name}.{ending}").unlink(missing_ok=True)
     paths: list[Path] = []
     for name, draw in figures(fitted, result):
         paths += save_figure(draw(), folder / f"fit-{name}", result.run_id)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from hzzray.report.timelines import comparison_figure
 from hzzray.runs import compare
 from hzzray.runs.cutflow import By, CutflowRow, cutflow, yields
 from hzzray.runs.explore import command
-from hzzray.runs.fit_run import FIT, load_fit
+from hzzray.runs.fit_run import FIT, band_of, load_fit
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.record import Record, embedded, record_of
 from hzzray.runs.result import Result
@@ -141,7 +143,7 @@ def report(folder: RunFolder) -> str:
     record = record_of(folder)
     result = record.result
     sections = {
-        "Result": _result(result),
+        "Result": _result(result, folder.path),
         "Yields": _yields(result, "group") + _details("Samples", lambda: _yields(result, "sample")),
         "Cutflow": _cutflow(result),
         "Significance": _significance(result),
@@ -165,7 +167,15 @@ def _embedded_size(record: Record) -> int:
     return len(embedded(record).encode())
 
 
-def _result(result: Result) -> str:
+def _figure(result: Result, folder: Path, channel: str | None = None) -> Figure:
+    """Draw a result with the systematic uncertainty that its run has measured, where more than the result is known."""
+    band = None
+    with suppress(HzzrayError):
+        band = band_of(result, folder, channel)
+    return figure(result, channel=channel, systematic=band)
+
+
+def _result(result: Result, folder: Path) -> str:
     said = "".join(f"<li>{escape(line)}</li>" for line in warnings(result))
     wrong = f'<div class="warn"><p>What a reader of the numbers must know:</p><ul>{said}</ul></div>' if said else ""
     return (
@@ -173,7 +183,7 @@ def _result(result: Result) -> str:
         f"Luminosity {escape(str(result.luminosity))}; {100 * result.fraction:.4g} % of the events read "
         f"({100 * result.spec.fraction:.4g} % asked for).<br>"
         f'<span class="soft">digest</span> <code>{escape(result.digest)}</code></p>{wrong}'
-        f"{picture(figure(result), headline(result))}"
+        f"{picture(_figure(result, folder), headline(result))}"
     )
 
 
@@ -203,13 +213,13 @@ def _pictures(figures: Iterable[tuple[str, Callable[[], Figure]]], room: int, dp
 
 def _figures(result: Result, folder: Path) -> Iterator[tuple[str, Callable[[], Figure]]]:
     for region in result.spec.analysis.regions:
-        yield region, lambda region=region: figure(result, channel=region)  # type: ignore[misc]
+        yield region, partial(_figure, result, folder, region)
     try:
         found = load_templates(result, folder)
     except HzzrayError:
         return  # of a result alone
     for template in result.spec.templates[1:]:
-        yield template.observable, lambda name=template.observable: figure(showing(result, found, name))  # type: ignore[misc]
+        yield template.observable, lambda name=template.observable: _figure(showing(result, found, name), folder)  # type: ignore[misc]
 
 
 def _details(title: str, text: Callable[[], str]) -> str:

@@ -68,8 +68,8 @@ def fit_run(
     """Fit a run, and write ``workspace.json`` and ``fit.json`` into its folder or another one.
 
     By default it is the first observable. A ``quick`` fit has strength and significance alone: no limit, no impacts, no
-    mass. ``toys`` pseudo-experiments give the observed significance and the mass' interval, too. ``progress`` is told
-    what is done, how far it is, and how long it will be.
+    mass; a full one of the same bins that is there stays. ``toys`` pseudo-experiments give the observed significance
+    and the mass' interval, too. ``progress`` is told what is done, how far it is, and how long it will be.
 
     Raises
     ------
@@ -95,8 +95,18 @@ def fit_run(
         fitted = _with_mass(fitted, found, toys, seed, progress)
         progress("mass", 1, 1)
     fitted = described(fitted, result, found.observable)
-    save_fit(fitted, into or folder)
+    if not (quick and has_full_fit(into or folder, fitted)):
+        save_fit(fitted, into or folder)
     return fitted
+
+
+def has_full_fit(folder: Path, quick: FitResult) -> bool:
+    """Tell whether a folder has a fit of the same bins, with all that a quick one leaves out: it isn't replaced."""
+    try:
+        found = load_fit(folder)
+    except (UsageError, OutputError):
+        return False
+    return "limit_expected" in found.figures and (found.digest, found.observable) == (quick.digest, quick.observable)
 
 
 def _with_mass(fitted: FitResult, found: ModelInputs, toys: int, seed: int, progress: Progress) -> FitResult:
@@ -175,18 +185,27 @@ def inputs(result: Result, found: Tables, observable: str | None = None) -> Mode
     )
 
 
-def systematic(result: Result, found: Tables, observable: str, region: str | None = None) -> Vector | None:
+def systematic(
+    result: Result,
+    found: Tables,
+    observable: str,
+    region: str | None = None,
+    *,
+    group: str | None = None,
+    scaled: bool = True,
+) -> Vector | None:
     """Tell the simulation's systematic uncertainty in each bin of an observable, shape (bins,), in events.
 
-    Each variation's larger direction, and each uncertainty of normalisations, of all simulation together; different
-    ones in quadrature. None of a run without variations, or of a region that there isn't.
+    Each variation's larger direction, and each uncertainty of normalisations, of all simulation together, or of one
+    group; different ones in quadrature. They are ``scaled`` to the data that were read, or as simulated. None of a run
+    without variations, or of a region that there isn't.
     """
     table, release = found[observable], result.spec.release
     if not table.variations or region not in (None, *result.spec.analysis.regions):
         return None
     regions = slice(None) if region is None else [result.spec.analysis.regions.index(region)]
-    samples = [sample for sample in release.samples if release.role(sample) != "data"]
-    factors = {sample.name: result.side_by_side(result.samples[sample.name]) for sample in samples}
+    samples = [sample for sample in release.samples if release.role(sample) != "data" and group in (None, sample.group)]
+    factors = {one.name: result.side_by_side(result.samples[one.name]) if scaled else 1.0 for one in samples}
     which = [i for i, sample in enumerate(release.samples) if sample in samples]
 
     def bins(sumw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -203,6 +222,16 @@ def systematic(result: Result, found: Tables, observable: str, region: str | Non
     ]
     total: Vector = np.sqrt(sum((shift**2 for shift in moved), np.zeros(nominal.shape[1])))
     return total
+
+
+def band_of(result: Result, folder: Path, region: str | None = None) -> Vector | None:
+    """Tell the systematic uncertainty that a run's plot shows; None where it has measured none.
+
+    Raises as ``load_templates``.
+    """
+    if not result.spec.variations:
+        return None
+    return systematic(result, load_templates(result, folder), result.observable.observable, region)
 
 
 def unfitted(result: Result, why: str) -> FitResult:

@@ -11,15 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from hzzray.engine.template_tables import Tables
 from hzzray.files import write_whole
+from hzzray.runs.fit_run import systematic
 from hzzray.runs.result import Bins, Result
+from hzzray.runs.templates import showing
 from hzzray.statistics.fit_result import FitResult
 from hzzray.statistics.significance import poisson_interval
 
 SUBMISSION = "submission.yaml"
 
+# What is said of our own analyses; what one of the user's own is of, who submits it says.
 _REACTION = "P P --> HIGGS < Z0 Z0 < LEPTON+ LEPTON- LEPTON+ LEPTON- > > X"
+_PHRASES = ("Higgs boson", "four-lepton final state")
 
 Column = dict[str, Any]
 
@@ -34,12 +40,14 @@ class _Table(NamedTuple):
     observables: tuple[str, ...] = ("N",)
 
 
-def write_hepdata(result: Result, shown: Sequence[Result], fitted: FitResult | None, folder: Path) -> list[Path]:
-    """Write a submission: spectra of what is ``shown``, and what a fit found; returns the paths, its own first.
+def write_hepdata(
+    result: Result, found: Tables, observables: Sequence[str], fitted: FitResult | None, folder: Path
+) -> list[Path]:
+    """Write a submission: spectra of some observables, and what a fit found; returns the paths, its own first.
 
-    Raises OutputError where the folder can't be written.
+    Raises UsageError for an observable that the run hasn't, OutputError where the folder can't be written.
     """
-    tables = [table for one in shown for table in _spectra(one)]
+    tables = [table for name in observables for table in _spectra(showing(result, found, name), found)]
     if fitted is not None:
         tables += _of_fit(fitted)
     about = [_about(result)]
@@ -77,14 +85,15 @@ def _about(result: Result) -> dict[str, object]:
 def _keywords(result: Result, table: _Table) -> list[dict[str, object]]:
     number = re.match(r"([\d.]+)\s*TeV", result.spec.release.sqrt_s)
     energy = [1000.0 * float(number[1])] if number else []
+    ours = not result.spec.analysis.module
     keywords: list[tuple[str, Sequence[object]]] = [
-        ("reactions", [_REACTION]), ("observables", list(table.observables)), ("cmenergies", energy),
-        ("phrases", ["Higgs boson", "four-lepton final state", "ATLAS Open Data"]),
+        ("reactions", [_REACTION] if ours else []), ("observables", list(table.observables)), ("cmenergies", energy),
+        ("phrases", [*(_PHRASES if ours else ()), "ATLAS Open Data"]),
     ]  # fmt: skip
     return [{"name": name, "values": list(values)} for name, values in keywords if values]
 
 
-def _spectra(shown: Result) -> Iterator[_Table]:
+def _spectra(shown: Result, found: Tables) -> Iterator[_Table]:
     """Make a table of an observable's bins for all regions together, and one for each."""
     template = shown.observable
     bins = [{"low": low, "high": high} for low, high in pairwise(shown.edges)]
@@ -95,12 +104,18 @@ def _spectra(shown: Result) -> Iterator[_Table]:
             {"name": "luminosity", "value": f"{shown.luminosity.simulation:.6g}", "units": "fb^-1"},
         ]
         columns = []
+        only = None if region == "all" else region
         for name, group in shown.groups.items():
-            content: Bins = group if region == "all" else group.channels[region]
-            values = _counts(content) if group.role == "data" else _expected(content)
+            content: Bins = group if only is None else group.channels[only]
+            if group.role == "data":
+                values = _counts(content)
+            else:
+                moved = systematic(shown, found, template.observable, only, group=name, scaled=False)
+                values = _expected(content, moved)
             columns.append({"header": {"name": f"Events: {name}"}, "qualifiers": qualifiers, "values": values})
         where = "all regions together" if region == "all" else f"region {region}"
-        said = f"Events in bins of {template.observable}, {where}; of simulation, the statistical error."
+        errors = "statistical and systematic errors" if shown.spec.variations else "the statistical error"
+        said = f"Events in bins of {template.observable}, {where}; of simulation, {errors}."
         yield _Table(f"{template.observable} {region}", said, over, columns)
 
 
@@ -112,8 +127,12 @@ def _counts(content: Bins) -> list[Column]:
     ]
 
 
-def _expected(content: Bins) -> list[Column]:
-    return [_value(w, ("stat", math.sqrt(w2))) for w, w2 in zip(content.sumw, content.sumw2, strict=True)]
+def _expected(content: Bins, systematic: NDArray[np.float64] | None) -> list[Column]:
+    moved = np.zeros(len(content.sumw)) if systematic is None else systematic
+    return [
+        _value(w, ("stat", math.sqrt(w2)), ("sys", by))
+        for w, w2, by in zip(content.sumw, content.sumw2, moved, strict=True)
+    ]
 
 
 def _value(value: float, *errors: tuple[str, float]) -> Column:
