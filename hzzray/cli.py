@@ -671,13 +671,12 @@ def _write_toys(
     """Write toy files, of the typical seed unless another is chosen; returns how many."""
     from rich.progress import Progress  # noqa: PLC0415
 
-    from hzzray.data.toy import SEED, write_toys  # noqa: PLC0415
+    from hzzray.data.toy import write_toys  # noqa: PLC0415
 
     with Progress(console=said, disable=not said.is_terminal) as bar:
         row = bar.add_task("simulating", total=events)
-        chosen_seed = SEED if seed is None else seed
         paths = write_toys(
-            folder, chosen, events=events, seed=chosen_seed, progress=lambda n: bar.advance(row, n), replace=replace
+            folder, chosen, events=events, seed=seed, progress=lambda n: bar.advance(row, n), replace=replace
         )
     return len(paths)
 

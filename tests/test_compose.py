@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hzzray.data.catalogue import release
-from hzzray.data.toy import SEED, write_toys
+from hzzray.data.toy import write_toys
 from hzzray.runs.folder import load_json
 from tests.support import compose
 from tests.support.compose import SERVICES, Project, Stack, docker, swarm
@@ -53,7 +53,7 @@ def serial(tmp_path_factory):
     def digest(events: int) -> str:
         folder = tmp_path_factory.mktemp("serial")
         toy = release("toy")
-        write_toys(folder / "toy", toy, events=events, seed=SEED)
+        write_toys(folder / "toy", toy, events=events)
         return oracle(folder, folder / "toy", make_spec(toy))
 
     return digest
@@ -149,7 +149,7 @@ def test_analyses_of_ones_own_have_the_serial_digest(project, tmp_path, cli):
     )
     project.publish("photons", HZZRAY_ANALYSIS="/analyses/diphoton.py:diphoton", HZZRAY_SOURCE="/data/photons", **own)
     examples = compose.ROOT / "examples"
-    write_toys(tmp_path / "toy", release("toy"), events=EVENTS, seed=SEED)
+    write_toys(tmp_path / "toy", release("toy"), events=EVENTS)
     subprocess.run([sys.executable, examples / "diphoton.py", "--toy", tmp_path / "photons"], check=True, timeout=120)
     serial = ("run", "--engine", "serial", "--runs", tmp_path / "runs")
     cli(*serial, "--run-id", "zmumu", "--source", tmp_path / "toy", "--analysis", f"{examples}/dilepton.py:zmumu")
