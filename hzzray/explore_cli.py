@@ -93,7 +93,7 @@ def skim(
     as_json: AsJson = False,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write a run's candidates, one a row: sample, region, weight and all variables."""
+    """Write a run's candidates, one a row: sample, region, file, entry, weight and all variables."""
     from hzzray.runs.explore import change  # noqa: PLC0415
     from hzzray.runs.explore import explore as start  # noqa: PLC0415
     from hzzray.runs.skim import check_kind  # noqa: PLC0415

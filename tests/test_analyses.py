@@ -132,6 +132,11 @@ def mine(tmp_path):
         ('("all",)', '("all")', r"line 37: ValueError: regions: expected a tuple of str"),
         ("Parameters(),", "Parameters,", r"parameters: expected a NamedTuple, not type: write Parameters\(\)"),
         ('Template("n"', 'Template("pt1"', r"line 37: ValueError: template pt1 is there twice"),
+        (
+            'Variable("pt1"',
+            'Variable("weight"',
+            r"line 37: ValueError: variable weight: skims and histograms have a col",
+        ),
         ("pt_min: float = 7.0", 'pt_min: str = "7"', r"line 37: ValueError: parameters are numbers and flags"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import re
@@ -25,7 +26,7 @@ from app.sessions import Exploring
 from hzzray.data.catalogue import release
 from hzzray.engine.cluster import ClusterError
 from hzzray.errors import UsageError
-from hzzray.physics.analysis import Bound
+from hzzray.physics.analysis import Bound, Cut
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import bound_text, make_spec
 from hzzray.runs.run import execute, make_settings
@@ -330,6 +331,29 @@ def test_the_page_from_its_start_to_a_kept_run(runs):
     line = next(code.value for code in test.code if code.value.startswith("hzzray run"))
     words = shlex.split(line)
     assert words[words.index("--cut") + 1] == "m12=50:92"
+
+
+def test_a_variable_with_bounds_in_several_rows_is_not_moved_but_taken_away(runs, toys):
+    """As ``flavour`` of the example zmumu: one bound can't take the place of two."""
+    spec = make_spec(release("toy"), selection="h4l")
+    cuts = (*spec.selection.cuts, Cut("heavy Z", (Bound("m12", 70.0),)))
+    twice = spec.model_copy(update={"selection": dataclasses.replace(spec.selection, cuts=cuts)})
+    sources = (str(toys),)
+    settings = make_settings(runs=runs, run_id="twice", sources=sources, engine="serial", chunk=3_000)
+    execute(twice, settings, planned=lambda _: None, progress=lambda _: None)
+    test = AppTest.from_file(MAIN, default_timeout=120)
+    test.query_params["run"] = "twice"
+    test.run().switch_page("views/explore.py").run()
+    press(test, "Start exploring")
+    wait_for("the session", lambda: services().sessions.find("twice").is_ready, 120)
+    test.run()
+    assert not test.exception, test.exception
+    assert [one.key for one in test.slider if one.disabled] == ["slider-twice-m12"]
+    assert "Several rows have a bound on it: Z1 window, heavy Z." in said(test)
+    before = figures(test)["Background"][0]
+    next(one for one in test.toggle if one.key == "on-slider-twice-m12").set_value(False).run()
+    assert not test.exception, test.exception
+    assert figures(test)["Background"][0] != before
 
 
 @pytest.mark.parametrize(("engine", "starts"), [("serial", "A process and its kernels"), ("ray", "Ray, its workers")])

@@ -29,11 +29,13 @@ from hzzray.engine.hot import HotWorker
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.worker import Worker
 from hzzray.errors import TransientError, UsageError
-from hzzray.physics.analysis import Variation
+from hzzray.physics.analysis import RESERVED, Variation
+from hzzray.physics.selection import H4L
+from hzzray.runs.explore import command
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.plan import make_plan
-from hzzray.runs.request import make_spec
-from hzzray.runs.run import execute, make_settings, settings_of
+from hzzray.runs.request import RunRequest, make_spec
+from hzzray.runs.run import execute, make_settings, settings_for, settings_of
 from hzzray.runs.tables import read_usage
 from tests.support.waiting import wait_for
 
@@ -192,6 +194,32 @@ def test_its_command_line_makes_it(session, runs, toys):
     assert made.digest == load_json(runs / "other").spec.digest
 
 
+@pytest.mark.parametrize("whose", ["named", "gone", "nobody's"])
+def test_the_command_line_names_the_catalogue_that_the_release_is_of(tmp_path, toys, whose):
+    """It was refused: the release was looked for in our own catalogue alone."""
+    catalogue = tmp_path / "my own.yaml"
+    catalogue.write_text("mine: {extends: toy, luminosity: 5.0}\n")
+    request = RunRequest(release="mine", catalogue=catalogue, sources=(str(toys),), samples=("llll",), run_id="a")
+    spec = make_spec(release("mine", catalogue), request)
+    settings = settings_for(request, request.sources, tmp_path)
+    kept = json.loads(settings.model_dump_json())
+    assert make_settings(**kept) == settings
+    if whose == "gone":
+        catalogue.unlink()
+    elif whose == "nobody's":
+        settings = make_settings(**{**kept, "catalogue": None})
+    line = command(spec, settings)
+    words = shlex.split(line, comments=True)
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert (options["--release"], options["--samples"], options["--source"]) == ("mine", "llll", str(toys))
+    if whose == "named":
+        assert options["--catalogue"] == str(catalogue)
+        assert "--luminosity" not in options
+    else:
+        assert line.endswith("  # and --catalogue FILE.yaml, with the file that has release mine")
+        assert options["--luminosity"] == "5"
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -259,24 +287,35 @@ def mass(p):
     return np.sqrt(p[0] ** 2 - (p[1:] ** 2).sum())
 
 
+NAMED = ("sample", "region", "file")
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "feather", "root"])
-def test_a_skim_has_every_candidate_with_its_weight(cli, runs, tmp_path, kind):
+def test_a_skim_has_every_candidate_with_its_weight_and_where_it_is_from(cli, runs, tmp_path, kind):
     out = tmp_path / f"candidates.{kind}"
     cut = ["--cut", "m12=60:100", "--cut", "pt1=25:"]
     code, said, _ = cli("skim", "base", "--runs", runs, "--out", out, "--engine", "serial", *cut)
     assert code == 0
     with hzzray.explore("base", runs=runs, engine="serial") as session:
         answer = session.recut({"m12": (60, 100), "pt1": (25, None)})
+        listed = session.candidates(answer, samples=["llll"], limit=50)
     samples = answer.result.samples
     if kind == "root":
         with uproot.open(out) as file:
-            names = str(file["samples"]).split(",")
             columns = file["candidates"].arrays(library="np")
-            sample = np.array(names)[columns["sample"]]
+            named = {name: np.array(str(file[f"{name}s"]).split("\n"))[columns[name]] for name in NAMED}
     else:
         read = parquet.read_table if kind == "parquet" else pyarrow.feather.read_table
         columns = read(out).to_pydict()
-        sample = np.array(columns["sample"])
+        named = {name: np.array(columns[name]) for name in NAMED}
+    sample = named["sample"]
+    assert columns.keys() - {variable.name for variable in H4L.variables} <= {*RESERVED}
+    rows = {key: i for i, key in enumerate(zip(named["file"], columns["entry"], strict=True))}
+    assert len(rows) == len(sample)
+    assert listed
+    for one in listed:
+        i = rows[one.file, one.entry]
+        assert (sample[i], named["region"][i], columns["m12"][i]) == ("llll", one.region, one.values["m12"])
     m12, weight = np.array(columns["m12"]), np.array(columns["weight"])
     assert f"{len(m12)} candidates" in said
     assert ((m12 > 60) & (m12 < 100)).all()

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hzzray.engine.hot import Store
-from hzzray.physics.analysis import Bound, Cut, Template
+from hzzray.physics.analysis import Bound, Cut, Template, lay_out
+from hzzray.physics.candidates import make_room
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis
-from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, Hot, UnmeasuredError, shrink
+from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, Hot, Part, UnmeasuredError, shrink
+from hzzray.physics.judge import count_passed
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
 from tests.support.exact import exact_sum, value
 from tests.support.form import Form
@@ -168,6 +170,52 @@ def test_a_column_is_kept_in_the_smallest_type_that_holds_it():
         assert (column.values.dtype, column.values.size) == (dtype, size)
         assert np.array_equal(np.broadcast_to(column.values.astype(float), 100).view(np.int64) if size > 1 else
                               np.full(100, column.values[0]).view(np.int64), values.view(np.int64))  # fmt: skip
+
+
+LEAST, MOST = (sign * np.finfo(float).max for sign in (-1, 1))
+
+
+@pytest.mark.parametrize(
+    ("ends", "inside"),
+    [
+        ((None, None), [-np.inf, LEAST, 0.0, 0.1, MOST, np.inf]),
+        ((0.0, None), [0.1, MOST, np.inf]),
+        ((None, 0.1), [-np.inf, LEAST, 0.0]),
+        ((MOST, None), [np.inf]),
+        ((None, LEAST), [-np.inf]),
+        ((LEAST, MOST), [0.0, 0.1]),
+        ((-0.0, 0.2), [0.1]),
+    ],
+)
+def test_an_open_end_lets_infinity_pass_and_nan_nowhere_passes(ends, inside):
+    """The lower end let none pass: a row lost -inf that asked for nothing but less than something."""
+    values = np.array([-np.inf, LEAST, 0.0, 0.1, MOST, np.inf, np.nan])
+    n, passes = values.size, np.isin(values, inside)
+    cuts = [Cut(name, (Bound("m12", *ends),)) for name in ("one", "another")]  # what fails stops at the first
+    cold = make_room(1)
+    cold.values[0, :n] = values
+    alive, passed = np.empty(n, bool), np.empty(n, np.int64)
+    count_passed(n, cold, lay_out(H4L, cuts, ()), passed, alive)
+    assert (passed == 2 * passes).all()
+    m12 = H4L.index("m12")
+    filler = CachedFiller(H4L, cuts, [Template("m12", AXIS)])
+    columns_of = [shrink(values), shrink(values[:6]), *(shrink(values[i : i + 1].repeat(2)) for i in range(n))]
+    found = []
+    for column in columns_of:
+        size = {0: n, 1: 6}.get(len(found), 2)
+        columns = tuple(column if i == m12 else None for i in range(len(H4L.variables)))
+        numbers = np.arange(size, dtype=np.uint32)
+        part = Part(columns, np.zeros(size, np.int8), shrink(np.ones(size)), numbers, None, np.empty((2, 0)), 0)
+        found.append(filler.judge(part)[1].copy())
+    assert (found[0] == 2 * passes).all()
+    assert (found[1] == 2 * passes[:6]).all()
+    assert [one.tolist() for one in found[2:]] == [[2 * number] * 2 for number in passes.tolist()]
+    classes = np.full((len(H4L.variables), n), np.nan)
+    classes[m12] = values
+    sums = np.zeros((n, 1 + LIMBS), np.int64)
+    sums[:, 0] = 1
+    counted = Hot(n, (), classes, sums, np.zeros(2, np.int64), np.zeros(1 + LIMBS, np.int64), frozenset({m12}))
+    assert filler.fill([counted]).stopped[:, 0].tolist() == [0, n - passes.sum(), passes.sum()]
 
 
 def test_what_was_not_measured_is_told():

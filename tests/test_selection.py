@@ -136,10 +136,20 @@ def test_a_bound_on_another_variable_is_a_row_of_its_own_the_last():
     made = changed(analysis, h4l, [Bound("y4l", -1.0, 1.0), Bound("pt4l", 5.0)], {})
     assert made.rows == (*h4l.rows, "y4l", "pt4l")
     assert bounds(made) == bounds(h4l) | {"y4l": (-1.0, 1.0), "pt4l": (5.0, None)}
-    # Later ones have the last word.
-    twice = changed(analysis, h4l, [Bound("y4l", -1.0, 1.0), Bound("y4l", -2.0, 2.0)], {})
-    assert twice.rows == (*h4l.rows, "y4l")
-    assert bounds(twice)["y4l"] == (-2.0, 2.0)
+    with pytest.raises(ValueError, match=r"^cut on y4l: given twice$"):
+        changed(analysis, h4l, [Bound("y4l", -1.0, 1.0), Bound("pt4l", 5.0), Bound("y4l", -2.0)], {})
+
+
+def test_a_bound_that_could_replace_those_of_several_rows_is_refused():
+    """It replaced each of them: with ``flavour=0.5:`` the row muons of the example let electrons pass."""
+    analysis, h4l = preset("h4l", BARE)
+    twice = dataclasses.replace(h4l, cuts=(*h4l.cuts, Cut("low", (Bound("m12", 60.0), Bound("y4l", -2.0)))))
+    with pytest.raises(ValueError, match=r"^cut on m12: rows Z1 window, low each have a bound on it, .*m12=: takes"):
+        changed(analysis, twice, [Bound("pt1", 30.0), Bound("m12", 70.0)], {})
+    assert changed(analysis, twice, [Bound("y4l", -1.0)], {}).cuts[-1].bounds[1] == Bound("y4l", -1.0)
+    none = changed(analysis, twice, [Bound("m12")], {})
+    assert none.rows == (*(row for row in h4l.rows if row != "Z1 window"), "low")
+    assert "m12" not in bounds(none)
 
 
 def test_a_bound_without_ends_takes_a_cut_away_and_the_last_one_of_a_row_the_row():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,15 +18,16 @@ from hzzray.data.catalogue import release
 from hzzray.engine import reducer as reducer_module
 from hzzray.engine.ledger import Ledger
 from hzzray.engine.reducer import TABLES_S, Reducer
-from hzzray.engine.template_tables import Tables, tables
+from hzzray.engine.template_tables import Table, Tables, tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError
+from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import CHANNELS
 from hzzray.runs.folder import load_json
 from hzzray.runs.request import make_spec
 from hzzray.runs.result import Result
 from hzzray.runs.run import Settings, execute
-from hzzray.runs.templates import load_templates, save_templates, scaled, showing
+from hzzray.runs.templates import _with_bins, as_hist, load_templates, save_root, save_templates, scaled, showing
 from tests.support.ledgers import SPEC, partial, start, sums, task, tasks
 
 SAMPLES = ("data_A", "Zee", "llll", "ggH125_ZZ4lep", "ZH125_ZZ4lep")
@@ -108,7 +110,7 @@ def test_all_templates_are_those_that_the_ledger_holds_and_root_reads(result, fo
     with uproot.open(folder / "histograms.root") as file:
         for template in result.spec.templates:
             name, one = template.observable, read[template.observable]
-            assert one.axes[2].edges.tolist() == pytest.approx(template.axis.edges.tolist(), abs=1e-12)
+            assert one.axes[2].edges.tolist() == template.axis.edges.tolist()
             for i, (sample, row) in enumerate(result.samples.items()):
                 assert (one.values(flow=True)[i] == exact[name].sumw[i] * row.scale).all()
                 assert (one.variances(flow=True)[i] == exact[name].sumw2[i] * row.scale**2).all()
@@ -118,6 +120,33 @@ def test_all_templates_are_those_that_the_ledger_holds_and_root_reads(result, fo
                     theirs = file[f"{prefix}samples/{sample}/{region}"]
                     assert (theirs.values(flow=True) == mine.values(flow=True)).all(), (name, sample, region)
                     assert (theirs.variances(flow=True) == mine.variances(flow=True)).all(), (name, sample, region)
+
+
+@pytest.mark.parametrize("axis", [Axis(0.0, 300.0, 300), Axis(-2.8, 2.8, 28), Axis(0.0, 0.3, 3), Axis(80.0, 250.0, 34)])
+def test_a_histograms_edges_are_those_that_events_were_counted_by(result, found, tmp_path, axis):
+    """hist's regular axes have edges and bins of their own: of 300 from 0 to 300 its 55 was in the bin below 55."""
+    first, *others = result.spec.templates
+    template = dataclasses.replace(first, axis=axis)
+    other = result.model_copy(
+        update={"spec": result.spec.model_copy(update={"templates": (template, *others)}), "edges": axis.edges.tolist()}
+    )
+    shape = (len(SAMPLES), len(CHANNELS), axis.bins + 2)
+    filled = found | {"m4l": Table(np.zeros(shape), np.zeros(shape), "")}
+    shown = _with_bins(other, template, filled["m4l"])
+    save_templates(shown, filled, tmp_path)
+    save_root(shown, filled, tmp_path)
+    inside = np.append(axis.edges[:-1], np.nextafter(axis.edges[1:], -np.inf))
+    made = (as_hist(shown, filled), as_hist(shown, filled, by="group"), histograms(tmp_path)["m4l"])
+    for one in made:
+        mine = one.axes[-1]
+        assert mine.edges.tolist() == axis.edges.tolist()
+        assert mine.index(inside).tolist() == [*range(axis.bins)] * 2
+        assert mine.index(np.array([axis.stop, np.inf, np.nan, np.nextafter(axis.start, -np.inf)])).tolist() == [
+            axis.bins, axis.bins, axis.bins, -1,
+        ]  # fmt: skip
+        assert (mine.name, mine.label) == ("m4l", template.label)
+    with uproot.open(tmp_path / "histograms.root") as file:
+        assert file["samples/Zee/all"].axis().edges().tolist() == axis.edges.tolist()
 
 
 def test_the_file_says_whose_it_is(result, folder):

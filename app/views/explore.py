@@ -19,6 +19,7 @@ from app.sessions import Exploring
 from hzzray.engine.explore_messages import Candidate
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.physics.analysis import Bound, Cut
+from hzzray.physics.selection import rows_with
 from hzzray.runs.request import bound_of, bound_text
 from hzzray.runs.result import Result
 from hzzray.runs.run import new_run_id
@@ -138,6 +139,13 @@ def _change(session: Exploring, tuning: Tuning) -> None:
 def _own(session: Exploring) -> dict[str, Bound]:
     assert session.about is not None  # noqa: S101 (it is there before sliders are)
     return explore_charts.bounds(session.about.spec.selection.cuts)
+
+
+def _fixed(session: Exploring, variable: str) -> list[str]:
+    """Name the rows that a variable is cut on in, where it can't be moved as there are several."""
+    assert session.about is not None  # noqa: S101 (it is there before sliders are)
+    rows = rows_with(variable, session.about.spec.selection.cuts)
+    return rows if len(rows) > 1 else []
 
 
 def _move(session: Exploring, bound: Bound) -> None:
@@ -435,10 +443,13 @@ def _slider(session: Exploring, tuning: Tuning, slider: Slider, own: dict[str, B
             says = slider.says(bound)
             st.markdown(f"**{formatting.plain(says)}**" if is_changed else formatting.plain(says), width="content")
         st.html(explore_charts.behind(slider, bound))
+        fixed = _fixed(session, slider.variable)
         st.slider(
             slider.title, slider.low, slider.high, step=slider.step, format=slider.form, key=key,
-            on_change=_moved, args=(session, slider), label_visibility="collapsed",
+            on_change=_moved, args=(session, slider), label_visibility="collapsed", disabled=bool(fixed),
         )  # fmt: skip
+        if fixed:
+            st.caption(formatting.plain(f"Several rows have a bound on it: {', '.join(fixed)}."))
 
 
 def _more(session: Exploring, shown: _Shown) -> None:
@@ -512,7 +523,7 @@ def _scan(session: Exploring, question: Question, region: str | None) -> None:
     """Let the viewer scan one cut: what significance each threshold gives, all else as it is."""
     own = _own(session)
     names = list(dict.fromkeys([*own, *(bound.variable for bound in question.cuts), *session.sliders]))
-    names = [name for name in names if name in session.sliders]
+    names = [name for name in names if name in session.sliders and not _fixed(session, name)]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         name = st.selectbox("Variable", names, key=f"scanned-{session.run_id}", width=260,
                             format_func=lambda name: session.sliders[name].title)  # fmt: skip

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from hzzray.physics.histogram import Axis, Shape
 
+#: Names that skims, lists of candidates and histograms' axes have themselves: no variable's.
+RESERVED = ("sample", "region", "file", "entry", "weight", "run", "event", "dataset", "group", "variation", "threads")
+
 
 @dataclass(frozen=True, slots=True)
 class Variable:
@@ -31,7 +34,7 @@ class Variable:
 class Bound:
     """What a variable must lie between: above ``low`` and below ``high``, not at them; None is no bound.
 
-    nan lies nowhere.
+    nan lies nowhere; infinity isn't beyond an end that is none.
     """
 
     variable: str
@@ -221,6 +224,8 @@ class Analysis:
         for variable in self.variables:
             if not variable.name.isidentifier():
                 raise ValueError(f"variable {variable.name!r}: its name must be letters, digits and underscores")
+            if variable.name in RESERVED:
+                raise ValueError(f"variable {variable.name}: skims and histograms have a column or axis of that name")
         for cut in self.cuts:
             _several(f"cut {cut.name}: bounds", cut.bounds, Bound)
         for bound in (bound for cut in self.cuts for bound in cut.bounds):

@@ -60,7 +60,7 @@ class Column(NamedTuple):
 
     def passes(self, low: float, high: float) -> bool:
         """Tell whether all lie between two bounds."""
-        return not self.holes and self.least > low and (self.most < high or high == math.inf)
+        return not self.holes and (self.least > low or low == -math.inf) and (self.most < high or high == math.inf)
 
     @property
     def finite(self) -> bool:
@@ -462,12 +462,18 @@ def _narrow(x: NDArray[Any], low: float, high: float, alive: NDArray[np.uint8]) 
 
 @kernel
 def _between(n: int, x: NDArray[Any], low: float, high: float, alive: NDArray[np.uint8]) -> None:
-    if high == math.inf:
+    if high == math.inf and low > -math.inf:  # one end alone takes less time, and nan isn't beyond it
         for k in range(n):
             alive[k] &= np.uint8(np.float64(x[k]) > low)
-    else:
+    elif low == -math.inf and high < math.inf:
+        for k in range(n):
+            alive[k] &= np.uint8(np.float64(x[k]) < high)
+    elif high < math.inf:
         for k in range(n):
             alive[k] &= np.uint8((np.float64(x[k]) > low) & (np.float64(x[k]) < high))
+    else:
+        for k in range(n):
+            alive[k] &= np.uint8(not np.isnan(x[k]))
 
 
 @entry
@@ -877,7 +883,7 @@ class CachedFiller:
         for cut in self._cuts:
             for variable, low, high in cut:
                 x = hot.classes[variable]
-                alive &= (x > low) & ((x < high) | (high == math.inf))
+                alive &= ~np.isnan(x) & ((x > low) | (low == -math.inf)) & ((x < high) | (high == math.inf))
             passed += alive
         np.add.at(stopped, np.minimum(passed + 1, len(self._cuts)), hot.sums)
         stopped[1] += hot.invalid_sums

@@ -24,10 +24,10 @@ def count_passed(n: int, c: Candidates, lay: Layout, passed: NDArray[np.int64], 
     for cut in range(cuts):
         while bound < lay.bound_cut.size and lay.bound_cut[bound] == cut:
             low, high, row = lay.bound_low[bound], lay.bound_high[bound], lay.bound_row[bound]
-            open_end = high == math.inf
+            no_low, no_high = low == -math.inf, high == math.inf
             for k in range(n):
                 x = c.values[row, k]
-                alive[k] &= (x > low) & ((x < high) | open_end)
+                alive[k] &= ((x > low) | no_low) & ((x < high) | no_high) & (not np.isnan(x))
             bound += 1
         for k in range(n):
             passed[k] += alive[k]

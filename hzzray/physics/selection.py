@@ -64,6 +64,11 @@ def parameters_of(analysis: Analysis, selection: Selection, gev: float) -> objec
     return own._replace(**given, **({"gev": gev} if "gev" in own._fields else {}))
 
 
+def rows_with(variable: str, cuts: Sequence[Cut]) -> list[str]:
+    """Name the rows of the cutflow that have a bound on a variable."""
+    return [cut.name for cut in cuts if any(bound.variable == variable for bound in cut.bounds)]
+
+
 def changed(
     analysis: Analysis,
     selection: Selection,
@@ -73,8 +78,9 @@ def changed(
     """Change bounds and parameters; what comes of it is named after its origin, so that results tell them apart.
 
     A bound takes the place of the one that its variable has, in the same row of the cutflow; one on a variable that has
-    none becomes a row of its own, the last. Without ends it takes the bound away. Raises ValueError for what the
-    analysis has no variable or parameter for.
+    none becomes a row of its own, the last. Without ends it takes the variable's bounds away, in all rows. Raises
+    ValueError for what the analysis has no variable or parameter for, for a variable that is given twice, and for ends
+    that could take the place of several rows' bounds.
     """
     if not bounds and not parameters:
         return selection
@@ -82,10 +88,19 @@ def changed(
         if name not in selection.parameters:
             known = ", ".join(selection.parameters) or "none"
             raise ValueError(f"analysis {analysis.name} has no parameter {name!r}; it has {known}")
+    variables = [bound.variable for bound in bounds]
     cuts = list(selection.cuts)
     for bound in bounds:
         analysis.index(bound.variable)
-        if not any(old.variable == bound.variable for cut in cuts for old in cut.bounds):
+        if variables.count(bound.variable) > 1:
+            raise ValueError(f"cut on {bound.variable}: given twice")
+        rows = rows_with(bound.variable, cuts)
+        if len(rows) > 1 and (bound.low, bound.high) != (None, None):
+            raise ValueError(
+                f"cut on {bound.variable}: rows {', '.join(rows)} each have a bound on it, which one can't replace; "
+                f"{bound.variable}=: takes them all away"
+            )
+        if not rows:
             cuts.append(Cut(bound.variable, (bound,)))
         cuts = [replace(cut, bounds=tuple(_instead(bound, old) for old in cut.bounds)) for cut in cuts]
     bounded = [replace(cut, bounds=tuple(b for b in cut.bounds if (b.low, b.high) != (None, None))) for cut in cuts]

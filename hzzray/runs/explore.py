@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from hzzray import analyses
 from hzzray.cache import cache_folder
-from hzzray.data.catalogue import release
+from hzzray.data.catalogue import Release, release
 from hzzray.engine.explore import Explorer, InProcess
 from hzzray.engine.explore_messages import Candidate, MergedAnswer, Pick, SessionStatus
 from hzzray.engine.hot import renamed
@@ -180,8 +180,8 @@ class Session:
         ----------
         cuts
             By variable its bounds, in the place of those that the run has: ``{"m12": (60, 106)}``. None at either end
-            is no bound there; None for both takes the cut away. A variable that the run doesn't cut on becomes a cut of
-            its own, the last one.
+            is no bound there; None for both takes the cut away, all that one can do where several rows cut on it. A
+            variable that the run doesn't cut on becomes a cut of its own, the last one.
         observables
             What is filled: names, each with an axis of its own or that of the run: ``"m12"``, ``"m12=40:120:40"``. By
             default all that the run has; the first one has digest and significance.
@@ -372,24 +372,27 @@ def _bounds(cuts: Mapping[str, Ends | None] | Sequence[Bound]) -> list[Bound]:
 
 
 def command(spec: RunSpec, settings: Settings) -> str:
-    """Write the ``hzzray run …`` line that makes a run of a spec; raises UsageError where no line does."""
-    catalogue = os.environ.get("HZZRAY_CATALOGUE")
-    whole = release(spec.release.name, Path(catalogue) if catalogue else None)
+    """Write the ``hzzray run …`` line that makes a run of a spec; raises UsageError where no line does.
+
+    Where the release's catalogue isn't there, a comment says that it must be given.
+    """
+    whole = _release_of(spec, settings)
+    known = whole or spec.release
     own = spec.analysis.module
     chosen: dict[str, Any] = {}
     if own:
         place = next((place for place in settings.analyses if Path(place).name == f"{own}.py"), f"{own}.py")
         chosen["analysis"] = f"{place}:{spec.analysis.name}"
-    elif (name := spec.selection.name.removesuffix("*")) != whole.selection:
+    elif (name := spec.selection.name.removesuffix("*")) != known.selection:
         chosen["selection"] = name
     samples = tuple(sample.name for sample in spec.release.samples)
-    if samples != tuple(sample.name for sample in whole.samples if sample.default):
+    if whole is None or samples != tuple(sample.name for sample in known.samples if sample.default):
         chosen["samples"] = samples
-    if spec.luminosity != whole.luminosity:
+    if whole is None or spec.luminosity != known.luminosity:
         chosen["luminosity"] = spec.luminosity
     if spec.fraction != 1.0:
         chosen["fraction"] = spec.fraction
-    base = make_spec(whole, **chosen)
+    base = make_spec(known, **chosen)
     chosen["cuts"] = _changed_cuts(base, spec)
     chosen["parameters"] = [
         f"{name}={str(value).lower() if isinstance(value, bool) else number_text(value)}"
@@ -397,9 +400,11 @@ def command(spec: RunSpec, settings: Settings) -> str:
         if value != base.selection.parameters.get(name)
     ]
     chosen |= _changed_templates(base, spec)
-    if make_spec(whole, **chosen).digest != spec.digest:
-        raise UsageError(f"no command line makes just this of release {whole.name}: keep it as a run instead")
+    if make_spec(known, **chosen).digest != spec.digest:
+        raise UsageError(f"no command line makes just this of release {known.name}: keep it as a run instead")
     options = [("release", spec.release.name), *(("source", source) for source in settings.sources)]
+    if whole and settings.catalogue:
+        options.insert(1, ("catalogue", str(settings.catalogue)))
     for name, value in chosen.items():
         if name == "samples":
             options.append((name, ",".join(value)))
@@ -409,7 +414,17 @@ def command(spec: RunSpec, settings: Settings) -> str:
             options.append((name, number_text(value) if isinstance(value, float) else value))
     if settings.chunk != CHUNK:
         options.append(("chunk", str(settings.chunk)))
-    return shlex.join(["hzzray", "run", *(part for name, value in options for part in (f"--{name}", value))])
+    line = shlex.join(["hzzray", "run", *(part for name, value in options for part in (f"--{name}", value))])
+    return line if whole else f"{line}  # and --catalogue FILE.yaml, with the file that has release {known.name}"
+
+
+def _release_of(spec: RunSpec, settings: Settings) -> Release | None:
+    """Find a run's release, with all of its samples; None where it is of a catalogue that isn't known, or there."""
+    catalogue = settings.catalogue or os.environ.get("HZZRAY_CATALOGUE")
+    try:
+        return release(spec.release.name, Path(catalogue) if catalogue else None)
+    except UsageError:
+        return None
 
 
 def _changed_cuts(base: RunSpec, spec: RunSpec) -> list[str]:

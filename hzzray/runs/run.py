@@ -59,7 +59,7 @@ class Settings(BaseModel):
     """Where and how a run is done; what it computes is its spec. With a ``pace_s`` it takes that long at least [s].
 
     One that is ``bridged`` gets its tasks through a broker. ``analyses`` are files that its workers may use, beside
-    what their own environment allows.
+    what their own environment allows; ``catalogue`` is the user's file that its release was looked for in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +73,7 @@ class Settings(BaseModel):
     pace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     bridged: bool = False
     analyses: _Places = ()
+    catalogue: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -99,6 +100,7 @@ def settings_for(request: RunRequest, sources: tuple[str, ...], runs: Path) -> S
         chunk=request.chunk or CHUNK,
         pace_s=request.pace,
         analyses=request.analyses,
+        catalogue=request.catalogue and request.catalogue.resolve(),
     )
 
 

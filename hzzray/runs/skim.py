@@ -11,17 +11,37 @@ import numpy as np
 from hzzray.errors import UsageError
 from hzzray.files import write_whole
 from hzzray.runs.explore import Answer, Session
+from hzzray.urls import redact
 
 #: How a file's name says what it is to be.
 KINDS = (".parquet", ".arrow", ".feather", ".root")
 
 
+class Names(NamedTuple):
+    """What samples, regions and files are called, whose numbers rows have."""
+
+    sample: list[str]
+    region: list[str]
+    file: list[str]
+
+
 class Rows(NamedTuple):
-    """Some candidates: names of sample and region as numbers, and the other columns by name."""
+    """Some candidates of a file: sample, region and file as numbers, and the other columns by name."""
 
     sample: int
     region: np.ndarray[Any, np.dtype[np.int32]]
+    file: int
     columns: dict[str, np.ndarray[Any, Any]]
+
+    @property
+    def numbers(self) -> dict[str, np.ndarray[Any, np.dtype[np.int32]]]:
+        """The columns that stand for names."""
+        size = len(self.region)
+        return {
+            "sample": np.full(size, self.sample, np.int32),
+            "region": self.region,
+            "file": np.full(size, self.file, np.int32),
+        }
 
 
 def check_kind(path: Path) -> None:
@@ -38,52 +58,52 @@ def check_kind(path: Path) -> None:
 def skim(session: Session, answer: Answer, path: Path) -> int:
     """Write the candidates that an answer is filled with, all of a run's; returns how many there are.
 
-    Columns are ``sample``, ``region``, ``entry`` (in its file), ``weight`` (as in the result: a sample's sum is its
-    yield), and each variable that was measured. Raises UsageError for a file of another kind.
+    Columns are ``sample``, ``region``, ``file`` and ``entry`` (in that file), ``weight`` (as in the result: a sample's
+    sum is its yield), and each variable that was measured. Raises UsageError for a file of another kind.
     """
     check_kind(path)
-    samples = [sample.name for sample in answer.spec.release.samples]
-    regions = list(answer.spec.analysis.regions)
+    names = Names(
+        [sample.name for sample in answer.spec.release.samples],
+        list(answer.spec.analysis.regions),
+        list(dict.fromkeys(redact(task.file) for task in session.tasks)),
+    )
     write = _root if path.suffix == ".root" else _arrow
     written = 0
 
     def rows() -> Iterator[Rows]:
         nonlocal written
-        for one in _rows(session, answer, samples):
+        for one in _rows(session, answer, names):
             written += len(one.region)
             yield one
 
-    write_whole(path, lambda part: write(part, path.suffix, samples, regions, rows()))
+    write_whole(path, lambda part: write(part, path.suffix, names, rows()))
     return written
 
 
-def _rows(session: Session, answer: Answer, samples: list[str]) -> Iterator[Rows]:
-    names = [variable.name for variable in session.analysis.variables]
+def _rows(session: Session, answer: Answer, names: Names) -> Iterator[Rows]:
+    variables = [variable.name for variable in session.analysis.variables]
     for number, picked in session.picked(answer):
         task = session.tasks[number]
         scale = answer.result.samples[task.sample].scale
-        values = {name: picked.values[names.index(name)] for name in session.variables}
+        values = {name: picked.values[variables.index(name)] for name in session.variables}
         yield Rows(
-            samples.index(task.sample),
+            names.sample.index(task.sample),
             picked.region.astype(np.int32),
+            names.file.index(redact(task.file)),
             {"entry": task.start + picked.entry, "weight": picked.weight * scale, **values},
         )
 
 
-def _arrow(path: Path, suffix: str, samples: list[str], regions: list[str], rows: Iterator[Rows]) -> None:
+def _arrow(path: Path, suffix: str, names: Names, rows: Iterator[Rows]) -> None:
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     writer: Any = None
     for one in rows:
-        which = np.full(len(one.region), one.sample, np.int32)
-        table = pa.table(
-            {
-                "sample": pa.DictionaryArray.from_arrays(which, samples),
-                "region": pa.DictionaryArray.from_arrays(one.region, regions),
-                **one.columns,
-            }
-        )
+        named = {
+            name: pa.DictionaryArray.from_arrays(numbers, getattr(names, name)) for name, numbers in one.numbers.items()
+        }
+        table = pa.table({**named, **one.columns})
         if writer is None:
             make: Callable[..., Any] = pq.ParquetWriter if suffix == ".parquet" else pa.ipc.new_file
             writer = make(str(path), table.schema)
@@ -93,16 +113,17 @@ def _arrow(path: Path, suffix: str, samples: list[str], regions: list[str], rows
     writer.close()
 
 
-def _root(path: Path, _: str, samples: list[str], regions: list[str], rows: Iterator[Rows]) -> None:
+def _root(path: Path, _: str, names: Names, rows: Iterator[Rows]) -> None:
     import uproot  # noqa: PLC0415 (a second to import)
 
     tree: Any = None
     with uproot.recreate(path) as file:
         for one in rows:
-            columns = {"sample": np.full(len(one.region), one.sample, np.int32), "region": one.region, **one.columns}
+            columns = {**one.numbers, **one.columns}
             if tree is None:
                 tree = file.mktree("candidates", {name: column.dtype for name, column in columns.items()})
             tree.extend(columns)
-        file["samples"], file["regions"] = ",".join(samples), ",".join(regions)
+        for name, known in names._asdict().items():
+            file[f"{name}s"] = "\n".join(known)
     if tree is None:
         raise UsageError("no candidate could be read")

@@ -59,7 +59,7 @@ def as_json(result: Result, found: Tables) -> str:
     spec = result.spec
     histograms = {}
     for template in (one for one in spec.templates if one.observable in found):
-        table, axis = found[template.observable], template.axis
+        table = found[template.observable]
         values, variances = _stacked(table)
         varied = [_categories("variation", [NOMINAL, *table.variations])] if table.variations else []
         histograms[template.observable] = {
@@ -71,10 +71,8 @@ def as_json(result: Result, found: Tables) -> str:
                 _categories("dataset", [sample.name for sample in spec.release.samples]),
                 _categories("region", spec.analysis.regions),
                 {
-                    "type": "regular",
-                    "lower": axis.start,
-                    "upper": axis.stop,
-                    "bins": axis.bins,
+                    "type": "variable",  # a regular one's readers have edges of their own, which rounding moves
+                    "edges": template.axis.edges.tolist(),
                     "underflow": True,
                     "overflow": True,
                     "circular": False,
@@ -117,7 +115,7 @@ def as_hist(result: Result, found: Tables, observable: str = "", *, by: Literal[
     made = hist.Hist(
         hist.axis.StrCategory(shown.groups, name="group"),
         hist.axis.StrCategory(regions, name="region"),
-        hist.axis.Regular(template.axis.bins, template.axis.start, template.axis.stop, name=name, label=template.label),
+        hist.axis.Variable(template.axis.edges, name=name, label=template.label),
         storage=hist.storage.Weight(),
     )
     view = made.view(flow=True)
