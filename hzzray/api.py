@@ -62,7 +62,7 @@ class Run:
     @property
     def run_id(self) -> str:
         """The run's name."""
-        return self.path.name
+        return RunFolder(self.path).run_id
 
     @property
     def result(self) -> Result:

@@ -207,7 +207,7 @@ def replay(
         changes["sources"] = tuple(source)
     if actors is not None:
         changes["limits"] = Limits(min_actors=actors, max_actors=actors)
-    _execute(spec, settings.model_copy(update=changes), as_json=as_json)
+    _execute(spec, runner.make_settings(**{**dict(settings), **changes}), as_json=as_json)
 
 
 def _broker_of(folder: RunFolder, given: str | None) -> str | None:
@@ -313,14 +313,11 @@ def result(
 ) -> None:
     """Print a run's numbers."""
     from hzzray.report.console import summary  # noqa: PLC0415
-    from hzzray.runs.folder import RESULT, load_json  # noqa: PLC0415
+    from hzzray.runs.folder import load_json  # noqa: PLC0415
 
-    folder = _folder(run_name, runs).path
-    loaded = _counted(load_json(folder), background_uncertainty)
-    if as_json and background_uncertainty is not None:
+    loaded = _counted(load_json(_folder(run_name, runs).path), background_uncertainty)
+    if as_json:
         typer.echo(loaded.model_dump_json(by_alias=True, indent=1))
-    elif as_json:
-        typer.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
     else:
         summary(loaded, console)
 
@@ -539,7 +536,7 @@ def list_runs(as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
                 spec, counts = ledger.spec, ledger.counts()
                 rows.append(
                     {
-                        "run": ledger.run_id, "release": spec.release.name, "selection": spec.selection.name,
+                        "run": folder.run_id, "release": spec.release.name, "selection": spec.selection.name,
                         "environment": ledger.environment, "status": counts.status, "planned": counts.planned,
                         "merged": counts.merged, "failed": counts.failed,
                     }

@@ -17,6 +17,7 @@ from rich.console import Console
 from hzzray.cli import app
 from hzzray.data.catalogue import release
 from hzzray.messages import Task
+from hzzray.runs.compare import load
 from hzzray.runs.cutflow import cutflow
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.request import make_spec
@@ -534,3 +535,29 @@ def test_the_shell_completes_commands_and_options(typed, found):
         },
     )  # fmt: skip
     assert said.stdout.split() == [found], said.stderr
+
+
+def test_a_run_is_called_as_its_folder_is(cli, toys, tmp_path, monkeypatch):
+    """A copy's ledger and result have the id of the run that it was copied from, which leads to another folder."""
+    run = ("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--samples", "Zee,data_A", "--no-plot")
+    assert cli(*run, "--run-id", "a")[0] == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    of, in_runs = ("b", "--runs", tmp_path), ("--runs", tmp_path)
+    assert [row["run"] for row in json.loads(cli("runs", *in_runs, "--json")[1])] == ["a", "b"]
+    assert [run.label for run in load([tmp_path / "a", tmp_path / "b"])] == ["a (local)", "b (local)"]
+    for command in ("result", "cutflow", "verify", "status"):
+        assert json.loads(cli(command, *of, "--json")[1])["run_id"] == "b"
+    assert "run b, complete" in cli("cutflow", *of)[1]
+    monkeypatch.chdir(tmp_path / "b")
+    assert json.loads(cli("cutflow", ".", "--json")[1])["run_id"] == "b"
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "a" / "result.json").read_bytes()
+    assert json.loads(cli("retract", "b", "Zee", *in_runs, "--json")[1])["run_id"] == "b"
+    assert json.loads((tmp_path / "b" / "result.json").read_text())["run_id"] == "b"
+    assert json.loads(cli("replay", *of, "--json")[1])["run_id"] == "b"
+    assert json.loads(cli("status", *of, "--json")[1])["merged"] == 2
+    assert (tmp_path / "a" / "result.json").read_bytes() == before
+    (tmp_path / "a").rename(tmp_path / "a copy")
+    assert json.loads(cli("verify", "a copy", *in_runs, "--json")[1])["equal"]
+    code, _, err = cli("replay", "a copy", *in_runs)
+    assert (code, "run-id: must be of letters" in err) == (2, True)

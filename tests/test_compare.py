@@ -31,7 +31,7 @@ def _quiet(caplog):
 @pytest.fixture
 def folders(tmp_path):
     """Two runs of the same: on Compose with 2 actors, on KubeRay with 12; a third without its CSV files."""
-    names = tmp_path / "compose", tmp_path / "kuberay", tmp_path / "bare"
+    names = tmp_path / "first-run", tmp_path / "second-run", tmp_path / "third-run"
     make_run(names[0], "first-run", "compose", wall_s=10.0)
     record(names[0], "compose", actors=2, seconds=9)
     make_run(names[1], "second-run", "kuberay", wall_s=20.0)
@@ -218,7 +218,7 @@ def test_no_such_run(folders, tmp_path):
 
 def test_a_file_that_is_something_else(folders):
     (folders[0] / "cpu.csv").write_text("a,b\n")
-    with pytest.raises(OutputError, match=r"compose/cpu\.csv: its columns"):
+    with pytest.raises(OutputError, match=r"first-run/cpu\.csv: its columns"):
         compare.load(folders)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        """What the run is called."""
-        return self.path.name
+        """What the run is called, wherever it is shown: of a copy, what the copy is called."""
+        return Path(os.path.abspath(self.path)).name  # noqa: PTH100 (resolve would name what a link leads to)
 
     @property
     def ledger_path(self) -> Path:
@@ -90,11 +91,16 @@ def save_json(result: Result, folder: Path) -> Path:
     return write_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def named(result: Result, folder: Path) -> Result:
+    """Give a result the id by which commands find its folder: that may be a copy of another run's."""
+    return result.model_copy(update={"run_id": RunFolder(folder).run_id})
+
+
 def load_json(folder: Path) -> Result:
     """Read ``result.json``; raises UsageError where there is none, OutputError where it can't be understood."""
     path = folder / RESULT
     try:
-        return Result.model_validate_json(read_own(path, RESULT_BYTES))
+        return named(Result.model_validate_json(read_own(path, RESULT_BYTES)), folder)
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no such run, or one that has no result yet") from error
     except ValidationError as error:
