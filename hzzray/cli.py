@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 complete, 3 partial, 2 wrong arguments, 1 anything else, a drained run included."""
+"""The command line. Exit codes: 0 complete, 3 partial, 2 wrong arguments, 130 interrupted, 1 else, or drained."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import threading
 from collections.abc import Iterable
 from contextlib import nullcontext
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from bridge.cli import Broker as BrokerUrl
 from bridge.cli import Prefix, broker_settings
@@ -43,8 +45,25 @@ if TYPE_CHECKING:
     from hzzray.runs.result import Result
     from hzzray.runs.run import Settings, Transport
 
+
+class _InterruptError(Exception):
+    """The user's Ctrl-C, where a command doesn't do anything about it itself."""
+
+
+class _Commands(TyperGroup):
+    """Lets an interrupt come to ``main``: typer would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 (typer's own)
+        """Do a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _InterruptError from error
+
+
 app = typer.Typer(
     name="hzzray",
+    cls=_Commands,
     help="The ATLAS Open Data H→ZZ*→4ℓ analysis as an exact, distributed pipeline.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -60,7 +79,7 @@ app.add_typer(kube_commands, name="kube")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
-PARTIAL = 3
+PARTIAL, INTERRUPTED = 3, 130
 
 Catalogue = Annotated[Path | None, option("catalogue")]
 OpenMagic = Annotated[bool, option("openmagic")]
@@ -281,7 +300,7 @@ def _execute(
             result = execute(spec, settings, planned=lambda _: progress.start(), progress=told, transport=transport)
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     if not as_json:
         summary(result, console)
     plots: tuple[Path, ...] = ()
@@ -709,8 +728,17 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 def main() -> None:
     """Run the command line: a user's mistake gets one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # where Greek can't be written, numbers still can
+            stream.reconfigure(errors="replace")
     try:
         app()
     except HzzrayError as error:
-        errors.print(f"hzzray: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        _end(str(error), 2 if isinstance(error, UsageError) else 1)
+    except (KeyboardInterrupt, _InterruptError):
+        _end("interrupted", INTERRUPTED)
+
+
+def _end(why: str, code: int) -> NoReturn:
+    errors.print(f"hzzray: {why}", style="red", highlight=False, soft_wrap=True, markup=False)
+    sys.exit(code)

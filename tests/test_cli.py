@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -117,8 +116,6 @@ def test_tables_of_commands_lose_nothing(cli, finished, width, monkeypatch):
         monkeypatch.setattr(module, "console", Console(width=width, force_terminal=True, color_system=None))
     name = "20261126-121839-abc123"
     shutil.copytree(finished / "done", finished / name)
-    with sqlite3.connect(finished / name / "ledger.db") as database:
-        database.execute("UPDATE run SET run_id = ?", (name,))
     calls = (("runs",), ("failures", "done"), ("cutflow", "done"))
     said = "".join(cli(*call, "--runs", finished)[1] for call in calls)
     assert "…" not in said
@@ -518,10 +515,11 @@ def test_a_failure_for_programs(cli, toys, tmp_path):
 
 
 def test_a_long_name_is_not_cut_short(cli, finished, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    (finished / "done").rename(finished / ("a-very-long-name-of-a-run" * 2))
+    monkeypatch.setattr("hzzray.cli.console", Console(width=80, force_terminal=True, color_system=None))
+    name = "a-very-long-name-of-a-run" * 2
+    (finished / "done").rename(finished / name)
     out = cli("runs", "--runs", finished)[1]
-    assert "…" not in out
+    assert name in out
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -561,3 +559,39 @@ def test_a_run_is_called_as_its_folder_is(cli, toys, tmp_path, monkeypatch):
     assert json.loads(cli("verify", "a copy", *in_runs, "--json")[1])["equal"]
     code, _, err = cli("replay", "a copy", *in_runs)
     assert (code, "run-id: must be of letters" in err) == (2, True)
+
+
+INTERRUPTED_AT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where we run in a background
+module = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from hzzray.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["rich.console", "hzzray.runs.request", "hzzray.report.console_table"])
+def test_an_interrupt_is_one_line_whenever_it_comes(module, tmp_path):
+    """While the command line is imported, and while a command imports what it needs."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT, module, "runs", "--runs", tmp_path],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "hzzray: interrupted\n")
+
+
+@pytest.mark.parametrize("command", [("result", "done"), ("cutflow", "done"), ("--help",), ("result", "µ")])
+def test_what_output_cannot_hold_is_replaced(finished, command):
+    done = subprocess.run(
+        [sys.executable, "-m", "hzzray", *command],
+        capture_output=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "HZZRAY_RUNS": str(finished)},
+    )  # fmt: skip
+    assert done.returncode == (2 if "µ" in command else 0), done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"?" in done.stdout + done.stderr
