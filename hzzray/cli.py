@@ -34,7 +34,7 @@ from hzzray.report_cli import app as report_commands
 from hzzray.report_cli import tell_what_would_be_read
 from hzzray.runs.request import RunRequest, make_spec
 from hzzray.runs.sources import places_for, release_for, release_of, write_toys_once
-from hzzray.urls import is_remote, redact
+from hzzray.urls import absolute, is_remote, redact
 from hzzray.version import __version__
 from kuberay.cli import app as kube_commands
 
@@ -167,7 +167,7 @@ def publish(
     chosen = release_for(request)
     spec = make_spec(chosen, request)
     # Bridges work elsewhere, in folders of their own.
-    sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, request)]
+    sources = [place if is_remote(place) else str(Path(absolute(place)).resolve()) for place in _sources(chosen, request)]
     settings = settings_for(request, tuple(sources), Path("runs"))
     for place in settings.sources:
         check_source(place)

@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hzzray.runs.request import Asked, RunRequest, options
+from hzzray.errors import UsageError
+from hzzray.runs.request import Asked, RunRequest, options, separated
 
 Command = Callable[..., None]
 
@@ -85,6 +86,17 @@ def _parameter(asked: Asked) -> Parameter:
     return Parameter(asked.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _named(asked: Asked) -> Callable[[str | None], str | None]:
+    """Refuse a list without a name: left out, an option means all or none, and a variable of a script may be empty."""
+
+    def check(given: str | None) -> str | None:
+        if given is not None and not separated(given):
+            raise UsageError(f"no {asked.name.removesuffix('s')} is named: {asked.option.flag} wants NAME,NAME")
+        return given
+
+    return check
+
+
 def _option(asked: Asked) -> Any:  # noqa: ANN401
     form = asked.option
     bounds = [getattr(rule, "ge", None) for rule in asked.field.metadata]
@@ -92,6 +104,7 @@ def _option(asked: Asked) -> Any:  # noqa: ANN401
         form.flag,
         metavar=form.metavar,
         envvar=form.envvar,
+        callback=_named(asked) if form.is_list else None,
         min=next((bound for bound in bounds if bound is not None), None),
         help=escape(asked.field.description or ""),
     )

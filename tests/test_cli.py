@@ -138,6 +138,10 @@ RUN = ("run", "--engine", "serial")
         (("--source", "{tmp}/nowhere"), "source {tmp}/nowhere: no such folder"),
         (("--source", "{tmp}/empty"), "source {tmp}/empty: the folder is empty"),
         (("--source", "{toys}/MC/mc_361106.Zee.4lep.root"), "is a file; give the folder"),
+        (("--source", ""), "no source is named: --source wants a folder or an address"),
+        (("--source", "{toys}", "--samples", ""), "no sample is named: --samples wants NAME,NAME"),
+        (("--source", "{toys}", "--samples", " ,"), "no sample is named"),
+        (("--source", "{toys}", "--variations", ""), "no variation is named: --variations wants NAME,NAME"),
         (("--source", "{toys}", "--samples", "Zee,Zebra"), "release toy has no sample 'Zebra'; it has data_A"),
         (("--source", "{toys}", "--fraction", "0"), "fraction: must be greater than 0, not 0"),
         (("--source", "{toys}", "--fraction", "1.5"), "fraction: must be 1 or less, not 1.5"),
@@ -226,6 +230,17 @@ def test_no_such_run(cli, tmp_path, command):
     code, _, err = cli(command, "absent", "--runs", tmp_path)
     assert code == 2
     assert f"{tmp_path / 'absent'}: no such run" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--source", "{toys}", "--samples", ""), "no sample is named"), (("--source", ""), "no source is named")],
+)
+def test_nothing_is_fetched_that_is_not_named(cli, toys, tmp_path, options, said):
+    filled = [option.format(toys=toys) for option in options]
+    code, _, err = cli("fetch", tmp_path / "data", "--release", "toy", *filled)
+    assert (code, err.startswith(f"hzzray: {said}")) == (2, True), err
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_partial_run_exits_with_3_and_says_why(cli, toys, tmp_path):
