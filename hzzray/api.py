@@ -237,6 +237,8 @@ def run(release: str = "toy", *, runs: str | Path | None = None, progress: bool 
     settings = settings_for(request, places.sources, _runs(runs))
     folder = RunFolder(settings.folder)
     screen: _Screen = _Silence() if not progress else _Cell(folder) if _in_notebook() else _Lines()
+    if progress and places.note:
+        Console(stderr=True, emoji=False).print(places.note, highlight=False, soft_wrap=True, markup=False)
     with screen:
         if places.to_simulate is not None:
             from hzzray.data.toy import write_toys  # noqa: PLC0415

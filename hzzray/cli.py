@@ -714,6 +714,8 @@ def _write_toys_once(
 def _sources(chosen: Release, request: RunRequest) -> tuple[str, ...]:
     """Where to read from, with toys written if there are to be some."""
     places = places_for(chosen, request)
+    if places.note:
+        errors.print(places.note, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if places.to_simulate is not None:
         _write_toys_once(chosen, Path(places.sources[0]), places.to_simulate)
     return places.sources

@@ -136,6 +136,8 @@ def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = 
 
     chosen = release_for(request)
     spec, places = make_spec(chosen, request), places_for(chosen, request)
+    if places.note:
+        errors.print(places.note, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if places.to_simulate is not None:
         if as_json:
             print_json({"to_simulate": places.to_simulate, "sources": list(places.sources)})

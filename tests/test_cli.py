@@ -13,6 +13,7 @@ import pytest
 import typer
 from rich.console import Console
 
+import hzzray
 from hzzray.cli import app
 from hzzray.data.catalogue import release
 from hzzray.messages import Task
@@ -610,3 +611,16 @@ def test_what_output_cannot_hold_is_replaced(finished, command):
     assert done.returncode == (2 if "µ" in command else 0), done.stderr
     assert b"Traceback" not in done.stderr
     assert b"?" in done.stdout + done.stderr
+
+
+def test_events_that_are_not_simulated_are_told(cli, toys, tmp_path, capsys):
+    said = f"{toys} is there: its events are taken, and no 7 are simulated"
+    run = ("run", "--engine", "serial", "--source", toys, "--samples", "data_A", "--events", "7", "--runs", tmp_path)
+    code, out, err = cli(*run, "--no-plot")
+    assert (code, err.strip(), said in out) == (0, said, False)
+    code, out, err = cli(*run, "--dry-run", "--json")
+    assert (code, err.strip(), json.loads(out)["files"]) == (0, said, 1)
+    hzzray.run("toy", sources=toys, samples="data_A", engine="serial", events=7, runs=tmp_path)
+    assert said in capsys.readouterr().err.splitlines()
+    _, _, err = cli(*run, "--release", "2020", "--dry-run")
+    assert err.startswith("--events simulates into a folder of release toy alone")
