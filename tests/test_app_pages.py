@@ -413,6 +413,15 @@ def test_a_later_run_does_not_take_the_page(run):
     assert address(test)["run"] == ["one"]
 
 
+def test_a_folder_that_no_run_can_be_called_is_told(run):
+    run("one")
+    run("copy 2")
+    said = words(look(run="copy 2"))
+    assert "The folder 'copy 2' is there, but isn't shown" in said
+    assert "Rename the folder." in said
+    assert "There is no run" not in said
+
+
 @pytest.mark.parametrize("name", ["nosuch", "../one", "<b>x</b>", "x" * 500])
 @pytest.mark.parametrize("page", ["live", "actors", "runs", "failures"])
 def test_an_unknown_run_is_told(run, page, name):
