@@ -29,7 +29,7 @@ from hzzray.doctor_cli import app as doctor_commands
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
 from hzzray.fit_cli import app as fit_commands
-from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, print_json, tell_files
+from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, output_folder, print_json, tell_files
 from hzzray.report_cli import app as report_commands
 from hzzray.report_cli import tell_what_would_be_read
 from hzzray.runs.request import RunRequest, make_spec
@@ -167,7 +167,9 @@ def publish(
     chosen = release_for(request)
     spec = make_spec(chosen, request)
     # Bridges work elsewhere, in folders of their own.
-    sources = [place if is_remote(place) else str(Path(absolute(place)).resolve()) for place in _sources(chosen, request)]
+    sources = [
+        place if is_remote(place) else str(Path(absolute(place)).resolve()) for place in _sources(chosen, request)
+    ]
     settings = settings_for(request, tuple(sources), Path("runs"))
     for place in settings.sources:
         check_source(place)
@@ -367,12 +369,13 @@ def plot(
     from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
+    into = output_folder(output, folder)
     shown = _counted(load_json(folder), background_uncertainty)
     found = load_templates(shown, folder) if observable is not None or shown.spec.variations else None
     if observable is not None and found is not None:
         shown = showing(shown, found, observable)
     band = None if found is None else systematic(shown, found, shown.observable.observable, channel)
-    tell_files(save(shown, output or folder, channel=channel, log=log, systematic=band), console, as_json=as_json)
+    tell_files(save(shown, into, channel=channel, log=log, systematic=band), console, as_json=as_json)
 
 
 @app.command()
@@ -593,9 +596,9 @@ def compare(
     from hzzray.report.timelines import save_comparison  # noqa: PLC0415
     from hzzray.runs.compare import differences, load, records, summarise, table, write_csv  # noqa: PLC0415
 
+    folder = output_folder(output, runs)
     loaded = load([_folder(name, runs).path for name in run_names])
     summaries = [summarise(one) for one in loaded]
-    folder = output or runs
     written = (write_csv(summaries, folder / "compare.csv"), *save_comparison(loaded, folder))
     if as_json:
         print_json({"runs": records(summaries), "differences": differences(loaded)})

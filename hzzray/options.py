@@ -21,6 +21,9 @@ from hzzray.runs.request import Asked, RunRequest, options, separated
 
 Command = Callable[..., None]
 
+# How files end that commands write into a folder.
+_OF_FILES = (".png", ".pdf", ".csv", ".json", ".yaml")
+
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
@@ -40,6 +43,13 @@ def tell_files(paths: Iterable[Path], console: Console, *, as_json: bool) -> Non
         return
     for path in written:
         console.print(path, highlight=False, soft_wrap=True, markup=False)
+
+
+def output_folder(given: Path | None, usual: Path) -> Path:
+    """Choose the folder to write to; raises UsageError for the name of a file, of which there are several."""
+    if given is not None and given.suffix in _OF_FILES and not given.is_dir():
+        raise UsageError(f"--output {given} is to be a folder, in which files get names of their own")
+    return given or usual
 
 
 def option(name: str) -> Any:  # noqa: ANN401 (typer's own, which stands in an Annotated)

@@ -624,3 +624,22 @@ def test_events_that_are_not_simulated_are_told(cli, toys, tmp_path, capsys):
     assert said in capsys.readouterr().err.splitlines()
     _, _, err = cli(*run, "--release", "2020", "--dry-run")
     assert err.startswith("--events simulates into a folder of release toy alone")
+
+
+def test_a_dry_run_of_little_is_said_in_words(cli, toys, tmp_path):
+    run = ("run", "--source", toys, "--samples", "data_A", "--fraction", "0.01", "--dry-run", "--runs", tmp_path)
+    code, out, _ = cli(*run, "--engine", "serial")
+    assert (code, "; 1 task, " in out) == (0, True), out
+    assert "under a millisecond of CPU, under a millisecond on 1 worker, beside" in out
+
+
+@pytest.mark.parametrize(
+    "command", [("plot", "done"), ("compare", "done"), ("hepdata", "done"), ("plot", "done", "--channel", "4mu")]
+)
+def test_a_file_is_no_folder_to_write_to(cli, finished, command):
+    code, _, err = cli(*command, "--runs", finished, "--output", finished / "mine.png")
+    assert (code, err) == (
+        2,
+        f"hzzray: --output {finished / 'mine.png'} is to be a folder, in which files get names of their own\n",
+    )
+    assert not (finished / "mine.png").exists()

@@ -45,7 +45,7 @@ class RunFolder:
         return self.ledger_path.is_file() and not self.ledger_path.is_symlink()
 
     def ledger(self) -> Ledger:
-        """Open its ledger; raises UsageError where there is no such run, or none here, LedgerError for a damaged one."""
+        """Open its ledger; raises UsageError where there is no run, or none here, LedgerError for a damaged one."""
         try:
             return Ledger.open(self.ledger_path)
         except UsageError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hzzray.errors import UsageError
-from hzzray.files import OutputError, read_own
+from hzzray.files import read_own
 from hzzray.runs.folder import RESULT, RESULT_BYTES, RunFolder, load_json
 from hzzray.runs.plan import CHUNK
 from hzzray.runs.result import Result
