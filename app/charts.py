@@ -268,7 +268,7 @@ def _mass_spec(content: Contents, template: Template, span: tuple[float, float],
         "type": "nominal",
         "title": None,
         "scale": {"domain": [DATA, *names, BAND], "range": [_INK, *colours, _GREY]},
-        "legend": {"orient": "top", "columns": {"expr": "width < 480 ? 2 : 5"}, "labelLimit": 220},
+        "legend": {"orient": "top", "columns": {"expr": "width < 480 ? 2 : width < 720 ? 3 : 5"}, "labelLimit": 220},
     }
     kind = {"type": "log", "domainMin": floor, "nice": False} if log else {"type": "linear", "domain": _FROM_0}
     events = _y(

@@ -416,6 +416,14 @@ class Client:
             return []
         return [name for _, name in sorted(found, reverse=True)]
 
+    def is_misnamed(self, name: str) -> bool:
+        """Tell whether a folder of this name has a run's files, but a name that no run can have."""
+        try:
+            here = [folder for folder in self._runs.iterdir() if folder.name == name and not folder.is_symlink()]
+        except OSError:
+            return False
+        return not re.fullmatch(RUN_ID, name) and any((folder / file).is_file() for folder in here for file in _FILES)
+
     def view(self, run_id: str) -> View:
         """Return a run as it stands; raises UsageError where there is none."""
         return self._reader(run_id).view(self._started(run_id))

@@ -213,7 +213,14 @@ def look_at(run_id: str | None) -> View | None:
 
 
 def unknown(run_id: str) -> None:
-    """Say that there is no such run."""
+    """Say that there is no such run, or that its name hides it."""
+    if services().client.is_misnamed(run_id):
+        st.error(
+            f"The folder {formatting.plain(repr(run_id), 80)} is there, but isn't shown: a run's name is of letters, "
+            "digits, dots, dashes and underscores, 64 at most, a letter or digit first. Rename the folder.",
+            icon=":material/search_off:",
+        )
+        return
     st.error(
         f"There is no run {formatting.plain(repr(run_id), 80)} here: it was removed, or the address is mistyped. "
         "The list above has those that there are.",

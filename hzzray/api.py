@@ -62,7 +62,7 @@ class Run:
     @property
     def run_id(self) -> str:
         """The run's name."""
-        return self.path.name
+        return RunFolder(self.path).run_id
 
     @property
     def result(self) -> Result:
@@ -238,6 +238,8 @@ def run(release: str = "toy", *, runs: str | Path | None = None, progress: bool 
     settings = settings_for(request, places.sources, _runs(runs))
     folder = RunFolder(settings.folder)
     screen: _Screen = _Silence() if not progress else _Cell(folder) if _in_notebook() else _Lines()
+    if progress and places.note:
+        Console(stderr=True, emoji=False).print(places.note, highlight=False, soft_wrap=True, markup=False)
     with screen:
         if places.to_simulate is not None:
             from hzzray.data.toy import write_toys  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 complete, 3 partial, 2 wrong arguments, 1 anything else, a drained run included."""
+"""The command line. Exit codes: 0 complete, 3 partial, 2 wrong arguments, 130 interrupted, 1 else, or drained."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import threading
 from collections.abc import Iterable
 from contextlib import nullcontext
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from bridge.cli import Broker as BrokerUrl
 from bridge.cli import Prefix, broker_settings
@@ -27,12 +29,12 @@ from hzzray.doctor_cli import app as doctor_commands
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
 from hzzray.fit_cli import app as fit_commands
-from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, print_json, tell_files
+from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, output_folder, print_json, tell_files
 from hzzray.report_cli import app as report_commands
 from hzzray.report_cli import tell_what_would_be_read
 from hzzray.runs.request import RunRequest, make_spec
 from hzzray.runs.sources import places_for, release_for, release_of, write_toys_once
-from hzzray.urls import is_remote, redact
+from hzzray.urls import absolute, is_remote, redact
 from hzzray.version import __version__
 from kuberay.cli import app as kube_commands
 
@@ -43,8 +45,25 @@ if TYPE_CHECKING:
     from hzzray.runs.result import Result
     from hzzray.runs.run import Settings, Transport
 
+
+class _InterruptError(Exception):
+    """The user's Ctrl-C, where a command doesn't do anything about it itself."""
+
+
+class _Commands(TyperGroup):
+    """Lets an interrupt come to ``main``: typer would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 (typer's own)
+        """Do a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _InterruptError from error
+
+
 app = typer.Typer(
     name="hzzray",
+    cls=_Commands,
     help="The ATLAS Open Data H→ZZ*→4ℓ analysis as an exact, distributed pipeline.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -60,7 +79,7 @@ app.add_typer(kube_commands, name="kube")
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
-PARTIAL = 3
+PARTIAL, INTERRUPTED = 3, 130
 
 Catalogue = Annotated[Path | None, option("catalogue")]
 OpenMagic = Annotated[bool, option("openmagic")]
@@ -148,7 +167,9 @@ def publish(
     chosen = release_for(request)
     spec = make_spec(chosen, request)
     # Bridges work elsewhere, in folders of their own.
-    sources = [place if is_remote(place) else str(Path(place).resolve()) for place in _sources(chosen, request)]
+    sources = [
+        place if is_remote(place) else str(Path(absolute(place)).resolve()) for place in _sources(chosen, request)
+    ]
     settings = settings_for(request, tuple(sources), Path("runs"))
     for place in settings.sources:
         check_source(place)
@@ -207,7 +228,7 @@ def replay(
         changes["sources"] = tuple(source)
     if actors is not None:
         changes["limits"] = Limits(min_actors=actors, max_actors=actors)
-    _execute(spec, settings.model_copy(update=changes), as_json=as_json)
+    _execute(spec, runner.make_settings(**{**dict(settings), **changes}), as_json=as_json)
 
 
 def _broker_of(folder: RunFolder, given: str | None) -> str | None:
@@ -281,7 +302,7 @@ def _execute(
             result = execute(spec, settings, planned=lambda _: progress.start(), progress=told, transport=transport)
     except KeyboardInterrupt:
         errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     if not as_json:
         summary(result, console)
     plots: tuple[Path, ...] = ()
@@ -314,14 +335,11 @@ def result(
 ) -> None:
     """Print a run's numbers."""
     from hzzray.report.console import summary  # noqa: PLC0415
-    from hzzray.runs.folder import RESULT, load_json  # noqa: PLC0415
+    from hzzray.runs.folder import load_json  # noqa: PLC0415
 
-    folder = _folder(run_name, runs).path
-    loaded = _counted(load_json(folder), background_uncertainty)
-    if as_json and background_uncertainty is not None:
+    loaded = _counted(load_json(_folder(run_name, runs).path), background_uncertainty)
+    if as_json:
         typer.echo(loaded.model_dump_json(by_alias=True, indent=1))
-    elif as_json:
-        typer.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
     else:
         summary(loaded, console)
 
@@ -352,12 +370,13 @@ def plot(
     from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
+    into = output_folder(output, folder)
     shown = _counted(load_json(folder), background_uncertainty)
     found = load_templates(shown, folder) if observable is not None or shown.spec.variations else None
     if observable is not None and found is not None:
         shown = showing(shown, found, observable)
     band = None if found is None else systematic(shown, found, shown.observable.observable, channel)
-    tell_files(save(shown, output or folder, channel=channel, log=log, systematic=band), console, as_json=as_json)
+    tell_files(save(shown, into, channel=channel, log=log, systematic=band), console, as_json=as_json)
 
 
 @app.command()
@@ -541,7 +560,7 @@ def list_runs(as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
                 spec, counts = ledger.spec, ledger.counts()
                 rows.append(
                     {
-                        "run": ledger.run_id, "release": spec.release.name, "selection": spec.selection.name,
+                        "run": folder.run_id, "release": spec.release.name, "selection": spec.selection.name,
                         "environment": ledger.environment, "status": counts.status, "planned": counts.planned,
                         "merged": counts.merged, "failed": counts.failed,
                     }
@@ -579,9 +598,9 @@ def compare(
     from hzzray.report.timelines import save_comparison  # noqa: PLC0415
     from hzzray.runs.compare import differences, load, records, summarise, table, write_csv  # noqa: PLC0415
 
+    folder = output_folder(output, runs)
     loaded = load([_folder(name, runs).path for name in run_names])
     summaries = [summarise(one) for one in loaded]
-    folder = output or runs
     written = (write_csv(summaries, folder / "compare.csv"), *save_comparison(loaded, folder))
     if as_json:
         print_json({"runs": records(summaries), "differences": differences(loaded)})
@@ -699,6 +718,8 @@ def _write_toys_once(
 def _sources(chosen: Release, request: RunRequest) -> tuple[str, ...]:
     """Where to read from, with toys written if there are to be some."""
     places = places_for(chosen, request)
+    if places.note:
+        errors.print(places.note, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if places.to_simulate is not None:
         _write_toys_once(chosen, Path(places.sources[0]), places.to_simulate)
     return places.sources
@@ -713,8 +734,17 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 def main() -> None:
     """Run the command line: a user's mistake gets one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # where Greek can't be written, numbers still can
+            stream.reconfigure(errors="replace")
     try:
         app()
     except HzzrayError as error:
-        errors.print(f"hzzray: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        _end(str(error), 2 if isinstance(error, UsageError) else 1)
+    except (KeyboardInterrupt, _InterruptError):
+        _end("interrupted", INTERRUPTED)
+
+
+def _end(why: str, code: int) -> NoReturn:
+    errors.print(f"hzzray: {why}", style="red", highlight=False, soft_wrap=True, markup=False)
+    sys.exit(code)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hzzray.errors import UsageError
-from hzzray.options import AsJson, Run, Runs, tell_files
+from hzzray.options import AsJson, Run, Runs, output_folder, tell_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def fit(
     if watch:
         _watch(folder, observable)
         return
-    into = output or folder
+    into = output_folder(output, folder)
     with _progress(show=not as_json) as progress:
         fitted = fit_run(folder, observable, quick=quick, toys=toys, seed=seed, into=into, progress=progress)
     if as_json:
@@ -140,12 +140,13 @@ def hepdata(
     from hzzray.runs.hepdata import write_hepdata  # noqa: PLC0415
 
     folder = find_run(run_name, runs).path
+    into = output_folder(output, folder / "hepdata")
     result, tables = read_run(folder)
     fitted = load_fit(folder) if (folder / FIT).exists() else None
     if fitted is not None and fitted.digest != result.digest:
         raise UsageError(f"{folder / FIT} is of other bins than the run has: hzzray fit {result.run_id}")
     names = list(dict.fromkeys([result.spec.templates[0].observable, *(observable or ())]))
-    tell_files(write_hepdata(result, tables, names, fitted, output or folder / "hepdata"), console, as_json=as_json)
+    tell_files(write_hepdata(result, tables, names, fitted, into), console, as_json=as_json)
 
 
 @contextmanager

@@ -16,9 +16,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hzzray.runs.request import Asked, RunRequest, options
+from hzzray.errors import UsageError
+from hzzray.runs.request import Asked, RunRequest, options, separated
 
 Command = Callable[..., None]
+
+# How files end that commands write into a folder.
+_OF_FILES = (".png", ".pdf", ".csv", ".json", ".yaml")
 
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
 Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
@@ -39,6 +43,13 @@ def tell_files(paths: Iterable[Path], console: Console, *, as_json: bool) -> Non
         return
     for path in written:
         console.print(path, highlight=False, soft_wrap=True, markup=False)
+
+
+def output_folder(given: Path | None, usual: Path) -> Path:
+    """Choose the folder to write to; raises UsageError for the name of a file, of which there are several."""
+    if given is not None and given.suffix in _OF_FILES and not given.is_dir():
+        raise UsageError(f"--output {given} is to be a folder, in which files get names of their own")
+    return given or usual
 
 
 def option(name: str) -> Any:  # noqa: ANN401 (typer's own, which stands in an Annotated)
@@ -85,6 +96,17 @@ def _parameter(asked: Asked) -> Parameter:
     return Parameter(asked.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _named(asked: Asked) -> Callable[[str | None], str | None]:
+    """Refuse a list without a name: left out, an option means all or none, and a variable of a script may be empty."""
+
+    def check(given: str | None) -> str | None:
+        if given is not None and not separated(given):
+            raise UsageError(f"no {asked.name.removesuffix('s')} is named: {asked.option.flag} wants NAME,NAME")
+        return given
+
+    return check
+
+
 def _option(asked: Asked) -> Any:  # noqa: ANN401
     form = asked.option
     bounds = [getattr(rule, "ge", None) for rule in asked.field.metadata]
@@ -92,6 +114,7 @@ def _option(asked: Asked) -> Any:  # noqa: ANN401
         form.flag,
         metavar=form.metavar,
         envvar=form.envvar,
+        callback=_named(asked) if form.is_list else None,
         min=next((bound for bound in bounds if bound is not None), None),
         help=escape(asked.field.description or ""),
     )

@@ -62,7 +62,7 @@ def cutflow(
 def report(
     run_name: Run,
     output: Annotated[
-        Path | None, typer.Option(help="File to write; its folder is made. Default: report.html in the run's.")
+        Path | None, typer.Option(help="File to write, or a folder. Default: report.html in the run's.")
     ] = None,
     as_json: AsJson = False,
     runs: Runs = Path("runs"),
@@ -129,13 +129,15 @@ def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = 
     """Print what a run would read, if somebody did it: nothing is written but the cache of files' metadata."""
     from hzzray.cache import cache_folder  # noqa: PLC0415
     from hzzray.report.console_table import print_table  # noqa: PLC0415
-    from hzzray.report.run_tables import of_bytes, preview_table  # noqa: PLC0415
+    from hzzray.report.run_tables import about, counted, of_bytes, preview_table  # noqa: PLC0415
     from hzzray.runs.plan import check_source, make_plan  # noqa: PLC0415
     from hzzray.runs.preview import preview  # noqa: PLC0415
     from hzzray.runs.run import settings_for  # noqa: PLC0415
 
     chosen = release_for(request)
     spec, places = make_spec(chosen, request), places_for(chosen, request)
+    if places.note:
+        errors.print(places.note, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if places.to_simulate is not None:
         if as_json:
             print_json({"to_simulate": places.to_simulate, "sources": list(places.sources)})
@@ -161,11 +163,12 @@ def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = 
     workers = 1 if request.engine == "serial" else settings.limits.max_actors
     console.print(
         f"{spec.release.title}, {spec.selection.name}: {100 * spec.fraction:.4g} % of each file, "
-        f"{spec.luminosity:.4g} fb⁻¹; {found.tasks} tasks, {len(found.branches)} branches, {of_bytes(found.bytes)}",
+        f"{spec.luminosity:.4g} fb⁻¹; {counted(found.tasks, 'task')}, {len(found.branches)} branches, "
+        f"{of_bytes(found.bytes)}",
         highlight=False,
     )
     console.print(
-        f"about {found.cpu_s:.3g} s of CPU, {found.cpu_s / workers:.3g} s on {workers} worker(s), beside start-up and "
-        f"waiting for input: {found.basis}",
+        f"{about(found.cpu_s)} of CPU, {about(found.cpu_s / workers)} on {counted(workers, 'worker')}, beside start-up "
+        f"and waiting for input: {found.basis}",
         highlight=False,
     )

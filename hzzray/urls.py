@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from hzzray.errors import UsageError
+
 _LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 _QUERY = re.compile(r"(://[^?#\s]*)\?(?!\*{3}(?:\W|$))[^#\s]*")  # one that is hidden already stays as it is
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -83,7 +85,12 @@ def redact(text: str) -> str:
 
 
 def absolute(place: str) -> str:
-    """Say where a folder or file is so that other processes find it too, wherever they are; a URL stays as it is."""
+    """Say where a folder or file is so that other processes find it too, wherever they are; a URL stays as it is.
+
+    Raises UsageError for an empty text, which would be the folder that somebody happens to be in.
+    """
+    if not place.strip():
+        raise UsageError("no source is named: --source wants a folder or an address")
     return place if is_remote(place) else str(Path(place).expanduser().absolute())
 
 

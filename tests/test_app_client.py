@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 
 import numpy as np
@@ -192,6 +193,14 @@ def test_new_numbers_leave_the_specification_as_it_is():
         first, second = (charts.mass(make_result(seed=seed), log=log) for seed in (1, 2))
         assert first.spec == second.spec  # the browser keeps the plot, and the reader's zoom
         assert not first.rows.equals(second.rows)
+
+
+@pytest.mark.parametrize(("width", "columns"), [(400, 2), (600, 3), (719, 3), (720, 5)])
+def test_a_legend_has_room(width, columns):
+    """Five columns were cut at 600 pixels."""
+    (said,) = re.findall(r"'columns': {'expr': '(.*?)'}", str(charts.mass(make_result()).spec))
+    *steps, most = re.findall(r"width < (\d+) \? (\d+)|(\d+)$", said)
+    assert next((int(one) for limit, one, _ in steps if width < int(limit)), int(most[2])) == columns
 
 
 def test_the_mass_range_is_what_is_shown():

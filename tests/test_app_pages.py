@@ -413,6 +413,15 @@ def test_a_later_run_does_not_take_the_page(run):
     assert address(test)["run"] == ["one"]
 
 
+def test_a_folder_that_no_run_can_be_called_is_told(run):
+    run("one")
+    run("copy 2")
+    said = words(look(run="copy 2"))
+    assert "The folder 'copy 2' is there, but isn't shown" in said
+    assert "Rename the folder." in said
+    assert "There is no run" not in said
+
+
 @pytest.mark.parametrize("name", ["nosuch", "../one", "<b>x</b>", "x" * 500])
 @pytest.mark.parametrize("page", ["live", "actors", "runs", "failures"])
 def test_an_unknown_run_is_told(run, page, name):
@@ -709,9 +718,11 @@ def test_a_full_disk_is_told_on_each_page(run, monkeypatch):
 
 
 def test_no_actors(run):
-    """A run of an earlier version with the serial engine, which kept no record of it."""
+    """The serial engine records its process, too: where there is nothing, nobody knows why."""
     (run() / "cpu.csv").unlink()
-    assert "This run had no actors" in words(look("actors"))
+    said = words(look("actors"))
+    assert "Nothing is recorded of this run's actors: its folder has no rows of cpu.csv." in said
+    assert "serial" not in said
 
 
 def test_the_list_of_runs_and_one_of_them(run, finished):

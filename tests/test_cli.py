@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,11 @@ import pytest
 import typer
 from rich.console import Console
 
+import hzzray
 from hzzray.cli import app
 from hzzray.data.catalogue import release
 from hzzray.messages import Task
+from hzzray.runs.compare import load
 from hzzray.runs.cutflow import cutflow
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.request import make_spec
@@ -116,8 +117,6 @@ def test_tables_of_commands_lose_nothing(cli, finished, width, monkeypatch):
         monkeypatch.setattr(module, "console", Console(width=width, force_terminal=True, color_system=None))
     name = "20261126-121839-abc123"
     shutil.copytree(finished / "done", finished / name)
-    with sqlite3.connect(finished / name / "ledger.db") as database:
-        database.execute("UPDATE run SET run_id = ?", (name,))
     calls = (("runs",), ("failures", "done"), ("cutflow", "done"))
     said = "".join(cli(*call, "--runs", finished)[1] for call in calls)
     assert "…" not in said
@@ -140,6 +139,10 @@ RUN = ("run", "--engine", "serial")
         (("--source", "{tmp}/nowhere"), "source {tmp}/nowhere: no such folder"),
         (("--source", "{tmp}/empty"), "source {tmp}/empty: the folder is empty"),
         (("--source", "{toys}/MC/mc_361106.Zee.4lep.root"), "is a file; give the folder"),
+        (("--source", ""), "no source is named: --source wants a folder or an address"),
+        (("--source", "{toys}", "--samples", ""), "no sample is named: --samples wants NAME,NAME"),
+        (("--source", "{toys}", "--samples", " ,"), "no sample is named"),
+        (("--source", "{toys}", "--variations", ""), "no variation is named: --variations wants NAME,NAME"),
         (("--source", "{toys}", "--samples", "Zee,Zebra"), "release toy has no sample 'Zebra'; it has data_A"),
         (("--source", "{toys}", "--fraction", "0"), "fraction: must be greater than 0, not 0"),
         (("--source", "{toys}", "--fraction", "1.5"), "fraction: must be 1 or less, not 1.5"),
@@ -228,6 +231,17 @@ def test_no_such_run(cli, tmp_path, command):
     code, _, err = cli(command, "absent", "--runs", tmp_path)
     assert code == 2
     assert f"{tmp_path / 'absent'}: no such run" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--source", "{toys}", "--samples", ""), "no sample is named"), (("--source", ""), "no source is named")],
+)
+def test_nothing_is_fetched_that_is_not_named(cli, toys, tmp_path, options, said):
+    filled = [option.format(toys=toys) for option in options]
+    code, _, err = cli("fetch", tmp_path / "data", "--release", "toy", *filled)
+    assert (code, err.startswith(f"hzzray: {said}")) == (2, True), err
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_partial_run_exits_with_3_and_says_why(cli, toys, tmp_path):
@@ -517,10 +531,11 @@ def test_a_failure_for_programs(cli, toys, tmp_path):
 
 
 def test_a_long_name_is_not_cut_short(cli, finished, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    (finished / "done").rename(finished / ("a-very-long-name-of-a-run" * 2))
+    monkeypatch.setattr("hzzray.cli.console", Console(width=80, force_terminal=True, color_system=None))
+    name = "a-very-long-name-of-a-run" * 2
+    (finished / "done").rename(finished / name)
     out = cli("runs", "--runs", finished)[1]
-    assert "…" not in out
+    assert name in out
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -534,3 +549,97 @@ def test_the_shell_completes_commands_and_options(typed, found):
         },
     )  # fmt: skip
     assert said.stdout.split() == [found], said.stderr
+
+
+def test_a_run_is_called_as_its_folder_is(cli, toys, tmp_path, monkeypatch):
+    """A copy's ledger and result have the id of the run that it was copied from, which leads to another folder."""
+    run = ("run", "--engine", "serial", "--source", toys, "--runs", tmp_path, "--samples", "Zee,data_A", "--no-plot")
+    assert cli(*run, "--run-id", "a")[0] == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    of, in_runs = ("b", "--runs", tmp_path), ("--runs", tmp_path)
+    assert [row["run"] for row in json.loads(cli("runs", *in_runs, "--json")[1])] == ["a", "b"]
+    assert [run.label for run in load([tmp_path / "a", tmp_path / "b"])] == ["a (local)", "b (local)"]
+    for command in ("result", "cutflow", "verify", "status"):
+        assert json.loads(cli(command, *of, "--json")[1])["run_id"] == "b"
+    assert "run b, complete" in cli("cutflow", *of)[1]
+    monkeypatch.chdir(tmp_path / "b")
+    assert json.loads(cli("cutflow", ".", "--json")[1])["run_id"] == "b"
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "a" / "result.json").read_bytes()
+    assert json.loads(cli("retract", "b", "Zee", *in_runs, "--json")[1])["run_id"] == "b"
+    assert json.loads((tmp_path / "b" / "result.json").read_text())["run_id"] == "b"
+    assert json.loads(cli("replay", *of, "--json")[1])["run_id"] == "b"
+    assert json.loads(cli("status", *of, "--json")[1])["merged"] == 2
+    assert (tmp_path / "a" / "result.json").read_bytes() == before
+    (tmp_path / "a").rename(tmp_path / "a copy")
+    assert json.loads(cli("verify", "a copy", *in_runs, "--json")[1])["equal"]
+    code, _, err = cli("replay", "a copy", *in_runs)
+    assert (code, "run-id: must be of letters" in err) == (2, True)
+
+
+INTERRUPTED_AT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where we run in a background
+module = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from hzzray.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["rich.console", "hzzray.runs.request", "hzzray.report.console_table"])
+def test_an_interrupt_is_one_line_whenever_it_comes(module, tmp_path):
+    """While the command line is imported, and while a command imports what it needs."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT, module, "runs", "--runs", tmp_path],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "hzzray: interrupted\n")
+
+
+@pytest.mark.parametrize("command", [("result", "done"), ("cutflow", "done"), ("--help",), ("result", "µ")])
+def test_what_output_cannot_hold_is_replaced(finished, command):
+    done = subprocess.run(
+        [sys.executable, "-m", "hzzray", *command],
+        capture_output=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "HZZRAY_RUNS": str(finished)},
+    )  # fmt: skip
+    assert done.returncode == (2 if "µ" in command else 0), done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"?" in done.stdout + done.stderr
+
+
+def test_events_that_are_not_simulated_are_told(cli, toys, tmp_path, capsys):
+    said = f"{toys} is there: its events are taken, and no 7 are simulated"
+    run = ("run", "--engine", "serial", "--source", toys, "--samples", "data_A", "--events", "7", "--runs", tmp_path)
+    code, out, err = cli(*run, "--no-plot")
+    assert (code, err.strip(), said in out) == (0, said, False)
+    code, out, err = cli(*run, "--dry-run", "--json")
+    assert (code, err.strip(), json.loads(out)["files"]) == (0, said, 1)
+    hzzray.run("toy", sources=toys, samples="data_A", engine="serial", events=7, runs=tmp_path)
+    assert said in capsys.readouterr().err.splitlines()
+    _, _, err = cli(*run, "--release", "2020", "--dry-run")
+    assert err.startswith("--events simulates into a folder of release toy alone")
+
+
+def test_a_dry_run_of_little_is_said_in_words(cli, toys, tmp_path):
+    run = ("run", "--source", toys, "--samples", "data_A", "--fraction", "0.01", "--dry-run", "--runs", tmp_path)
+    code, out, _ = cli(*run, "--engine", "serial")
+    assert (code, "; 1 task, " in out) == (0, True), out
+    assert "under a millisecond of CPU, under a millisecond on 1 worker, beside" in out
+
+
+@pytest.mark.parametrize(
+    "command", [("plot", "done"), ("compare", "done"), ("hepdata", "done"), ("plot", "done", "--channel", "4mu")]
+)
+def test_a_file_is_no_folder_to_write_to(cli, finished, command):
+    code, _, err = cli(*command, "--runs", finished, "--output", finished / "mine.png")
+    assert (code, err) == (
+        2,
+        f"hzzray: --output {finished / 'mine.png'} is to be a folder, in which files get names of their own\n",
+    )
+    assert not (finished / "mine.png").exists()

@@ -31,7 +31,7 @@ def _quiet(caplog):
 @pytest.fixture
 def folders(tmp_path):
     """Two runs of the same: on Compose with 2 actors, on KubeRay with 12; a third without its CSV files."""
-    names = tmp_path / "compose", tmp_path / "kuberay", tmp_path / "bare"
+    names = tmp_path / "first-run", tmp_path / "second-run", tmp_path / "third-run"
     make_run(names[0], "first-run", "compose", wall_s=10.0)
     record(names[0], "compose", actors=2, seconds=9)
     make_run(names[1], "second-run", "kuberay", wall_s=20.0)
@@ -52,8 +52,8 @@ def test_known_numbers(folders):
     assert row.cpu_s_per_million_events == pytest.approx(7.5)
     assert row.events_per_s == pytest.approx(200_000)
     assert row.events_per_cpu_s == pytest.approx(2_000_000 / 15)
-    assert row.read_share == pytest.approx(2 / (10 * mean))
-    assert row.efficiency == pytest.approx(15 / (10 * mean))
+    assert row.read_share == pytest.approx(2 / (9 * mean))  # of the 9 s that the mean is of
+    assert row.efficiency == pytest.approx(15 / (9 * mean))
     assert row.peak_rss_bytes == (100 + 1 + 9) * MIB  # of worker-1, not of the node
 
 
@@ -80,7 +80,18 @@ def test_one_sample_is_the_mean(tmp_path):
     make_run(tmp_path, "short", wall_s=1.0)
     with Recorder(tmp_path, "local") as recorder:
         recorder.add_scale(1.0, Scale(actors=3, pending=0, nodes=1, waiting=0, in_flight=0))
-    assert compare.summarise(compare.load([tmp_path])[0]).actors_mean == 3
+    row = compare.summarise(compare.load([tmp_path])[0])
+    assert (row.actors_mean, row.read_share, row.efficiency) == (3, None, None)
+
+
+def test_shares_of_a_run_that_was_too_short_to_sample_are_withheld(tmp_path):
+    make_run(tmp_path, "short", wall_s=4.0)  # with 15 s of CPU, of which two samples saw one actor for a second
+    with Recorder(tmp_path, "local") as recorder:
+        for time_s, actors in ((2.9, 1), (3.9, 0)):
+            recorder.add_scale(time_s, Scale(actors=actors, pending=0, nodes=1, waiting=0, in_flight=0))
+    row = compare.summarise(compare.load([tmp_path])[0])
+    assert row.actors_mean == pytest.approx(1 / 1.1)
+    assert (row.read_share, row.efficiency) == (None, None)
 
 
 def said(tmp_path, **changes):
@@ -135,7 +146,7 @@ def test_table(folders):
     assert cells["wall clock [s]"] == ["10", "20", "10"]
     assert cells["CPU [s] per million events"] == ["7.5", "7.5", "7.5"]
     assert cells["actors, most"] == ["2", "12", "–"]
-    assert cells["efficiency"] == ["79.4 %", "8.8 %", "–"]
+    assert cells["efficiency"] == ["88.2 %", "9.3 %", "–"]
     assert cells["peak memory of an actor"] == ["110 MiB", "130 MiB", "–"]
 
 
@@ -218,7 +229,7 @@ def test_no_such_run(folders, tmp_path):
 
 def test_a_file_that_is_something_else(folders):
     (folders[0] / "cpu.csv").write_text("a,b\n")
-    with pytest.raises(OutputError, match=r"compose/cpu\.csv: its columns"):
+    with pytest.raises(OutputError, match=r"first-run/cpu\.csv: its columns"):
         compare.load(folders)
 
 

@@ -10,7 +10,16 @@ from rich.console import Console
 
 from hzzray.messages import Counts
 from hzzray.report.console import RunProgress, summary
-from hzzray.report.run_tables import MOST_FAILURES, cutflow_table, failure_lines, preview_table
+from hzzray.report.run_tables import (
+    MOST_FAILURES,
+    about,
+    counted,
+    cutflow_table,
+    failure_lines,
+    of_bytes,
+    of_count,
+    preview_table,
+)
 from hzzray.runs.cutflow import Efficiency, cutflow, yields
 from hzzray.runs.preview import Preview, SampleWork
 from hzzray.runs.result import Result
@@ -195,3 +204,22 @@ def test_what_takes_long_says_how_long_and_no_rate_that_nobody_knows():
     first, second = console.file.getvalue().splitlines()[3:]
     assert first == "1 of 12 tasks merged, 0 failed, 100 events"
     assert second == "2 of 12 tasks merged, 0 failed, 300 events, 0.2 /s"
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (of_count(4953.2), "4.95 k"),
+        (of_count(999.7), "1 k"),
+        (of_count(12), "12 "),
+        (of_bytes(999.7), "1 kB"),
+        (about(4.13e-5), "under a millisecond"),
+        (about(0.0413), "about 41.3 ms"),
+        (about(3.21), "about 3.21 s"),
+        (about(4953.2), "about 4953 s"),
+        (counted(1, "task"), "1 task"),
+        (counted(2, "task"), "2 tasks"),
+    ],
+)
+def test_numbers_are_written_for_people(written, text):
+    assert written == text

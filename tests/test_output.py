@@ -183,3 +183,16 @@ def test_a_runs_folder_knows_its_ledger(tmp_path):
     assert find_run("mine", tmp_path) == find_run(str(tmp_path / "mine"), tmp_path / "other") == mine
     assert find_run("none", tmp_path).path == tmp_path / "none"
     assert [one.run_id for one in all_runs(tmp_path)] == ["mine", "theirs"]
+
+
+def test_half_of_a_run_says_what_lacks(tmp_path):
+    mine = RunFolder(tmp_path / "mine")
+    mine.create_ledger(SPEC)
+    said = "mine: a run without its result.json, .*: hzzray run --run-id mine, asked for the same as before, writes it"
+    with pytest.raises(UsageError, match=said):
+        load_json(mine.path)
+    save_json(of_one_template(), mine.path)
+    mine.ledger_path.unlink()
+    said = "mine: its ledger.db is gone, or elsewhere; its result is there: hzzray result mine"
+    with pytest.raises(UsageError, match=said):
+        mine.ledger()

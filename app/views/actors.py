@@ -65,8 +65,8 @@ def _nobody(view: View) -> None:
             widgets.heading(2, ":material/hourglass_top: No actors yet")
             st.caption("They report for the first time some seconds after the run's start.")
         else:
-            widgets.heading(2, "This run had no actors")
-            st.caption("The serial engine works in one process and keeps no record of it.")
+            widgets.heading(2, "No record of actors")
+            st.caption(f"Nothing is recorded of this run's actors: its folder has no rows of {USAGE}.")
 
 
 def _actors(view: View) -> None:

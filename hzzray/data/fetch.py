@@ -29,7 +29,7 @@ from hzzray.data.catalogue import Release, Sample
 from hzzray.data.header import header_of
 from hzzray.data.storage import REDIRECT_LOOP, matching
 from hzzray.errors import DataError, HzzrayError, TransientError, UsageError, in_one_line
-from hzzray.urls import is_pattern, is_remote, join, redact
+from hzzray.urls import absolute, is_pattern, is_remote, join, redact
 
 #: Bytes that are read at a time.
 CHUNK = 1 << 18
@@ -409,7 +409,7 @@ def _storage(url: str, timeout: float | None = None) -> tuple[Any, str]:
 def _check_source(source: str) -> None:
     scheme, separator, _ = source.partition("://")
     if not separator:
-        if not Path(source).expanduser().is_dir():
+        if not Path(absolute(source)).is_dir():
             raise UsageError(f"--source {source} is no folder")
     elif scheme == "root":
         _storage(source)

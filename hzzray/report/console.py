@@ -21,7 +21,7 @@ from rich.table import Table
 from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
 from hzzray.report.console_table import print_table
-from hzzray.report.run_tables import cutflow_summary, failure_lines
+from hzzray.report.run_tables import cutflow_summary, failure_lines, of_count
 from hzzray.runs.result import Result, Significance
 from hzzray.statistics.scaling import names
 
@@ -73,9 +73,9 @@ class RunProgress:
         planned, merged, failed, events, _ = counts
         if self._first is None:
             self._first = events
-        done = f"{_count(events).strip()} events"
+        done = f"{of_count(events).strip()} events"
         if events > self._first:  # else nobody knows how fast it is
-            done += f", {_count((events - self._first) / max(time.monotonic() - self._begun, 1e-3))}/s"
+            done += f", {of_count((events - self._first) / max(time.monotonic() - self._begun, 1e-3))}/s"
         note = done + (f", [red]{failed} failed[/]" if failed else "")
         if self._bar:
             self._bar.update(self._row, completed=merged + failed, total=planned, note=note)
@@ -129,13 +129,6 @@ def published(console: Console) -> Iterator[Callable[[int, int, str], None]]:
         yield show
 
 
-def _count(number: float) -> str:
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g} {unit}"
-    return f"{number:.3g} "
-
-
 def summary(result: Result, console: Console) -> None:
     """Print a run's numbers: yields of each group, in all and in the window, and what they signify.
 
@@ -181,7 +174,7 @@ def summary(result: Result, console: Console) -> None:
     tasks = result.tasks
     console.print(
         f"{result.status}: {tasks.planned} tasks planned = {tasks.merged} merged + {tasks.failed} failed; "
-        f"{_count(cost.events).strip()} events in {cost.wall_s:.1f} s of wall clock and {cost.cpu_s:.1f} s of CPU; "
+        f"{of_count(cost.events).strip()} events in {cost.wall_s:.1f} s of wall clock and {cost.cpu_s:.1f} s of CPU; "
         f"digest {result.digest[:16]}",
         highlight=False,
     )

@@ -20,6 +20,7 @@ from hzzray.messages import Counts
 from hzzray.report import fit_figures, fit_text
 from hzzray.report.console import FIGURES, warnings
 from hzzray.report.plotting import figure
+from hzzray.report.run_tables import of_count
 from hzzray.report.style import png
 from hzzray.report.timelines import comparison_figure
 from hzzray.runs import compare
@@ -133,9 +134,15 @@ def live(run_id: str, counts: Counts, drawn: bytes | None) -> str:
 
 
 def save_report(folder: RunFolder, path: Path | None = None) -> Path:
-    """Write a run's report; by default ``report.html`` in its folder. Raises UsageError where there is no result."""
+    """Write a run's report; by default ``report.html`` in its folder. Raises UsageError where there is no result.
+
+    Where ``path`` is a folder, it is written into that.
+    """
     text = report(folder)
-    return write_whole(path or folder.path / REPORT, lambda part: part.write_text(text, encoding="utf-8"))
+    where = path or folder.path
+    return write_whole(
+        where / REPORT if where.is_dir() else where, lambda part: part.write_text(text, encoding="utf-8")
+    )
 
 
 def report(folder: RunFolder) -> str:
@@ -310,8 +317,8 @@ def _cost(result: Result) -> str:
             ("waiting for input", f"{cost.read_s:.2f} s"),
             ("bytes read", f"{cost.bytes_read / 1e6:.1f} MB"),
             ("events", f"{cost.events}"),
-            ("events a second", f"{cost.events_per_s:.3g}"),
-            ("events a second of CPU", f"{cost.events / cost.cpu_s:.3g}" if cost.cpu_s else "–"),
+            ("events a second", f"{of_count(cost.events_per_s)}/s"),
+            ("events a second of CPU", f"{of_count(cost.events / cost.cpu_s)}/s" if cost.cpu_s else "–"),
         ),
     )
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from hzzray.errors import UsageError
 from hzzray.messages import AnalysisRef
 from hzzray.physics.analysis import Template
+from hzzray.report.run_tables import counted
 from hzzray.report.stack import Contents, contents
 from hzzray.report.style import StyledFigure, plain, save_figure, style
 from hzzray.runs.result import Result
@@ -283,7 +284,7 @@ def _state(result: Result) -> list[str]:
     ]
     lines += dict.fromkeys(plain(shorten(result.significance.withheld[name], 50, placeholder="…")) for name in unread)
     lacking = [
-        f"{number} {what}{'' if number == 1 else 's'} {verb}"
+        f"{counted(number, what)} {verb}"
         for number, what, verb in (
             (result.tasks.failed, "task", "failed"),
             (len(result.missing), "sample", "missing"),

@@ -18,10 +18,32 @@ MOST_FAILURES = 10
 def of_bytes(number: float) -> str:
     """Write a number of bytes."""
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
+        if number < 999.5:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.3g} TB"
+
+
+def of_count(number: float) -> str:
+    """Write three figures of a number, ready for a unit: ``4.95 k``."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * limit:
+            return f"{number / limit:.3g} {unit}"
+    return f"{number:.3g} "
+
+
+def about(seconds: float) -> str:
+    """Write a span of time that is roughly known."""
+    if seconds < 1e-3:
+        return "under a millisecond"
+    if seconds < 0.9995:
+        return f"about {1e3 * seconds:.3g} ms"
+    return f"about {seconds:.3g} s" if seconds < 999.5 else f"about {seconds:.0f} s"
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number of things."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def preview_table(found: Preview) -> Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
@@ -46,9 +47,14 @@ def actors_mean(run: LoadedRun) -> float | None:
     """Mean over time of the actors that ran, from the first sample to the run's end; a sample holds until the next."""
     if not len(run.scale):
         return None
-    times, actors = run.scale["time_s"], run.scale["actors"]
-    spans = np.diff(times, append=max(run.result.cost.wall_s, times[-1]))
+    actors, spans = run.scale["actors"], _spans(run)
     return float(np.average(actors, weights=spans)) if spans.any() else float(actors.mean())
+
+
+def _spans(run: LoadedRun) -> NDArray[np.float64]:
+    """Tell how long each sample of ``scale.csv`` holds [s]."""
+    times = run.scale["time_s"]
+    return np.diff(times, append=max(run.result.cost.wall_s, times.max(initial=0.0)))
 
 
 def nodes_max(run: LoadedRun) -> int | None:
@@ -72,14 +78,14 @@ def events_per_cpu_s(run: LoadedRun) -> float | None:
 
 
 def read_share(run: LoadedRun) -> float | None:
-    """Share of the actors' time that went by waiting for input: reading seconds / (wall time · mean actors)."""
+    """Share of the actors' time that went by waiting for input: reading seconds / actor-seconds."""
     return _ratio(run.result.cost.read_s, _actor_seconds(run))
 
 
 def efficiency(run: LoadedRun) -> float | None:
-    """Share of the actors' time that was CPU of tasks: CPU seconds / (wall time · mean actors).
+    """Share of the actors' time that was CPU of tasks: CPU seconds / actor-seconds.
 
-    What is missing to 1 is input, idling, start-up and planning; kernels of more than one thread would exceed it.
+    What is missing to 1 is input, idling and start-up of actors.
     """
     return _ratio(run.result.cost.cpu_s, _actor_seconds(run))
 
@@ -146,7 +152,12 @@ def _service(name: str, rows: Rows) -> ServiceUse:
 
 
 def _actor_seconds(run: LoadedRun) -> float:
-    return run.result.cost.wall_s * (actors_mean(run) or 0.0)
+    """Add up the actors' time: their mean times the span that it is of, from the first sample to the run's end.
+
+    It is 0 where the tasks' CPU exceeds it: of a run that was too short to sample nobody knows it.
+    """
+    seconds = float(run.scale["actors"] @ _spans(run))
+    return seconds if run.result.cost.cpu_s <= seconds else 0.0
 
 
 def _ratio(part: float, whole: float) -> float | None:

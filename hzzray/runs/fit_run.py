@@ -19,7 +19,7 @@ from hzzray.data.catalogue import Role
 from hzzray.engine.template_tables import Tables
 from hzzray.errors import UsageError
 from hzzray.files import OutputError, read_own, write_whole
-from hzzray.runs.folder import load_json
+from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.result import Result
 from hzzray.runs.templates import load_templates
 from hzzray.statistics.fit_result import FitPoint, FitResult
@@ -284,8 +284,9 @@ def load_fit(folder: Path, name: str = FIT) -> FitResult:
     """Read ``fit.json``; raises UsageError where there is none, OutputError where it can't be understood."""
     path = folder / name
     try:
-        return FitResult.model_validate_json(read_own(path, _MOST_BYTES))
+        found = FitResult.model_validate_json(read_own(path, _MOST_BYTES))
+        return found.model_copy(update={"run_id": RunFolder(folder).run_id})
     except FileNotFoundError as error:
-        raise UsageError(f"{folder}: no fit yet: hzzray fit {folder.name}") from error
+        raise UsageError(f"{folder}: no fit yet: hzzray fit {RunFolder(folder).run_id}") from error
     except ValidationError as error:
         raise OutputError(f"{path}: {error.errors()[0]['msg']}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +31,8 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        """What the run is called."""
-        return self.path.name
+        """What the run is called, wherever it is shown: of a copy, what the copy is called."""
+        return Path(os.path.abspath(self.path)).name  # noqa: PTH100 (resolve would name what a link leads to)
 
     @property
     def ledger_path(self) -> Path:
@@ -43,8 +45,14 @@ class RunFolder:
         return self.ledger_path.is_file() and not self.ledger_path.is_symlink()
 
     def ledger(self) -> Ledger:
-        """Open its ledger; raises UsageError where there is no such run, LedgerError for a damaged one."""
-        return Ledger.open(self.ledger_path)
+        """Open its ledger; raises UsageError where there is no run, or none here, LedgerError for a damaged one."""
+        try:
+            return Ledger.open(self.ledger_path)
+        except UsageError as error:
+            if not (self.path / RESULT).is_file():
+                raise
+            where = f"{self.path}: its {LEDGER} is gone, or elsewhere"
+            raise UsageError(f"{where}; its result is there: hzzray result {shlex.quote(self.run_id)}") from error
 
     def make(self) -> None:
         """Make it; raises LedgerError where the folder of runs can't be used."""
@@ -90,12 +98,21 @@ def save_json(result: Result, folder: Path) -> Path:
     return write_whole(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def named(result: Result, folder: Path) -> Result:
+    """Give a result the id by which commands find its folder: that may be a copy of another run's."""
+    return result.model_copy(update={"run_id": RunFolder(folder).run_id})
+
+
 def load_json(folder: Path) -> Result:
     """Read ``result.json``; raises UsageError where there is none, OutputError where it can't be understood."""
     path = folder / RESULT
     try:
-        return Result.model_validate_json(read_own(path, RESULT_BYTES))
+        return named(Result.model_validate_json(read_own(path, RESULT_BYTES)), folder)
     except FileNotFoundError as error:
-        raise UsageError(f"{folder}: no such run, or one that has no result yet") from error
+        run = RunFolder(folder)
+        if not run.has_ledger:
+            raise UsageError(f"{folder}: no such run, or one that has no result yet") from error
+        again = f"hzzray run --run-id {run.run_id}, asked for the same as before, writes it"
+        raise UsageError(f"{folder}: a run without its {RESULT}, which is gone or isn't there yet: {again}") from error
     except ValidationError as error:
         raise OutputError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error

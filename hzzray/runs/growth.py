@@ -63,7 +63,7 @@ class Growth:
             #: When each merged task was, in seconds of the run's clock, rising.
             self.times = np.maximum.accumulate(on_the_clock([one.at for one in merged], history, ledger.created))
             self._end = RunState(
-                version=0, run_id=ledger.run_id, spec=ledger.spec, environment=ledger.environment,
+                version=0, run_id=folder.run_id, spec=ledger.spec, environment=ledger.environment,
                 counts=ledger.counts(), yields={}, digest="", entries=ledger.entries(), failures=(),
                 cost=ledger.cost(), wall_s=ledger.wall_s(), unopened=ledger.unopened(),
             )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hzzray.errors import UsageError
-from hzzray.files import OutputError, read_own
+from hzzray.files import read_own
 from hzzray.runs.folder import RESULT, RESULT_BYTES, RunFolder, load_json
 from hzzray.runs.plan import CHUNK
 from hzzray.runs.result import Result
@@ -91,7 +91,7 @@ def read_record(path: Path) -> Record:
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such run, report or result") from error
     except UnicodeDecodeError as error:
-        raise OutputError(f"{path}: neither a report nor a result.json: {error.reason}") from error
+        raise UsageError(f"{path}: neither a report nor a result.json: {error.reason}") from error
     found = _RECORD.search(text)
     try:
         if found is not None:
@@ -99,4 +99,4 @@ def read_record(path: Path) -> Record:
         return Record(result=Result.model_validate_json(text))
     except ValidationError as error:
         what = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise OutputError(f"{path}: neither a report nor a result.json: {what}") from error
+        raise UsageError(f"{path}: neither a report nor a result.json: {what}") from error

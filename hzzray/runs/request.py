@@ -44,8 +44,8 @@ def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _separated(value: object) -> object:
-    """Split a text at its commas."""
+def separated(value: object) -> object:
+    """Split a text at its commas; another value stays."""
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
@@ -142,7 +142,7 @@ class RunRequest(BaseModel):
         "comes from the first that has it. Default: the release's own address; for toy the folder toy, written if "
         "absent.",
     )
-    samples: Annotated[tuple[str, ...], BeforeValidator(_separated), Option("--samples", is_list=True)] = Field(
+    samples: Annotated[tuple[str, ...], BeforeValidator(separated), Option("--samples", is_list=True)] = Field(
         (), description="Names, separated by commas. Default: all of the release."
     )
     selection: Annotated[str | None, Option("--selection")] = Field(
@@ -165,7 +165,7 @@ class RunRequest(BaseModel):
         "counts.",
     )
     variations: Annotated[
-        tuple[str, ...], BeforeValidator(_separated), Option("--variations", "none|all|NAME,NAME", is_list=True)
+        tuple[str, ...], BeforeValidator(separated), Option("--variations", "none|all|NAME,NAME", is_list=True)
     ] = Field(
         (),
         description="Systematics of the release's simulation that are filled too, up and down: of the observables that "

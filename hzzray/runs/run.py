@@ -34,7 +34,7 @@ from hzzray.engine.template_tables import tables
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, PlannedFile, RunSpec, RunState, Task
 from hzzray.physics.histogram import digest, varied_digest
-from hzzray.runs.folder import RunFolder, save_json
+from hzzray.runs.folder import RunFolder, named, save_json
 from hzzray.runs.plan import CHUNK, Plan, check_source, make_plan, readable
 from hzzray.runs.request import Engine, RunRequest, mistake
 from hzzray.runs.result import Result, moment, summarise
@@ -112,10 +112,13 @@ def limits_for(request: RunRequest) -> Limits:
 
 
 def settings_of(folder: RunFolder) -> tuple[RunSpec, Settings]:
-    """Tell what a run computes, and how it was last worked on; raises UsageError where there is no such run."""
+    """Tell what a run computes, and how it was last worked on; raises UsageError where there is no such run.
+
+    They lead to this folder, whatever it is called: a copy's ledger has the id of the run that it was copied from.
+    """
     with folder.ledger() as ledger:
-        kept = json.loads(ledger.settings())
-        return ledger.spec, make_settings(**kept, runs=folder.path.parent, run_id=ledger.run_id)
+        kept = make_settings(**json.loads(ledger.settings()), runs=folder.path.parent, run_id=ledger.run_id)
+        return ledger.spec, kept.model_copy(update={"run_id": folder.run_id})
 
 
 def keep_settings(ledger: Ledger, settings: Settings) -> None:
@@ -289,7 +292,7 @@ def _replaced(ledger: Ledger, plan: Plan) -> Iterator[tuple[PlannedFile, KnownFi
 
 def _mixed(ledger: Ledger, new: PlannedFile, old: KnownFile) -> str:
     """Say why a run can't go on with a file instead of the one that it has read, and what can be done."""
-    run, sample = ledger.run_id, ledger.spec.release.sample(old.sample)
+    run, sample = RunFolder(ledger.path.parent).run_id, ledger.spec.release.sample(old.sample)
     hint = f"hzzray retract {run} {sample.name}" + ("" if sample.only_path else f" --file {shlex.quote(old.path)}")
     what = f"another file than the one that run {run} began with, or another content"
     if new.sample == old.sample and new.path != old.path:
@@ -446,7 +449,7 @@ class Journal:
 
 def _show(folder: Path, state: RunState) -> Result:
     """Let whoever shares the run's folder see how it goes."""
-    result = summarise(state)
+    result = named(summarise(state), folder)
     save_json(result, folder)
     return result
 
@@ -489,7 +492,7 @@ def retract(folder: RunFolder, sample: str, path: str | None = None) -> tuple[in
         places = {file.path: file.uuid for file in ledger.planned_files() if file.sample == sample}
         if path is not None and path not in places:
             raise UsageError(
-                f"run {ledger.run_id} has read no {path} of sample {sample}; it has {names(places) or 'read none'}"
+                f"run {folder.run_id} has read no {path} of sample {sample}; it has {names(places) or 'read none'}"
             )
         gone = ledger.forget_sample(sample, None if path is None else {places[path]})
         return gone, finish(ledger)

@@ -21,10 +21,14 @@ TOY_FOLDER = "toy"
 
 
 class Places(NamedTuple):
-    """Where a run reads: its sources, and how many events are to be simulated into the only one before, if any."""
+    """Where a run reads: its sources, and how many events are to be simulated into the only one before, if any.
+
+    ``note`` says why none are where somebody asked for some.
+    """
 
     sources: tuple[str, ...]
     to_simulate: int | None = None
+    note: str = ""
 
 
 def release_of(name: str, catalogue: Path | None, *, openmagic: bool = False) -> Release:
@@ -49,13 +53,14 @@ def places_for(chosen: Release, request: RunRequest) -> Places:
         raise UsageError("--events goes with one --source")
     if chosen.name == "toy" and len(given) <= 1 and not is_remote((given or ("",))[0]):
         folder = given[0] if given else TOY_FOLDER
-        is_due = (not given or events is not None) and not Path(folder).exists()
-        return Places((folder,), (events or TOY_EVENTS) if is_due else None)
-    if given:
-        return Places(given)
-    if not chosen.sources:
+        if Path(folder).exists():
+            note = "" if events is None else f"{folder} is there: its events are taken, and no {events} are simulated"
+            return Places((folder,), note=note)
+        return Places((folder,), None if given and events is None else events or TOY_EVENTS)
+    if not given and not chosen.sources:
         raise UsageError(f"release {chosen.name} names no address: give --source")
-    return Places(chosen.sources)
+    note = "" if events is None else "--events simulates into a folder of release toy alone: nothing is simulated"
+    return Places(given or chosen.sources, note=note)
 
 
 def write_toys_once(folder: Path, write: Callable[[Path], object]) -> None:
