@@ -18,6 +18,7 @@ from hzzray.physics.analysis import Bound, Template
 from hzzray.physics.filler import Filler
 from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import H4L, changed, preset, select
+from hzzray.runs.sources import write_toys_once
 from tests.support.reading import asked, asked_by
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -533,3 +534,14 @@ def test_a_higgs_decay_has_one_z_near_its_shell():
     m12 = np.sqrt(2 * pt.prod(axis=1) * (np.cosh(np.diff(eta)[:, 0]) - np.cos(np.diff(phi)[:, 0])))
     assert abs(np.median(m12) - Z_MASS) < 2
     assert 0.5 < np.mean(np.abs(m12 - Z_MASS) < 4) < 0.9
+
+
+def test_a_simulation_that_is_interrupted_leaves_nothing_behind(tmp_path):
+    def write(part):
+        part.mkdir()
+        (part / "a.root").write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_toys_once(tmp_path / "toy", write)
+    assert list(tmp_path.iterdir()) == []

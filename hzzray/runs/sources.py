@@ -69,10 +69,11 @@ def write_toys_once(folder: Path, write: Callable[[Path], object]) -> None:
     Raises UsageError where it can't be made.
     """
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # containers share volumes and process ids
-    write(part)
     try:
+        write(part)
         part.rename(folder)
     except OSError as error:
-        shutil.rmtree(part)
         if not folder.is_dir():  # else another was faster
             raise UsageError(f"can't write {folder}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
