@@ -62,7 +62,8 @@ print(json.dumps(seen))
 
 def bare_environment(home: Path, **more: str) -> dict[str, str]:
     """The environment of a user who set nothing of Ray's."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "OMP_", "NUMBA_NUM"))}
+    ours = ("RAY_", "OMP_", "NUMBA_NUM", "HZZRAY_DASHBOARD")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return kept | {"HOME": str(home), "PYTHONPATH": str(ROOT), **more}
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from uuid import UUID
 
 import numpy as np
+import psutil
 import pytest
 import uproot
 
@@ -53,6 +54,12 @@ def toy_spec():
 @pytest.fixture(scope="module")
 def serial(toys, toy_spec, tmp_path_factory):
     return run(tmp_path_factory.mktemp("serial"), [toys], toy_spec)
+
+
+def test_no_dashboard_is_started_where_none_is_wanted(ray_cluster):
+    started = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("gcs_server" in command for command in started)
+    assert not [command for command in started if "dashboard/dashboard.py" in command]
 
 
 @pytest.mark.usefixtures("ray_cluster")
