@@ -387,8 +387,8 @@ def test_a_session_says_why_it_is_none(runs, tmp_path):
     (runs / "base" / "ledger.db").unlink()
     session = Exploring(runs / "base", "serial", None)
     wait_for("the end", lambda: session.trouble is not None, 60)
-    assert "no such run" in session.trouble
-    with pytest.raises(ClusterError, match=r"The session has ended: .*no such run"):
+    assert "its ledger.db is gone" in session.trouble
+    with pytest.raises(ClusterError, match=r"The session has ended: .*its ledger.db is gone"):
         session.recut(Question())
     session.close()
 
