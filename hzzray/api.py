@@ -23,7 +23,7 @@ from hzzray.messages import Counts, RunSpec, Status
 from hzzray.report.console import RunProgress
 from hzzray.runs.cutflow import By, cutflow, yields
 from hzzray.runs.explore import Session, explore
-from hzzray.runs.fit_run import band_of, fit_run
+from hzzray.runs.fit_run import drawn, fit_run
 from hzzray.runs.folder import RESULT, RunFolder, find_run, load_json
 from hzzray.runs.request import RunRequest, make_spec, options
 from hzzray.runs.result import Result, Significance
@@ -135,8 +135,8 @@ class Run:
         """
         from hzzray.report.plotting import figure  # noqa: PLC0415 (matplotlib is a second to import)
 
-        shown = self._showing(observable)
-        return figure(shown, channel=channel, log=log, systematic=band_of(shown, self.path, channel))
+        shown, band = drawn(self.result, self.path, observable or None, channel)
+        return figure(shown, channel=channel, log=log, systematic=band)
 
     def fit(self, observable: str = "", *, quick: bool = False) -> FitResult:
         """Fit signal strength and nuisance parameters to an observable, by default the first one.
@@ -251,7 +251,8 @@ def run(release: str = "toy", *, runs: str | Path | None = None, progress: bool 
         result = _followed(work, screen.look, folder)
         from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
 
-        save(result, settings.folder, systematic=band_of(result, settings.folder))
+        shown, band = drawn(result, settings.folder)
+        save(shown, settings.folder, systematic=band)
         screen.end(result)
     return Run(settings.folder)
 

@@ -308,9 +308,10 @@ def _execute(
     plots: tuple[Path, ...] = ()
     if draws:
         from hzzray.report.plotting import save  # noqa: PLC0415 (matplotlib: the first task needn't wait for it)
-        from hzzray.runs.fit_run import band_of  # noqa: PLC0415
+        from hzzray.runs.fit_run import drawn  # noqa: PLC0415
 
-        plots = save(result, settings.folder, systematic=band_of(result, settings.folder))
+        shown, band = drawn(result, settings.folder)
+        plots = save(shown, settings.folder, systematic=band)
     if as_json:
         about = {"run_id": result.run_id, "status": result.status, **result.tasks.model_dump()}
         print_json({**about, "digest": result.digest, "files": [str(path) for path in plots]})
@@ -365,17 +366,12 @@ def plot(
 ) -> None:
     """Draw a run's plot again, from its result."""
     from hzzray.report.plotting import save  # noqa: PLC0415
-    from hzzray.runs.fit_run import systematic  # noqa: PLC0415
+    from hzzray.runs.fit_run import drawn  # noqa: PLC0415
     from hzzray.runs.folder import load_json  # noqa: PLC0415
-    from hzzray.runs.templates import load_templates, showing  # noqa: PLC0415
 
     folder = _folder(run_name, runs).path
     into = output_folder(output, folder)
-    shown = _counted(load_json(folder), background_uncertainty)
-    found = load_templates(shown, folder) if observable is not None or shown.spec.variations else None
-    if observable is not None and found is not None:
-        shown = showing(shown, found, observable)
-    band = None if found is None else systematic(shown, found, shown.observable.observable, channel)
+    shown, band = drawn(_counted(load_json(folder), background_uncertainty), folder, observable, channel)
     tell_files(save(shown, into, channel=channel, log=log, systematic=band), console, as_json=as_json)
 
 
@@ -528,11 +524,12 @@ def retract(
     """Take a sample's results out of a run, or a file's, exactly; the next start of the run reads it anew."""
     from hzzray.report.plotting import save  # noqa: PLC0415
     from hzzray.runs import run as runner  # noqa: PLC0415
-    from hzzray.runs.fit_run import band_of  # noqa: PLC0415
+    from hzzray.runs.fit_run import drawn  # noqa: PLC0415
 
     folder = _folder(run_name, runs)
     gone, left = runner.retract(folder, sample, file)
-    save(left, folder.path, systematic=band_of(left, folder.path))
+    shown, band = drawn(left, folder.path)
+    save(shown, folder.path, systematic=band)
     tasks = left.tasks
     if as_json:
         print_json({"run_id": left.run_id, "retracted": gone, "status": left.status, **tasks.model_dump()})

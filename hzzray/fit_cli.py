@@ -93,7 +93,7 @@ def _watch(folder: Path, observable: str | None) -> None:
         read_run,
         save_fit,
         unfitted,
-    )  # fmt: skip
+    )
     from hzzray.runs.folder import load_json  # noqa: PLC0415
     from hzzray.runs.templates import TEMPLATES  # noqa: PLC0415
     from hzzray.statistics.fit import FitError, Wanted, run_fit  # noqa: PLC0415

@@ -266,15 +266,21 @@ def runs(tmp_path, monkeypatch, finished):
     services.clear()
 
 
-def test_the_page_from_its_start_to_a_kept_run(runs):
-    own = load_json(runs / "base")
+def explored(run_id) -> AppTest:
+    """Open the page of a run, and start its session."""
     test = AppTest.from_file(MAIN, default_timeout=120)
-    test.query_params["run"] = "base"
+    test.query_params["run"] = run_id
     test.run().switch_page("views/explore.py").run()
     press(test, "Start exploring")
-    wait_for("the session", lambda: services().sessions.find("base").is_ready, 120)
+    wait_for("the session", lambda: services().sessions.find(run_id).is_ready, 120)
     test.run()
     assert not test.exception, test.exception
+    return test
+
+
+def test_the_page_from_its_start_to_a_kept_run(runs):
+    own = load_json(runs / "base")
+    test = explored("base")
     assert figures(test)["Expected"] == (f"{own.significance.asimov:.2f} σ", "as in the run")
     assert figures(test)["Data"][0] == str(own.significance.n_data)  # these cuts were run
     assert own.digest[:16] in said(test)
@@ -341,13 +347,7 @@ def test_a_variable_with_bounds_in_several_rows_is_not_moved_but_taken_away(runs
     sources = (str(toys),)
     settings = make_settings(runs=runs, run_id="twice", sources=sources, engine="serial", chunk=3_000)
     execute(twice, settings, planned=lambda _: None, progress=lambda _: None)
-    test = AppTest.from_file(MAIN, default_timeout=120)
-    test.query_params["run"] = "twice"
-    test.run().switch_page("views/explore.py").run()
-    press(test, "Start exploring")
-    wait_for("the session", lambda: services().sessions.find("twice").is_ready, 120)
-    test.run()
-    assert not test.exception, test.exception
+    test = explored("twice")
     assert [one.key for one in test.slider if one.disabled] == ["slider-twice-m12"]
     assert "Several rows have a bound on it: Z1 window, heavy Z." in said(test)
     before = figures(test)["Background"][0]

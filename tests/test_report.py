@@ -13,6 +13,7 @@ from hzzray.report.run_tables import of_count
 from hzzray.runs.fit_run import save_fit
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.record import read_record, record_of
+from hzzray.runs.templates import load_templates
 from hzzray.statistics.fit_result import FitResult, Quantity, YieldResult
 
 VOID = {"meta", "img", "br"}
@@ -173,7 +174,8 @@ def test_no_word_of_a_run_becomes_markup(folder):
 
 
 def test_pictures_that_have_no_room_are_named(folder):
-    text = html._others(record_of(folder).result, folder.path, 60_000)
+    result = record_of(folder).result
+    text = html._others(result, load_templates(result, folder.path), 60_000)
     assert "No room here for" in text
     assert "m12" in text.split("No room here for")[1]
     assert len(text) < 61_000

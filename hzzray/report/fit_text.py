@@ -84,8 +84,8 @@ def strength(fitted: FitResult) -> str:
 
 def split(fitted: FitResult) -> str:
     """Say what of µ̂'s error is statistics; nothing where that isn't known."""
-    parts = [(fitted.value(f"mu_{name[:4]}"), name) for name in ("statistics", "systematics")]
-    return ", ".join(f"{value:.2f} {name}" for value, name in parts if value is not None)
+    parts = {"statistics": fitted.value("mu_stat"), "systematics": fitted.value("mu_syst")}
+    return ", ".join(f"{value:.2f} {name}" for name, value in parts.items() if value is not None)
 
 
 def _has(figures: Mapping[str, Quantity], name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hzzray.engine.monitor import is_actor
+from hzzray.engine.template_tables import Tables
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
 from hzzray.messages import Counts
@@ -26,7 +26,7 @@ from hzzray.report.timelines import comparison_figure
 from hzzray.runs import compare
 from hzzray.runs.cutflow import By, CutflowRow, cutflow, yields
 from hzzray.runs.explore import command
-from hzzray.runs.fit_run import FIT, band_of, load_fit
+from hzzray.runs.fit_run import FIT, load_fit, systematic
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.record import Record, embedded, record_of
 from hzzray.runs.result import Result
@@ -149,8 +149,9 @@ def report(folder: RunFolder) -> str:
     """Tell all of a run in one page: at most ``MOST_BYTES``, pictures that would not fit are left out and named."""
     record = record_of(folder)
     result = record.result
+    found = _templates(result, folder.path)
     sections = {
-        "Result": _result(result, folder.path),
+        "Result": _result(result, found),
         "Yields": _yields(result, "group") + _details("Samples", lambda: _yields(result, "sample")),
         "Cutflow": _cutflow(result),
         "Significance": _significance(result),
@@ -159,7 +160,7 @@ def report(folder: RunFolder) -> str:
         "Provenance": _provenance(folder, record),
     }
     rest = _embedded_size(record) + sum(len(text.encode()) for text in sections.values())
-    sections["Result"] += _others(result, folder.path, min(_PICTURES_BYTES, MOST_BYTES - rest - 20_000))
+    sections["Result"] += _others(result, found, min(_PICTURES_BYTES, MOST_BYTES - rest - 20_000))
     title = escape(f"{result.spec.release.title}, {result.spec.selection.name}: run {result.run_id}")
     body = "".join(f"<h2>{name}</h2>{text}" for name, text in sections.items() if text)
     return (
@@ -174,15 +175,21 @@ def _embedded_size(record: Record) -> int:
     return len(embedded(record).encode())
 
 
-def _figure(result: Result, folder: Path, channel: str | None = None) -> Figure:
-    """Draw a result with the systematic uncertainty that its run has measured, where more than the result is known."""
-    band = None
-    with suppress(HzzrayError):
-        band = band_of(result, folder, channel)
+def _templates(result: Result, folder: Path) -> Tables:
+    """Read a run's templates; none where only the result is known."""
+    try:
+        return load_templates(result, folder)
+    except HzzrayError:
+        return {}
+
+
+def _figure(result: Result, found: Tables, channel: str | None = None) -> Figure:
+    """Draw a result, with the systematic uncertainty that its run has measured."""
+    band = systematic(result, found, result.observable.observable, channel) if found else None
     return figure(result, channel=channel, systematic=band)
 
 
-def _result(result: Result, folder: Path) -> str:
+def _result(result: Result, found: Tables) -> str:
     said = "".join(f"<li>{escape(line)}</li>" for line in warnings(result))
     wrong = f'<div class="warn"><p>What a reader of the numbers must know:</p><ul>{said}</ul></div>' if said else ""
     return (
@@ -190,13 +197,13 @@ def _result(result: Result, folder: Path) -> str:
         f"Luminosity {escape(str(result.luminosity))}; {100 * result.fraction:.4g} % of the events read "
         f"({100 * result.spec.fraction:.4g} % asked for).<br>"
         f'<span class="soft">digest</span> <code>{escape(result.digest)}</code></p>{wrong}'
-        f"{picture(_figure(result, folder), headline(result))}"
+        f"{picture(_figure(result, found), headline(result))}"
     )
 
 
-def _others(result: Result, folder: Path, room: int) -> str:
+def _others(result: Result, found: Tables, room: int) -> str:
     """Show regions and other observables, as many as there is room for."""
-    shown = _pictures(_figures(result, folder), room, _SMALL_DPI, "plot")
+    shown = _pictures(_figures(result, found), room, _SMALL_DPI, "plot")
     return f"<details><summary>Regions and other observables</summary>{shown}</details>" if shown else ""
 
 
@@ -218,15 +225,11 @@ def _pictures(figures: Iterable[tuple[str, Callable[[], Figure]]], room: int, dp
     return "".join(shown)
 
 
-def _figures(result: Result, folder: Path) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def _figures(result: Result, found: Tables) -> Iterator[tuple[str, Callable[[], Figure]]]:
     for region in result.spec.analysis.regions:
-        yield region, partial(_figure, result, folder, region)
-    try:
-        found = load_templates(result, folder)
-    except HzzrayError:
-        return  # of a result alone
-    for template in result.spec.templates[1:]:
-        yield template.observable, lambda name=template.observable: _figure(showing(result, found, name), folder)  # type: ignore[misc]
+        yield region, partial(_figure, result, found, region)
+    for template in result.spec.templates[1:] if found else ():
+        yield template.observable, lambda name=template.observable: _figure(showing(result, found, name), found)  # type: ignore[misc]
 
 
 def _details(title: str, text: Callable[[], str]) -> str:

@@ -21,7 +21,7 @@ from hzzray.errors import UsageError
 from hzzray.files import OutputError, read_own, write_whole
 from hzzray.runs.folder import RunFolder, load_json
 from hzzray.runs.result import Result
-from hzzray.runs.templates import load_templates
+from hzzray.runs.templates import load_templates, showing
 from hzzray.statistics.fit_result import FitPoint, FitResult
 from hzzray.statistics.model_inputs import ModelInputs, Process
 from hzzray.statistics.progress import Progress, quiet
@@ -224,14 +224,18 @@ def systematic(
     return total
 
 
-def band_of(result: Result, folder: Path, region: str | None = None) -> Vector | None:
-    """Tell the systematic uncertainty that a run's plot shows; None where it has measured none.
+def drawn(
+    result: Result, folder: Path, observable: str | None = None, region: str | None = None
+) -> tuple[Result, Vector | None]:
+    """Take what a plot shows of a run: one of its observables, by default the first, and its systematic uncertainty.
 
-    Raises as ``load_templates``.
+    That is None where the run has measured none. Raises as ``load_templates`` and ``showing``.
     """
-    if not result.spec.variations:
-        return None
-    return systematic(result, load_templates(result, folder), result.observable.observable, region)
+    if observable is None and not result.spec.variations:
+        return result, None
+    found = load_templates(result, folder)
+    shown = result if observable is None else showing(result, found, observable)
+    return shown, systematic(shown, found, shown.observable.observable, region)
 
 
 def unfitted(result: Result, why: str) -> FitResult:
