@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hzzray.errors import UsageError
 from hzzray.options import AsJson, Run, Runs, output_folder, tell_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hzzray.statistics.fit_result import FitResult
 
 app = typer.Typer()
 console = Console(emoji=False)
+errors = Console(emoji=False, stderr=True)
 
 #: Most pseudo-experiments of one fit; each takes a second or so.
 MOST_TOYS = 100_000
@@ -55,6 +51,7 @@ def fit(
     runs: Runs = Path("runs"),
 ) -> None:
     """Fit a run: signal strength, significance, limit, mass; workspace.json, fit.json and pictures."""
+    from hzzray.report.fit_progress import fit_progress  # noqa: PLC0415
     from hzzray.runs.fit_run import FIT, WORKSPACE, fit_run, has_full_fit, require_fit  # noqa: PLC0415
     from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
 
@@ -64,7 +61,7 @@ def fit(
         _watch(folder, observable)
         return
     into = output_folder(output, folder)
-    with _progress(show=not as_json) as progress:
+    with fit_progress(errors if as_json else console) as progress:
         fitted = fit_run(folder, observable, quick=quick, toys=toys, seed=seed, into=into, progress=progress)
     if as_json:
         typer.echo(fitted.model_dump_json(indent=1))
@@ -147,28 +144,6 @@ def hepdata(
         raise UsageError(f"{folder / FIT} is of other bins than the run has: hzzray fit {result.run_id}")
     names = list(dict.fromkeys([result.spec.templates[0].observable, *(observable or ())]))
     tell_files(write_hepdata(result, tables, names, fitted, into), console, as_json=as_json)
-
-
-@contextmanager
-def _progress(*, show: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far a fit's parts are, until the block ends."""
-    with Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (show and console.is_terminal),
-    ) as bar:
-        rows: dict[str, int] = {}
-
-        def told(what: str, done: int, total: int) -> None:
-            if what not in rows:
-                rows[what] = bar.add_task(what, total=total)
-            bar.update(rows[what], completed=done)  # type: ignore[arg-type]
-
-        yield told
 
 
 def show(fitted: FitResult, into: Console) -> None:

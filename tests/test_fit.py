@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from hzzray.report import fit_text
+from hzzray.report import fit_progress, fit_text
 from hzzray.statistics.workspace import Rules, make
 from tests.support.fits import inputs
 
@@ -36,10 +40,25 @@ def likelihood(workspace):
 def fitted(workspace):
     told = []
     found = run_fit(workspace, has_data=True, progress=lambda *how: told.append(how))
-    assert ("fit", 1, 1) in told
-    assert told[-1][0] == "impacts"
-    assert told[-1][1] == told[-1][2]
+    assert [what for what, done, total in told if done == total] == ["fit", "significance", "limit", "impacts"]
     return found
+
+
+def test_a_fit_that_takes_long_says_in_a_pipe_where_it_is(monkeypatch):
+    class Pipe(io.StringIO):
+        said = Event()
+
+        def flush(self):
+            if "impacts" in self.getvalue():
+                self.said.set()
+
+    monkeypatch.setattr(fit_progress, "EVERY_S", 0.01)
+    pipe = Pipe()
+    with fit_progress.fit_progress(Console(file=pipe)) as progress:
+        progress("limit", 0, 1)
+        progress("impacts", 40, 1020)
+        assert pipe.said.wait(30)
+    assert re.search(r"^impacts 40 of 1020, \d+ s$", pipe.getvalue(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("mu", [0.0, 1.0, 2.0])

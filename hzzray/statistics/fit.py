@@ -383,11 +383,15 @@ def run_fit(
     best = likelihood.best
     progress("fit", 1, 1)
     figures = _strength(likelihood, no_data)
+    progress("significance", 0, 1)
     figures |= _significances(observed, expected, no_data)
+    progress("significance", 1, 1)
     if wanted.toys and observed is not None:
         figures["z_toys"], figures["p_toys"] = _by_toys(observed, wanted, progress)
     if wanted.limits:
+        progress("limit", 0, 1)
         figures |= _limits(observed, expected, no_data)
+        progress("limit", 1, 1)
     figures |= _goodness(observed, no_data)
     parameters = _parameters(likelihood, progress) if wanted.impacts else _pulls(likelihood)
     after, before = _spread(likelihood, best.parameters, likelihood.told.errors), _before(likelihood)
