@@ -21,7 +21,8 @@ from rich.console import Console
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
 from hzzray.engine.limits import Limits
-from hzzray.physics.hot_candidates import CachedFiller, Hot
+from hzzray.physics.cached_filler import CachedFiller
+from hzzray.physics.hot_candidates import Hot
 from hzzray.runs.explore import Session, explore
 from hzzray.runs.request import make_spec
 from hzzray.runs.run import execute, make_settings

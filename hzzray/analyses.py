@@ -214,12 +214,12 @@ def warm_up(*, last_first: bool = False) -> None:
     Two processes that begin at opposite ends are done in little more than half the time.
     """
     from hzzray.data import unpacking  # noqa: PLC0415 (imports numba)
-    from hzzray.physics import hot_candidates  # noqa: PLC0415
+    from hzzray.physics import hot_kernels  # noqa: PLC0415
 
     pieces: list[Callable[[], None]] = [
         partial(_warm_up, "notebook-2020"),
         unpacking.warm_up,
-        hot_candidates.warm_up,
+        hot_kernels.warm_up,
         partial(_warm_up, "h4l"),
     ]
     for piece in reversed(pieces) if last_first else pieces:
@@ -228,7 +228,7 @@ def warm_up(*, last_first: bool = False) -> None:
 
 def _warm_up(name: str) -> None:
     """Compile what a preset runs on the toys."""
-    from hzzray.physics import hot_candidates  # noqa: PLC0415
+    from hzzray.physics import candidate_builder  # noqa: PLC0415
     from hzzray.physics.filler import Filler  # noqa: PLC0415
 
     toy = release("toy")
@@ -238,7 +238,7 @@ def _warm_up(name: str) -> None:
     found = Reads(columns, schema.factors, more=reads_more(columns, toy.variations))
     made = Filler(analysis, selection, analysis.templates, schema.gev, toy.variations, 1, found)
     made.warm_up(nothing(found))
-    hot_candidates.CandidateBuilder(analysis, selection, (0,), schema.gev).warm_up(
+    candidate_builder.CandidateBuilder(analysis, selection, (0,), schema.gev).warm_up(
         nothing(Reads(columns, schema.factors))
     )
 

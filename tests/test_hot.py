@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from hzzray.engine.hot import Store
 from hzzray.physics.analysis import Bound, Cut, Template, lay_out
+from hzzray.physics.cached_filler import CachedFiller, UnmeasuredError
+from hzzray.physics.candidate_builder import CandidateBuilder
 from hzzray.physics.candidates import make_room
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis
-from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, Hot, Part, UnmeasuredError, shrink
+from hzzray.physics.hot_candidates import Hot, Part, shrink
 from hzzray.physics.judge import count_passed
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select
 from tests.support.exact import exact_sum, value

@@ -21,12 +21,12 @@ from hzzray.data.catalogue import release
 from hzzray.data.reader import Reader
 from hzzray.physics import h4l, notebook
 from hzzray.physics.analysis import Bound, Cut
+from hzzray.physics.candidate_builder import CandidateBuilder
 from hzzray.physics.columns import Step
 from hzzray.physics.fill import judge_and_fill
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.four_leptons import M_Z
 from hzzray.physics.histogram import MAX_WEIGHT, Axis, Blocks, Shape
-from hzzray.physics.hot_candidates import CandidateBuilder
 from hzzray.physics.lepton_columns import TEMPLATES, Leptons
 from hzzray.physics.selection import H4L, NOTEBOOK, parameters_of, select
 from tests.support import oracle

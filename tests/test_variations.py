@@ -21,10 +21,11 @@ from hzzray.data.catalogue import release
 from hzzray.errors import UsageError
 from hzzray.messages import RunSpec
 from hzzray.physics.analysis import Bound, Cut, Template, Variation
+from hzzray.physics.cached_filler import CachedFiller, UnmeasuredError
+from hzzray.physics.candidate_builder import CandidateBuilder
 from hzzray.physics.columns import AllOf, AnyOf, Jagged, Offsets, Reads, Scalar, reads_more
 from hzzray.physics.filler import Filler, WeightError
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, Blocks, Shape, varied_digest
-from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, UnmeasuredError
 from hzzray.physics.hot_weights import extra_weights
 from hzzray.physics.lepton_columns import Leptons
 from hzzray.physics.selection import H4L, NOTEBOOK, Selection, select

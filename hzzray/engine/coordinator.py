@@ -39,7 +39,7 @@ from hzzray.engine.monitor import Usage
 from hzzray.errors import HzzrayError, MissingFileError, TransientError
 from hzzray.messages import Range, RunSpec, Task
 from hzzray.physics.analysis import Cut, Template
-from hzzray.physics.hot_candidates import Picked
+from hzzray.physics.cached_filler import Picked
 from hzzray.retry import waits
 
 #: How often a range is tried that fails in a way that may pass, and how long after [s].

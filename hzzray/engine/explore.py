@@ -11,7 +11,7 @@ from hzzray.engine.explore_messages import Candidate, MergedAnswer, OvertakenErr
 from hzzray.engine.hot import HotWorker
 from hzzray.engine.monitor import Usage
 from hzzray.physics.analysis import Cut, Template
-from hzzray.physics.hot_candidates import Picked
+from hzzray.physics.cached_filler import Picked
 
 
 class Explorer(Protocol):

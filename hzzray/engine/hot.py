@@ -27,11 +27,14 @@ from hzzray.engine.worker import Worker
 from hzzray.errors import DataError, HzzrayError, MissingFileError, TransientError
 from hzzray.messages import Cost, Partial, Range, RunSpec, Task
 from hzzray.parallel import AT_ONCE, side_by_side
+from hzzray.physics import hot_kernels
 from hzzray.physics.analysis import Analysis
+from hzzray.physics.cached_filler import CachedFiller, Picked, UnmeasuredError
+from hzzray.physics.candidate_builder import CandidateBuilder
 from hzzray.physics.columns import Jagged, Offsets, Reads, Scalar, Unread, nothing
 from hzzray.physics.fill import Sums
 from hzzray.physics.filler import Filler
-from hzzray.physics.hot_candidates import CachedFiller, CandidateBuilder, Hot, Picked, UnmeasuredError, warm_up
+from hzzray.physics.hot_candidates import Hot
 from hzzray.physics.hot_weights import extra_weights, needs
 from hzzray.urls import redact
 
@@ -232,7 +235,7 @@ class HotWorker(Worker):
         self._made = 0, 0  # entries and bytes of all that was ever hot
         self._common: dict[str, dict[Range, int]] = {}
         super().__init__(spec, sources, name, cache, places)
-        warm_up()
+        hot_kernels.warm_up()
 
     def _prepare(self, places: tuple[str, ...]) -> tuple[Filler | DataError, dict[bool, Reads]]:
         filler, own = super()._prepare(places)

@@ -25,8 +25,8 @@ from hzzray.engine.template_tables import Tables, tables
 from hzzray.errors import UsageError
 from hzzray.messages import Cost, Counts, Failure, Partial, PlannedFile, RunSpec, RunState, Task, UnreadFile
 from hzzray.physics.analysis import Analysis, Bound, Template
+from hzzray.physics.cached_filler import Picked
 from hzzray.physics.histogram import Blocks, digest
-from hzzray.physics.hot_candidates import Picked
 from hzzray.runs.folder import RunFolder, find_run
 from hzzray.runs.plan import CHUNK, Plan, readable
 from hzzray.runs.request import bound_of, bound_text, change_spec, colons, cut_texts, make_spec, number_text
