@@ -37,6 +37,7 @@ def _is_heavy(nodeid: str) -> bool:
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="leave out what needs a broker, a cluster, or long")
     parser.addoption("--note-slow", action="store_true", help=f"write down what takes long, in {SLOW.name}")
+    parser.addoption("--touch-when-light", type=Path, help="a file to touch once no broker, cluster, browser is needed")
 
 
 def _function(nodeid: str) -> str:
@@ -60,6 +61,23 @@ class _Notes:
         there = [name for name, took in known.items() if took >= _SLOW_S and Path(name.split("::")[0]).exists()]
         light = sorted(name for name in there if not _is_heavy(name))
         SLOW.write_text("".join(f"{name}\n" for name in light), encoding="utf-8")
+
+
+class _Lightness:
+    """Tells whoever waits for it that what is left are tests which others may run beside."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._heavy: set[str] = set()
+
+    def pytest_xdist_node_collection_finished(self, ids):
+        self._heavy = {nodeid for nodeid in ids if _is_heavy(nodeid)}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "teardown" and report.nodeid in self._heavy:
+            self._heavy.remove(report.nodeid)
+            if not self._heavy:
+                self._path.touch()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -108,6 +126,8 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" not in os.environ:
         if config.getoption("note_slow"):
             config.pluginmanager.register(_Notes())
+        if light := config.getoption("touch_when_light"):
+            config.pluginmanager.register(_Lightness(light))
         os.environ["HZZRAY_CACHE"] = tempfile.mkdtemp(prefix="hzzray-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ["HZZRAY_CACHE"], ignore_errors=True))
         (Path(os.environ["HZZRAY_CACHE"]) / "numba").symlink_to(_kernels(config))
