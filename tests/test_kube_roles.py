@@ -55,7 +55,7 @@ def pods(tmp_path):
     if not is_installed() and "CI" not in os.environ:
         pytest.skip("no RabbitMQ here: apt-get install rabbitmq-server, or make test")
     own = tmp_path / "own.yaml"
-    own.write_text("loader: {chunk: 20}\nworkers: {max: 3}\n")
+    own.write_text("loader: {chunk: 40}\nworkers: {max: 2}\n")
     values = load("minikube", own)
     made = {deployment.key(each)[0]: each for each in deployment.deployment(values) if each["kind"] != "Service"}
     ray = made["RayCluster"]["spec"]
