@@ -352,6 +352,21 @@ def test_an_order_without_a_bridge_says_so(site):
         site.order("r", "pause")
 
 
+def test_what_is_announced_to_a_broker_that_lost_all_is_heard_of(site, spec, toys, digest):
+    """A live bridge read on from where it was in the stream before: what was announced in the new one was unknown."""
+    plan = site.plan(spec, "r", toys, 2_000)
+    for _ in range(3):
+        site.announce(spec, "r", plan)
+    with Bridging(site, toys) as bridging:
+        wait_for("the run", lambda: "r" in bridging.bridge._announced, 20)
+        site.vhost.api("DELETE", f"queues/{TOPOLOGY.runs.name}")
+        apply(site.settings("guest"), TOPOLOGY)
+        site.publish(spec, "other", toys)
+        assert site.wait("other").digest == digest
+        everything_is_settled(site)
+    assert not site.reasons()
+
+
 def test_a_paused_run_blocks_no_other(site, spec, many, toys, digest):
     site.publish(spec, "r", many, 10)
     with Bridging(site, many, toys):
