@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import shutil
 import time
@@ -257,27 +258,57 @@ def test_a_sample_that_was_missing_is_planned_by_a_later_publisher(site, spec, f
         everything_is_settled(site)
 
 
-def test_a_file_that_a_pattern_finds_later_is_planned_by_a_later_publisher(site, folder, digest):
+def test_a_file_that_a_pattern_finds_later_is_planned_by_a_later_publisher(site, folder, digest, in_parts):
     """A sample of three files; the first publisher sees one, the second all, a third another in the place of one."""
-    toy = release("toy")
-    zee = folder / toy.sample("Zee").path
-    cut_up(zee, *(folder / f"Zee/{i}.root" for i in range(3)))
-    zee.unlink()
-    samples = tuple(one.model_copy(update={"path": "Zee/*.root"}) if one.name == "Zee" else one for one in toy.samples)
-    spec = make_spec(toy.model_copy(update={"samples": samples}), observables=("m4l",))
-    for i in (0, 2):
-        (folder / f"Zee/{i}.root").rename(folder / f"{i}.away")
+    spec, bring = in_parts
     site.publish(spec, "r", folder, 500)
     with Bridging(site, folder):
         first = site.wait("r")
-        for i in (0, 2):
-            (folder / f"{i}.away").rename(folder / f"Zee/{i}.root")
+        bring()
         assert site.publish(spec, "r", folder, 300).tasks > first.tasks.planned
         wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
         everything_is_settled(site)
     write(folder / "Zee/1.root", columns(100, seed=1))
     with pytest.raises(UsageError, match="another file than the one that run r was announced with"):
         site.publish(spec, "r", folder)
+
+
+@pytest.fixture
+def in_parts(folder):
+    """A spec whose Zee is of three files, which lie in the folder but for two; and what brings these there."""
+    toy = release("toy")
+    zee = folder / toy.sample("Zee").path
+    cut_up(zee, *(folder / f"Zee/{i}.root" for i in range(3)))
+    zee.unlink()
+    samples = tuple(one.model_copy(update={"path": "Zee/*.root"}) if one.name == "Zee" else one for one in toy.samples)
+    for i in (0, 2):
+        (folder / f"Zee/{i}.root").rename(folder / f"{i}.away")
+
+    def bring():
+        for i in (0, 2):
+            (folder / f"{i}.away").rename(folder / f"Zee/{i}.root")
+
+    return make_spec(toy.model_copy(update={"samples": samples}), observables=("m4l",)), bring
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_run_that_is_complete_takes_in_what_is_announced_later(site, folder, digest, in_parts, restarts, monkeypatch):
+    """Nobody works on it any more: the tasks of its new files became dead letters, as none of its plan."""
+    monkeypatch.setattr("bridge.session._REST_S", 0.5)
+    spec, bring = in_parts
+    site.publish(spec, "r", folder, 500)
+    with Bridging(site, folder) as bridging:
+        first = site.wait("r")
+        wait_for("the session's end", lambda: not bridging.bridge._sessions, 20)
+        if restarts:
+            bridging.leave()
+            bridging.join()
+        bring()
+        assert site.publish(spec, "r", folder, 300).tasks > first.tasks.planned
+        with Bridging(site, folder) if restarts else contextlib.nullcontext():
+            wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
+            everything_is_settled(site)
+    assert not site.reasons()
 
 
 def test_faults_that_pass_are_put_off_and_counted(site, spec, toys, digest, tmp_path):
