@@ -238,8 +238,11 @@ class Session:
         Whatever it raises when that can't be done now, what was delivered is requeued then.
         """
         try:
+            announced = self._announced
             with await asyncio.to_thread(self._open) as ledger:
                 self._ledger = ledger
+                if self._announced is not None and self._announced is not announced:  # more came meanwhile
+                    self.plan_more(self._announced)
                 if self._early_wish is not None:
                     self.obey(self._early_wish)
                 early, self._early = self._early, []

@@ -16,6 +16,7 @@ from bridge.connection import BrokerError
 from bridge.dead_letters import dead_letters, replay
 from bridge.orders import order
 from bridge.provision import apply
+from bridge.session import Session
 from bridge.wire import Letter, Order, TaskMessage, dead_letter, task_letter
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
@@ -308,6 +309,28 @@ def test_a_run_that_is_complete_takes_in_what_is_announced_later(site, folder, d
         with Bridging(site, folder) if restarts else contextlib.nullcontext():
             wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
             everything_is_settled(site)
+    assert not site.reasons()
+
+
+def test_what_is_announced_while_a_ledger_is_opened_is_planned(site, folder, digest, in_parts, monkeypatch):
+    """It was forgotten: the tasks of its new files became dead letters."""
+    opened = Session._open
+
+    def slowly(session):
+        before = session._announced
+        ledger = opened(session)
+        wait_for("a later announcement", lambda: session._announced is not before, 20)
+        return ledger
+
+    monkeypatch.setattr(Session, "_open", slowly)
+    spec, bring = in_parts
+    site.publish(spec, "r", folder, 500)
+    with Bridging(site, folder) as bridging:
+        wait_for("a session", lambda: "r" in bridging.bridge._sessions, 20)
+        bring()
+        site.publish(spec, "r", folder, 300)
+        assert site.wait("r").digest == digest
+        everything_is_settled(site)
     assert not site.reasons()
 
 
