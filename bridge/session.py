@@ -181,8 +181,15 @@ class Session:
         """Take in what a later announcement adds."""
         self._announced = announced
         if self._ledger is not None:
-            add_plan(self._ledger, announced.plan())
+            self._plan(self._ledger, announced)
             self._in_background(reload_reducer(self._ledger))
+
+    def _plan(self, ledger: Ledger, announced: Announcement) -> None:
+        """Write into the ledger what was announced, where that is of its spec."""
+        if announced.spec.digest == ledger.spec.digest:
+            add_plan(ledger, announced.plan())
+        else:
+            log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
 
     def _answer(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
         """Have decided what becomes of a delivery, and carry that out: it is settled whatever that raises."""
@@ -266,10 +273,8 @@ class Session:
         if announced is not None and not self._folder.has_ledger:
             self._folder.create_ledger(announced.spec)
         ledger = self._folder.ledger()
-        if announced is not None and announced.spec.digest == ledger.spec.digest:
-            add_plan(ledger, announced.plan())
-        elif announced is not None:
-            log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
+        if announced is not None:
+            self._plan(ledger, announced)
         if ledger.settings() == "{}":
             terms = self._terms
             settings = Settings(

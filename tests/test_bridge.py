@@ -115,6 +115,23 @@ def test_another_spec_under_the_same_name_is_refused(site, spec, toys):
         site.publish(make_spec(release("toy"), fraction=0.5), "r", toys)
 
 
+def test_another_spec_that_is_announced_of_a_run_in_hand_changes_nothing_of_it(site, spec, toys, digest):
+    """A bridge that began when the run was complete knew its ledger alone: the other plan's samples went into it."""
+    few = make_spec(release("toy"), observables=("m4l",), samples=("Zee", "llll"))
+    site.publish(few, "r", toys)
+    with Bridging(site, toys):
+        site.wait("r")
+        everything_is_settled(site)
+    with Bridging(site, toys) as bridging:
+        site.order("r", "run")
+        wait_for("a session", lambda: "r" in bridging.bridge._sessions, 20)
+        before = site.counts("r")
+        site.announce(spec, "r", site.plan(spec, "r", toys, 2_000))
+        site.publish(spec, "other", toys)  # behind it in the stream
+        assert site.wait("other").digest == digest
+        assert site.counts("r") == before
+
+
 def bad_messages(plan, outside):
     """Make 200 messages of all the kinds that nobody should send."""
     good = [task_letter(TOPOLOGY, TaskMessage(task)) for task in plan.tasks]
