@@ -42,7 +42,7 @@ from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unreachable
 from hzzray.errors import HzzrayError
-from hzzray.messages import Counts
+from hzzray.messages import Counts, Task
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.run import Clock, Journal, Settings, add_plan, finish, keep_settings
 from hzzray.urls import is_inside
@@ -194,7 +194,7 @@ class Session:
     def _answer(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
         """Have decided what becomes of a delivery, and carry that out: it is settled whatever that raises."""
         try:
-            self._carry_out(decide(message, self._look_up(ledger, message)), ledger, delivery)
+            self._carry_out(decide(message, self._look_up(ledger, message)), ledger, message.task, delivery)
         except Exception as error:
             if isinstance(error, HzzrayError):
                 log.warning("run %s: a task is requeued: %s", self.run_id, error)
@@ -219,16 +219,16 @@ class Session:
             wish=ledger.wished(),
         )
 
-    def _carry_out(self, verdict: Verdict, ledger: Ledger, delivery: Delivery) -> None:
+    def _carry_out(self, verdict: Verdict, ledger: Ledger, task: Task, delivery: Delivery) -> None:
         """Carry out what was decided on a delivery: first in the ledger, then towards pool and broker."""
         if isinstance(verdict, DeadLetter) and verdict.failure is not None:
             ledger.abandon(verdict.failure)
             self._in_background(reload_reducer(ledger))
-        elif isinstance(verdict, Offer):
-            if verdict.forgives and ledger.forgive(verdict.message.task):
-                self._in_background(reload_reducer(ledger))
+        elif isinstance(verdict, Offer | Ack) and verdict.forgives and ledger.forgive(task):
+            self._in_background(reload_reducer(ledger))
+        if isinstance(verdict, Offer):
             self._source.offer(verdict.message, delivery)
-        elif verdict == Ack(is_due=True):
+        elif isinstance(verdict, Ack) and verdict.is_due:
             self._has_withdrawn = True
         self._settlement.settle(verdict, [delivery])
 

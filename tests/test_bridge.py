@@ -237,6 +237,25 @@ def test_what_fails_is_a_dead_letter_and_is_replayed(site, spec, folder, digest)
     assert check_ledger(site.ledger("r")) == len(plan.tasks)
 
 
+def test_what_is_replayed_of_a_paused_run_is_done_when_it_goes_on(site, spec, folder, digest):
+    """The dead letters were gone, and their tasks failed still: none was done, whatever one resumed."""
+    plan = site.plan(spec, "r", folder, 2_000)
+    repair = damage(folder / release("toy").sample("Zee").path)
+    site.publish_plan(spec, "r", plan)
+    with Bridging(site, folder):
+        broken = site.wait("r", "partial").tasks.failed
+        site.wait_for_dead(broken)
+        repair()
+        site.order("r", "pause")
+        assert bring_back(site) == broken
+        everything_is_settled(site)
+        assert site.counts("r").due == broken
+        site.order("r", "run")
+        assert site.wait("r").digest == digest
+        everything_is_settled(site)
+    assert not site.reasons()
+
+
 def test_a_task_that_was_done_meanwhile_is_not_done_again_by_a_replay(site, spec, toys, digest):
     plan = site.plan(spec, "r", toys, 2_000)
     task = plan.tasks[0]
