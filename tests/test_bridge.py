@@ -590,6 +590,40 @@ def test_the_two_halves_by_command(cli, site, folder, digest, monkeypatch):
     assert "no bridge takes orders" in err
 
 
+def test_a_copy_of_a_run_is_a_run_of_its_own(cli, site, folder, digest, monkeypatch):
+    """Its tasks were published, and its dead letters kept, as the original's: it never ended."""
+    monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", site.vhost.broker.management_url)
+    monkeypatch.setenv("HZZRAY_BROKER", site.vhost.url)
+    command = (
+        "run",
+        "--source",
+        folder,
+        "--runs",
+        site.runs,
+        *FEW,
+        "--chunk",
+        1000,
+        "--actors",
+        2,
+        "--broker",
+        site.vhost.url,
+    )
+    repair = damage(folder / release("toy").sample("Zee").path)
+    assert cli(*command, "--run-id", "r")[0] == 3
+    shutil.copytree(site.runs / "r", site.runs / "copy")
+    site.reasons(1)
+    assert cli(*command, "--run-id", "copy")[0] == 3
+    _, out, err = cli("failures", "copy", "--runs", site.runs, "--broker", site.vhost.url)
+    assert "Zee" in out, err
+    repair()
+    with Bridging(site, folder):
+        assert cli("replay", "copy", "--runs", site.runs, "--broker", site.vhost.url)[0] == 0
+        assert site.wait("copy").digest == digest
+        everything_is_settled(site)
+    assert site.counts("r").failed
+    assert not site.reasons()
+
+
 def test_a_broker_without_the_topology_is_refused(cli, vhost, toys, tmp_path, monkeypatch):
     monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", vhost.broker.management_url)
     for command in (("run", "--runs", tmp_path), ("publish",), ("bridge", "--runs", tmp_path)):
