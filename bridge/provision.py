@@ -17,7 +17,7 @@ from pika.spec import ACCESS_REFUSED
 from bridge.connection import AwayError, BrokerError, awaited, explain, is_final
 from bridge.management import Management, ManagementError
 from bridge.settings import BrokerSettings
-from bridge.topology import DELIVERY_LIMIT, Queue, Topology
+from bridge.topology import Queue, Topology
 
 # What a policy must say word for word. Lengths and delays are the operator's to choose.
 _EXACT = ("dead-letter-exchange", "dead-letter-routing-key", "dead-letter-strategy", "overflow")
@@ -192,6 +192,6 @@ def _differences(queue: Queue, actual: Mapping[str, Any]) -> list[str]:
             wrong.append(f"{key} is {value or 'not set'}, not {wanted}")
         elif key in _ANY and value is None:
             wrong.append(f"{key} is not set")
-        elif key == "delivery-limit" and (value is None or 0 <= value < DELIVERY_LIMIT):
+        elif key == "delivery-limit" and (value is None or 0 <= value < int(wanted)):
             wrong.append(f"{key} is {value or 'not set'}, less than {wanted}")
     return wrong
