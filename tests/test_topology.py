@@ -258,6 +258,16 @@ def test_each_wrong_thing_is_found(provisioned):
     assert lacks() == "durable fanout exchange hzzray.control: that one is direct; delete it first"
 
 
+def test_what_an_operator_has_chosen_stays(provisioned):
+    """`apply` took lengths and delays back to ours, each time that Compose started."""
+    chosen = {**TOPOLOGY.tasks.policy, "max-length": 5000, "delivery-limit": 90, "overflow": "drop-head"}
+    policy = {"pattern": "^hzzray\\.tasks$", "apply-to": "queues", "priority": 12}
+    provisioned.api("PUT", "policies/hzzray.tasks", policy | {"definition": chosen})
+    assert apply(settings(provisioned), TOPOLOGY).lacks == ()
+    there = provisioned.api("GET", "policies/hzzray.tasks")
+    assert there["definition"] == {**chosen, "overflow": "reject-publish"}
+
+
 def test_without_the_management_plugin_the_rest_is_checked(provisioned):
     nowhere = settings(provisioned).model_copy(update={"management": "http://127.0.0.1:1"})
     found = check(nowhere, TOPOLOGY)
