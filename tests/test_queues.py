@@ -170,6 +170,8 @@ def test_queues_command(settings, address, cli, monkeypatch):
         ("run", "--broker", "amqp://guest@127.0.0.1:1"),
         ("replay", "r", "--broker", "amqp://guest@127.0.0.1:1"),
         ("failures", "r", "--broker", "amqp://guest@127.0.0.1:1"),
+        ("pause", "r", "--broker", "amqp://guest@127.0.0.1:1"),
+        ("prefetch", "5"),
         ("queues",),
         ("topology", "check"),
         ("topology", "apply"),
@@ -181,6 +183,7 @@ def test_whatever_needs_the_broker_waits_for_it_and_says_so(command, cli, monkey
     for name, value in {"": "amqp://guest@127.0.0.1:1", "_PASSWORD": "x", "_WAIT": "0.5"}.items():
         monkeypatch.setenv(f"HZZRAY_BROKER{name}", value)
     monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", "http://127.0.0.1:1")
+    monkeypatch.setattr("bridge.orders._ANSWER_S", 0.0)  # which is for bridges
     begun = time.monotonic()
     code, _, said = cli(*command)
     assert code == 1
