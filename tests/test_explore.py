@@ -543,6 +543,17 @@ def test_a_session_that_nobody_asks_ends_by_itself(runs, ray_cluster):
         session._explorer.end()
 
 
+@pytest.mark.slow
+def test_a_session_that_nobody_ever_asks_ends_by_itself(runs, ray_cluster):
+    """Its coordinator, which outlives the viewer, began to count when it was first asked."""
+    import ray
+
+    with hzzray.explore("other", runs=runs, actors=1, idle_s=1.0) as session:
+        name = session._explorer._session.name
+        assert ray.get_actor(name)
+    wait_for("its end", lambda: name not in {one["name"] for one in ray.util.list_named_actors(True)}, 30)
+
+
 class Holder:
     """An actor that has slots."""
 

@@ -136,6 +136,7 @@ class Coordinator:
         self._used = time.monotonic()
         self._others: Counter[str] = Counter()
         self._services: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._tasks: Any = None
 
     def __repr__(self) -> str:
@@ -252,6 +253,11 @@ class Coordinator:
         """Tell what the workers that are there use."""
         return [member.usage for member in self._members if member.ready and member.usage is not None]
 
+    async def attend(self) -> None:
+        """See from now on whether somebody asks for something: a session that nobody does ends."""
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._watch())
+
     async def end(self) -> None:
         """End the session."""
         self._end()
@@ -274,7 +280,7 @@ class Coordinator:
                 session.spec, session.sources, self._tasks, name, session.cache, session.places, session.memory
             )
             self._members.append(_Member(name, handle))
-        going = (self._answer_all(), self._watch(), *map(self._load, self._members))
+        going = (self._answer_all(), *map(self._load, self._members))
         self._services = [asyncio.ensure_future(service) for service in going]
 
     async def _answer_all(self) -> None:
@@ -452,7 +458,7 @@ def join(session: SessionSpec) -> Any:  # noqa: ANN401 (an actor's handle)
     """Find the coordinator that a run's viewers share, or start it, on this node."""
     actor: Any = ray.remote(Coordinator)
     node = ray.get_runtime_context().get_node_id()
-    return actor.options(
+    coordinator = actor.options(
         name=session.name,
         get_if_exists=True,
         lifetime="detached",  # viewers come and go
@@ -462,6 +468,8 @@ def join(session: SessionSpec) -> Any:  # noqa: ANN401 (an actor's handle)
         max_concurrency=1000,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
     ).remote(session)
+    coordinator.attend.remote()
+    return coordinator
 
 
 def lenders(spec: RunSpec) -> list[LentWorker]:
