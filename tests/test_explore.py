@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
+from types import SimpleNamespace
 
 import hist
 import numpy as np
@@ -579,13 +580,38 @@ def test_a_session_that_nobody_asks_gives_way_to_who_waits_for_its_slots(runs, r
         session._explorer.end()
 
 
-def test_that_no_worker_comes_is_said(runs, monkeypatch):
-    monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.01)
+@pytest.fixture
+def alone(runs):
+    """A coordinator of no cluster, with one worker whose process never begins."""
     with hzzray.explore("base", runs=runs, engine="serial") as session:
-        spec = session.spec
-        own = coordinator.SessionSpec(spec, session.sources, session.tasks, None, (), 1, None, 1.0)
-    alone = coordinator.Coordinator(own)
-    alone._members = [coordinator._Member("explorer-0", None)]  # whose process never begins
+        own = coordinator.SessionSpec(session.spec, session.sources, session.tasks, None, (), 1, None, 1.0)
+    made = coordinator.Coordinator(own)
+    made._members = [coordinator._Member("explorer-0", None)]
+    return made
+
+
+def test_a_worker_that_hangs_is_started_anew(alone, monkeypatch):
+    """Nobody was ever answered again: each answer waits for those of all workers."""
+    monkeypatch.setattr(coordinator, "_PING_S", 0.01)
+    killed = []
+    monkeypatch.setattr(coordinator, "restart", killed.append)
+
+    async def look():
+        (member,) = alone._members
+        silent = SimpleNamespace(remote=asyncio.get_running_loop().create_future)
+        member.handle = SimpleNamespace(cache_status=SimpleNamespace(options=lambda **_: silent))
+        assert [await alone._look_at(member) for _ in range(4)] == [False] * 4
+        assert not killed  # it waits for a slot
+        member.usage = SimpleNamespace(pid=1)  # it has told that once
+        assert [await alone._look_at(member) for _ in range(4)] == [False] * 4
+        assert killed == [member.handle]
+
+    asyncio.run(look())
+
+
+def test_that_no_worker_comes_is_said(alone, monkeypatch):
+    monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.01)
+    spec = alone._session.spec
 
     async def ask():
         alone._services = [asyncio.ensure_future(alone._answer_all())]

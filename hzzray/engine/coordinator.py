@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hzzray.engine.actors import AWAY, waiting
+from hzzray.engine.actors import AWAY, restart, waiting
 from hzzray.engine.cluster import ClusterError, working_nodes
 from hzzray.engine.explore_messages import (
     Candidate,
@@ -48,6 +48,7 @@ _AGAIN_S = 1.0
 
 _TICK_S = 1.0
 _PING_S = 20.0
+_SILENCES = 3  # of a worker that has answered before, until it is started anew
 
 #: How long a session may make no progress in loading before it answers of what there is [s].
 _PATIENCE_S = 120.0
@@ -95,7 +96,7 @@ class SessionSpec(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Member:
-    """A worker actor, the ranges that it answers for, and what it used when it last told."""
+    """A worker actor, the ranges that it answers for, and what it used when it last told; it was ``silent`` since."""
 
     name: str
     handle: Any
@@ -104,6 +105,7 @@ class _Member:
     usage: Usage | None = None
     bound: int = 0
     hot: int = 0
+    silent: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -418,8 +420,16 @@ class Coordinator:
         try:
             call = member.handle.cache_status.options(concurrency_group="monitor").remote()
             status = await asyncio.wait_for(_future(call), _PING_S)
-        except (RayError, TimeoutError):
+        except RayError:
             return False
+        except TimeoutError:
+            member.silent += 1
+            if (
+                member.usage is not None and member.silent % _SILENCES == 0
+            ):  # it hangs, and whoever waits for its answer with it
+                restart(member.handle)
+            return False
+        member.silent = 0
         if member.ready and member.usage is not None and member.usage.pid != status.usage.pid:
             self._fell(member)
         member.bound, member.hot, member.usage = status
