@@ -530,6 +530,20 @@ def test_answers_are_exact_or_marked_while_actors_are_killed(shared, runs):
 
 
 @pytest.mark.slow
+def test_no_candidate_is_left_out_as_a_worker_dies(shared, session):
+    """Those of its ranges were: a skim lacked them, and said nothing."""
+    assert shared.candidates({}) == session.candidates({}), "at the start, too"
+    everything = {number: len(picked.entry) for number, picked in session.picked({})}
+    found = {}
+    for number, picked in shared.picked({}):
+        found[number] = len(picked.entry)
+        if number == 1:
+            for pid in pids(shared):
+                os.kill(pid, signal.SIGKILL)
+    assert found == everything
+
+
+@pytest.mark.slow
 def test_a_session_that_nobody_asks_ends_by_itself(runs, ray_cluster):
     import ray
 

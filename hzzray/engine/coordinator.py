@@ -190,14 +190,17 @@ class Coordinator:
 
     async def _loaded(self, viewer: str, turn: int) -> None:
         """Wait until all that can be read is ready, a question is overtaken, or nothing goes on any more."""
-        while not self._is_whole and self._turns.get(viewer) == turn:
-            before = len(self._failed), self._ready
-            async with self._progress:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._progress.wait(), _PATIENCE_S)
-                    continue
-            if before == (len(self._failed), self._ready):
-                return
+        while not self._is_whole and self._turns.get(viewer) == turn and await self._moves():
+            pass
+
+    async def _moves(self) -> bool:
+        """Wait until a range is ready, or can't be read; False where none is for too long."""
+        before = len(self._failed), self._ready
+        async with self._progress:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._progress.wait(), _PATIENCE_S)
+                return True
+        return before != (len(self._failed), self._ready)
 
     @property
     def _is_whole(self) -> bool:
@@ -208,27 +211,39 @@ class Coordinator:
         """Ranges that some worker answers for."""
         return sum(len(member.mine) for member in self._members)
 
-    async def pick(self, pick: Pick) -> list[Candidate]:
-        """Find candidates."""
+    async def pick(self, pick: Pick, *, whole: bool) -> list[Candidate]:
+        """Find candidates; where ``whole``, after all that can be read was."""
         self._begin()
-        found: list[Candidate] = []
-        for member in self._members:
-            if pick.limit is not None and len(found) >= pick.limit:
-                break
-            with self._fallible(member):
-                picked: dict[int, Picked] = await member.handle.pick.remote(pick, sorted(member.mine))
-                for number, some in picked.items():
-                    found += await member.handle.describe.remote(number, some)
+        for _ in range(_AGAIN):
+            while whole and not self._is_whole and await self._moves():
+                self._used = time.monotonic()
+            found: list[Candidate] = []
+            for member in self._members:
+                if pick.limit is not None and len(found) >= pick.limit:
+                    break
+                with self._fallible(member):
+                    picked: dict[int, Picked] = await member.handle.pick.remote(pick, sorted(member.mine))
+                    for number, some in picked.items():
+                        found += await member.handle.describe.remote(number, some)
+            if not whole or self._is_whole or len(found) == pick.limit:
+                break  # else a worker has taken its ranges along
         return found[: pick.limit]
 
     async def picked(self, pick: Pick, number: int) -> Picked | None:
-        """Find the candidates of one range; None where it can't be read."""
+        """Find the candidates of one range, once somebody has it; None where it can't be read.
+
+        Raises ClusterError where nobody has it for too long.
+        """
         self._begin()
-        found: dict[int, Picked] = {}
-        for member in [one for one in self._members if number in one.mine]:
-            with self._fallible(member):
-                found = await member.handle.pick.remote(pick, [number])
-        return found.get(number)
+        while number not in self._failed:
+            self._used = time.monotonic()
+            for member in [one for one in self._members if number in one.mine]:
+                with self._fallible(member):
+                    found: dict[int, Picked] = await member.handle.pick.remote(pick, [number])
+                    return found.get(number)
+            if not await self._moves():
+                raise ClusterError(f"no worker of the session has read anything in {_PATIENCE_S:g} s")
+        return None
 
     async def standing(self) -> SessionStatus:
         """Tell how much is ready, and how much of it is hot."""
@@ -521,9 +536,9 @@ class SessionClient:
         )
         return merged
 
-    def pick(self, pick: Pick) -> list[Candidate]:
+    def pick(self, pick: Pick, *, whole: bool) -> list[Candidate]:
         """Find candidates."""
-        found: list[Candidate] = self._call(lambda handle: handle.pick.remote(pick))
+        found: list[Candidate] = self._call(lambda handle: handle.pick.remote(pick, whole=whole))
         return found
 
     def picked(self, pick: Pick) -> Iterator[tuple[int, Picked]]:
