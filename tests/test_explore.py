@@ -19,6 +19,7 @@ import pytest
 import uhi.io.json
 import uproot
 from pyarrow import parquet
+from ray.exceptions import RayActorError
 
 import hzzray
 from hzzray import explore_cli
@@ -621,6 +622,27 @@ def test_a_worker_that_hangs_is_started_anew(alone, monkeypatch):
         assert killed == [member.handle]
 
     asyncio.run(look())
+
+
+def test_a_question_that_took_long_is_asked_again_as_its_coordinator_dies(alone, monkeypatch):
+    """All that it had taken counted as time that the coordinator was away: it failed, where it is to be asked again."""
+    joined = iter([None, ValueError("of that name there is one, and then none"), None])
+    answers = iter([RayActorError(), RayActorError(), "the answer"])
+
+    def taken(these):
+        one = next(these)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    def get(_):
+        time.sleep(0.3)
+        return taken(answers)
+
+    monkeypatch.setattr(coordinator, "_BACK_S", 0.2)
+    monkeypatch.setattr(coordinator, "join", lambda _: taken(joined))
+    monkeypatch.setattr(coordinator, "ray", SimpleNamespace(get=get))
+    assert coordinator.SessionClient(alone._session)._call(lambda _: None) == "the answer"
 
 
 def test_that_no_worker_comes_is_said(alone, monkeypatch):

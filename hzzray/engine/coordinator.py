@@ -569,8 +569,9 @@ class SessionClient:
             ray.get(self._coordinator.end.remote(), timeout=_PING_S)
 
     def _call(self, ask: Callable[..., Any]) -> Any:  # noqa: ANN401
-        until = time.monotonic() + _BACK_S
+        until = 0.0
         for wait in waits(0.05, 2.0):
+            asked = time.monotonic()
             try:
                 return ray.get(ask(self._coordinator))
             except RayTaskError as error:
@@ -578,8 +579,12 @@ class SessionClient:
                     raise error.cause from None
                 raise
             except RayError as error:
-                if time.monotonic() > until:
+                now = time.monotonic()
+                if not until or now - asked > _BACK_S:  # it was there until now
+                    until = now + _BACK_S
+                elif now > until:
                     raise ClusterError(f"the session of {self._session.name} is gone: {error}") from error
             time.sleep(wait)
-            self._coordinator = join(self._session)
+            with contextlib.suppress(ValueError):  # it ended while we looked for it
+                self._coordinator = join(self._session)
         raise AssertionError
