@@ -115,7 +115,7 @@ class Asked:
     def candidates(self, question: Question, window: tuple[float, float], samples: tuple[str, ...]) -> list[Candidate]:
         """List candidates in a window of the first observable."""
         spec = self._spec(question)
-        return self._session.candidates(spec, window, samples=samples)
+        return self._session.candidates(spec, window, samples=samples, whole=False)
 
     def command(self, question: Question) -> str:
         """Tell the command line that makes the same."""

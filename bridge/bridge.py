@@ -192,7 +192,7 @@ class Bridge:
         holds = self._announced.merged(announcement)
         if holds is None:
             return
-        if not self._is_done_with(run_id):
+        if not self._is_done_with(holds):
             self._announced.keep(holds)
         if run_id in self._sessions:
             self._sessions[run_id].plan_more(holds)
@@ -224,16 +224,19 @@ class Bridge:
     def _is_known(self, run_id: str) -> bool:
         return run_id in self._announced or self._folder(run_id).has_ledger
 
-    def _is_done_with(self, run_id: str) -> bool:
-        """Whether a run is complete, with its files."""
-        folder = self._folder(run_id)
+    def _is_done_with(self, holds: Announcement) -> bool:
+        """Whether a run is complete, with its files, and nothing that was announced of it is to be planned yet."""
+        folder = self._folder(holds.run_id)
         if not folder.has_ledger:
             return False
         try:
             with folder.ledger() as ledger:
-                return ledger.tally().status == "complete" == folder.shown_status
+                if ledger.tally().status != "complete" or folder.shown_status != "complete":
+                    return False
+                planned = {file.uuid for file in ledger.planned_files()}
+                return ledger.spec.digest != holds.spec.digest or planned.issuperset(file.uuid for file in holds.files)
         except HzzrayError as error:
-            log.warning("run %s: %s", run_id, error)
+            log.warning("run %s: %s", holds.run_id, error)
             return False
 
     def _session(self, run_id: str) -> Session | UnservedRun | None:
@@ -277,8 +280,7 @@ class Bridge:
 
     def _take_up(self) -> None:
         """Serve runs that a bridge has left, though none of their tasks may come: they may be lost."""
-        begun = [run_id for run_id in self._announced.runs() if self._folder(run_id).has_ledger]
-        left = [run_id for run_id in begun if not self._is_done_with(run_id)]
+        left = [run_id for run_id in self._announced.runs() if self._folder(run_id).has_ledger]
         until = self._settings.until
         if until is not None and self._is_known(until):
             left.append(until)

@@ -9,6 +9,7 @@ import re
 import time
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from bridge.connection import BrokerError
 from bridge.management import TlsAdapter
@@ -47,7 +48,7 @@ def look(broker: BrokerSettings) -> Usage:
                 f"{broker.metrics}/metrics", timeout=broker.timeout_s, allow_redirects=False, stream=True
             ) as answer:
                 text = answer.raw.read(_BYTES, decode_content=True).decode(errors="replace")
-        except (requests.RequestException, OSError, ValueError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             raise BrokerError(f"no metrics of the broker at {where}: {type(error).__name__}") from error
     told = dict(_LINE.findall(text))
     node = _NODE.search(text)

@@ -132,7 +132,9 @@ def serve(
     actors: Annotated[int | None, option("actors")] = None,
     min_actors: Annotated[int | None, option("min_actors")] = None,
     max_actors: Annotated[int | None, option("max_actors")] = None,
-    prefetch: Annotated[int | None, typer.Option(min=1, help="Tasks to hold. Default: as suits the pace.")] = None,
+    prefetch: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Tasks to hold. Default: as suits the pace.")
+    ] = None,
     until_complete: Annotated[str | None, typer.Option(metavar="RUN", help="End with this run.")] = None,
     catalogue: Annotated[Path | None, option("catalogue")] = None,
     prefix: Prefix = DEFAULT_PREFIX,
@@ -143,7 +145,7 @@ def serve(
     from hzzray.runs.run import limits_for  # noqa: PLC0415
 
     settings, topology = broker_settings(broker, prefix), Topology(prefix)
-    asked = RunRequest.of(actors=actors, min_actors=min_actors, max_actors=max_actors)
+    asked = RunRequest.of(actors=actors, min_actors=min_actors, max_actors=max_actors, run_id=until_complete)
     limits = replace(limits_for(asked), idle_s=_IDLE_S)
     _log_to_console()
     require(settings, topology)
@@ -152,10 +154,10 @@ def serve(
         from bridge.session import Terms  # noqa: PLC0415 (imports Ray)
 
         terms = Terms(f"{secrets.token_hex(2)}-", runs, tuple(map(absolute, _sources(source, catalogue))), limits)
-        bridge = Bridge(settings, topology, terms, BridgeSettings(prefetch=prefetch, until=until_complete))
+        bridge = Bridge(settings, topology, terms, BridgeSettings(prefetch=prefetch, until=asked.run_id))
         serve_until(bridge)
-    if until_complete is not None:
-        _exit_as(runs / until_complete)
+    if asked.run_id is not None:
+        _exit_as(runs / asked.run_id)
 
 
 def _sources(given: list[str] | None, catalogue: Path | None) -> tuple[str, ...]:

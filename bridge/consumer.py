@@ -60,8 +60,8 @@ class Consumer:
         self._arguments = arguments
         self._take = take
         self._refuse = refuse
-        self._delivered = Mailbox(self._hand_over)
-        self._gone = Mailbox[int](lambda _: lost())
+        self._lost = lost
+        self._came: Mailbox[Delivery | None] = Mailbox(self._hand_over)  # None: what came before is void
         self._acks: deque[Delivery] = deque()
         self._flushing = False
         self._trouble = "no connection yet"
@@ -76,7 +76,10 @@ class Consumer:
         self._out: dict[int, bool] = {}  # deliveries by tag, in their order: whether each is to be acknowledged
         link.add(self)
 
-    def _hand_over(self, delivery: Delivery) -> None:
+    def _hand_over(self, delivery: Delivery | None) -> None:
+        if delivery is None:
+            self._lost()
+            return
         try:
             self._take(delivery)
         except Exception as error:  # noqa: BLE001 (whatever is in a message, it can't stop those behind it)
@@ -174,12 +177,12 @@ class Consumer:
         self._tag = None
         self._out = {}
         self._generation += 1
-        self._gone.put(self._generation)
+        self._came.put(None)
 
     def _deliver(self, _: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:  # noqa: ANN401
         self._stirred = time.monotonic()
         self._out[method.delivery_tag] = False
-        self._delivered.put(Delivery(self._generation, method.delivery_tag, body, properties))
+        self._came.put(Delivery(self._generation, method.delivery_tag, body, properties))
 
     def _cancelled(self, _: object) -> None:
         """Begin anew on another channel: the queue was deleted, or is moving."""

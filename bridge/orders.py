@@ -24,7 +24,7 @@ _ANSWER_S = 3.0
 
 async def order(broker: BrokerSettings, topology: Topology, what: Order) -> None:
     """Tell all bridges what a user wants; raises BrokerError when there is none that listens."""
-    async with connected(broker, "hzzray order", _ANSWER_S) as publisher:
+    async with connected(broker, "hzzray order", broker.wait_s) as publisher:
         try:
             await send(publisher, [order_letter(topology, what)], 1, "an order", patience_s=_ANSWER_S)
         except PublishError as error:

@@ -17,7 +17,7 @@ from pika.spec import ACCESS_REFUSED
 from bridge.connection import AwayError, BrokerError, awaited, explain, is_final
 from bridge.management import Management, ManagementError
 from bridge.settings import BrokerSettings
-from bridge.topology import DELIVERY_LIMIT, Queue, Topology
+from bridge.topology import Queue, Topology
 
 # What a policy must say word for word. Lengths and delays are the operator's to choose.
 _EXACT = ("dead-letter-exchange", "dead-letter-routing-key", "dead-letter-strategy", "overflow")
@@ -91,6 +91,9 @@ def apply(broker: BrokerSettings, topology: Topology, passwords: Mapping[str, st
             everything = {"configure": ".*", "write": ".*", "read": ".*"}
             management.send("PUT", f"permissions/{management.vhost}/{quote(broker.user, safe='')}", everything)
         del definitions["vhosts"]  # the one that is there keeps its description
+        for policy, queue in zip(definitions["policies"], topology.queues, strict=True):
+            there = management.get(f"policies/{management.vhost}/{policy['name']}") or {"definition": {}}
+            policy["definition"] |= _good(queue, there["definition"])
         management.send("POST", "definitions", definitions)
     return check(broker, topology)
 
@@ -185,13 +188,22 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _differences(queue: Queue, actual: Mapping[str, Any]) -> list[str]:
     """Say in which points a policy is not good enough."""
-    wrong = []
-    for key, wanted in queue.policy.items():
-        value = actual.get(key)
-        if key in _EXACT and value != wanted:
-            wrong.append(f"{key} is {value or 'not set'}, not {wanted}")
-        elif key in _ANY and value is None:
-            wrong.append(f"{key} is not set")
-        elif key == "delivery-limit" and (value is None or 0 <= value < DELIVERY_LIMIT):
-            wrong.append(f"{key} is {value or 'not set'}, less than {wanted}")
-    return wrong
+    found = (_fault(key, wanted, actual.get(key)) for key, wanted in queue.policy.items())
+    return [fault for fault in found if fault]
+
+
+def _good(queue: Queue, actual: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell what an operator has chosen that is as good as ours."""
+    ours = queue.policy
+    return {key: value for key, value in actual.items() if key not in ours or not _fault(key, ours[key], value)}
+
+
+def _fault(key: str, wanted: str | int, value: Any) -> str:  # noqa: ANN401 (JSON)
+    """Say what is wrong with one point of a policy; nothing where it will do."""
+    if key in _EXACT and value != wanted:
+        return f"{key} is {value or 'not set'}, not {wanted}"
+    if key in _ANY and value is None:
+        return f"{key} is not set"
+    if key == "delivery-limit" and (value is None or 0 <= value < int(wanted)):
+        return f"{key} is {value or 'not set'}, less than {wanted}"
+    return ""

@@ -24,7 +24,10 @@ _ACCOUNTS, _ACCOUNTED_RUNS = 8, 1000
 
 
 class RunLog:
-    """Reads the stream of announcements, from its beginning on, in order and each of them once."""
+    """Reads the stream of announcements, from its beginning on, in order and each of them once.
+
+    It begins there with each connection: who has lost the stream before may have made another one.
+    """
 
     def __init__(
         self,
@@ -36,9 +39,10 @@ class RunLog:
         """Read over ``link`` from when that starts; ``announced`` gets each announcement, and its mark."""
         self._announced = announced
         self._accounted = accounted
-        self._next: int | None = None
+        self._read: dict[int, int] = {}
+        first = {"x-stream-offset": "first"}
         self._consumer = Consumer(
-            link, queue, self._take, self._pass_over, prefetch=_STREAM_PREFETCH, arguments=self._where
+            link, queue, self._take, self._pass_over, prefetch=_STREAM_PREFETCH, arguments=lambda: first
         )
 
     @property
@@ -50,16 +54,14 @@ class RunLog:
         """Wait until what was announced is read, as far as one can tell."""
         await self._consumer.calm(_CALM_S, within_s)
 
-    def _where(self) -> dict[str, int | str]:
-        return {"x-stream-offset": "first" if self._next is None else self._next}
-
     def _take(self, delivery: Delivery) -> None:
         offset = (delivery.properties.headers or {}).get("x-stream-offset")
         if isinstance(offset, int):
-            if self._next is not None and offset < self._next:  # read before the connection was lost
+            what = hash((delivery.properties.type, delivery.properties.correlation_id, delivery.body))
+            if self._read.get(offset) == what:  # before the connection was lost
                 self._consumer.ack(delivery)
                 return
-            self._next = offset + 1
+            self._read[offset] = what
         read = read_account if delivery.properties.type == "account" else read_announcement
         message = read(delivery.body, delivery.properties)
         if isinstance(message, Refusal):

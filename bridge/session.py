@@ -42,7 +42,7 @@ from hzzray.engine.pool import Pool
 from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unreachable
 from hzzray.errors import HzzrayError
-from hzzray.messages import Counts
+from hzzray.messages import Counts, Task
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.run import Clock, Journal, Settings, add_plan, finish, keep_settings
 from hzzray.urls import is_inside
@@ -181,13 +181,20 @@ class Session:
         """Take in what a later announcement adds."""
         self._announced = announced
         if self._ledger is not None:
-            add_plan(self._ledger, announced.plan())
+            self._plan(self._ledger, announced)
             self._in_background(reload_reducer(self._ledger))
+
+    def _plan(self, ledger: Ledger, announced: Announcement) -> None:
+        """Write into the ledger what was announced, where that is of its spec."""
+        if announced.spec.digest == ledger.spec.digest:
+            add_plan(ledger, announced.plan())
+        else:
+            log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
 
     def _answer(self, ledger: Ledger, message: TaskMessage, delivery: Delivery) -> None:
         """Have decided what becomes of a delivery, and carry that out: it is settled whatever that raises."""
         try:
-            self._carry_out(decide(message, self._look_up(ledger, message)), ledger, delivery)
+            self._carry_out(decide(message, self._look_up(ledger, message)), ledger, message.task, delivery)
         except Exception as error:
             if isinstance(error, HzzrayError):
                 log.warning("run %s: a task is requeued: %s", self.run_id, error)
@@ -212,16 +219,16 @@ class Session:
             wish=ledger.wished(),
         )
 
-    def _carry_out(self, verdict: Verdict, ledger: Ledger, delivery: Delivery) -> None:
+    def _carry_out(self, verdict: Verdict, ledger: Ledger, task: Task, delivery: Delivery) -> None:
         """Carry out what was decided on a delivery: first in the ledger, then towards pool and broker."""
         if isinstance(verdict, DeadLetter) and verdict.failure is not None:
             ledger.abandon(verdict.failure)
             self._in_background(reload_reducer(ledger))
-        elif isinstance(verdict, Offer):
-            if verdict.forgives and ledger.forgive(verdict.message.task):
-                self._in_background(reload_reducer(ledger))
+        elif isinstance(verdict, Offer | Ack) and verdict.forgives and ledger.forgive(task):
+            self._in_background(reload_reducer(ledger))
+        if isinstance(verdict, Offer):
             self._source.offer(verdict.message, delivery)
-        elif verdict == Ack(is_due=True):
+        elif isinstance(verdict, Ack) and verdict.is_due:
             self._has_withdrawn = True
         self._settlement.settle(verdict, [delivery])
 
@@ -238,8 +245,11 @@ class Session:
         Whatever it raises when that can't be done now, what was delivered is requeued then.
         """
         try:
+            announced = self._announced
             with await asyncio.to_thread(self._open) as ledger:
                 self._ledger = ledger
+                if self._announced is not None and self._announced is not announced:  # more came meanwhile
+                    self.plan_more(self._announced)
                 if self._early_wish is not None:
                     self.obey(self._early_wish)
                 early, self._early = self._early, []
@@ -263,10 +273,8 @@ class Session:
         if announced is not None and not self._folder.has_ledger:
             self._folder.create_ledger(announced.spec)
         ledger = self._folder.ledger()
-        if announced is not None and announced.spec.digest == ledger.spec.digest:
-            add_plan(ledger, announced.plan())
-        elif announced is not None:
-            log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
+        if announced is not None:
+            self._plan(ledger, announced)
         if ledger.settings() == "{}":
             terms = self._terms
             settings = Settings(

@@ -19,6 +19,7 @@ from bridge.settings import DEFAULT_PREFIX
 
 DELAYS_S = (1.0, 5.0, 30.0, 120.0)
 DELIVERY_LIMIT = 50  # each crash of a bridge counts against all messages that it had prefetched
+_LOOKS = 1_000_000  # so does each look at dead letters, of which a broker without a limit of ours drops some after 20
 
 _MAX_MESSAGES = 1_000_000
 _MAX_BYTES = 2**30
@@ -108,8 +109,8 @@ class Topology:
 
     @property
     def dead(self) -> Queue:
-        """What has failed for good. Full, it refuses more: nothing is dropped in silence."""
-        return Queue(f"{self.prefix}.dead", self.bridge_exchange, _bounded())
+        """What has failed for good. Full, it refuses more: nothing is dropped in silence, however often it is seen."""
+        return Queue(f"{self.prefix}.dead", self.bridge_exchange, _bounded() | {"delivery-limit": _LOOKS})
 
     @property
     def runs(self) -> Queue:

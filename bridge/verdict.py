@@ -115,9 +115,13 @@ Known = UnservedRun | InLedger | Committed | Failed | GivenUp | Split | Stopped 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Acknowledge it; where it ``is_due`` still, the ledger knows: it is published again when the run goes on."""
+    """Acknowledge it; where it ``is_due`` still, the ledger knows: it is published again when the run goes on.
+
+    Where that ``forgives``, its failure leaves the ledger before.
+    """
 
     is_due: bool = False
+    forgives: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +225,7 @@ def _by_ledger(message: TaskMessage, found: InLedger) -> Verdict:  # noqa: PLR09
         reason, attempts = (failure.reason, failure.attempts) if failure else ("failed before", message.attempt)
         return DeadLetter(reason, attempts, run_id)
     if found.wish != "run":
-        return Ack(is_due=True)
+        return Ack(is_due=True, forgives=found.state == "failed")
     if message.redeliveries >= MAX_REDELIVERIES:
         return _too_often(message, task)
     return Offer(replace(message, task=task), forgives=found.state == "failed")

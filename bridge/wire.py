@@ -20,6 +20,7 @@ from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Usage, service, service_of
 from hzzray.errors import UsageError
 from hzzray.messages import WIRE_VERSION, Message, RunId, Task
+from hzzray.runs.request import mistake
 
 #: Bytes of a body at the most: of an announcement, which holds a whole plan, and of anything else.
 ANNOUNCEMENT_BYTES = 16_000_000
@@ -88,6 +89,14 @@ class Order(Message):
     run_id: RunId | None = None
     wish: Wish | None = None
     prefetch: Annotated[int, Field(ge=0, le=65_535)] | None = None
+
+    @classmethod
+    def of(cls, **wanted: object) -> Self:
+        """Make an order; raises UsageError naming what is wrong."""
+        try:
+            return cls.model_validate(wanted)
+        except ValidationError as error:
+            raise UsageError(mistake(error)) from error
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:

@@ -502,7 +502,7 @@ def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str
         from bridge.topology import Topology  # noqa: PLC0415
         from bridge.wire import Order  # noqa: PLC0415
 
-        asyncio.run(order(settings, Topology(prefix), Order(run_id=folder.run_id, wish=wish)))
+        asyncio.run(order(settings, Topology(prefix), Order.of(run_id=folder.run_id, wish=wish)))
     else:
         with folder.ledger() as ledger:
             status = ledger.counts().status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import shutil
 import time
@@ -15,6 +16,7 @@ from bridge.connection import BrokerError
 from bridge.dead_letters import dead_letters, replay
 from bridge.orders import order
 from bridge.provision import apply
+from bridge.session import Session
 from bridge.wire import Letter, Order, TaskMessage, dead_letter, task_letter
 from hzzray.data.catalogue import release
 from hzzray.data.toy import write_toys
@@ -111,6 +113,23 @@ def test_another_spec_under_the_same_name_is_refused(site, spec, toys):
     site.publish(spec, "r", toys)
     with pytest.raises(UsageError, match="announced with another spec"):
         site.publish(make_spec(release("toy"), fraction=0.5), "r", toys)
+
+
+def test_another_spec_that_is_announced_of_a_run_in_hand_changes_nothing_of_it(site, spec, toys, digest):
+    """A bridge that began when the run was complete knew its ledger alone: the other plan's samples went into it."""
+    few = make_spec(release("toy"), observables=("m4l",), samples=("Zee", "llll"))
+    site.publish(few, "r", toys)
+    with Bridging(site, toys):
+        site.wait("r")
+        everything_is_settled(site)
+    with Bridging(site, toys) as bridging:
+        site.order("r", "run")
+        wait_for("a session", lambda: "r" in bridging.bridge._sessions, 20)
+        before = site.counts("r")
+        site.announce(spec, "r", site.plan(spec, "r", toys, 2_000))
+        site.publish(spec, "other", toys)  # behind it in the stream
+        assert site.wait("other").digest == digest
+        assert site.counts("r") == before
 
 
 def bad_messages(plan, outside):
@@ -218,6 +237,25 @@ def test_what_fails_is_a_dead_letter_and_is_replayed(site, spec, folder, digest)
     assert check_ledger(site.ledger("r")) == len(plan.tasks)
 
 
+def test_what_is_replayed_of_a_paused_run_is_done_when_it_goes_on(site, spec, folder, digest):
+    """The dead letters were gone, and their tasks failed still: none was done, whatever one resumed."""
+    plan = site.plan(spec, "r", folder, 2_000)
+    repair = damage(folder / release("toy").sample("Zee").path)
+    site.publish_plan(spec, "r", plan)
+    with Bridging(site, folder):
+        broken = site.wait("r", "partial").tasks.failed
+        site.wait_for_dead(broken)
+        repair()
+        site.order("r", "pause")
+        assert bring_back(site) == broken
+        everything_is_settled(site)
+        assert site.counts("r").due == broken
+        site.order("r", "run")
+        assert site.wait("r").digest == digest
+        everything_is_settled(site)
+    assert not site.reasons()
+
+
 def test_a_task_that_was_done_meanwhile_is_not_done_again_by_a_replay(site, spec, toys, digest):
     plan = site.plan(spec, "r", toys, 2_000)
     task = plan.tasks[0]
@@ -257,27 +295,79 @@ def test_a_sample_that_was_missing_is_planned_by_a_later_publisher(site, spec, f
         everything_is_settled(site)
 
 
-def test_a_file_that_a_pattern_finds_later_is_planned_by_a_later_publisher(site, folder, digest):
+def test_a_file_that_a_pattern_finds_later_is_planned_by_a_later_publisher(site, folder, digest, in_parts):
     """A sample of three files; the first publisher sees one, the second all, a third another in the place of one."""
-    toy = release("toy")
-    zee = folder / toy.sample("Zee").path
-    cut_up(zee, *(folder / f"Zee/{i}.root" for i in range(3)))
-    zee.unlink()
-    samples = tuple(one.model_copy(update={"path": "Zee/*.root"}) if one.name == "Zee" else one for one in toy.samples)
-    spec = make_spec(toy.model_copy(update={"samples": samples}), observables=("m4l",))
-    for i in (0, 2):
-        (folder / f"Zee/{i}.root").rename(folder / f"{i}.away")
+    spec, bring = in_parts
     site.publish(spec, "r", folder, 500)
     with Bridging(site, folder):
         first = site.wait("r")
-        for i in (0, 2):
-            (folder / f"{i}.away").rename(folder / f"Zee/{i}.root")
+        bring()
         assert site.publish(spec, "r", folder, 300).tasks > first.tasks.planned
         wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
         everything_is_settled(site)
     write(folder / "Zee/1.root", columns(100, seed=1))
     with pytest.raises(UsageError, match="another file than the one that run r was announced with"):
         site.publish(spec, "r", folder)
+
+
+@pytest.fixture
+def in_parts(folder):
+    """A spec whose Zee is of three files, which lie in the folder but for two; and what brings these there."""
+    toy = release("toy")
+    zee = folder / toy.sample("Zee").path
+    cut_up(zee, *(folder / f"Zee/{i}.root" for i in range(3)))
+    zee.unlink()
+    samples = tuple(one.model_copy(update={"path": "Zee/*.root"}) if one.name == "Zee" else one for one in toy.samples)
+    for i in (0, 2):
+        (folder / f"Zee/{i}.root").rename(folder / f"{i}.away")
+
+    def bring():
+        for i in (0, 2):
+            (folder / f"{i}.away").rename(folder / f"Zee/{i}.root")
+
+    return make_spec(toy.model_copy(update={"samples": samples}), observables=("m4l",)), bring
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_run_that_is_complete_takes_in_what_is_announced_later(site, folder, digest, in_parts, restarts, monkeypatch):
+    """Nobody works on it any more: the tasks of its new files became dead letters, as none of its plan."""
+    monkeypatch.setattr("bridge.session._REST_S", 0.5)
+    spec, bring = in_parts
+    site.publish(spec, "r", folder, 500)
+    with Bridging(site, folder) as bridging:
+        first = site.wait("r")
+        wait_for("the session's end", lambda: not bridging.bridge._sessions, 20)
+        if restarts:
+            bridging.leave()
+            bridging.join()
+        bring()
+        assert site.publish(spec, "r", folder, 300).tasks > first.tasks.planned
+        with Bridging(site, folder) if restarts else contextlib.nullcontext():
+            wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
+            everything_is_settled(site)
+    assert not site.reasons()
+
+
+def test_what_is_announced_while_a_ledger_is_opened_is_planned(site, folder, digest, in_parts, monkeypatch):
+    """It was forgotten: the tasks of its new files became dead letters."""
+    opened = Session._open
+
+    def slowly(session):
+        before = session._announced
+        ledger = opened(session)
+        wait_for("a later announcement", lambda: session._announced is not before, 20)
+        return ledger
+
+    monkeypatch.setattr(Session, "_open", slowly)
+    spec, bring = in_parts
+    site.publish(spec, "r", folder, 500)
+    with Bridging(site, folder) as bridging:
+        wait_for("a session", lambda: "r" in bridging.bridge._sessions, 20)
+        bring()
+        site.publish(spec, "r", folder, 300)
+        assert site.wait("r").digest == digest
+        everything_is_settled(site)
+    assert not site.reasons()
 
 
 def test_faults_that_pass_are_put_off_and_counted(site, spec, toys, digest, tmp_path):
@@ -350,6 +440,21 @@ def test_orders_reach_a_live_run(site, spec, many, many_digest):
 def test_an_order_without_a_bridge_says_so(site):
     with pytest.raises(BrokerError, match="no bridge takes orders"):
         site.order("r", "pause")
+
+
+def test_what_is_announced_to_a_broker_that_lost_all_is_heard_of(site, spec, toys, digest):
+    """A live bridge read on from where it was in the stream before: what was announced in the new one was unknown."""
+    plan = site.plan(spec, "r", toys, 2_000)
+    for _ in range(3):
+        site.announce(spec, "r", plan)
+    with Bridging(site, toys) as bridging:
+        wait_for("the run", lambda: "r" in bridging.bridge._announced, 20)
+        site.vhost.api("DELETE", f"queues/{TOPOLOGY.runs.name}")
+        apply(site.settings("guest"), TOPOLOGY)
+        site.publish(spec, "other", toys)
+        assert site.wait("other").digest == digest
+        everything_is_settled(site)
+    assert not site.reasons()
 
 
 def test_a_paused_run_blocks_no_other(site, spec, many, toys, digest):
@@ -483,6 +588,40 @@ def test_the_two_halves_by_command(cli, site, folder, digest, monkeypatch):
     code, _, err = cli("pause", "r", "--broker", site.vhost.url)
     assert code == 1
     assert "no bridge takes orders" in err
+
+
+def test_a_copy_of_a_run_is_a_run_of_its_own(cli, site, folder, digest, monkeypatch):
+    """Its tasks were published, and its dead letters kept, as the original's: it never ended."""
+    monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", site.vhost.broker.management_url)
+    monkeypatch.setenv("HZZRAY_BROKER", site.vhost.url)
+    command = (
+        "run",
+        "--source",
+        folder,
+        "--runs",
+        site.runs,
+        *FEW,
+        "--chunk",
+        1000,
+        "--actors",
+        2,
+        "--broker",
+        site.vhost.url,
+    )
+    repair = damage(folder / release("toy").sample("Zee").path)
+    assert cli(*command, "--run-id", "r")[0] == 3
+    shutil.copytree(site.runs / "r", site.runs / "copy")
+    site.reasons(1)
+    assert cli(*command, "--run-id", "copy")[0] == 3
+    _, out, err = cli("failures", "copy", "--runs", site.runs, "--broker", site.vhost.url)
+    assert "Zee" in out, err
+    repair()
+    with Bridging(site, folder):
+        assert cli("replay", "copy", "--runs", site.runs, "--broker", site.vhost.url)[0] == 0
+        assert site.wait("copy").digest == digest
+        everything_is_settled(site)
+    assert site.counts("r").failed
+    assert not site.reasons()
 
 
 def test_a_broker_without_the_topology_is_refused(cli, vhost, toys, tmp_path, monkeypatch):

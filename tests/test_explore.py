@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
+from types import SimpleNamespace
 
 import hist
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import uhi.io.json
 import uproot
 from pyarrow import parquet
+from ray.exceptions import RayActorError
 
 import hzzray
 from hzzray import explore_cli
@@ -529,6 +531,20 @@ def test_answers_are_exact_or_marked_while_actors_are_killed(shared, runs):
 
 
 @pytest.mark.slow
+def test_no_candidate_is_left_out_as_a_worker_dies(shared, session):
+    """Those of its ranges were: a skim lacked them, and said nothing."""
+    assert shared.candidates({}) == session.candidates({}), "at the start, too"
+    everything = {number: len(picked.entry) for number, picked in session.picked({})}
+    found = {}
+    for number, picked in shared.picked({}):
+        found[number] = len(picked.entry)
+        if number == 1:
+            for pid in pids(shared):
+                os.kill(pid, signal.SIGKILL)
+    assert found == everything
+
+
+@pytest.mark.slow
 def test_a_session_that_nobody_asks_ends_by_itself(runs, ray_cluster):
     import ray
 
@@ -541,6 +557,17 @@ def test_a_session_that_nobody_asks_ends_by_itself(runs, ray_cluster):
         assert name not in {one["name"] for one in ray.util.list_named_actors(True)}
         assert session.recut().digest == digest  # and is there again when somebody asks
         session._explorer.end()
+
+
+@pytest.mark.slow
+def test_a_session_that_nobody_ever_asks_ends_by_itself(runs, ray_cluster):
+    """Its coordinator, which outlives the viewer, began to count when it was first asked."""
+    import ray
+
+    with hzzray.explore("other", runs=runs, actors=1, idle_s=1.0) as session:
+        name = session._explorer._session.name
+        assert ray.get_actor(name)
+    wait_for("its end", lambda: name not in {one["name"] for one in ray.util.list_named_actors(True)}, 30)
 
 
 class Holder:
@@ -568,13 +595,59 @@ def test_a_session_that_nobody_asks_gives_way_to_who_waits_for_its_slots(runs, r
         session._explorer.end()
 
 
-def test_that_no_worker_comes_is_said(runs, monkeypatch):
-    monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.01)
+@pytest.fixture
+def alone(runs):
+    """A coordinator of no cluster, with one worker whose process never begins."""
     with hzzray.explore("base", runs=runs, engine="serial") as session:
-        spec = session.spec
-        own = coordinator.SessionSpec(spec, session.sources, session.tasks, None, (), 1, None, 1.0)
-    alone = coordinator.Coordinator(own)
-    alone._members = [coordinator._Member("explorer-0", None)]  # whose process never begins
+        own = coordinator.SessionSpec(session.spec, session.sources, session.tasks, None, (), 1, None, 1.0)
+    made = coordinator.Coordinator(own)
+    made._members = [coordinator._Member("explorer-0", None)]
+    return made
+
+
+def test_a_worker_that_hangs_is_started_anew(alone, monkeypatch):
+    """Nobody was ever answered again: each answer waits for those of all workers."""
+    monkeypatch.setattr(coordinator, "_PING_S", 0.01)
+    killed = []
+    monkeypatch.setattr(coordinator, "restart", killed.append)
+
+    async def look():
+        (member,) = alone._members
+        silent = SimpleNamespace(remote=asyncio.get_running_loop().create_future)
+        member.handle = SimpleNamespace(cache_status=SimpleNamespace(options=lambda **_: silent))
+        assert [await alone._look_at(member) for _ in range(4)] == [False] * 4
+        assert not killed  # it waits for a slot
+        member.usage = SimpleNamespace(pid=1)  # it has told that once
+        assert [await alone._look_at(member) for _ in range(4)] == [False] * 4
+        assert killed == [member.handle]
+
+    asyncio.run(look())
+
+
+def test_a_question_that_took_long_is_asked_again_as_its_coordinator_dies(alone, monkeypatch):
+    """All that it had taken counted as time that the coordinator was away: it failed, where it is to be asked again."""
+    joined = iter([None, ValueError("of that name there is one, and then none"), None])
+    answers = iter([RayActorError(), RayActorError(), "the answer"])
+
+    def taken(these):
+        one = next(these)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    def get(_):
+        time.sleep(0.3)
+        return taken(answers)
+
+    monkeypatch.setattr(coordinator, "_BACK_S", 0.2)
+    monkeypatch.setattr(coordinator, "join", lambda _: taken(joined))
+    monkeypatch.setattr(coordinator, "ray", SimpleNamespace(get=get))
+    assert coordinator.SessionClient(alone._session)._call(lambda _: None) == "the answer"
+
+
+def test_that_no_worker_comes_is_said(alone, monkeypatch):
+    monkeypatch.setattr(coordinator, "_PATIENCE_S", 0.01)
+    spec = alone._session.spec
 
     async def ask():
         alone._services = [asyncio.ensure_future(alone._answer_all())]

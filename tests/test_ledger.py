@@ -462,6 +462,20 @@ def test_wishes_and_settings_and_time(ledger, path):
         assert (again.run_id, again.environment, again.spec) == ("run", "local", SPEC)
 
 
+def test_a_copy_is_called_as_its_folder(ledger, path):
+    """Its reducer was the original's, whose ledger took its results; its tasks went to the original's bridges."""
+    ledger.fail(Failure(task=task(0), reason="broken", permanent=False))
+    ledger.close()
+    copy = shutil.copytree(path.parent, path.parent.with_name("copy")) / path.name
+    odd = shutil.copytree(path.parent, path.parent.with_name("no run's name")) / path.name
+    with Ledger.open(path) as first, Ledger.open(copy) as second, Ledger.open(odd) as third:
+        assert [one.run_id for one in (first, second, third)] == ["run", "copy", "run"]
+        assert {one.run_id for one in second.due()} == {"copy"}
+        assert [failure.task.run_id for failure in second.failures()] == ["copy"]
+        assert second.failure(task(0)).task.run_id == "copy"
+        assert len({one.mark for one in (first, second, third)}) == 3
+
+
 def test_a_ledger_is_created_once(path):
     start(path, [task(0)])
     with Ledger.create(path, "other", SPEC, "local") as ledger:

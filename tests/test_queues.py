@@ -170,6 +170,8 @@ def test_queues_command(settings, address, cli, monkeypatch):
         ("run", "--broker", "amqp://guest@127.0.0.1:1"),
         ("replay", "r", "--broker", "amqp://guest@127.0.0.1:1"),
         ("failures", "r", "--broker", "amqp://guest@127.0.0.1:1"),
+        ("pause", "r", "--broker", "amqp://guest@127.0.0.1:1"),
+        ("prefetch", "5"),
         ("queues",),
         ("topology", "check"),
         ("topology", "apply"),
@@ -181,6 +183,7 @@ def test_whatever_needs_the_broker_waits_for_it_and_says_so(command, cli, monkey
     for name, value in {"": "amqp://guest@127.0.0.1:1", "_PASSWORD": "x", "_WAIT": "0.5"}.items():
         monkeypatch.setenv(f"HZZRAY_BROKER{name}", value)
     monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", "http://127.0.0.1:1")
+    monkeypatch.setattr("bridge.orders._ANSWER_S", 0.0)  # which is for bridges
     begun = time.monotonic()
     code, _, said = cli(*command)
     assert code == 1
@@ -190,6 +193,25 @@ def test_whatever_needs_the_broker_waits_for_it_and_says_so(command, cli, monkey
     assert all("Connection refused; " in line for line in waiting)
     assert said.splitlines()[-1].startswith("hzzray: no ")
     assert said.endswith(": [Errno 111] Connection refused\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("pause", "no run!"), "must be of letters, digits, dots, dashes and underscores"),
+        (("bridge", "--until-complete", "no run!"), "must be of letters, digits, dots, dashes and underscores"),
+        (("bridge", "--prefetch", "65536"), "less than or equal to 65535"),
+    ],
+)
+def test_what_no_bridge_could_take_is_told_in_one_line(command, said, cli, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"": "amqp://guest@127.0.0.1:1", "_PASSWORD": "x", "_WAIT": "0"}.items():
+        monkeypatch.setenv(f"HZZRAY_BROKER{name}", value)
+    if command[0] == "pause":
+        command = (*command, "--broker", "amqp://guest@127.0.0.1:1")
+    code, _, err = cli(*command)
+    assert code == 2
+    assert said in err
 
 
 def test_a_wrong_host_name_is_told_at_once_and_not_waited_for_for_ever(tmp_path):

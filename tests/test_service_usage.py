@@ -115,7 +115,7 @@ def plugin():
         def do_GET(self):
             body = self.server.text.encode()
             self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) + self.server.lacks))
             self.end_headers()
             self.wfile.write(body)
 
@@ -123,7 +123,7 @@ def plugin():
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.text = METRICS
+        server.text, server.lacks = METRICS, 0
         threading.Thread(target=server.serve_forever).start()
         environ = {"HZZRAY_BROKER_METRICS": f"http://127.0.0.1:{server.server_port}/"}
         yield server, BrokerSettings.from_url("amqp://rabbitmq", environ=environ)
@@ -143,6 +143,14 @@ def test_what_is_no_broker_tells_nothing(plugin, text):
     server, broker = plugin
     server.text = text
     with pytest.raises(BrokerError, match="no metrics of RabbitMQ at http://127"):
+        look(broker)
+
+
+def test_a_broker_that_dies_while_it_tells_tells_nothing(plugin):
+    """The run that wanted to know ended with urllib3's error, and its tasks waited for two minutes."""
+    server, broker = plugin
+    server.lacks = 100
+    with pytest.raises(BrokerError, match=r"no metrics of the broker at http://127.*: ProtocolError"):
         look(broker)
 
 

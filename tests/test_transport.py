@@ -198,6 +198,28 @@ def test_a_stale_acknowledgement_touches_no_other_message(admin, settings):
     wait_for("what was not acknowledged", lambda: depth(admin) == 4, 10)
 
 
+def test_what_comes_after_a_loss_is_not_lost_with_it(admin, settings):
+    """The loop was busy while a channel was lost and another one delivered: it heard of the loss last."""
+    declare(admin, "q")
+
+    async def work():
+        async with running(settings, Publisher) as publisher:
+            await send(publisher, map(letter, range(2)), 2, "it")
+        async with running(settings, lambda link: Sink(link, prefetch=2)) as sink:
+            sink.keep = True
+            consumer = sink.consumer
+            wait_for("what comes first", lambda: len(consumer._out) == 2, 10)  # and the loop stands still
+            first = consumer._generation
+            consumer._link.call(consumer._channel.close)
+            wait_for("what comes again", lambda: consumer._generation > first + 1 and len(consumer._out) == 2, 10)
+            await until(lambda: sink.losses)
+            await asyncio.sleep(0.1)
+            assert {delivery.generation for delivery in sink.held} == {consumer._generation}
+            assert len(sink.held) == 2
+
+    run(work())
+
+
 def test_a_full_queue_makes_the_publisher_wait_and_give_up_in_time(admin, settings):
     declare(admin, "q", **{"x-max-length": 100, "x-overflow": "reject-publish"})
     said = []

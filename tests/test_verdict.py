@@ -89,6 +89,9 @@ TABLE = {
         message(replay=True), ledger("failed", failure=BROKEN), Offer(message(PLANNED, replay=True), forgives=True),
     ),
     "run paused or ended": (message(), ledger(wish="pause"), Ack(is_due=True)),
+    "run paused or ended, and replayed": (
+        message(replay=True), ledger("failed", failure=BROKEN, wish="pause"), Ack(is_due=True, forgives=True),
+    ),
     "redelivered too often": (
         message(redeliveries=40), ledger(),
         DeadLetter(
@@ -195,7 +198,8 @@ def test_what_is_acknowledged_as_it_is_stands_in_the_ledger(fates):
                 assert is_planned(what, known)
                 assert verdict.is_due
                 assert wish != "run"
-                assert state == "due" or (state == "failed" and what.replay)
+                assert verdict.forgives == (state == "failed"), "else it would not be due when the run goes on"
+                assert state == "due" or what.replay
             case _:
                 pytest.fail(f"{what} is lost: {known}")
 

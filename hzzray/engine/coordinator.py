@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hzzray.engine.actors import AWAY, waiting
+from hzzray.engine.actors import AWAY, restart, waiting
 from hzzray.engine.cluster import ClusterError, working_nodes
 from hzzray.engine.explore_messages import (
     Candidate,
@@ -48,6 +48,7 @@ _AGAIN_S = 1.0
 
 _TICK_S = 1.0
 _PING_S = 20.0
+_SILENCES = 3  # of a worker that has answered before, until it is started anew
 
 #: How long a session may make no progress in loading before it answers of what there is [s].
 _PATIENCE_S = 120.0
@@ -95,7 +96,7 @@ class SessionSpec(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Member:
-    """A worker actor, the ranges that it answers for, and what it used when it last told."""
+    """A worker actor, the ranges that it answers for, and what it used when it last told; it was ``silent`` since."""
 
     name: str
     handle: Any
@@ -104,6 +105,7 @@ class _Member:
     usage: Usage | None = None
     bound: int = 0
     hot: int = 0
+    silent: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -136,6 +138,7 @@ class Coordinator:
         self._used = time.monotonic()
         self._others: Counter[str] = Counter()
         self._services: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._tasks: Any = None
 
     def __repr__(self) -> str:
@@ -187,14 +190,17 @@ class Coordinator:
 
     async def _loaded(self, viewer: str, turn: int) -> None:
         """Wait until all that can be read is ready, a question is overtaken, or nothing goes on any more."""
-        while not self._is_whole and self._turns.get(viewer) == turn:
-            before = len(self._failed), self._ready
-            async with self._progress:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._progress.wait(), _PATIENCE_S)
-                    continue
-            if before == (len(self._failed), self._ready):
-                return
+        while not self._is_whole and self._turns.get(viewer) == turn and await self._moves():
+            pass
+
+    async def _moves(self) -> bool:
+        """Wait until a range is ready, or can't be read; False where none is for too long."""
+        before = len(self._failed), self._ready
+        async with self._progress:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._progress.wait(), _PATIENCE_S)
+                return True
+        return before != (len(self._failed), self._ready)
 
     @property
     def _is_whole(self) -> bool:
@@ -205,27 +211,39 @@ class Coordinator:
         """Ranges that some worker answers for."""
         return sum(len(member.mine) for member in self._members)
 
-    async def pick(self, pick: Pick) -> list[Candidate]:
-        """Find candidates."""
+    async def pick(self, pick: Pick, *, whole: bool) -> list[Candidate]:
+        """Find candidates; where ``whole``, after all that can be read was."""
         self._begin()
-        found: list[Candidate] = []
-        for member in self._members:
-            if pick.limit is not None and len(found) >= pick.limit:
-                break
-            with self._fallible(member):
-                picked: dict[int, Picked] = await member.handle.pick.remote(pick, sorted(member.mine))
-                for number, some in picked.items():
-                    found += await member.handle.describe.remote(number, some)
+        for _ in range(_AGAIN):
+            while whole and not self._is_whole and await self._moves():
+                self._used = time.monotonic()
+            found: list[Candidate] = []
+            for member in self._members:
+                if pick.limit is not None and len(found) >= pick.limit:
+                    break
+                with self._fallible(member):
+                    picked: dict[int, Picked] = await member.handle.pick.remote(pick, sorted(member.mine))
+                    for number, some in picked.items():
+                        found += await member.handle.describe.remote(number, some)
+            if not whole or self._is_whole or len(found) == pick.limit:
+                break  # else a worker has taken its ranges along
         return found[: pick.limit]
 
     async def picked(self, pick: Pick, number: int) -> Picked | None:
-        """Find the candidates of one range; None where it can't be read."""
+        """Find the candidates of one range, once somebody has it; None where it can't be read.
+
+        Raises ClusterError where nobody has it for too long.
+        """
         self._begin()
-        found: dict[int, Picked] = {}
-        for member in [one for one in self._members if number in one.mine]:
-            with self._fallible(member):
-                found = await member.handle.pick.remote(pick, [number])
-        return found.get(number)
+        while number not in self._failed:
+            self._used = time.monotonic()
+            for member in [one for one in self._members if number in one.mine]:
+                with self._fallible(member):
+                    found: dict[int, Picked] = await member.handle.pick.remote(pick, [number])
+                    return found.get(number)
+            if not await self._moves():
+                raise ClusterError(f"no worker of the session has read anything in {_PATIENCE_S:g} s")
+        return None
 
     async def standing(self) -> SessionStatus:
         """Tell how much is ready, and how much of it is hot."""
@@ -252,6 +270,11 @@ class Coordinator:
         """Tell what the workers that are there use."""
         return [member.usage for member in self._members if member.ready and member.usage is not None]
 
+    async def attend(self) -> None:
+        """See from now on whether somebody asks for something: a session that nobody does ends."""
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._watch())
+
     async def end(self) -> None:
         """End the session."""
         self._end()
@@ -274,7 +297,7 @@ class Coordinator:
                 session.spec, session.sources, self._tasks, name, session.cache, session.places, session.memory
             )
             self._members.append(_Member(name, handle))
-        going = (self._answer_all(), self._watch(), *map(self._load, self._members))
+        going = (self._answer_all(), *map(self._load, self._members))
         self._services = [asyncio.ensure_future(service) for service in going]
 
     async def _answer_all(self) -> None:
@@ -412,8 +435,16 @@ class Coordinator:
         try:
             call = member.handle.cache_status.options(concurrency_group="monitor").remote()
             status = await asyncio.wait_for(_future(call), _PING_S)
-        except (RayError, TimeoutError):
+        except RayError:
             return False
+        except TimeoutError:
+            member.silent += 1
+            if (
+                member.usage is not None and member.silent % _SILENCES == 0
+            ):  # it hangs, and whoever waits for its answer with it
+                restart(member.handle)
+            return False
+        member.silent = 0
         if member.ready and member.usage is not None and member.usage.pid != status.usage.pid:
             self._fell(member)
         member.bound, member.hot, member.usage = status
@@ -452,7 +483,7 @@ def join(session: SessionSpec) -> Any:  # noqa: ANN401 (an actor's handle)
     """Find the coordinator that a run's viewers share, or start it, on this node."""
     actor: Any = ray.remote(Coordinator)
     node = ray.get_runtime_context().get_node_id()
-    return actor.options(
+    coordinator = actor.options(
         name=session.name,
         get_if_exists=True,
         lifetime="detached",  # viewers come and go
@@ -462,6 +493,8 @@ def join(session: SessionSpec) -> Any:  # noqa: ANN401 (an actor's handle)
         max_concurrency=1000,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
     ).remote(session)
+    coordinator.attend.remote()
+    return coordinator
 
 
 def lenders(spec: RunSpec) -> list[LentWorker]:
@@ -503,9 +536,9 @@ class SessionClient:
         )
         return merged
 
-    def pick(self, pick: Pick) -> list[Candidate]:
+    def pick(self, pick: Pick, *, whole: bool) -> list[Candidate]:
         """Find candidates."""
-        found: list[Candidate] = self._call(lambda handle: handle.pick.remote(pick))
+        found: list[Candidate] = self._call(lambda handle: handle.pick.remote(pick, whole=whole))
         return found
 
     def picked(self, pick: Pick) -> Iterator[tuple[int, Picked]]:
@@ -536,8 +569,9 @@ class SessionClient:
             ray.get(self._coordinator.end.remote(), timeout=_PING_S)
 
     def _call(self, ask: Callable[..., Any]) -> Any:  # noqa: ANN401
-        until = time.monotonic() + _BACK_S
+        until = 0.0
         for wait in waits(0.05, 2.0):
+            asked = time.monotonic()
             try:
                 return ray.get(ask(self._coordinator))
             except RayTaskError as error:
@@ -545,8 +579,12 @@ class SessionClient:
                     raise error.cause from None
                 raise
             except RayError as error:
-                if time.monotonic() > until:
+                now = time.monotonic()
+                if not until or now - asked > _BACK_S:  # it was there until now
+                    until = now + _BACK_S
+                elif now > until:
                     raise ClusterError(f"the session of {self._session.name} is gone: {error}") from error
             time.sleep(wait)
-            self._coordinator = join(self._session)
+            with contextlib.suppress(ValueError):  # it ended while we looked for it
+                self._coordinator = join(self._session)
         raise AssertionError

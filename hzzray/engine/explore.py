@@ -22,8 +22,8 @@ class Explorer(Protocol):
     ) -> MergedAnswer:
         """Answer; where ``whole``, after all that can be read was. Raises OvertakenError."""
 
-    def pick(self, pick: Pick) -> list[Candidate]:
-        """Find candidates."""
+    def pick(self, pick: Pick, *, whole: bool) -> list[Candidate]:
+        """Find candidates; where ``whole``, after all that can be read was."""
 
     def picked(self, pick: Pick) -> Iterator[tuple[int, Picked]]:
         """Find candidates, however many, range by range."""
@@ -67,7 +67,7 @@ class InProcess:
         self._merged = MergedAnswer.of([share])
         return self._merged
 
-    def pick(self, pick: Pick) -> list[Candidate]:
+    def pick(self, pick: Pick, *, whole: bool = True) -> list[Candidate]:  # noqa: ARG002 (as above)
         """Find candidates."""
         with self._lock:
             found = self._worker.pick(pick, range(self._ranges))

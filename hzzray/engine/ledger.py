@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import secrets
 import sqlite3
 import time
@@ -23,6 +25,7 @@ from pydantic import ValidationError
 
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import (
+    RUN_ID,
     UNREAD,
     Cost,
     Counts,
@@ -129,7 +132,10 @@ class Ledger:
         row = database.execute("SELECT run_id, spec, environment, created FROM run").fetchone()
         if row is None:
             raise LedgerError(f"{path}: a ledger of no run")
-        self.run_id, spec, self.environment, self.created = row
+        began_as, spec, self.environment, self.created = row
+        self._folder = Path(os.path.abspath(path)).parent.name  # noqa: PTH100 (resolve would name what a link leads to)
+        #: What the run is called: as its folder, which may be a copy, or as it began where no run can be called so.
+        self.run_id: str = self._folder if re.fullmatch(RUN_ID, self._folder) else began_as
         try:
             self.spec = RunSpec.model_validate_json(spec)
         except ValidationError as error:
@@ -187,8 +193,8 @@ class Ledger:
 
     @property
     def mark(self) -> str:
-        """Eight hexadecimal digits that tell this run from others of the same name, in another folder or before it."""
-        told = f"{self.run_id}\0{self.created!r}\0{self.environment}"
+        """Eight hexadecimal digits that tell this run from its copies, and from others of the same name."""
+        told = f"{self._folder}\0{self.created!r}\0{self.environment}"
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def close(self) -> None:
@@ -462,9 +468,10 @@ class Ledger:
 
     def _failure(self, body: str) -> Failure:
         try:
-            return Failure.model_validate_json(body)
+            failure = Failure.model_validate_json(body)
         except ValidationError as error:
             raise LedgerError(f"{self.path}: a failure can't be read: {error.errors()[0]['msg']}") from error
+        return failure.model_copy(update={"task": failure.task.model_copy(update={"run_id": self.run_id})})
 
     def _task(self, sample: str, file: str, uuid: str, tree: str, start: int, stop: int) -> Task:
         return Task(

@@ -258,6 +258,7 @@ class Session:
         observable: str = "",
         samples: Sequence[str] = (),
         limit: int = MOST_CANDIDATES,
+        whole: bool = True,
     ) -> list[Candidate]:
         """List candidates that are filled, with their leptons, ``MOST_CANDIDATES`` at the most.
 
@@ -273,6 +274,8 @@ class Session:
             Of these alone; by default of the data.
         limit
             So many at the most.
+        whole
+            Wait until all that can be read is, as ``recut`` does.
 
         Raises UsageError naming what is wrong.
         """
@@ -289,7 +292,7 @@ class Session:
             high,
             max(0, min(limit, MOST_CANDIDATES)),
         )
-        return self._explorer.pick(pick)
+        return self._explorer.pick(pick, whole=whole)
 
     def picked(self, what: Answer | RunSpec | Mapping[str, Ends | None]) -> Iterator[tuple[int, Picked]]:
         """Give all candidates that are filled, range after range: a range's number in ``tasks``, and arrays."""
