@@ -439,10 +439,8 @@ class Coordinator:
             return False
         except TimeoutError:
             member.silent += 1
-            if (
-                member.usage is not None and member.silent % _SILENCES == 0
-            ):  # it hangs, and whoever waits for its answer with it
-                restart(member.handle)
+            if member.usage is not None and member.silent % _SILENCES == 0:
+                restart(member.handle)  # it hangs, and whoever waits for its answer with it
             return False
         member.silent = 0
         if member.ready and member.usage is not None and member.usage.pid != status.usage.pid:
