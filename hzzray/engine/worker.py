@@ -21,7 +21,7 @@ from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.parallel import begun
 from hzzray.physics.columns import Reads
 from hzzray.physics.filler import Filler, MeasureError, WeightError
-from hzzray.urls import is_inside, is_remote, led_by, redact
+from hzzray.urls import Fence, is_remote, led_by, redact
 
 
 class Worker:
@@ -47,6 +47,7 @@ class Worker:
         self._buffers = Buffers()
         self._location = ""
         self._opening: dict[str, Future[ByteSource]] = {}
+        self._fence: Fence | None = None
         self._counted = (0.0, 0)
         self._meter = Meter(name, actor_id=actor_id())
         self._told = self._meter.usage()
@@ -104,7 +105,8 @@ class Worker:
         """
         held = self._location if self._reader is not None else ""
         remote = [task.file for task in tasks if is_remote(task.file) and task.file != held]
-        files = [file for file in dict.fromkeys(remote) if is_inside(file, self._sources)]
+        self._fence = fence = Fence(self._sources)
+        files = [file for file in dict.fromkeys(remote) if fence.holds(file)]
         self._opening = dict(zip(files, begun(open_bytes, files, len(files)), strict=True))
         later: dict[int, Reader] = {}
         try:
@@ -118,7 +120,7 @@ class Worker:
                     outcomes[i] = error
                     self.close()
         finally:
-            self._opening = {}
+            self._opening, self._fence = {}, None
         return outcomes
 
     def _outcome(self, task: Task, later: Callable[[Reader], object]) -> Partial | HzzrayError:
@@ -176,7 +178,7 @@ class Worker:
 
     def _open(self, task: Task, *, simulation: bool) -> Reader:
         if self._reader is None or self._location != task.file:
-            if not is_inside(task.file, self._sources):
+            if not (self._fence or Fence(self._sources)).holds(task.file):
                 link = led_by(task.file)
                 why = f" ({link}: add that to the sources)" if link else ""
                 raise DataError(f"{redact(task.file)}: outside the sources that this worker may read{why}")
