@@ -343,7 +343,7 @@ def _bytes(
 
 # Numbers of a source: its memory for an unpacked basket, for values and for offsets, each an address and (but for the
 # last) its bytes; the basket that is unpacked, -1 for none, and its shape; how values are stored: see ``Stored``.
-_DATA, _ROOM, _OUT, _OUT_ROOM, _OFFSETS, _UNPACKED, _SHAPE, _JAGGED, _HEADER, _SHIFT, _VALUES, _LEADS = (
+_DATA, _DATA_ROOM, _OUT, _OUT_ROOM, _OFFSETS, _UNPACKED, _SHAPE, _JAGGED, _HEADER, _SHIFT, _VALUES, _LEADS = (
     0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12, 13,
 )  # fmt: skip
 
@@ -354,7 +354,7 @@ def _copy_one(
     start: int, stop: int, own: NDArray[np.int64],
 ) -> tuple[int, int, int]:  # fmt: skip
     """Go through baskets of one source; returns what ended it, at which of them and at what entry."""
-    data = _bytes_at(own[_DATA], own[_ROOM])
+    data = _bytes_at(own[_DATA], own[_DATA_ROOM])
     out = _bytes_at(own[_OUT], own[_OUT_ROOM])
     words = _words_at(own[_OUT], own[_OUT_ROOM] >> 2)
     offsets = _numbers_at(own[_OFFSETS], stop - start + 1)
