@@ -213,12 +213,13 @@ def warm_up(*, last_first: bool = False) -> None:
 
     Two processes that begin at opposite ends are done in little more than half the time.
     """
-    from hzzray.data import unpacking  # noqa: PLC0415 (imports numba)
+    from hzzray.data import unpacking, wants  # noqa: PLC0415 (imports numba)
     from hzzray.physics import hot_kernels  # noqa: PLC0415
 
     pieces: list[Callable[[], None]] = [
         partial(_warm_up, "notebook-2020"),
         unpacking.warm_up,
+        wants.warm_up,
         hot_kernels.warm_up,
         partial(_warm_up, "h4l"),
     ]

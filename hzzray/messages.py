@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import quote
@@ -209,7 +209,13 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         """Add up what two pieces of work took."""
-        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Cost(
+            self.wall_s + other.wall_s,
+            self.cpu_s + other.cpu_s,
+            self.read_s + other.read_s,
+            self.bytes_read + other.bytes_read,
+            self.events + other.events,
+        )
 
 
 @dataclass(frozen=True, slots=True)

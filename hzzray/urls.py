@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -26,20 +29,57 @@ def is_pattern(path: str) -> bool:
 
 
 def is_inside(location: str, sources: Sequence[str]) -> bool:
-    """Tell whether a path or URL lies inside one of some sources, whatever links and dots it holds.
+    """Tell whether a path or URL lies inside one of some sources: see ``Fence``."""
+    return Fence(sources).holds(location)
+
+
+class Fence:
+    """Sources that files must lie inside of. Where a folder's links lead is found out once: ask soon, and many times.
 
     Of a URL, protocol, login, host and path decide: the query, where a token or a signature travels, is the server's
     business. What can't be a path or a URL is inside of nothing.
     """
-    if is_remote(location):
-        place = _place(location)
-        return place is not None and any(
-            root is not None and place[0] == root[0] and place[1].startswith(root[1].rstrip("/") + "/")
-            for root in map(_place, filter(is_remote, sources))
-        )
-    path = _resolved(location)
-    roots = [_resolved(source) for source in sources if not is_remote(source)]
-    return path is not None and any(root is not None and path.is_relative_to(root) for root in roots)
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._sources = sources
+        self._folders: dict[str, str | None] = {}
+
+    def holds(self, location: str) -> bool:
+        """Tell whether a path or URL lies inside one of them, whatever links and dots it holds."""
+        if is_remote(location):
+            place = _place(location)
+            return place is not None and any(
+                place[0] == host and _is_below(place[1], path) for host, path in self._remote
+            )
+        path = self._followed(location)
+        return path is not None and any(path == root or _is_below(path, root) for root in self._local)
+
+    @cached_property
+    def _remote(self) -> list[tuple[str, str]]:
+        return [place for source in self._sources if is_remote(source) and (place := _place(source)) is not None]
+
+    @cached_property
+    def _local(self) -> list[str]:
+        found = (_resolved(source) for source in self._sources if not is_remote(source))
+        return [root for root in found if root is not None]
+
+    def _followed(self, path: str) -> str | None:
+        """Follow a path's links; those of its folder are known if it was asked for before."""
+        folder, name = os.path.split(path)
+        try:
+            is_plain = stat.S_ISREG(os.lstat(path).st_mode)
+        except (OSError, ValueError):
+            is_plain = False
+        if not is_plain:  # a link, a folder, or nothing
+            return _resolved(path)
+        if folder not in self._folders:
+            self._folders[folder] = _resolved(folder)
+        found = self._folders[folder]
+        return None if found is None else f"{found.rstrip('/')}/{name}"
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path.startswith(root.rstrip("/") + "/")
 
 
 def _place(url: str) -> tuple[str, str] | None:
@@ -60,10 +100,10 @@ def _place(url: str) -> tuple[str, str] | None:
     return None
 
 
-def _resolved(path: str) -> Path | None:
+def _resolved(path: str) -> str | None:
     """Follow a path's links; None where it can't be a path: with NUL in it, too long, links that lead in a ring."""
     try:
-        return Path(path).resolve()
+        return str(Path(path).resolve())
     except (OSError, ValueError, RuntimeError):
         return None
 

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hzzray.physics.fill import Sums
+from hzzray.physics.filler import exact
 from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Axis, Blocks, ExactSums, Shape, digest
+from hzzray.physics.limbs import CELL, COUNT, SUMW, SUMW2
 from tests.support.exact import add_exact, rounded, value
 
 PROFILE = settings(deadline=None, derandomize=True, database=None)
@@ -236,6 +239,21 @@ class TestBlocks:
             assert h.entries == 0
             assert not any(array.any() for array in h.arrays)
         assert blocks.cells.shape == (3 * (36 + 9), 1 + 2 * LIMBS)
+
+    @PROFILE
+    @given(st.integers(0, 2**32))
+    def test_accumulators_are_settled_as_numpy_settles_them(self, seed):
+        rng = np.random.default_rng(seed)
+        counts = rng.integers(0, 3, SHAPE.cells + SHAPE.rows)
+        sums = rng.integers(-(2**62), 2**62, (len(counts), CELL)) * (counts > 0)[:, np.newaxis]
+        sums[:, COUNT] = counts
+        used = [COUNT, *range(SUMW, SUMW + LIMBS), *range(SUMW2, SUMW2 + LIMBS)]
+        cells, stopped = np.split(sums, [SHAPE.cells])
+        expected = Blocks.settled(SHAPE, cells[:, used], stopped[:, used[: 1 + LIMBS]], np.array([1, 2]), 3)
+        made = exact(SHAPE, Sums(cells.ravel(), stopped.ravel(), np.array([1, 2, 4])), 3)
+        for field in ("cells", "stopped", "invalid"):
+            assert np.array_equal(getattr(made, field), getattr(expected, field)), field
+        assert (made.shape, made.entries) == (SHAPE, 3)
 
     def test_merging_is_commutative_and_associative_and_adds_every_field(self):
         a, b, c = make(1), make(2), make(3)

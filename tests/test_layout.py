@@ -18,7 +18,7 @@ from uproot.interpretation.numerical import AsDtype
 from hzzray.cache import cache_folder
 from hzzray.data import layout
 from hzzray.data.catalogue import release
-from hzzray.data.layout import Branch, Layout, identify, open_tree, read_layout
+from hzzray.data.layout import Branch, Form, Layout, identify, open_tree, read_layout, tabled
 from hzzray.data.storage import LocalBytes, open_bytes
 from hzzray.data.tree_record import UNKNOWN, Parser, read_record
 from hzzray.errors import DataError, TransientError
@@ -28,6 +28,7 @@ from tests.support.root_files import REAL, REAL_2020, REAL_2025, SCHEMA, branch_
 NAMES = SCHEMA.kinematics
 UUID = bytes(range(100, 116))
 UUID_TEXT = "64656667-6869-6a6b-6c6d-6e6f70717273"
+SAME = uuid.UUID(int=7)
 
 
 class Memory:
@@ -133,7 +134,7 @@ def same(one, other):
     assert list(one.branches) == list(other.branches)
     for name, branch in one.branches.items():
         twin = other.branches[name]
-        assert (branch.dtype, branch.jagged, branch.header) == (twin.dtype, twin.jagged, twin.header)
+        assert branch.form == twin.form
         for array in ("starts", "seeks", "sizes"):
             np.testing.assert_array_equal(getattr(branch, array), getattr(twin, array), strict=True)
         assert branch.embedded == twin.embedded
@@ -145,7 +146,7 @@ def test_a_layout_says_what_uproot_says(path):
     assert set(found.branches) == set(NAMES)
     assert {"trigE", "mcWeight", "n_lep_pt"} <= set(found.others)
     branch = found.branches["lep_pt"]
-    assert (branch.dtype, branch.jagged, branch.header) == (">f4", True, 0)
+    assert branch.form == (">f4", True, 0, 0)
     assert branch.starts.tolist() == [0, 120, 240, 360, 480, 500]
     with uproot.open(path) as file:
         assert branch.seeks.tolist() == file["mini/lep_pt"].member("fBasketSeek")[:5].tolist()
@@ -156,7 +157,7 @@ def test_a_layout_says_what_uproot_says(path):
 )
 def test_a_form_that_was_met_before_is_told_without_uproot_and_to_the_same(form, tmp_path, monkeypatch):
     """Issue 16, item 2: uproot takes tens of milliseconds a file."""
-    monkeypatch.setattr(layout, "_shapes", {})
+    monkeypatch.setattr(layout, "_forms", {})
     tree, names, path = "mini", (*NAMES, "trigE", *SCHEMA.factors), form
     if not hasattr(form, "read_bytes"):
         options = {"plain": {"compression": None}, "several": {"basket": 70}}.get(form, {})
@@ -173,7 +174,7 @@ def test_a_form_that_was_met_before_is_told_without_uproot_and_to_the_same(form,
 
 
 def test_what_is_unknown_of_a_record_is_left_to_uproot(tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "_shapes", {})
+    monkeypatch.setattr(layout, "_forms", {})
     path = write(tmp_path / "a.root", columns(500, seed=3), compression=None)
     first, _ = read(path)
     content = path.read_bytes()
@@ -330,7 +331,7 @@ def test_shapes_are_told_apart_and_kept(tmp_path):
     path = write(tmp_path / "a.root", content)
     for _ in range(2):  # the second time from the cache
         found, _ = read(path, names=tuple(content), cache=tmp_path / "cache")
-        shapes = {name: (one.dtype, one.jagged, one.size) for name, one in found.branches.items()}
+        shapes = {name: (one.form.dtype, one.form.jagged, one.form.size) for name, one in found.branches.items()}
         assert shapes == {
             "number": (">i2", False, 0),
             "four": (">f4", False, 4),
@@ -342,7 +343,7 @@ def test_shapes_are_told_apart_and_kept(tmp_path):
 
 
 def branch(*starts):
-    return Branch(">f4", False, 0, np.array(starts), np.ones(len(starts) - 1, int), np.ones(len(starts) - 1, int))
+    return Branch(Form(">f4", False, 0), tabled(starts, 1, 1))
 
 
 def test_clusters_split_no_basket():
@@ -385,7 +386,26 @@ def test_a_second_read_asks_for_the_header_alone(path, tmp_path, real):
     same(first, again)
     if real in REAL_2020:
         assert all(branch.embedded for branch in again.branches.values())
-    assert [file.suffix for file in (tmp_path / "new" / "cache").iterdir()] == [".json"]
+    assert [file.suffix for file in (tmp_path / "new" / "cache").iterdir()] == [".layout"]
+
+
+def test_all_of_a_layout_is_kept(tmp_path):
+    """Baskets in the record of several branches too, which uproot can't write."""
+    many = Branch(Form(">f4", True, 10), tabled([0, 3, 3, 7], [200, 300, 0], [90, 80, 0]), {2: (b"abc", 2)})
+    first = Layout(
+        str(SAME),
+        "mini",
+        7,
+        {
+            "many": many,
+            "array": Branch(Form(">i8", False, 0, 4), tabled([0, 7], [400], [50])),
+            "inside": Branch(Form("|u1", True, 0), tabled([0, 5, 7], 0, 0), {0: (b"", 0), 1: (b"defgh", 5)}),
+            "µ": Branch(Form("", False, 0), tabled([0], [], [])),
+        },
+        ("lep_n", "other"),
+    )
+    layout._store(tmp_path / "a.layout", first)
+    same(layout._load(f"{tmp_path}/a.layout"), first)
 
 
 def damage_shorten(content):
@@ -397,7 +417,7 @@ def damage_empty(content):
 
 
 def damage_number(content):
-    return content.replace(b'"entries":500', b'"entries":900')
+    return content.replace(struct.pack("<q", 500), struct.pack("<q", 900))
 
 
 def damage_list(content):
@@ -439,9 +459,6 @@ def test_another_version_of_a_file_is_not_confused(path, tmp_path):
     copy = tmp_path / "a.root"
     copy.write_bytes(path.read_bytes() + b"more")
     assert read(copy, cache=tmp_path)[1] == cost
-
-
-SAME = uuid.UUID(int=7)
 
 
 def test_equal_bytes_have_equal_names_wherever_they_lie(path, tmp_path):

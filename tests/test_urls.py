@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hzzray.urls import absolute, is_inside, join, led_by
+from hzzray.urls import Fence, absolute, is_inside, join, led_by
 
 WEB = ("https://host/base/?sig=abc", "root://eos//open/data")
 
@@ -116,3 +116,25 @@ def test_links_are_followed_before_it_is_judged(tmp_path):
     (tmp_path / "door").symlink_to(inside)
     assert is_inside(str(tmp_path / "door" / "a.root"), [str(tmp_path / "door")])
     assert is_inside(os.path.relpath(inside / "a.root"), [str(inside)])
+
+
+def test_a_fence_follows_a_folders_links_once_and_each_files_own(tmp_path):
+    """Issue 16: of many files in a folder, each had its whole path followed."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a.root").write_text("")
+        (folder / "b.root").write_text("")
+    (tmp_path / "door").symlink_to(inside)
+    fence = Fence([str(inside)])
+    assert fence.holds(f"{tmp_path}/door/a.root")
+    assert fence.holds(f"{tmp_path}/outside/../door/b.root")
+    assert not fence.holds(f"{tmp_path}/door/../inside/../outside/b.root")
+    (inside / "b.root").unlink()
+    (inside / "b.root").symlink_to(outside / "b.root")
+    assert not fence.holds(f"{tmp_path}/door/b.root")
+    assert not fence.holds(f"{tmp_path}/outside/a.root")
+    assert not fence.holds(f"{tmp_path}/door/nowhere/../../outside/a.root")
+    (tmp_path / "door").unlink()
+    (tmp_path / "door").symlink_to(outside)
+    assert not Fence([str(inside)]).holds(f"{tmp_path}/door/a.root")

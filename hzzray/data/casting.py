@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 def cast(values: NDArray[Any], out: NDArray[Any], *, absolute: bool = False) -> None:
     """Write numbers of any type to ``out``, of a column's type (f4, f8, i4, i8, u1), or their absolute values.
 
-    What is too large for a float becomes infinite. Of u1 what isn't 0 is 1. Raises ValueError where ``out`` holds
-    integers and something is none, or has no place there.
+    What is too large for a float becomes infinite, and a signalling nan a quiet one: whether numpy warns of that is up
+    to the caller. Of u1 what isn't 0 is 1. Raises ValueError where ``out`` holds integers and something is none, or has
+    no place there.
     """
     if out.dtype == np.uint8:
         np.not_equal(values, 0, out=out.view(np.bool_))
         return
     if out.dtype.kind == "i" and not _fit(values, out.dtype, absolute=absolute):
         raise ValueError(f"holds numbers that are no {8 * out.itemsize}-bit integers")
-    with np.errstate(invalid="ignore", over="ignore"):  # a signalling nan becomes a quiet one
-        if absolute and values.dtype.kind in "if":
-            np.absolute(values, out=out, dtype=np.promote_types(values.dtype, out.dtype), casting="unsafe")
-        else:
-            np.copyto(out, values, casting="unsafe")
+    if absolute and values.dtype.kind in "if":
+        np.absolute(values, out=out, dtype=np.promote_types(values.dtype, out.dtype), casting="unsafe")
+    else:
+        np.copyto(out, values, casting="unsafe")
 
 
 def _fit(values: NDArray[Any], dtype: np.dtype[Any], *, absolute: bool) -> bool:

@@ -2,79 +2,96 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
 import struct
 import tempfile
 import uuid
-from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
+from functools import lru_cache
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hzzray.data.header import HEADER, read_header
 from hzzray.data.storage import ByteSource, SeekableBytes
 from hzzray.data.tree_record import Kind, Stored, read_record
 from hzzray.errors import DataError, TransientError
 
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """Where one branch's values lie.
+class Form(NamedTuple):
+    """What a branch's values are as stored: the same in all files of a kind.
 
-    ``dtype`` is numpy's name of the values as stored (big-endian), empty where they have another shape than a number, a
-    list of numbers (``jagged``) or ``size`` numbers an entry, as a C array of a fixed length has, for which alone it
-    isn't 0. ``jagged`` ones have ``header`` bytes before each entry's values. Basket i holds entries
-    ``starts[i]`` to ``starts[i + 1]`` (int64, shape (baskets + 1,)) in ``sizes[i]`` bytes at ``seeks[i]`` (int64), or
-    where ``seeks[i]`` is 0 in ``embedded[i]``, in the form of a decompressed basket, with values up to its border.
+    ``dtype`` is numpy's name of their type (big-endian), empty where they have another shape than a number, a list of
+    numbers (``jagged``) or ``size`` numbers an entry, as a C array of a fixed length has, for which alone it isn't 0.
+    ``jagged`` ones have ``header`` bytes before each entry's values.
     """
 
     dtype: str
     jagged: bool
     header: int
-    starts: NDArray[np.int64]
-    seeks: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    embedded: dict[int, tuple[bytes, int]] = field(default_factory=dict)
     size: int = 0
+
+
+class Branch(NamedTuple):
+    """Where one branch's values lie.
+
+    Of ``table`` (int64, shape (baskets + 1, 3)) row i says of basket i with which entry it starts, where it lies and
+    how many bytes it has; the last row has the number of entries, where the last basket ends. A basket that lies at 0
+    is in ``embedded``, in the form of a decompressed one, with values up to its border.
+    """
+
+    form: Form
+    table: NDArray[np.int64]
+    embedded: Mapping[int, tuple[bytes, int]] = MappingProxyType({})
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """With which entry each basket starts, and where the last one ends."""
+        return self.table[:, 0]
+
+    @property
+    def seeks(self) -> NDArray[np.int64]:
+        """Where each basket lies."""
+        return self.table[:-1, 1]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many bytes each basket has."""
+        return self.table[:-1, 2]
 
     def baskets(self, start: int, stop: int) -> list[int]:
         """Numbers of the baskets that hold entries start to stop, without empty ones."""
-        if stop <= start:
-            return []
-        starts = self._starts
-        first, last = bisect_right(starts, start) - 1, bisect_left(starts, stop)
-        return [i for i in range(first, last) if starts[i] < starts[i + 1]]
+        first, end = self.starts[:-1], self.starts[1:]
+        held: list[int] = np.flatnonzero((first < stop) & (end > np.maximum(first, start))).tolist()
+        return held
 
     def range(self, basket: int) -> tuple[int, int]:
         """Entries that a basket holds: the first, and the one after the last."""
-        return self._starts[basket], self._starts[basket + 1]
+        return int(self.table[basket, 0]), int(self.table[basket + 1, 0])
 
     def place(self, basket: int) -> tuple[int, int]:
         """Where in the file a basket lies, and its bytes."""
-        return self._places[basket]
+        return int(self.table[basket, 1]), int(self.table[basket, 2])
 
-    # Plain numbers: looking one up in an array would take longer than reading small baskets does.
 
-    @cached_property
-    def _starts(self) -> list[int]:
-        starts: list[int] = self.starts.tolist()
-        return starts
-
-    @cached_property
-    def _places(self) -> list[tuple[int, int]]:
-        return list(zip(self.seeks.tolist(), self.sizes.tolist(), strict=True))
+def tabled(starts: ArrayLike, seeks: ArrayLike, sizes: ArrayLike) -> NDArray[np.int64]:
+    """Make a branch's table of what its baskets start with, where they lie, and how many bytes they have."""
+    starts = np.asarray(starts, np.int64)
+    table = np.zeros((len(starts), 3), np.int64)
+    table[:, 0], table[:-1, 1], table[:-1, 2] = starts, seeks, sizes
+    return table
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -143,13 +160,13 @@ def read_layout(source: ByteSource, tree: str, names: tuple[str, ...], cache: Pa
     kept = None
     if cache is not None and source.version:  # else a file that was written over couldn't be told from what it was
         key = hashlib.sha256(f"{_CACHE_VERSION}\0{version}\0{tree}\0{names}".encode()).hexdigest()[:40]
-        kept = cache / f"{key}.json"
+        kept = f"{cache}/{key}.layout"
         layout = _load(kept)
         if layout is not None:
             return layout
     layout = _parse(source, own, tree, names)
     if kept is not None:
-        _store(kept, layout)
+        _store(Path(kept), layout)
     return layout
 
 
@@ -183,12 +200,16 @@ def first_line(error: BaseException) -> str:
 
 def _parse(source: ByteSource, own: str, tree: str, names: tuple[str, ...]) -> Layout:
     record = read_record(source, tree, names)
-    if record is not None and all(stored.kind in _shapes for stored in record.branches.values()):
-        found = {name: _familiar(stored) for name, stored in record.branches.items()}
+    if record is not None and all(
+        stored.kind in _forms and _fits(stored, record.entries, source.size) for stored in record.branches.values()
+    ):
+        found = {
+            name: Branch(_forms[stored.kind], tabled(stored.starts, stored.seeks, stored.sizes))
+            for name, stored in record.branches.items()
+        }
         plain = [found[name] for name, stored in record.branches.items() if stored.is_plain]
-        if all(_fits(branch, record.entries, source.size) for branch in found.values()):
-            others = tuple(name for name in record.names if name not in found)
-            return Layout(_name(own, record.raw, source, plain), tree, record.entries, found, others)
+        others = tuple(name for name in record.names if name not in found)
+        return Layout(_name(own, record.raw, source, plain), tree, record.entries, found, others)
     opened = open_tree(source, tree)
     try:
         there = {branch.name: branch for branch in opened.branches}
@@ -206,22 +227,12 @@ def _parse(source: ByteSource, own: str, tree: str, names: tuple[str, ...]) -> L
     if record is not None:
         for name, stored in record.branches.items():
             if name in found:
-                _shapes[stored.kind] = _shape(found[name])
+                _forms[stored.kind] = found[name].form
     return layout
 
 
 # What branches of each kind hold, as uproot told of the first one: as many as there are kinds in this process' files.
-_shapes: dict[Kind, tuple[str, bool, int, int]] = {}
-
-
-def _shape(branch: Branch) -> tuple[str, bool, int, int]:
-    return branch.dtype, branch.jagged, branch.header, branch.size
-
-
-def _familiar(stored: Stored) -> Branch:
-    """Lay out a branch of a kind that was met before."""
-    dtype, jagged, header, size = _shapes[stored.kind]
-    return Branch(dtype, jagged, header, stored.starts, stored.seeks, stored.sizes, size=size)
+_forms: dict[Kind, Form] = {}
 
 
 def _name(own: str, record: bytes, source: ByteSource, plain: Iterable[Branch]) -> str:
@@ -264,21 +275,18 @@ def _branch(branch: Any, entries: int, size: int) -> Branch:  # noqa: ANN401
         raise ValueError(f"the baskets of branch {branch.name} don't hold its {entries} entries")
     if not _are_inside(seeks[:stored], sizes[:stored], size):
         raise ValueError(f"a basket of branch {branch.name} lies outside the file")
-    return Branch(
+    form = Form(
         stored_as.base.str if plain else "",
         jagged,
         int(shape.header_bytes) if jagged else 0,
-        starts,
-        seeks,
-        sizes,
-        embedded,
         stored_as.shape[0] if plain and stored_as.shape else 0,
     )
+    return Branch(form, tabled(starts, seeks, sizes), embedded)
 
 
-def _fits(branch: Branch, entries: int, size: int) -> bool:
+def _fits(stored: Stored, entries: int, size: int) -> bool:
     """Whether a branch's baskets are all of its entries, and inside the file."""
-    return _are_all(branch.starts, len(branch.seeks), entries) and _are_inside(branch.seeks, branch.sizes, size)
+    return _are_all(stored.starts, len(stored.seeks), entries) and _are_inside(stored.seeks, stored.sizes, size)
 
 
 def _are_all(starts: NDArray[np.int64], baskets: int, entries: int) -> bool:
@@ -299,61 +307,75 @@ def _embedded(basket: Any) -> tuple[bytes, int]:  # noqa: ANN401
     return data + offsets.tobytes(), len(data)
 
 
-def _load(path: Path) -> Layout | None:
+# What is kept of a layout: a check sum of the rest; its uuid, its entries, and how many branches, embedded baskets and
+# bytes of text there are. Then come numbers (int64): the rows of each branch's table; of each embedded basket its
+# branch, its number, its border and its bytes; the tables. Then the text, which files of a kind share, and these bytes.
+_KEPT = struct.Struct("<32s40sqqqq")
+_DIGEST = 32
+_NUMBER = np.dtype("<i8")
+
+
+def _load(path: str) -> Layout | None:
     """Read a layout that was kept; None where there is none, or what is there isn't what was written."""
     try:
-        digest, _, text = path.read_bytes().partition(b"\n")
+        with FileIO(path) as file:
+            kept = file.readall()
     except OSError:
         return None
-    if hashlib.sha256(text).hexdigest().encode() != digest:
+    if len(kept) < _KEPT.size or hashlib.sha256(kept[_DIGEST:]).digest() != kept[:_DIGEST]:
         return None
+    _, own, entries, branches, number, length = _KEPT.unpack_from(kept)
+    numbers = np.frombuffer(kept, _NUMBER, (len(kept) - _KEPT.size) // _NUMBER.itemsize, _KEPT.size)
+    rows = numbers[:branches].tolist()
+    at = branches + 4 * number
+    table = numbers[at : at + 3 * sum(rows)].reshape(-1, 3)
+    text = _KEPT.size + _NUMBER.itemsize * (at + 3 * len(table))
+    tree, others, forms = _shared(kept[text : text + length])
+    embedded: defaultdict[int, dict[int, tuple[bytes, int]]] = defaultdict(dict)
+    begin = text + length
+    for branch, basket, border, size in numbers[branches:at].reshape(-1, 4).tolist():
+        embedded[branch][basket] = kept[begin : begin + size], border
+        begin += size
+    found = {}
+    row = 0
+    for i, ((name, form), more) in enumerate(zip(forms, rows, strict=True)):
+        found[name] = Branch(form, table[row : row + more], embedded.get(i, {}))
+        row += more
+    return Layout(own.rstrip(b"\0").decode(), tree, entries, found, others)
+
+
+@lru_cache(maxsize=64)
+def _shared(text: bytes) -> tuple[str, tuple[str, ...], tuple[tuple[str, Form], ...]]:
+    """Read what files of a kind share: the tree's name, the names of other branches, names and forms of these."""
     body = json.loads(text)
-    branches = {
-        name: Branch(
-            row["dtype"],
-            row["jagged"],
-            row["header"],
-            np.array(row["starts"], np.int64),
-            np.array(row["seeks"], np.int64),
-            np.array(row["sizes"], np.int64),
-            {int(i): (base64.b64decode(data), border) for i, (data, border) in row["embedded"].items()},
-            row["size"],
-        )
-        for name, row in body["branches"].items()
-    }
-    return Layout(body["uuid"], body["tree"], body["entries"], branches, tuple(body["others"]))
+    return body["tree"], tuple(body["others"]), tuple((name, Form(*form)) for name, form in body["branches"].items())
 
 
 def _store(path: Path, layout: Layout) -> None:
-    body = {
-        "uuid": layout.uuid,
+    branches = layout.branches
+    shared = {
         "tree": layout.tree,
-        "entries": layout.entries,
         "others": layout.others,
-        "branches": {
-            name: {
-                "dtype": branch.dtype,
-                "jagged": branch.jagged,
-                "header": branch.header,
-                "starts": branch.starts.tolist(),
-                "seeks": branch.seeks.tolist(),
-                "sizes": branch.sizes.tolist(),
-                "embedded": {
-                    i: (base64.b64encode(data).decode(), border) for i, (data, border) in branch.embedded.items()
-                },
-                "size": branch.size,
-            }
-            for name, branch in layout.branches.items()
-        },
+        "branches": {name: branch.form for name, branch in branches.items()},
     }
-    text = json.dumps(body, separators=(",", ":")).encode()
+    text = json.dumps(shared, separators=(",", ":")).encode()
+    embedded = [(i, *one) for i, branch in enumerate(branches.values()) for one in branch.embedded.items()]
+    numbers = [
+        *(len(branch.table) for branch in branches.values()),
+        *(number for i, basket, (data, border) in embedded for number in (i, basket, border, len(data))),
+        *(number for branch in branches.values() for number in branch.table.ravel().tolist()),
+    ]
+    head = _KEPT.pack(b"", layout.uuid.encode(), layout.entries, len(branches), len(embedded), len(text))
+    body = b"".join(
+        [head[_DIGEST:], np.array(numbers, _NUMBER).tobytes(), text, *(data for _, _, (data, _) in embedded)]
+    )
     with suppress(OSError):  # a cache that can't be written costs time, nothing else
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         part = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+                file.write(hashlib.sha256(body).digest() + body)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ def mistaken(role: Role, values: NDArray[Any]) -> str:
     """Say what a column holds that it can't hold in its role; empty where it may be what it is taken for."""
     is_odd, what = _ODD[role]
     odd = is_odd(values)
-    if not len(values) or odd.mean() <= _LIMIT:
+    if np.count_nonzero(odd) <= _LIMIT * len(odd):
         return ""
     examples = ", ".join(f"{value:g}" for value in np.unique(values[odd])[:3])
     return f"of its first {len(odd)} values {np.count_nonzero(odd)} are {what}: {examples}"

@@ -8,10 +8,10 @@ through uproot and awkward, several times slower and to the same numbers.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hzzray.data.casting import cast
-from hzzray.data.layout import Branch, Layout, first_line, open_tree, read_layout
+from hzzray.data.layout import Form, Layout, first_line, open_tree, read_layout
 from hzzray.data.plausibility import JUDGED, ROLES, mistaken
-from hzzray.data.storage import ByteSource, Range, open_bytes
-from hzzray.data.unpacking import UNEQUAL, BasketError, Baskets, OffsetsError, Unpacker
+from hzzray.data.storage import ByteSource, open_bytes
+from hzzray.data.unpacking import UNEQUAL, BasketError, OffsetsError, Stored, Unpacker, UnpackingError
+from hzzray.data.wants import Finder, Want
 from hzzray.errors import DataError, TransientError
 from hzzray.parallel import begun
 from hzzray.physics.columns import (
@@ -68,47 +69,58 @@ class _Source(NamedTuple):
         return f"{self.size} numbers" if self.size else "one number"
 
 
-_Raw = dict[_Source, Baskets]
-"""What a step needs of each source that is read from baskets."""
+class _Asked:
+    """What a reader is asked for, worked out: ``sources`` in reading order, ``names`` of branches whose layout is kept.
 
-
-class _Want(NamedTuple):
-    """What a step of entries ``start`` to ``stop`` needs of the file.
-
-    ``ranges`` come one after the other; ``places`` are what ``Baskets`` has, without the bytes; ``held`` are those
-    baskets that are unpacked when it is read.
+    ``number`` tells which source it is, ``leaders`` the number of the one that settles how long a collection's lists
+    are: its first. ``judged`` are columns with a role, by their numbers, the most telling first.
     """
 
-    start: int
-    stop: int
-    ranges: list[Range]
-    places: dict[_Source, tuple[list[int], NDArray[np.int64], NDArray[np.int64]]]
-    held: dict[_Source, int]
+    def __init__(self, reads: Reads, known: tuple[str, ...]) -> None:
+        self.reads = reads
+        self.known = known
+        self.branches = reads.branches
+        self.avoidable = reads.avoidable
+        self.names = tuple(dict.fromkeys((*known, *self.branches)))
+        self.sources = tuple(dict.fromkeys(_sources(reads)))
+        self.number = {source: i for i, source in enumerate(self.sources)}
+        self.leaders: dict[str | None, int] = {}
+        for i, source in enumerate(self.sources):
+            self.leaders.setdefault(source.collection, i)
+        judged = [(i, read) for i, read in enumerate(reads.columns) if isinstance(read, Jagged) and read.role]
+        self.judged = sorted(judged, key=lambda pair: ROLES.index(pair[1].role))
 
 
-@dataclass(frozen=True, slots=True)
-class _Cursor:
-    """A source being read: its branch's layout, and what unpacks its baskets, if they have a shape for that.
+class _Means:
+    """What sources of some forms are read with: which are ``fast``, and what unpacks these.
 
-    ``dtype`` is the stored one in the machine's byte order. Only one column is made of what is read ``once``. Lists
-    must be as long as those of ``leader``; where that is empty, they settle the lengths.
+    ``dtypes`` are those of what is unpacked: the stored ones, of 4 bytes in the machine's order.
     """
 
-    branch: Branch
-    fast: bool
-    unpacker: Unpacker
-    dtype: np.dtype[Any]
-    once: bool
-    leader: str
+    def __init__(self, asked: _Asked, forms: tuple[Form, ...], step: int, *, slow: bool) -> None:
+        self.made_for = asked, forms, step, slow
+        pairs = list(zip(asked.sources, forms, strict=True))
+        self.fast = np.array([not slow and _is_fast(source, form) for source, form in pairs], np.bool_)
+        stored = [np.dtype(form.dtype or "V1") for form in forms]
+        self.dtypes = [_native(dtype) if dtype.itemsize == 4 else dtype for dtype in stored]
+        self.unpacker = Unpacker(
+            [
+                Stored(
+                    source.branch, source.collection is not None, form.header, dtype.itemsize, max(source.size, 1),
+                    asked.leaders[source.collection] if source.collection is not None else i,
+                )
+                for i, ((source, form), dtype) in enumerate(zip(pairs, stored, strict=True))
+            ],
+            step,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """Entries ``start`` to ``stop`` being read: raw baskets, and columns so far, in more than one type if need be."""
+    """Entries ``start`` to ``stop`` being read: columns so far, in more than one type if need be, as stored too."""
 
     start: int
     stop: int
-    raw: _Raw
     made: dict[tuple[_Source, str, bool], NDArray[Any]] = field(default_factory=dict)
 
     @property
@@ -117,22 +129,40 @@ class _Range:
         return self.stop - self.start
 
 
-@dataclass(eq=False, slots=True)
 class Buffers:
-    """The memory that readers work in, one after the other: new memory costs a page fault every 4 kB."""
+    """What readers hand on, one to the next: memory, as new one costs a page fault every 4 kB, and what is worked out.
 
-    raw: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
-    offsets: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    arrays: dict[tuple[Any, ...], NDArray[Any]] = field(default_factory=dict)
-    unpackers: defaultdict[_Source, Unpacker] = field(default_factory=lambda: defaultdict(Unpacker))
+    That is kept for files of the last form, of which the same was asked.
+    """
+
+    def __init__(self) -> None:
+        self.raw = np.empty(0, np.uint8)
+        self._arrays: dict[tuple[Any, ...], NDArray[Any]] = {}
+        self._asked: _Asked | None = None
+        self._means: _Means | None = None
 
     def room(self, dtype: str, size: int, *owner: object) -> NDArray[Any]:
         """Return an array that its owner alone has, the same from step to step while it is large enough."""
         key = (dtype, *owner)
-        array = self.arrays.get(key)
+        array = self._arrays.get(key)
         if array is None or len(array) < size:
-            array = self.arrays[key] = np.empty(size * 5 // 4, dtype)
+            array = self._arrays[key] = np.empty(size * 5 // 4, dtype)
         return array[:size]
+
+    def asked(self, reads: Reads, known: tuple[str, ...]) -> _Asked:
+        """Work out what is asked for, unless it is the very same as before."""
+        asked = self._asked
+        if asked is None or asked.reads is not reads or asked.known != known:
+            asked = self._asked = _Asked(reads, known)
+        return asked
+
+    def means(self, asked: _Asked, forms: tuple[Form, ...], step: int, *, slow: bool) -> _Means:
+        """Make what sources are read with, unless those before had the same forms; nothing is unpacked there."""
+        means = self._means
+        if means is None or means.made_for != (asked, forms, step, slow):
+            means = self._means = _Means(asked, forms, step, slow=slow)
+        means.unpacker.forget()
+        return means
 
 
 class Reader:
@@ -166,39 +196,26 @@ class Reader:
         self.read_s = 0.0
         begun = time.perf_counter()
         self._location = location
-        self._known = tuple(dict.fromkeys((*known, *reads.branches)))
+        self._buffers = buffers = buffers or Buffers()
+        self._asked = asked = buffers.asked(reads, known)
         self._source = open_bytes(location) if opened is None else opened()
         try:
-            self.layout: Layout = read_layout(self._source, tree, self._known, cache)
-            self.layout.require(reads.branches, self._source.name, reads.avoidable)
+            self.layout: Layout = read_layout(self._source, tree, asked.names, cache)
+            self.layout.require(asked.branches, self._source.name, asked.avoidable)
         except BaseException:
             self._source.close()
             raise
         self.read_s += time.perf_counter() - begun
-        self._buffers = buffers = buffers or Buffers()
-        # The first branch of a collection settles how many entries each event has; the others must agree with it.
-        leaders: dict[str | None, str] = {}
-        self._cursors: dict[_Source, _Cursor] = {}
-        for source, uses in Counter(_sources(reads)).items():
-            branch = self.layout.branches[source.branch]
-            leader = leaders.setdefault(source.collection, source.branch)
-            self._cursors[source] = _Cursor(
-                branch,
-                not slow and _is_fast(source, branch),
-                buffers.unpackers[source],
-                _native(branch.dtype or "V"),
-                uses == 1,
-                leader if leader != source.branch else "",
-            )
-            self._cursors[source].unpacker.number = -1  # what it holds is another file's
-        for collection in leaders:
-            if collection is not None and len(buffers.offsets.get(collection, ())) <= self._step:
-                buffers.offsets[collection] = np.zeros(self._step + 1, np.int64)
+        branches = [self.layout.branches[source.branch] for source in asked.sources]
+        means = buffers.means(asked, tuple(branch.form for branch in branches), self._step, slow=slow)
+        self._unpacker, self._dtypes, self._fast = means.unpacker, means.dtypes, means.fast.copy()
+        self._embedded = [branch.embedded for branch in branches]
+        self._finder = Finder([branch.table for branch in branches], self._fast)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The branches that are read."""
-        return self._reads.branches
+        return self._asked.branches
 
     @property
     def bytes_read(self) -> int:
@@ -217,7 +234,7 @@ class Reader:
         if self._source.is_unchanged():
             return
         with closing(open_bytes(self._location)) as now:
-            layout = read_layout(now, self.layout.tree, self._known, None)
+            layout = read_layout(now, self.layout.tree, self._asked.names, None)
         if layout.uuid != self.layout.uuid:
             raise TransientError(f"{self._source.name}: changed while it was read")
 
@@ -235,8 +252,8 @@ class Reader:
         if start < stop and (start or stop < self._few):
             self._judge()
         borders = [(first, min(first + self._step, stop)) for first in range(start, stop, self._step)]
-        wants = self._wants(borders)
-        fetching: deque[tuple[_Want, Callable[[], NDArray[np.uint8]]]] = deque()
+        wants = self._finder.find(borders, self._unpacker.unpacked)
+        fetching: deque[tuple[Want, Callable[[], NDArray[np.uint8]]]] = deque()
         for _ in borders:
             while len(fetching) <= min(self._ahead, len(borders) - 1) and (want := next(wants, None)) is not None:
                 fetching.append((want, self._begin(want)))
@@ -254,7 +271,7 @@ class Reader:
         """Judge a file by its first entries when other ones are read."""
         if self._judged:
             return
-        want = next(self._wants([(0, self._few)]))
+        want = next(self._finder.find([(0, self._few)], self._unpacker.unpacked))
         try:
             step = self._read(want, partial(self._fetch, want))
         except DataError:  # of damage there tells whoever reads it
@@ -264,20 +281,19 @@ class Reader:
 
     def _refuse_mistaken(self, step: Step) -> None:
         """Refuse a file whose branches can't be what they are read as, by its first entries: the first of a step."""
-        judged = [(i, read) for i, read in enumerate(self._reads.columns) if isinstance(read, Jagged) and read.role]
-        for i, read in sorted(judged, key=lambda pair: ROLES.index(pair[1].role)):
-            values = step.columns[i][: self._buffers.offsets[read.collection][self._few]]
+        for i, read in self._asked.judged:
+            values = step.columns[i][: self._lengths(read.collection)[self._few]]
             if what := mistaken(read.role, values):
                 raise DataError(f"{self._source.name}: branch {read.branch} can't be the {read.role}: {what}")
         self._judged = True
 
-    def _read(self, want: _Want, fetched: Callable[[], NDArray[np.uint8]]) -> Step:
-        raw = self._waited(fetched)
-        if any(self._cursors[source].unpacker.number != number for source, number in want.held.items()):
-            (want,) = self._wants([(want.start, want.stop)])  # what was to be at hand isn't
+    def _read(self, want: Want, fetched: Callable[[], NDArray[np.uint8]]) -> Step:
+        raw, unpacked = self._waited(fetched), self._unpacker.unpacked
+        if ((want.held >= 0) & (want.held != unpacked)).any():
+            (want,) = self._finder.find([(want.start, want.stop)], unpacked)  # what was to be at hand isn't
             raw = self._waited(partial(self._fetch, want))
-        baskets = {source: Baskets(*where[:2], raw, where[2]) for source, where in want.places.items()}
-        reads, entries = self._reads, _Range(want.start, want.stop, baskets)
+        reads, entries = self._reads, _Range(want.start, want.stop)
+        self._unpack(want, raw, entries)
         # A signalling nan becomes a quiet one, what is too large for a float is infinite, and nan is below nothing.
         with np.errstate(invalid="ignore", over="ignore"):
             columns = type(reads.columns)(*(self._column(read, entries) for read in reads.columns))
@@ -294,7 +310,7 @@ class Reader:
             case Unread():
                 return empty(read)
             case Offsets():  # which the first branch of the collection fills
-                return self._offsets(read.collection, entries)
+                return self._lengths(read.collection)[: entries.events + 1]
             case Jagged():
                 source = _Source(read.branch, read.collection)
                 return self._numbers(source, read.dtype, entries, absolute=read.absolute)
@@ -317,94 +333,67 @@ class Reader:
             limit = limit * self._numbers(_Source(bound.over, collection), "f8", entries)
         return np.asarray(values < limit).view(np.uint8)
 
-    def _offsets(self, collection: str, entries: _Range) -> NDArray[np.int64]:
-        return self._buffers.offsets[collection][: entries.events + 1]
-
     def _numbers(self, source: _Source, dtype: str, entries: _Range, *, absolute: bool = False) -> NDArray[Any]:
         """Return a source's numbers, flat, as ``dtype``; each kind is made once a step."""
         key = (source, dtype, absolute)
         if key not in entries.made:
-            size = max(source.size, 1) * entries.events
-            if source.collection is not None:
-                stored = self._stored(source, entries)
-                if stored.dtype == (bool if dtype == "u1" else dtype) and not absolute:
-                    return stored.view(dtype)
-                size = len(stored)
-            entries.made[key] = self._buffers.room(dtype, size, source, absolute)
+            stored = self._stored(source, entries)
+            if source.collection is not None and not absolute and stored.dtype == (bool if dtype == "u1" else dtype):
+                return stored.view(dtype)
+            entries.made[key] = self._buffers.room(dtype, len(stored), source, absolute)
             self._write(source, entries, entries.made[key], absolute=absolute)
         return entries.made[key]
 
     def _write(self, source: _Source, entries: _Range, out: NDArray[Any], *, absolute: bool = False) -> None:
         """Write a source's numbers to ``out``, in its type."""
-        cursor = self._cursors[source]
-        if source.collection is None and cursor.fast and cursor.once and out.dtype.kind == "f":
-            self._unpack_flat(source, entries, out)  # no other needs them as they are stored
-            return
         try:
             cast(self._stored(source, entries), out, absolute=absolute)
         except ValueError as error:
             raise DataError(f"{self._source.name}: branch {source.branch} {error}") from error
 
     def _stored(self, source: _Source, entries: _Range) -> NDArray[Any]:
-        """Return a source's numbers, flat, in the type that they are stored in; each is read once a step."""
+        """Return a source's numbers, flat, in the type that they are stored in."""
         key = (source, "", False)
         if key not in entries.made:
-            cursor = self._cursors[source]
-            if not cursor.fast:
-                stored = self._through_uproot(source, entries)
-            elif source.collection is None:
-                stored = self._buffers.room(cursor.dtype.str, max(source.size, 1) * entries.events, source)
-                self._unpack_flat(source, entries, stored)
-            else:
-                stored = self._unpack_jagged(source, entries)
-            entries.made[key] = stored
+            i = self._asked.number[source]
+            lists = source.collection is not None
+            number = int(self._unpacker.offsets(i)[entries.events]) if lists else max(source.size, 1) * entries.events
+            entries.made[key] = self._unpacker.values(i, number).view(self._dtypes[i])
         return entries.made[key]
 
-    def _unpack_flat(self, source: _Source, entries: _Range, out: NDArray[Any]) -> None:
-        """Read as many values an entry as all others have."""
-        cursor, size = self._cursors[source], max(source.size, 1)
-        branch, raw = cursor.branch, entries.raw[source]
-        try:
-            cursor.unpacker.scalars(raw, branch.embedded, branch.dtype, size, entries.start, entries.stop, out)
-        except ValueError as error:
-            raise self._damage(source.branch, error) from error
+    def _lengths(self, collection: str) -> NDArray[np.int64]:
+        """Return where the lists of a collection begin, of as many entries as a step may have."""
+        return self._unpacker.offsets(self._asked.leaders[collection])
 
-    def _unpack_jagged(self, source: _Source, entries: _Range) -> NDArray[Any]:
-        """Read lists of values, flat."""
-        cursor = self._cursors[source]
-        branch, dtype, leader = cursor.branch, cursor.dtype, cursor.leader
-        offsets = self._offsets(source.collection or "", entries)
-        words = dtype.itemsize == 4
-        key = (words, source)
-        out = self._buffers.arrays.get(key)
-        items = 1 if words else dtype.itemsize
-        room = items * (int(offsets[-1]) if leader else 4 * self._step)
-        if out is None or len(out) < room:
-            out = np.empty(max(room, items * 4 * self._step), np.uint32 if words else np.uint8)
-        try:
-            out = cursor.unpacker.copy(
-                entries.raw[source], branch.embedded, branch.header, dtype.itemsize,
-                entries.start, entries.stop, offsets, out, leader=leader,
-            )  # fmt: skip
-        except OffsetsError:  # and so it will be with the baskets that follow
-            self._cursors[source] = replace(cursor, fast=False)
-            return self._through_uproot(source, entries)
-        except ValueError as error:
-            raise self._damage(source.branch, error) from error
-        self._buffers.arrays[key] = out
-        return out[: items * int(offsets[-1])].view(dtype if words else branch.dtype)
+    def _unpack(self, want: Want, raw: NDArray[np.uint8], entries: _Range) -> None:
+        """Read all sources of a step, one after the other, those that aren't fast through uproot."""
+        at = 0
+        while True:
+            try:
+                at = self._unpacker.copy(raw, want.baskets, self._embedded, self._fast, at, want.start, want.stop)
+            except OffsetsError as error:  # and so it will be with the baskets that follow
+                at = error.source
+                self._fast[at] = False
+            except UnpackingError as error:
+                raise self._damage(error) from error
+            if at == len(self._fast):
+                return
+            source = self._asked.sources[at]
+            entries.made[source, "", False] = self._through_uproot(source, entries)
+            at += 1
 
     def _through_uproot(self, source: _Source, entries: _Range) -> NDArray[Any]:
         """Read a source in whatever shape it has, flat, and settle or check how long its lists are."""
         values, counts = self._parsed(source, entries.start, entries.stop)
         if source.collection is not None:
-            offsets, leader = self._offsets(source.collection, entries), self._cursors[source].leader
-            if not leader:
+            offsets = self._lengths(source.collection)[: entries.events + 1]
+            leader = self._asked.sources[self._asked.leaders[source.collection]]
+            if source == leader:
                 np.cumsum(counts, out=offsets[1:])
             elif not np.array_equal(counts, np.diff(offsets)):
                 entry = entries.start + int(np.flatnonzero(counts != np.diff(offsets))[0])
                 where = f"{self._source.name}: branch {source.branch}"
-                raise DataError(f"{where}: entry {entry} {UNEQUAL} {leader}")
+                raise DataError(f"{where}: entry {entry} {UNEQUAL} {leader.branch}")
         # Compiled code is made for arrays that are in order and may be written to.
         return np.array(values, _native(values.dtype))
 
@@ -418,7 +407,7 @@ class Reader:
             if self._tree is None:
                 self._tree = open_tree(self._source, self.layout.tree)
             branch = self.layout.branches[name]
-            if lists and self._tree[name].count_branch is not None and branch.dtype:
+            if lists and self._tree[name].count_branch is not None and branch.form.dtype:
                 return self._counted(name, start, stop)
             array = self._tree[name].array(entry_start=start, entry_stop=stop)
             counts = ak.to_numpy(ak.num(array)) if lists and array.ndim == 2 else np.empty(0, np.int64)
@@ -429,7 +418,7 @@ class Reader:
             raise DataError(f"{self._source.name}: branch {name}: unreadable: {first_line(error)}") from error
         finally:
             self.read_s += time.perf_counter() - begun
-        fits = array.ndim == 1 + (lists or source.size > 0) and (lists or branch.size == source.size)
+        fits = array.ndim == 1 + (lists or source.size > 0) and (lists or branch.form.size == source.size)
         if not fits or values.dtype.kind not in "biuf":
             held = f"{self._source.name}: branch {name} holds {array.type.content} an entry"
             raise DataError(f"{held}, not {source.shape}")
@@ -441,7 +430,7 @@ class Reader:
         uproot goes by the counter's baskets, as if they held the same entries.
         """
         branch = self.layout.branches[name]
-        values, counts = [np.empty(0, branch.dtype)], [np.empty(0, np.int64)]
+        values, counts = [np.empty(0, branch.form.dtype)], [np.empty(0, np.int64)]
         for i in branch.baskets(start, stop):
             begin, end = branch.range(i)
             lengths = self._tree[name].count_branch.array(entry_start=begin, entry_stop=end, library="np").astype(int)
@@ -450,69 +439,27 @@ class Reader:
             if ends[-1] * values[0].itemsize != len(data) or (lengths < 0).any():
                 raise ValueError(f"basket {i}: {len(data)} bytes of values, where its counter says {ends[-1]} values")
             low, high = max(begin, start) - begin, min(end, stop) - begin
-            values.append(data.view(branch.dtype)[ends[low] : ends[high]])
+            values.append(data.view(branch.form.dtype)[ends[low] : ends[high]])
             counts.append(lengths[low:high])
         return np.concatenate(values), np.concatenate(counts)
 
-    def _damage(self, name: str, error: ValueError) -> DataError:
+    def _damage(self, error: UnpackingError) -> DataError:
         """Name file, branch and basket of what a damaged one raises."""
+        name = self._asked.sources[error.source].branch
         where = f"{name}, basket {error.number}" if isinstance(error, BasketError) else name
         return DataError(f"{self._source.name}: branch {where}: corrupt: {error}")
 
-    def _wants(self, borders: Iterable[tuple[int, int]]) -> Iterator[_Want]:
-        """Tell for steps, one after the other, which baskets they need: those that are unpacked by then are at hand.
-
-        They come in the file's order, where branches that fill their baskets together have them side by side: what
-        lies in a row is read at once.
-        """
-        unpacked = {source: cursor.unpacker.number for source, cursor in self._cursors.items()}
-        for start, stop in borders:
-            want = _Want(start, stop, [], {}, {})
-            needed: list[tuple[_Source, list[int], list[int], int]] = []
-            wanted: list[tuple[int, int, int]] = []
-            rows = 0
-            for source, cursor in self._cursors.items():
-                if not cursor.fast:
-                    continue
-                branch = cursor.branch
-                numbers = branch.baskets(start, stop)
-                if numbers and numbers[0] == unpacked[source]:
-                    want.held[source] = numbers[0]
-                held = want.held.get(source)
-                ends = [*(branch.range(i)[0] for i in numbers), branch.range(numbers[-1])[1]] if numbers else [start]
-                needed.append((source, numbers, ends, rows))
-                for row, i in enumerate(numbers, rows):
-                    if i != held and i not in branch.embedded:
-                        wanted.append((*branch.place(i), row))
-                rows += len(numbers)
-                unpacked[source] = numbers[-1] if numbers else unpacked[source]
-            places = [(0, 0)] * rows
-            at = first = end = 0
-            for seek, size, row in sorted(wanted):
-                if seek != end:
-                    want.ranges.append((first, end - first))
-                    first = seek
-                end = seek + size
-                places[row] = at, (at := at + size)
-            want.ranges.append((first, end - first))
-            del want.ranges[0]  # what lay before the first one: nothing
-            table = np.array(places, np.int64).reshape(-1, 2)
-            for source, numbers, ends, row in needed:
-                want.places[source] = numbers, np.array(ends), table[row : row + len(numbers)]
-            yield want
-
-    def _begin(self, want: _Want) -> Callable[[], NDArray[np.uint8]]:
+    def _begin(self, want: Want) -> Callable[[], NDArray[np.uint8]]:
         """Begin to fetch a step's baskets, if that is done ahead; returns what waits for them."""
         return begun(self._fetch, [want], 1)[0].result if self._ahead else partial(self._fetch, want)
 
-    def _fetch(self, want: _Want) -> NDArray[np.uint8]:
+    def _fetch(self, want: Want) -> NDArray[np.uint8]:
         """Read the baskets that a step needs, all branches at once."""
-        size = sum(length for _, length in want.ranges)
         if self._ahead:  # what is fetched ahead in vain may still come when others use the buffers
-            raw = np.empty(size, np.uint8)
+            raw = np.empty(want.size, np.uint8)
         else:
-            if size > len(self._buffers.raw):
-                self._buffers.raw = np.empty(size * 5 // 4, np.uint8)
+            if want.size > len(self._buffers.raw):
+                self._buffers.raw = np.empty(want.size * 5 // 4, np.uint8)
             raw = self._buffers.raw
         self._source.read_into(want.ranges, raw.data)
         return raw
@@ -542,8 +489,8 @@ def _sources(reads: Reads) -> Iterator[_Source]:
     yield from map(_Source, (*reads.factors, *([reads.divisor] if reads.divisor else [])))
 
 
-def _is_fast(source: _Source, branch: Branch) -> bool:
+def _is_fast(source: _Source, form: Form) -> bool:
     """Tell whether a branch has the shape that is asked for, and one that numbers can be copied from."""
-    if not branch.dtype or branch.jagged != (source.collection is not None):
+    if not form.dtype or form.jagged != (source.collection is not None):
         return False
-    return branch.size == source.size and np.dtype(branch.dtype).itemsize in (1, 2, 4, 8)
+    return form.size == source.size and np.dtype(form.dtype).itemsize in (1, 2, 4, 8)

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from glob import glob
 from importlib import import_module
+from io import FileIO
 from itertools import accumulate, pairwise
 from pathlib import Path
 from threading import Lock
@@ -74,7 +75,7 @@ class LocalBytes:
         self.name = path
         self.bytes_read = 0
         try:
-            self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 (closed by close)
+            self._file = FileIO(path)
         except FileNotFoundError as error:
             raise MissingFileError(f"{path}: no such file") from error
         except OSError as error:

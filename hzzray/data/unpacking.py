@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
 from hzzray.data.baskets import Body, unpack
@@ -24,8 +26,8 @@ from hzzray.physics.jit import entry, kernel, one_at_a_time, without_extensions
 
 UNEQUAL = "has another number of values than branch"
 
-# What stopped a copying kernel at a basket.
-_NOTHING, _UNUSUAL, _MISFIT, _CROWDED, _SENSELESS = range(5)
+# What stopped the copying kernel at a basket.
+_NOTHING, _UNUSUAL, _MISFIT, _CROWDED, _SENSELESS, _UNEVEN = range(6)
 
 # Where an unpacked basket's kernel notes: the end of its values, its key's length, and all its bytes.
 _BORDER, _KEYLEN, _SIZE = range(3)
@@ -37,11 +39,19 @@ _KEY = 37  # bytes of a basket's key at least: 18 of any key, then its counts, a
 _NO_OFFSETS = 80  # what is added to the flag where offsets are left out; see TBasket::Streamer
 
 
-class BasketError(ValueError):
+class UnpackingError(ValueError):
+    """A branch can't be read from its baskets; ``source`` says which one of those that are, by its number."""
+
+    def __init__(self, source: int, reason: object) -> None:
+        super().__init__(reason)
+        self.source = source
+
+
+class BasketError(UnpackingError):
     """One basket of a branch is damaged; ``number`` says which."""
 
-    def __init__(self, number: int, reason: object) -> None:
-        super().__init__(reason)
+    def __init__(self, source: int, number: int, reason: object) -> None:
+        super().__init__(source, reason)
         self.number = number
 
 
@@ -49,20 +59,37 @@ class OffsetsError(BasketError):
     """A basket is stored without its entries' offsets (``kGenerateOffsetMap``): the counter's branch tells lengths."""
 
 
-class Baskets(NamedTuple):
-    """Baskets of one branch in a row: ``numbers``, the entries at their ``borders`` (int64, shape (baskets + 1,)).
+#: What the columns of ``Baskets.table`` are.
+NUMBER, BEGIN, END, FROM, TO = range(5)
 
-    Their compressed bytes are in ``raw`` (uint8) at ``places`` (int64, shape (baskets, 2): from, to); a place of (0, 0)
-    is that of a basket which isn't in there.
+
+class Baskets(NamedTuple):
+    """Baskets of some sources, one source after the other: those of source s are rows ``first[s]`` on (int64).
+
+    Of each ``table`` (int64, shape (baskets, 5)) has its number, the entries that it begins with and ends before, and
+    the bytes of what was read where it lies, compressed: from, to. Where these are 0 it isn't in there.
     """
 
-    numbers: list[int]
-    borders: NDArray[np.int64]
-    raw: NDArray[np.uint8]
-    places: NDArray[np.int64]
+    table: NDArray[np.int64]
+    first: NDArray[np.int64]
 
 
-# Three instructions that Python has no words for.
+class Stored(NamedTuple):
+    """How a source's values are stored in baskets, each of ``itemsize`` bytes, and whose lists are as long as its own.
+
+    An entry is a list behind ``header`` bytes, if it is ``jagged``, else ``size`` values. The lists' lengths are
+    settled by the source number ``leader``, which may be this one; ``branch`` is what it is called.
+    """
+
+    branch: str
+    jagged: bool
+    header: int
+    itemsize: int
+    size: int
+    leader: int
+
+
+# What Python has no words for.
 
 
 def _load_be32(_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401 (numba's and LLVM's own types)
@@ -123,8 +150,29 @@ def _byte(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:  #
     return builder.gep(first, [at])
 
 
+def _array_at(dtype: Any) -> Any:  # noqa: ANN401
+    """Make an intrinsic that makes an array of what lies at an address: so many numbers of a type."""
+
+    def typed(_context: Any, address: Any, size: Any) -> Any:  # noqa: ANN401
+        kind = nb.types.Array(dtype, 1, "C")
+
+        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:  # noqa: ANN401
+            array = context.make_array(kind)(context, builder)
+            first = builder.inttoptr(args[0], context.get_data_type(dtype).as_pointer())
+            width = context.get_constant(nb.types.intp, dtype.bitwidth // 8)
+            populate_array(array, data=first, shape=(args[1],), strides=(width,), itemsize=width, meminfo=None)  # type: ignore[no-untyped-call]
+            return array._getvalue()  # noqa: SLF001 (numba's own way)
+
+        return kind(address, size), generate
+
+    return intrinsic(typed)
+
+
 #: Loads a big-endian uint32 from any byte of an array.
 _be32: Any = intrinsic(_load_be32)
+_bytes_at: Any = _array_at(nb.types.uint8)
+_words_at: Any = _array_at(nb.types.uint32)
+_numbers_at: Any = _array_at(nb.types.int64)
 _inflate: Any = intrinsic(_call_inflate)
 _move: Any = intrinsic(_copy_bytes)
 
@@ -293,61 +341,88 @@ def _bytes(
     return -1
 
 
+# Numbers of a source: its memory for an unpacked basket, for values and for offsets, each an address and (but for the
+# last) its bytes; the basket that is unpacked, -1 for none, and its shape; how values are stored: see ``Stored``.
+_DATA, _DATA_ROOM, _OUT, _OUT_ROOM, _OFFSETS, _UNPACKED, _SHAPE, _JAGGED, _HEADER, _SHIFT, _VALUES, _LEADS = (
+    0, 1, 2, 3, 4, 5, 6, 9, 10, 11, 12, 13,
+)  # fmt: skip
+
+
+@kernel
+def _copy_one(
+    raw: NDArray[np.uint8], table: NDArray[np.int64], begin_row: int, end_row: int, library: int, state: int,
+    start: int, stop: int, own: NDArray[np.int64],
+) -> tuple[int, int, int]:  # fmt: skip
+    """Go through baskets of one source; returns what ended it, at which of them and at what entry."""
+    data = _bytes_at(own[_DATA], own[_DATA_ROOM])
+    out = _bytes_at(own[_OUT], own[_OUT_ROOM])
+    words = _words_at(own[_OUT], own[_OUT_ROOM] >> 2)
+    offsets = _numbers_at(own[_OFFSETS], stop - start + 1)
+    shape = own[_SHAPE : _SHAPE + 3]
+    header, shift = own[_HEADER], own[_SHIFT]
+    for row in range(begin_row, end_row):
+        number, begin, end = table[row, NUMBER], table[row, BEGIN], table[row, END]
+        entries = end - begin
+        if own[_UNPACKED] != number:
+            own[_UNPACKED] = -1
+            if not _unpack(raw, table[row, FROM], table[row, TO], entries, library, state, data, shape):
+                return _UNUSUAL, row, 0
+            own[_UNPACKED] = number
+        low, high = max(begin, start), min(end, stop)
+        if not own[_JAGGED]:
+            each = own[_VALUES]
+            if shape[_BORDER] != entries * each << shift:
+                return _UNEVEN, row, 0
+            _flat(data, (low - begin) * each << shift, (low - start) * each, (high - low) * each, shift, out, words)
+            continue
+        if not _fits(data, shape, entries):
+            return _MISFIT, row, 0
+        first, last, event = low - begin, high - begin, low - start
+        bad = -1
+        if own[_LEADS]:
+            bad = _offsets(data, shape, entries, header, shift, first, last, offsets, event)
+        if bad < 0 and offsets[high - start] << shift > len(out):
+            return _CROWDED, row, high
+        if bad < 0 and shift == 2:
+            bad = _words(data, shape, entries, header, first, last, offsets, event, words)
+        elif bad < 0:
+            bad = _bytes(data, shape, entries, header, shift, first, last, offsets, event, out)
+        if bad >= 0:
+            return _SENSELESS, row, begin + bad
+    return _NOTHING, end_row, 0
+
+
+@kernel
+def _flat(
+    data: NDArray[np.uint8], start: int, first: int, number: int, shift: int, out: NDArray[np.uint8],
+    words: NDArray[np.uint32],
+) -> None:  # fmt: skip
+    """Copy so many values from byte ``start`` on to the ``first`` place on; those of 4 bytes in the machine's order."""
+    if shift == 2:
+        for i in range(number):
+            words[first + i] = _be32(data, start + 4 * i)
+    else:
+        for i in range(number << shift):
+            out[(first << shift) + i] = data[start + i]
+
+
 @entry
 def _copy(
-    baskets: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]],
-    first: int,
-    held: int,
-    library: tuple[int, int],
-    data: NDArray[np.uint8],
-    shape: NDArray[np.int64],
-    header: int,
-    shift: int,
-    leads: bool,  # noqa: FBT001
-    start: int,
-    stop: int,
-    offsets: NDArray[np.int64],
-    out: NDArray[Any],
-) -> tuple[int, int, int]:
-    """Go through baskets from ``first`` on, of which ``held`` is unpacked; returns what ended it, where, at what entry.
+    raw: NDArray[np.uint8], table: NDArray[np.int64], first: NDArray[np.int64], fast: NDArray[np.bool_], library: int,
+    state: int, start: int, stop: int, sources: NDArray[np.int64], s: int, row: int,
+) -> tuple[int, int, int, int]:  # fmt: skip
+    """Copy what entries start to stop hold, from a row of source s on; returns what ended it, where, at what entry.
 
-    Entries start to stop go where ``offsets`` put them; if the branch ``leads``, it makes these offsets.
+    It ends at a source that isn't ``fast`` too.
     """
-    raw, borders, places = baskets
-    for i in range(first, len(places)):
-        begin, end = borders[i], borders[i + 1]
-        if i != held and not _unpack(raw, places[i, 0], places[i, 1], end - begin, library[0], library[1], data, shape):
-            return _UNUSUAL, i, 0
-        if not _fits(data, shape, end - begin):
-            return _MISFIT, i, 0
-        low, high = max(begin, start), min(end, stop)
-        if leads:
-            bad = _offsets(data, shape, end - begin, header, shift, low - begin, high - begin, offsets, low - start)
-            if bad >= 0:
-                return _SENSELESS, i, begin + bad
-            if offsets[high - start] << shift > len(out) * out.itemsize:
-                return _CROWDED, i, high
-        if out.itemsize == 4:
-            bad = _words(data, shape, end - begin, header, low - begin, high - begin, offsets, low - start, out)
-        else:
-            bad = _bytes(data, shape, end - begin, header, shift, low - begin, high - begin, offsets, low - start, out)
-        if bad >= 0:
-            return _SENSELESS, i, begin + bad
-    return _NOTHING, len(places), 0
-
-
-@entry
-def _one(
-    baskets: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]],
-    i: int,
-    library: tuple[int, int],
-    data: NDArray[np.uint8],
-    shape: NDArray[np.int64],
-) -> bool:
-    """Unpack one basket."""
-    raw, borders, places = baskets
-    entries = borders[i + 1] - borders[i]
-    return _unpack(raw, places[i, 0], places[i, 1], entries, library[0], library[1], data, shape)
+    while s < len(fast) and fast[s]:
+        became, row, entry_ = _copy_one(
+            raw, table, max(row, first[s]), first[s + 1], library, state, start, stop, sources[s]
+        )
+        if became != _NOTHING:
+            return became, s, row, entry_
+        s += 1
+    return _NOTHING, s, row, 0
 
 
 @cache
@@ -364,133 +439,134 @@ def _library() -> Any:  # noqa: ANN401 (what ctypes makes of a library)
 
 
 class Unpacker:
-    """Unpacks the baskets of one branch, each into the room of the last, and copies its values out. Of one thread.
+    """Unpacks baskets of some sources, each into the room of its source's last, and copies values out. Of one thread.
 
-    ``number`` is that of the basket which is unpacked, for the next step may need it too; -1 if there is none.
+    Steps have ``entries`` at the most. A source's leader comes before it, or is it itself.
     """
 
-    __slots__ = ("__weakref__", "_data", "_library", "_shape", "number")
+    __slots__ = ("__weakref__", "_data", "_library", "_numbers", "_offsets", "_out", "_stored")
 
-    def __init__(self) -> None:
-        self.number = -1
-        self._data = np.empty(_ROOM, np.uint8)
-        self._shape = np.zeros(3, np.int64)
+    def __init__(self, stored: Sequence[Stored], entries: int) -> None:
+        self._stored = tuple(stored)
+        self._data = [np.empty(_ROOM, np.uint8) for _ in stored]
+        self._out = [np.empty((4 if one.jagged else one.size) * one.itemsize * entries, np.uint8) for one in stored]
+        leaders = {one.leader for one in stored if one.jagged}
+        self._offsets = {leader: np.zeros(entries + 1, np.int64) for leader in leaders}
         self._library: tuple[int, int] = (0, 0)
         if (library := _library()) is not None and (state := library.libdeflate_alloc_decompressor()):
             self._library = (ctypes.cast(library.libdeflate_zlib_decompress, ctypes.c_void_p).value or 0, state)
             weakref.finalize(self, library.libdeflate_free_decompressor, state)
+        self._numbers = np.zeros((len(stored), _LEADS + 1), np.int64)
+        for s, one in enumerate(stored):
+            own = self._numbers[s]
+            own[_JAGGED], own[_HEADER], own[_SHIFT] = one.jagged, one.header, one.itemsize.bit_length() - 1
+            own[_VALUES], own[_LEADS] = one.size, one.leader == s
+            own[_OFFSETS] = self._offsets[one.leader].ctypes.data if one.jagged else 0
+            self._note(s)
+        self.forget()
+
+    def _note(self, source: int) -> None:
+        """Take note of where a source's memory is."""
+        data, out = self._data[source], self._out[source]
+        self._numbers[source, _DATA : _OUT_ROOM + 1] = data.ctypes.data, len(data), out.ctypes.data, len(out)
+
+    @property
+    def unpacked(self) -> NDArray[np.int64]:
+        """The number of each source's basket that is unpacked, for the next step may need it too; -1 for none."""
+        return self._numbers[:, _UNPACKED]
+
+    def forget(self) -> None:
+        """Forget what is unpacked: what comes now is of another file."""
+        self._numbers[:, _UNPACKED] = -1
+
+    def offsets(self, source: int) -> NDArray[np.int64]:
+        """Where each entry's list begins, from 0 on: in the memory that all sources with a leader have in common."""
+        return self._offsets[self._stored[source].leader]
+
+    def values(self, source: int, number: int) -> NDArray[np.uint8]:
+        """So many values of a source, as bytes: those of 4 in the machine's order, others as they are stored."""
+        return self._out[source][: number * self._stored[source].itemsize]
 
     def copy(
         self,
+        raw: NDArray[np.uint8],
         baskets: Baskets,
-        embedded: dict[int, tuple[bytes, int]],
-        header: int,
-        itemsize: int,
+        embedded: Sequence[Mapping[int, tuple[bytes, int]]],
+        fast: NDArray[np.bool_],
+        source: int,
         start: int,
         stop: int,
-        offsets: NDArray[np.int64],
-        out: NDArray[Any],
-        *,
-        leader: str,
-    ) -> NDArray[Any]:
-        """Copy a jagged branch's entries start to stop, flat, to where ``offsets`` (int64) put them; returns ``out``.
+    ) -> int:
+        """Copy entries start to stop of all sources from one on, up to one that isn't ``fast``; returns its number.
 
-        Values of 4 bytes go to uint32, in the machine's order; of 1, 2 or 8 to uint8, as they are. Where ``leader`` is
-        empty this branch makes the offsets, and more room than ``out`` has where it needs that; else the branch of that
-        name has made them. Raises BasketError for a basket that is none, ValueError for an entry that makes no sense,
-        or has another length than the offsets say; OffsetsError where no offsets are stored.
+        A leader makes its offsets; others' lists must be as long. Raises BasketError for a basket that is none,
+        OffsetsError where no offsets are stored, else UnpackingError for an entry that makes no sense, or has another
+        length than its leader's.
         """
-        numbers, borders, raw, places = baskets
-        shift = itemsize.bit_length() - 1
-        at = 0
-        held = 0 if numbers and numbers[0] == self.number else -1
-        self.number = -1
-        while at < len(numbers):
-            what, at, entry_ = _copy(
-                (raw, borders, places), at, held, self._library, self._data, self._shape,
-                header, shift, not leader, start, stop, offsets, out,
-            )  # fmt: skip
-            if what == _UNUSUAL:
-                self._take(baskets, at, embedded)
-                held = at
-            elif what == _CROWDED:
-                held = at
-                items = itemsize // out.itemsize
-                grown = np.empty(max(int(offsets[entry_ - start]) * items, len(out) * 3 // 2), out.dtype)
-                done = int(offsets[max(int(borders[at]), start) - start]) * items
-                grown[:done] = out[:done]
-                out = grown
-            elif what == _MISFIT:
-                if self._has_values_alone(baskets, at, embedded):
-                    raise OffsetsError(numbers[at], "it has no entry offsets (kGenerateOffsetMap)")
-                raise BasketError(numbers[at], "entry offsets don't fit it")
-            elif what == _SENSELESS:
-                raise ValueError(f"entry {entry_} {f'{UNEQUAL} {leader}' if leader else 'makes no sense'}")
-        self.number = numbers[-1] if numbers else -1
-        return out
+        row = 0
+        while True:
+            became, source, row, entry_ = _copy(
+                raw, *baskets, fast, *self._library, start, stop, self._numbers, source, row
+            )
+            if became == _NOTHING:
+                return source
+            if became == _UNUSUAL:
+                self._take(source, raw, baskets.table[row].tolist(), embedded[source])
+            elif became == _CROWDED:
+                self._grow(source, int(self.offsets(source)[entry_ - start]))
+            else:
+                raise self._error(became, source, raw, baskets.table[row].tolist(), embedded[source], entry_)
 
-    def scalars(
-        self,
-        baskets: Baskets,
-        embedded: dict[int, tuple[bytes, int]],
-        dtype: str,
-        size: int,
-        start: int,
-        stop: int,
-        out: NDArray[Any],
+    def _grow(self, source: int, values: int) -> None:
+        """Make room for so many values and more; what is there is kept."""
+        out = self._out[source]
+        grown = self._out[source] = np.empty(max(values * self._stored[source].itemsize, len(out) * 3 // 2), np.uint8)
+        grown[: len(out)] = out
+        self._note(source)
+
+    def _error(
+        self, became: int, source: int, raw: NDArray[np.uint8], basket: Sequence[int],
+        embedded: Mapping[int, tuple[bytes, int]], entry_: int,
+    ) -> UnpackingError:  # fmt: skip
+        """Tell what is wrong with a basket, or with an entry in it."""
+        one, number, shape = self._stored[source], basket[NUMBER], self._numbers[source, _SHAPE:]
+        if became == _SENSELESS:
+            leader = self._stored[one.leader].branch
+            wrong = "makes no sense" if one.leader == source else f"{UNEQUAL} {leader}"
+            return UnpackingError(source, f"entry {entry_} {wrong}")
+        if became == _UNEVEN:
+            entries = basket[END] - basket[BEGIN]
+            return BasketError(source, number, f"{shape[_BORDER]} bytes of values for {entries} entries")
+        if shape[_SIZE] == shape[_BORDER] and (
+            number in embedded or raw[basket[FROM] + int(shape[_KEYLEN]) - 1] >= _NO_OFFSETS
+        ):  # it was meant to be stored so
+            return OffsetsError(source, number, "it has no entry offsets (kGenerateOffsetMap)")
+        return BasketError(source, number, "entry offsets don't fit it")
+
+    def _take(
+        self, source: int, raw: NDArray[np.uint8], basket: Sequence[int], embedded: Mapping[int, tuple[bytes, int]]
     ) -> None:
-        """Copy entries start to stop of a branch with ``size`` values an entry, stored as ``dtype``, flat to ``out``.
-
-        Raises BasketError for a damaged basket.
-        """
-        numbers, borders, raw, places = baskets
-        for i, number in enumerate(numbers):
-            if number != self.number:
-                self.number = -1
-                if not _one((raw, borders, places), i, self._library, self._data, self._shape):
-                    self._take(baskets, i, embedded)
-                self.number = number
-            begin, end = int(borders[i]), int(borders[i + 1])
-            border = int(self._shape[_BORDER])
-            values = self._data[:border].view(dtype) if border % np.dtype(dtype).itemsize == 0 else ()
-            if len(values) != (end - begin) * size:
-                raise BasketError(number, f"{border} bytes of values for {end - begin} entries")
-            low, high = max(begin, start), min(end, stop)
-            out[(low - start) * size : (high - start) * size] = values[(low - begin) * size : (high - begin) * size]
-
-    def _has_values_alone(self, baskets: Baskets, i: int, embedded: dict[int, tuple[bytes, int]]) -> bool:
-        """Tell whether the unpacked basket was meant to be stored without offsets."""
-        if self._shape[_SIZE] != self._shape[_BORDER]:
-            return False
-        key_end = int(baskets.places[i, 0] + self._shape[_KEYLEN])
-        return baskets.numbers[i] in embedded or bool(baskets.raw[key_end - 1] >= _NO_OFFSETS)
-
-    def _take(self, baskets: Baskets, i: int, embedded: dict[int, tuple[bytes, int]]) -> None:
         """Unpack a basket that isn't of the usual kind, or find out why it can't be."""
-        number = baskets.numbers[i]
+        number = basket[NUMBER]
         if number in embedded:
             body = Body(*embedded[number], 0)
         else:
-            start, stop = baskets.places[i].tolist()
             try:
-                body = unpack(baskets.raw.data[start:stop], int(baskets.borders[i + 1] - baskets.borders[i]))
+                body = unpack(raw.data[basket[FROM] : basket[TO]], basket[END] - basket[BEGIN])
             except ValueError as error:
-                raise BasketError(number, error) from error
+                raise BasketError(source, number, error) from error
         size = len(body.data)
-        if size > len(self._data):
-            self._data = np.empty(size * 5 // 4, np.uint8)
-        self._data[:size] = np.frombuffer(body.data, np.uint8)
-        self._shape[:] = body.border, body.keylen, size
+        if size > len(self._data[source]):
+            self._data[source] = np.empty(size * 5 // 4, np.uint8)
+            self._note(source)
+        self._data[source][:size] = np.frombuffer(body.data, np.uint8)
+        self._numbers[source, _UNPACKED : _SHAPE + 3] = number, body.border, body.keylen, size
 
 
 @without_extensions()
 def warm_up() -> None:
     """Compile the copying kernels, or load them from numba's cache, by copying nothing."""
-    unpacker = Unpacker()
-    none = Baskets([], np.zeros(1, np.int64), np.empty(0, np.uint8), np.empty((0, 2), np.int64))
-    arrays = none.raw, none.borders, none.places
-    own = unpacker._library, unpacker._data, unpacker._shape  # noqa: SLF001 (a kernel's arguments)
+    none = Baskets(np.zeros((0, 5), np.int64), np.zeros(2, np.int64))
+    unpacker = Unpacker([Stored("", False, 0, 4, 1, 0)], 1)  # noqa: FBT003
     with one_at_a_time("unpacking"):
-        for out in (np.empty(0, np.uint32), np.empty(0, np.uint8)):
-            _copy(arrays, 0, -1, *own, 0, 0, False, 0, 0, none.borders, out)  # noqa: FBT003
-        _one((none.raw, np.zeros(2, np.int64), np.zeros((1, 2), np.int64)), 0, *own)
+        unpacker.copy(np.empty(0, np.uint8), none, [{}], np.ones(1, np.bool_), 0, 0, 0)

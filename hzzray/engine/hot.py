@@ -326,7 +326,7 @@ class HotWorker(Worker):
         spec = self._spec
         if self._reads is not reads:
             self.close()
-            self._reads = reads
+            self._take_up(reads)
         sample = spec.release.sample(task.sample)
         norm = spec.release.normalisation(sample, spec.luminosity)
         simulation = self._is_simulation(task)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from hzzray import analyses
-from hzzray.data import unpacking
+from hzzray.data import unpacking, wants
 from hzzray.data.reader import Buffers, Reader
 from hzzray.data.storage import ByteSource, open_bytes
 from hzzray.engine.cluster import actor_id
@@ -21,7 +21,7 @@ from hzzray.messages import Cost, Partial, RunSpec, Task
 from hzzray.parallel import begun
 from hzzray.physics.columns import Reads
 from hzzray.physics.filler import Filler, MeasureError, WeightError
-from hzzray.urls import is_inside, is_remote, led_by, redact
+from hzzray.urls import Fence, is_remote, led_by, redact
 
 
 class Worker:
@@ -47,12 +47,15 @@ class Worker:
         self._buffers = Buffers()
         self._location = ""
         self._opening: dict[str, Future[ByteSource]] = {}
+        self._fence: Fence | None = None
         self._counted = (0.0, 0)
         self._meter = Meter(name, actor_id=actor_id())
         self._told = self._meter.usage()
         self._run_id = ""
-        self._filler, self._reads = self._prepare(places)
+        self._filler, reads = self._prepare(places)
+        self._take_up(reads)
         unpacking.warm_up()
+        wants.warm_up()
 
     def _prepare(self, places: tuple[str, ...]) -> tuple[Filler | DataError, dict[bool, Reads]]:
         """Find the analysis and compile it; returns what fills, or why every task must be refused, and what is read."""
@@ -65,6 +68,11 @@ class Worker:
             return error, {}
         except UsageError as error:
             return DataError(str(error)), {}
+
+    def _take_up(self, reads: dict[bool, Reads]) -> None:
+        """Read this of data and of simulation from now on; of either's files a layout is kept that does for both."""
+        self._reads = reads
+        self._known = reads[True].branches if reads else ()
 
     def __repr__(self) -> str:
         """Return the name that the Ray dashboard shows."""
@@ -104,7 +112,8 @@ class Worker:
         """
         held = self._location if self._reader is not None else ""
         remote = [task.file for task in tasks if is_remote(task.file) and task.file != held]
-        files = [file for file in dict.fromkeys(remote) if is_inside(file, self._sources)]
+        self._fence = fence = Fence(self._sources)
+        files = [file for file in dict.fromkeys(remote) if fence.holds(file)]
         self._opening = dict(zip(files, begun(open_bytes, files, len(files)), strict=True))
         later: dict[int, Reader] = {}
         try:
@@ -118,7 +127,7 @@ class Worker:
                     outcomes[i] = error
                     self.close()
         finally:
-            self._opening = {}
+            self._opening, self._fence = {}, None
         return outcomes
 
     def _outcome(self, task: Task, later: Callable[[Reader], object]) -> Partial | HzzrayError:
@@ -141,7 +150,7 @@ class Worker:
         reader = self._open(task, simulation=simulation)
         norm = spec.release.normalisation(sample, spec.luminosity)
         with self._explained(task):
-            blocks = self._filler.fill(reader.steps(task.start, task.stop), norm, vary=simulation)
+            packed = self._filler.pack(reader.steps(task.start, task.stop), norm, vary=simulation)
             confirm(reader)
         read_s, bytes_read = self._counted  # by earlier tasks of this file; opening it counts for its first one
         self._counted = reader.read_s, reader.bytes_read
@@ -152,7 +161,7 @@ class Worker:
             bytes_read=reader.bytes_read - bytes_read,
             events=task.entries,
         )
-        return Partial(task, blocks.pack(), cost, self.name)
+        return Partial(task, packed, cost, self.name)
 
     def _is_simulation(self, task: Task) -> bool:
         release = self._spec.release
@@ -176,7 +185,7 @@ class Worker:
 
     def _open(self, task: Task, *, simulation: bool) -> Reader:
         if self._reader is None or self._location != task.file:
-            if not is_inside(task.file, self._sources):
+            if not (self._fence or Fence(self._sources)).holds(task.file):
                 link = led_by(task.file)
                 why = f" ({link}: add that to the sources)" if link else ""
                 raise DataError(f"{redact(task.file)}: outside the sources that this worker may read{why}")
@@ -186,7 +195,7 @@ class Worker:
                 task.file,
                 self._spec.release.schema_.tree,
                 self._reads[simulation],
-                known=self._reads[True].branches,
+                known=self._known,
                 cache=self._cache,
                 buffers=self._buffers,
                 opened=None if opening is None else opening.result,

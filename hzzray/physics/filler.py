@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -14,9 +14,9 @@ from hzzray.physics.analysis import Analysis, Layout, Template, Variation, lay_o
 from hzzray.physics.candidates import BLOCK, Candidates, make_room
 from hzzray.physics.columns import Reads, Step
 from hzzray.physics.fill import NOWHERE, UNEVEN, Sums, Weights, forget, judge_and_fill, make_scratch, settle
-from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape
+from hzzray.physics.histogram import LIMBS, MAX_WEIGHT, Blocks, Shape, Touched
 from hzzray.physics.jit import calling, one_at_a_time, without_extensions
-from hzzray.physics.limbs import CELL, COUNT, SUMW, SUMW2
+from hzzray.physics.limbs import CELL, move_settled
 from hzzray.physics.selection import Selection, parameters_of
 from hzzray.physics.variations import Varied
 from hzzray.user_code import error_summary
@@ -66,6 +66,8 @@ class Filler:
         self._block = max(BLOCK // 8, min(BLOCK, _CACHED_BYTES // (8 * self._layout.rows)))
         self._candidates = make_room(self._layout.rows)
         self._scratch = make_scratch(self.shape)
+        self._sums: Sums | None = None
+        self._rows = make_rows(self.shape.cells)
 
     def fill(self, steps: Iterable[Step], norm: float, *, vary: bool = True) -> Blocks:
         """Fill blocks with a series of steps, whose events weigh ``norm`` times their factors.
@@ -73,7 +75,14 @@ class Filler:
         Where they don't ``vary``, variations stay empty: those of data. Raises WeightError where weights of MAX_WEIGHT
         or more come out of finite factors, MeasureError where measuring fails.
         """
-        sums = no_sums(self.shape)
+        return self._touched(steps, norm, vary=vary).blocks()
+
+    def pack(self, steps: Iterable[Step], norm: float, *, vary: bool = True) -> bytes:
+        """Fill, and pack: what ``Blocks.pack`` makes of what ``fill`` does, without cells that nothing fell into."""
+        return self._touched(steps, norm, vary=vary).pack()
+
+    def _touched(self, steps: Iterable[Step], norm: float, *, vary: bool) -> Touched:
+        sums, self._sums = self._sums or no_sums(self.shape), None  # what comes to nothing leaves something there
         entries = 0
         forget(self._scratch)
         varied = self._varied if vary else None
@@ -86,7 +95,9 @@ class Filler:
         settle(self._scratch, sums)
         if varied is not None:
             varied.end(sums)
-        return exact(self.shape, sums, entries)
+        touched = touched_of(self.shape, sums, entries, self._rows)
+        self._sums = sums
+        return touched
 
     def _fill(self, step: Step, norm: float, sums: Sums, varied: Varied | None) -> None:
         weights = Weights(step.factors, step.divisor, norm, self._absolute)
@@ -126,6 +137,7 @@ class Filler:
             sums = no_sums(self.shape)
             self._run(0, 0, nothing.columns, weights, self._layout, sums)
             settle(self._scratch, sums)
+            touched_of(self.shape, sums, 0, self._rows)
         if self._varied is not None:
             with one_at_a_time("variations"):
                 self._varied.weigh(0, self._candidates, self._scratch, nothing, weights, sums)
@@ -140,11 +152,33 @@ def no_sums(shape: Shape) -> Sums:
     )  # fmt: skip
 
 
+class Rows(NamedTuple):
+    """Room for the settled rows (int64) of so many cells, and for these cells' numbers (int64)."""
+
+    rows: NDArray[np.int64]
+    at: NDArray[np.int64]
+
+
+def make_rows(cells: int) -> Rows:
+    """Make room for the rows of so many cells."""
+    return Rows(np.empty((cells, 1 + 2 * LIMBS), np.int64), np.empty(cells, np.int64))
+
+
+def touched_of(shape: Shape, sums: Sums, entries: int, room: Rows) -> Touched:
+    """Find what sums of so many entries are, which leaves nothing there; it is in ``room`` and good until the next."""
+    stopped = np.zeros((shape.rows, 1 + LIMBS), np.int64)
+    few = make_rows(shape.rows)
+    n = move_settled(sums.stopped, *few)
+    stopped[few.at[:n]] = few.rows[:n, : 1 + LIMBS]
+    invalid = sums.invalid[:2].copy()
+    sums.invalid[:] = 0
+    n = move_settled(sums.cells, *room)
+    return Touched(shape, room.at[:n], room.rows[:n], stopped, invalid, entries)
+
+
 def exact(shape: Shape, sums: Sums, entries: int) -> Blocks:
-    """Make the blocks that sums of so many entries are."""
-    used = [COUNT, *range(SUMW, SUMW + LIMBS), *range(SUMW2, SUMW2 + LIMBS)]
-    cells, stopped = sums.cells.reshape(-1, CELL), sums.stopped.reshape(-1, CELL)
-    return Blocks.settled(shape, cells[:, used], stopped[:, used[: 1 + LIMBS]], sums.invalid[:2], entries)
+    """Make the blocks that sums of so many entries are, which leaves nothing there."""
+    return touched_of(shape, sums, entries, make_rows(shape.cells)).blocks()
 
 
 def refuse_too_large(sums: Sums, events: int) -> None:

@@ -383,20 +383,8 @@ class Blocks:
 
         Limbs of 32 bits are as good as random, so that nothing is compressed. A check sum is at the end.
         """
-        touched = np.flatnonzero(self.cells[:, 0])
-        rows = self.cells[touched]
-        negative = np.flatnonzero(rows[:, _W.stop - 1] < 0)
-        rows[negative, _W] = ExactSums(-rows[negative, _W]).settled().limbs  # or they would be of ones up to the last
-        used = np.flatnonzero(rows.any(axis=0))
-        rows = rows[:, used]
-        fits = not rows.size or (rows.min() >= 0 and rows.max() <= _MASK)
-        form = [_FORM, self.entries, *self.invalid.tolist(), len(touched), len(negative), int((1 << used).sum()), fits]
-        parts = (
-            np.array(form, "<i8"), self.stopped.astype("<i8"), rows.astype("<u4" if fits else "<i8"),
-            touched.astype("<u4"), negative.astype("<u4"),
-        )  # fmt: skip
-        body = b"".join(part.tobytes() for part in parts)
-        return body + deflate.crc32(body).to_bytes(_CHECK, "little")
+        at = np.flatnonzero(self.cells[:, 0])
+        return Touched(self.shape, at, self.cells[at], self.stopped, self.invalid, self.entries).pack()
 
     @classmethod
     def unpack(cls, packed: bytes, shape: Shape) -> Self:
@@ -435,6 +423,41 @@ class Blocks:
         for limbs, sums in alike.items():
             whole.cells[:, _used(limbs)] += sums
         return cls.settled(whole.shape, whole.cells, whole.stopped, whole.invalid, entries)
+
+
+class Touched(NamedTuple):
+    """Blocks without the cells that no event fell into: of the others, numbered by ``at``, the ``rows`` (int64)."""
+
+    shape: Shape
+    at: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    stopped: NDArray[np.int64]
+    invalid: NDArray[np.int64]
+    entries: int
+
+    def blocks(self) -> Blocks:
+        """Make them whole."""
+        cells = np.zeros((self.shape.cells, _CELL), np.int64)
+        cells[self.at] = self.rows
+        return Blocks(self.shape, cells, self.stopped, self.invalid, self.entries)
+
+    def pack(self) -> bytes:
+        """Write them: see ``Blocks.pack``. The rows are good for nothing after that."""
+        rows = self.rows
+        negative = np.flatnonzero(rows[:, _W.stop - 1] < 0)
+        if len(negative):  # they would be of ones up to the last
+            rows[negative, _W] = ExactSums(-rows[negative, _W]).settled().limbs
+        bits = np.bitwise_or.reduce(rows, axis=0)
+        used = np.flatnonzero(bits)
+        fits = bool((bits >= 0).all() and (bits <= _MASK).all())
+        kept = rows.astype("<u4" if fits else "<i8").take(used, axis=1)
+        limbs = int((1 << used).sum())
+        form = [_FORM, self.entries, *self.invalid.tolist(), len(rows), len(negative), limbs, fits]
+        parts = (
+            np.array(form, "<i8"), self.stopped.astype("<i8"), kept, self.at.astype("<u4"), negative.astype("<u4")
+        )  # fmt: skip
+        body = b"".join(part.tobytes() for part in parts)
+        return body + deflate.crc32(body).to_bytes(_CHECK, "little")
 
 
 class _Packed(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hzzray.physics.histogram import LIMB_BITS, LIMBS, UNIT_BITS
-from hzzray.physics.jit import inlined
+from hzzray.physics.jit import entry, inlined
 
 _FULL = np.int64(2**LIMB_BITS - 1)
 
@@ -88,3 +88,34 @@ def add_one(cells: NDArray[np.int64], row: int, w: Split, m: int) -> None:
     first = row * CELL + np.int64(w.at[m, 0])
     for i in range(3):
         cells[first + i] += w.parts[m, i]
+
+
+@entry
+def move_settled(sums: NDArray[np.int64], rows: NDArray[np.int64], at: NDArray[np.int64]) -> int:
+    """Move what accumulators hold, settled, to ``rows``, and put the number of each one's cell in ``at``.
+
+    A row is a cell's count and the limbs of both sums, each but the last without what is beyond its bits, or lacking,
+    as ``histogram`` settles them. A cell that has counted nothing has none; returns how many have one.
+    """
+    n = 0
+    for cell in range(sums.size // CELL):
+        here = cell * CELL
+        if sums[here + COUNT]:
+            at[n] = cell
+            rows[n, 0] = sums[here + COUNT]
+            _settle(sums, here + SUMW, rows, n, 1)
+            _settle(sums, here + SUMW2, rows, n, 1 + LIMBS)
+            for i in range(CELL):
+                sums[here + i] = 0
+            n += 1
+    return n
+
+
+@inlined
+def _settle(sums: NDArray[np.int64], of: int, rows: NDArray[np.int64], row: int, first: int) -> None:
+    carry = np.int64(0)
+    for limb in range(LIMBS - 1):
+        total = sums[of + limb] + carry
+        carry = total >> LIMB_BITS
+        rows[row, first + limb] = total & _FULL
+    rows[row, first + LIMBS - 1] = sums[of + LIMBS - 1] + carry
