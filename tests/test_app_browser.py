@@ -268,6 +268,25 @@ def test_a_cut_that_is_moved_and_kept_as_a_run(browser, toys, tmp_path):
         viewer.close()
 
 
+def test_a_replay_plays_to_its_end(browser, toys, tmp_path):
+    """A browser is behind with what it tells of the slider that the page moves: replays ended half way."""
+    folder = tmp_path / "app"
+    settings = Settings(runs=folder / "runs", run_id="base", sources=(str(toys),), engine="serial", limits=Limits())
+    execute(make_spec(release("toy"), observables=("m4l",)), settings, planned=lambda _: None, progress=lambda _: None)
+    with serve_app(folder) as app:
+        viewer = Viewer(browser, app).open("/?run=base&grew=true", shows=".st-key-replay")
+        page = viewer.page
+        pages = page.evaluate("history.length")
+        page.get_by_role("button", name="Play").click()
+        page.get_by_role("button", name="Pause").wait_for()
+        page.get_by_text("As it stood after").wait_for()
+        page.get_by_role("button", name="Play").wait_for()
+        page.get_by_text("As it stands in the end").wait_for()
+        assert page.evaluate("history.length") <= pages + 2  # not one for each moment
+        assert viewer.errors == []
+        viewer.close()
+
+
 def test_a_cluster_that_goes_and_comes_back(browser, toys, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as the head has it: 127.0.0.1 is what it says
     source, far, work = str(toys), tmp_path / "far", ("--actors", 2, "--chunk", 100)

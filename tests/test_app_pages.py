@@ -279,16 +279,32 @@ def test_a_replay_plays(runs, halfway, monkeypatch):
     test.run()
     assert test.slider(key="at").value == pytest.approx(end / 2, abs=test.slider(key="at").step)
     assert "Pause" in buttons(test)
+    assert "at" not in test.query_params  # no entry of each moment to go back through
+    assert test.slider(key="at").disabled  # what a browser says of it that is behind ended replays half way
     press(test, "Pause")
     now[0] += replay.LASTS_S
     test.run()
-    assert test.slider(key="at").value == pytest.approx(end / 2, abs=test.slider(key="at").step)
+    paused = test.slider(key="at").value
+    assert paused == pytest.approx(end / 2, abs=test.slider(key="at").step)
+    assert float(test.query_params["at"]) == paused
     press(test, "Play")
     now[0] += replay.LASTS_S
     test.run()
     assert test.slider(key="at").value == end
     assert "Play" in buttons(test)
+    assert "at" not in test.query_params
     assert not test.exception
+
+
+def test_a_moment_is_in_the_address_the_first_one_too(runs, halfway):
+    """A link to the start of a run showed its end."""
+    long_ago(shutil.copytree(halfway, runs / "halfway"))
+    for start in ("0", "0.0"):
+        test = look(grew="true", at=start)
+        assert test.slider(key="at").value == 0
+        assert figures(test)["Tasks"][0].startswith("0 / ")
+    test = look(grew="true", at="99999")
+    assert test.slider(key="at").value == test.slider(key="at").max
 
 
 def test_a_run_whose_ledger_is_elsewhere_has_no_replay(run):
