@@ -1042,5 +1042,11 @@ def test_a_first_visit_is_guided_until_it_is_closed(run):
     assert "Why a peak" not in " ".join(one.value for one in look(guided=True, run="one").markdown)
 
 
-def test_without_a_run_there_is_no_guide_yet(runs):
-    assert "Why a peak" not in " ".join(one.value for one in look(guided=True).markdown)
+def test_without_a_run_there_is_no_guide_yet(run):
+    """It comes with the first run: who launches that from the empty page arrives at an address that names it."""
+    page = look(guided=True)
+    assert "Why a peak" not in " ".join(one.value for one in page.markdown)
+    run("one")
+    page.query_params["run"] = "one"
+    page.run()
+    assert "Why a peak" in " ".join(one.value for one in page.markdown)

@@ -424,6 +424,5 @@ def _end(view: View, result: Result) -> None:
             st.page_link("views/failures.py", label="All of them", icon=":material/arrow_forward:")
 
 
-if services().client.run_ids():
-    guide()
+guide(runs=bool(services().client.run_ids()))
 widgets.live("Live", show, often=replay.is_playing())
