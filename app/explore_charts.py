@@ -319,9 +319,9 @@ class Tuning:
         """Go back one step."""
         return Tuning(self.past[-1].cuts, self.past[:-1]) if self.past else self
 
-    def reset(self, now: float) -> Tuning:
-        """Go back to the run's own cuts; that can be undone, too."""
-        return Tuning((), (*self.past, Move(self.cuts, "", now))[-100:]) if self.cuts else self
+    def put(self, cuts: tuple[Bound, ...], now: float) -> Tuning:
+        """Take other changes in the place of all: none, for the run's own cuts. That can be undone, too."""
+        return self if cuts == self.cuts else Tuning(cuts, (*self.past, Move(self.cuts, "", now))[-100:])
 
 
 # What is hidden, and what is compared.
