@@ -149,8 +149,9 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         wait_for("the end", lambda: viewer.shows("phase") and viewer.state() == "complete", 120)
         wait_for("the end for the other viewer", lambda: other.state() == "complete")
         page.get_by_text(expected.digest).wait_for()
-        # On a phone, too, figures say all that they have to say.
-        assert other.page.locator("[data-testid=stMetricDelta] p").evaluate_all(_CUT) == []
+        # On a phone, too, figures say all that they have to say, and what they are.
+        for text in ("stMetricDelta", "stMetricLabel"):
+            assert other.page.locator(f"[data-testid={text}] p").evaluate_all(_CUT) == []
         assert all(before < after for before, after in pairwise(events))
         assert viewer.number("Significance so far") > significance
         assert viewer.figure("Significance so far") == f"{expected.significance.asimov:.2f} σ"

@@ -249,6 +249,15 @@ def test_candidates_as_a_table_and_drawn(asked):
     assert etas == pytest.approx([lepton.eta for lepton in one.leptons], rel=1e-6)
 
 
+def test_candidates_without_four_leptons_have_none_to_show(asked):
+    """Of dileptons and photons the page offered leptons, and said that they could not be read."""
+    found = [dataclasses.replace(one, leptons=()) for one in asked.candidates(Question(), (115.0, 130.0), ())]
+    assert "leptons" not in explore_charts.listed(found, ["m4l"])
+    measured = [f"{name}{i}" for name in ("pt", "eta") for i in range(1, 5)]
+    assert explore_charts.draws_leptons(measured)
+    assert not explore_charts.draws_leptons(measured[:-1])
+
+
 # The page, and the process that answers.
 
 

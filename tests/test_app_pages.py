@@ -451,6 +451,15 @@ def test_an_unknown_run_is_told(run, page, name):
         assert address(test)["run"] == [name]
 
 
+def test_who_hears_the_plot_is_told_what_it_shows(run):
+    """Of whatever observable, of whatever analysis it was the mass of four leptons."""
+    run()
+    test = look()
+    assert test.get("vega_lite_chart")[0].proto.alt.startswith("m₄ℓ [GeV]: ")
+    test.selectbox(key="observable").set_value("m12").run()
+    assert test.get("vega_lite_chart")[0].proto.alt.startswith("m₁₂ [GeV]: ")
+
+
 def test_what_is_chosen_of_the_plot_is_in_the_address(run):
     """Issue 11, item 10: a reload lost region and logarithm."""
     run()

@@ -411,7 +411,7 @@ def _spectrum(
         chart = explore_charts.blinded(chart, result, result.significance.window)
     if overlay and name in own.results and result.spec.selection.cuts != own.cuts:
         chart = explore_charts.overlaid(chart, own.results[name], region)
-    widgets.draw_mass(chart)
+    widgets.draw_mass(chart, result.observable)
     about = (
         f"Luminosity: {result.luminosity}. Answered in {formatting.seconds(found.seconds)}, digest {found.digest[:16]}."
     )
@@ -687,7 +687,10 @@ def _event_table(found: Sequence[Candidate], session: Exploring) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.download_button("CSV", explore_charts.as_csv(found), f"{session.run_id}-candidates.csv", "text/csv",
                            on_click="ignore", icon=":material/download:", key="candidates csv")  # fmt: skip
-        st.caption(f"{formatting.number(len(found))} candidates. Choose one to see its leptons.")
+        leptons = explore_charts.draws_leptons(session.sliders)
+        st.caption(f"{formatting.number(len(found))} candidates.{' Choose one to see its leptons.' if leptons else ''}")
+    if not leptons:
+        return
     rows = picked.selection.rows
     one = found[rows[0] if rows and rows[0] < len(found) else 0]
     if not one.leptons:

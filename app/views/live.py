@@ -228,7 +228,7 @@ def _spectrum(view: View, first: Result) -> None:
             result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span, scaled=scaled
         ),
     )
-    widgets.draw_mass(chart)
+    widgets.draw_mass(chart, result.observable)
     st.caption(_standing(result, scaled=scaled))
 
 
