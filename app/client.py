@@ -392,6 +392,11 @@ def _stamp(path: Path) -> Stamp | None:
     return Stamp(about.st_ino, about.st_size, about.st_mtime_ns)
 
 
+def _has_a_runs_file(folder: Path) -> bool:
+    """Tell a run's folder from any other, as the list of runs does."""
+    return any(_stamp(folder / name) is not None for name in _FILES)
+
+
 class Client:
     """The runs of a folder. One for all viewers of a server; safe to use from several threads.
 
@@ -452,7 +457,7 @@ class Client:
 
     def _reader(self, run_id: str) -> RunReader:
         folder = self._runs / run_id
-        if not re.fullmatch(RUN_ID, run_id) or folder.is_symlink() or not folder.is_dir():
+        if not re.fullmatch(RUN_ID, run_id) or folder.is_symlink() or not _has_a_runs_file(folder):
             raise UsageError(f"no run {run_id!r} in {self._runs}")
         with self._lock:
             return self._readers.setdefault(run_id, RunReader(folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app import formatting
 from app.charts import COLOURS, Chart, Spec
 from app.explore_process import About, Question, RecutResult
-from hzzray.engine.explore_messages import Candidate
+from hzzray.engine.explore_messages import Candidate, Lepton
 from hzzray.physics.analysis import Bound, Cut, Template
 from hzzray.report.stack import contents
 from hzzray.runs.result import Result, Significance, significance
@@ -319,9 +319,9 @@ class Tuning:
         """Go back one step."""
         return Tuning(self.past[-1].cuts, self.past[:-1]) if self.past else self
 
-    def reset(self, now: float) -> Tuning:
-        """Go back to the run's own cuts; that can be undone, too."""
-        return Tuning((), (*self.past, Move(self.cuts, "", now))[-100:]) if self.cuts else self
+    def put(self, cuts: tuple[Bound, ...], now: float) -> Tuning:
+        """Take other changes in the place of all: none, for the run's own cuts. That can be undone, too."""
+        return self if cuts == self.cuts else Tuning(cuts, (*self.past, Move(self.cuts, "", now))[-100:])
 
 
 # What is hidden, and what is compared.
@@ -576,8 +576,14 @@ _FLAVOURS = {11: "e", 13: "µ"}
 _ELECTRON, _MUON = COLOURS[0], COLOURS[1]
 
 
+def draws_leptons(variables: Collection[str]) -> bool:
+    """Tell whether an analysis measures what four leptons are known again by: of any other, none are drawn."""
+    return all(f"{name}{i}" in variables for name in ("pt", "eta") for i in range(1, 5))
+
+
 def listed(candidates: Sequence[Candidate], variables: Sequence[str]) -> pd.DataFrame:
-    """Lay candidates out as a table: run, event, region, masses, leptons; then all else that was measured."""
+    """Lay candidates out as a table: run, event, region, masses, leptons where there are; then where they are from."""
+    leptons = any(one.leptons for one in candidates)
     rows = []
     for one in candidates:
         masses = {name: one.values[name] for name in variables if name in one.values}
@@ -587,10 +593,7 @@ def listed(candidates: Sequence[Candidate], variables: Sequence[str]) -> pd.Data
                 "event": one.event,
                 "region": one.region.replace("mu", "µ"),
                 **masses,
-                "leptons": ", ".join(
-                    f"{_FLAVOURS.get(lepton.flavour, '?')}{'⁺' if lepton.charge > 0 else '⁻'} {lepton.pt:.1f}"
-                    for lepton in one.leptons
-                ),
+                **({"leptons": _said(one.leptons)} if leptons else {}),
                 "sample": formatting.short(one.sample),
                 "weight": one.weight,
                 "entry": one.entry,
@@ -598,6 +601,12 @@ def listed(candidates: Sequence[Candidate], variables: Sequence[str]) -> pd.Data
             }
         )
     return pd.DataFrame(rows)
+
+
+def _said(leptons: Iterable[Lepton]) -> str:
+    return ", ".join(
+        f"{_FLAVOURS.get(lepton.flavour, '?')}{'⁺' if lepton.charge > 0 else '⁻'} {lepton.pt:.1f}" for lepton in leptons
+    )
 
 
 def as_csv(candidates: Sequence[Candidate]) -> str:

@@ -17,14 +17,15 @@ _STEPS = {
 }
 
 
-def guide() -> None:
+def guide(*, runs: bool) -> None:
     """Explain the live page to who comes to it for the first time: by an address that names no run.
 
-    A link that somebody shares names one. Who closes it sees it no more.
+    A link that somebody shares names one. Without ``runs`` there is nothing to explain yet: who comes then is told as
+    soon as there is one, though the address names it by then. Who closes it sees it no more.
     """
     if _OPEN not in st.session_state:
         st.session_state[_OPEN] = "run" not in st.query_params
-    if not st.session_state[_OPEN]:
+    if not runs or not st.session_state[_OPEN]:
         return
     with st.container(border=True, key="guide"):
         for column, (title, says) in zip(st.columns(len(_STEPS), gap="medium"), _STEPS.items(), strict=True):

@@ -25,6 +25,10 @@ class _Playing(NamedTuple):
     moment: float
     since: float
 
+    def now(self, end: float, decimals: int) -> float:
+        """Tell at what moment it is now [s]."""
+        return round(min(end, self.moment + (time.monotonic() - self.since) * end / LASTS_S), decimals)
+
 
 def is_playing() -> bool:
     """Tell whether this viewer's replay moves by itself: then the page is to be shown often."""
@@ -53,16 +57,21 @@ def shown(view: View) -> View:
         if not on:
             st.session_state.pop(_PLAYING, None)
             return view
-        _move(view.run_id, end, decimals)
-        playing = is_playing()
+        playing = _playing(view.run_id, end)
+        if playing is not None:
+            st.session_state[_AT] = playing.now(end, decimals)
         if st.button(
-            "Pause" if playing else "Play", icon=":material/pause:" if playing else ":material/play_arrow:",
-            key="play", on_click=_stop if playing else _play, args=() if playing else (view.run_id, end),
+            "Play" if playing is None else "Pause",
+            icon=":material/play_arrow:" if playing is None else ":material/pause:", key="play",
+            on_click=_play if playing is None else _pause,
+            args=(view.run_id, end) if playing is None else (playing, end, decimals),
         ):  # fmt: skip
             st.rerun()  # the whole page: it is looked at more often now, or less
+        # While it plays, the page moves it: a browser that is behind still tells where it was before, and the address
+        # would have an entry of each moment to go back through.
         at = st.slider(
-            "Time since the run's start", 0.0, end, step=step, format=f"%.{decimals}f s", key=_AT, bind="query-params",
-            on_change=_stop,
+            "Time since the run's start", 0.0, end, end, step, format=f"%.{decimals}f s", key=_AT,
+            bind="query-params" if playing is None else None, disabled=playing is not None,
         )  # fmt: skip
     if at >= end and is_playing():
         _stop()
@@ -87,21 +96,27 @@ def _said(end: Result, then: Result | None, at: float) -> str:
     )
 
 
-def _move(run_id: str, end: float, decimals: int) -> None:
-    """Put the slider where the replay is now; at first, and of a longer run's, at the end."""
+def _playing(run_id: str, end: float) -> _Playing | None:
+    """Tell what plays of this run, if it does; keeps the slider within a run that is shorter than the one before."""
     playing: _Playing | None = st.session_state.get(_PLAYING)
-    at = min(st.session_state.get(_AT, end), end)
-    if playing is not None and playing.run_id != run_id:
-        _stop()
-    elif playing is not None:
-        at = round(min(end, playing.moment + (time.monotonic() - playing.since) * end / LASTS_S), decimals)
-    st.session_state[_AT] = at
+    if playing is not None and playing.run_id == run_id:
+        return playing
+    _stop()
+    if st.session_state.get(_AT, end) > end:
+        st.session_state[_AT] = end
+    return None
 
 
 def _play(run_id: str, end: float) -> None:
     """Begin where the slider is, or anew at its end."""
     at = st.session_state[_AT]
     st.session_state[_PLAYING] = _Playing(run_id, 0.0 if at >= end else at, time.monotonic())
+
+
+def _pause(playing: _Playing, end: float, decimals: int) -> None:
+    """Leave the slider where the replay is."""
+    st.session_state[_AT] = playing.now(end, decimals)
+    _stop()
 
 
 def _stop() -> None:

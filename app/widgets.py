@@ -17,6 +17,7 @@ from app.client import Phase, View
 from app.services import services
 from hzzray.engine.ledger import Wish
 from hzzray.errors import HzzrayError
+from hzzray.physics.analysis import Template
 
 #: How often a page looks at a run that goes on, and at one that doesn't, where not many look [s].
 LIVE_S, IDLE_S = 0.75, 3.0
@@ -80,15 +81,16 @@ def draw(chart: Chart, key: str, *, alt: str) -> None:
         st.vega_lite_chart(chart.table, chart.spec, width="stretch", key=f"{key} chart", alt=alt)
 
 
-def draw_mass(chart: Chart) -> None:
-    """Show the mass spectrum. Streamlit takes a zoom back at each update, unless the page asks to know of it."""
+def draw_mass(chart: Chart, shown: Template) -> None:
+    """Show a spectrum. Streamlit takes a zoom back at each update, unless the page asks to know of it."""
+    title = formatting.axis(shown.observable, shown.label, shown.unit)
     with st.container(key="mass"):
         st.vega_lite_chart(
             chart.table,
             chart.spec,
             width="stretch",
             key="mass chart",
-            alt="Four-lepton mass: stacked simulation, data, and their ratio",
+            alt=f"{title}: stacked simulation, data, and their ratio",
             on_select="rerun",
             selection_mode=[ZOOM],
         )

@@ -149,8 +149,9 @@ def test_a_run_from_its_launch_to_its_files(browser, toys, tmp_path):
         wait_for("the end", lambda: viewer.shows("phase") and viewer.state() == "complete", 120)
         wait_for("the end for the other viewer", lambda: other.state() == "complete")
         page.get_by_text(expected.digest).wait_for()
-        # On a phone, too, figures say all that they have to say.
-        assert other.page.locator("[data-testid=stMetricDelta] p").evaluate_all(_CUT) == []
+        # On a phone, too, figures say all that they have to say, and what they are.
+        for text in ("stMetricDelta", "stMetricLabel"):
+            assert other.page.locator(f"[data-testid={text}] p").evaluate_all(_CUT) == []
         assert all(before < after for before, after in pairwise(events))
         assert viewer.number("Significance so far") > significance
         assert viewer.figure("Significance so far") == f"{expected.significance.asimov:.2f} σ"
@@ -250,8 +251,24 @@ def test_a_cut_that_is_moved_and_kept_as_a_run(browser, toys, tmp_path):
         page.wait_for_url(re.compile("cut=m12"))
         wait_for("a rest", lambda: page.get_by_text("Answered in").count() == 1)
         moved = viewer.figure("Background")
+        cut = re.search(r"cut=([^&]+)", page.url)[1]
         page.reload()
         wait_for("the same numbers", lambda: viewer.shows("figures") and viewer.figure("Background") == moved)
+        # Who goes back in the browser's history sees what the address says.
+        viewer.open("/explore?run=base&cut=m12=50:90", shows=".st-key-figures")
+        earlier = viewer.figure("Background")
+        switch = page.locator(".st-key-box-m12").get_by_role("switch")
+        switch.press("Space")
+        wait_for("no cut", lambda: viewer.figure("Background") != earlier)
+        page.wait_for_url(lambda url: "50%3A90" not in url)
+        page.go_back()
+        wait_for("the cut of before", lambda: viewer.figure("Background") == earlier)
+        assert "50:90" in page.url or "50%3A90" in page.url
+        page.get_by_role("button", name="Undo").wait_for()
+        page.go_forward()
+        wait_for("no cut", lambda: viewer.figure("Background") != earlier)
+        viewer.open(f"/explore?run=base&cut={cut}", shows=".st-key-figures")
+        wait_for("the same numbers", lambda: viewer.figure("Background") == moved)
         page.get_by_role("tab", name="Keep as a run").click()
         page.get_by_label("Name of the run to keep").fill("kept")
         page.get_by_role("button", name="Keep this as a run").click()
@@ -265,6 +282,25 @@ def test_a_cut_that_is_moved_and_kept_as_a_run(browser, toys, tmp_path):
         assert load_json(tmp_path / "again").digest == kept.digest
         assert viewer.errors == []
         assert "Traceback" not in app.said()
+        viewer.close()
+
+
+def test_a_replay_plays_to_its_end(browser, toys, tmp_path):
+    """A browser is behind with what it tells of the slider that the page moves: replays ended half way."""
+    folder = tmp_path / "app"
+    settings = Settings(runs=folder / "runs", run_id="base", sources=(str(toys),), engine="serial", limits=Limits())
+    execute(make_spec(release("toy"), observables=("m4l",)), settings, planned=lambda _: None, progress=lambda _: None)
+    with serve_app(folder) as app:
+        viewer = Viewer(browser, app).open("/?run=base&grew=true", shows=".st-key-replay")
+        page = viewer.page
+        pages = page.evaluate("history.length")
+        page.get_by_role("button", name="Play").click()
+        page.get_by_role("button", name="Pause").wait_for()
+        page.get_by_text("As it stood after").wait_for()
+        page.get_by_role("button", name="Play").wait_for()
+        page.get_by_text("As it stands in the end").wait_for()
+        assert page.evaluate("history.length") <= pages + 2  # not one for each moment
+        assert viewer.errors == []
         viewer.close()
 
 

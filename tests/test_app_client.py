@@ -133,6 +133,8 @@ def test_the_list_of_runs(tmp_path):
     ]
     assert [str(tmp_path / "bad") in line for line in wrong] == [True]
     assert client.rows()[0] == rows
+    with pytest.raises(UsageError, match="no run 'empty'"):  # nor is it one that could not begin
+        client.view("empty")
     assert Client(tmp_path / "none").rows() == ([], [])
 
 

@@ -105,7 +105,8 @@ def test_moves_of_one_slider_are_one_step_back():
     assert Tuning().undo() == Tuning()
     assert moved.move(Bound("m12", 65, 106), own, 9.0).undo().cuts == moved.cuts  # that was another step
     assert both.move(own["m12"], own, 3.0).cuts == (Bound("pt1", 25),)  # back where it was: no change
-    assert both.reset(4.0).undo().cuts == both.cuts
+    assert both.put((), 4.0).undo().cuts == both.cuts
+    assert both.put(both.cuts, 4.0) is both
     assert [moved.bound("m12", own), Tuning().bound("m12", own), Tuning((Bound("m12"),)).bound("m12", own)] == [
         Bound("m12", 60, 106), Bound("m12", 50, 106), None,
     ]  # fmt: skip
@@ -248,6 +249,15 @@ def test_candidates_as_a_table_and_drawn(asked):
     assert etas == pytest.approx([lepton.eta for lepton in one.leptons], rel=1e-6)
 
 
+def test_candidates_without_four_leptons_have_none_to_show(asked):
+    """Of dileptons and photons the page offered leptons, and said that they could not be read."""
+    found = [dataclasses.replace(one, leptons=()) for one in asked.candidates(Question(), (115.0, 130.0), ())]
+    assert "leptons" not in explore_charts.listed(found, ["m4l"])
+    measured = [f"{name}{i}" for name in ("pt", "eta") for i in range(1, 5)]
+    assert explore_charts.draws_leptons(measured)
+    assert not explore_charts.draws_leptons(measured[:-1])
+
+
 # The page, and the process that answers.
 
 
@@ -337,6 +347,35 @@ def test_the_page_from_its_start_to_a_kept_run(runs):
     line = next(code.value for code in test.code if code.value.startswith("hzzray run"))
     words = shlex.split(line)
     assert words[words.index("--cut") + 1] == "m12=50:92"
+
+
+def test_the_address_says_what_is_shown(runs):
+    """Who came back from another page had cuts that the address lacked; another run's cuts were taken over."""
+    test = explored("base")
+    next(one for one in test.slider if one.key == "slider-base-m12").set_value((50.0, 92.0)).run()
+    next(one for one in test.text_input if one.key == "window-base").set_value("115:135").run()
+    assert test.query_params["cut"] == "m12=50:92"
+    moved = figures(test)["Signal"]
+    test.switch_page("views/live.py").run()
+    test.switch_page("views/explore.py").run()
+    assert figures(test)["Signal"] == moved
+    assert test.query_params["cut"] == "m12=50:92"
+
+    there = AppTest.from_file(MAIN, default_timeout=120)
+    there.query_params |= {"run": "base", "cut": "m12=50:92", "window-base": "115:135"}
+    there.run().switch_page("views/explore.py").run()
+    assert figures(there)["Signal"] == moved
+
+    shutil.copytree(runs / "base", runs / "other")
+    services().sessions.begin(runs / "other")
+    wait_for("the session", lambda: services().sessions.find("other").is_ready, 120)
+    test.run()
+    test.selectbox(key="run").set_value("other").run()
+    assert figures(test)["Signal"][1] == "as in the run"
+    assert "cut" not in test.query_params
+    test.selectbox(key="run").set_value("base").run()
+    assert figures(test)["Signal"] == moved
+    assert test.query_params["cut"] == "m12=50:92"
 
 
 def test_a_variable_with_bounds_in_several_rows_is_not_moved_but_taken_away(runs, toys):

@@ -279,16 +279,32 @@ def test_a_replay_plays(runs, halfway, monkeypatch):
     test.run()
     assert test.slider(key="at").value == pytest.approx(end / 2, abs=test.slider(key="at").step)
     assert "Pause" in buttons(test)
+    assert "at" not in test.query_params  # no entry of each moment to go back through
+    assert test.slider(key="at").disabled  # what a browser says of it that is behind ended replays half way
     press(test, "Pause")
     now[0] += replay.LASTS_S
     test.run()
-    assert test.slider(key="at").value == pytest.approx(end / 2, abs=test.slider(key="at").step)
+    paused = test.slider(key="at").value
+    assert paused == pytest.approx(end / 2, abs=test.slider(key="at").step)
+    assert float(test.query_params["at"]) == paused
     press(test, "Play")
     now[0] += replay.LASTS_S
     test.run()
     assert test.slider(key="at").value == end
     assert "Play" in buttons(test)
+    assert "at" not in test.query_params
     assert not test.exception
+
+
+def test_a_moment_is_in_the_address_the_first_one_too(runs, halfway):
+    """A link to the start of a run showed its end."""
+    long_ago(shutil.copytree(halfway, runs / "halfway"))
+    for start in ("0", "0.0"):
+        test = look(grew="true", at=start)
+        assert test.slider(key="at").value == 0
+        assert figures(test)["Tasks"][0].startswith("0 / ")
+    test = look(grew="true", at="99999")
+    assert test.slider(key="at").value == test.slider(key="at").max
 
 
 def test_a_run_whose_ledger_is_elsewhere_has_no_replay(run):
@@ -433,6 +449,15 @@ def test_an_unknown_run_is_told(run, page, name):
     assert len(test.dataframe) == (page == "runs")  # the list of those that there are
     if len(name) < 200:
         assert address(test)["run"] == [name]
+
+
+def test_who_hears_the_plot_is_told_what_it_shows(run):
+    """Of whatever observable, of whatever analysis it was the mass of four leptons."""
+    run()
+    test = look()
+    assert test.get("vega_lite_chart")[0].proto.alt.startswith("m₄ℓ [GeV]: ")
+    test.selectbox(key="observable").set_value("m12").run()
+    assert test.get("vega_lite_chart")[0].proto.alt.startswith("m₁₂ [GeV]: ")
 
 
 def test_what_is_chosen_of_the_plot_is_in_the_address(run):
@@ -1026,5 +1051,11 @@ def test_a_first_visit_is_guided_until_it_is_closed(run):
     assert "Why a peak" not in " ".join(one.value for one in look(guided=True, run="one").markdown)
 
 
-def test_without_a_run_there_is_no_guide_yet(runs):
-    assert "Why a peak" not in " ".join(one.value for one in look(guided=True).markdown)
+def test_without_a_run_there_is_no_guide_yet(run):
+    """It comes with the first run: who launches that from the empty page arrives at an address that names it."""
+    page = look(guided=True)
+    assert "Why a peak" not in " ".join(one.value for one in page.markdown)
+    run("one")
+    page.query_params["run"] = "one"
+    page.run()
+    assert "Why a peak" in " ".join(one.value for one in page.markdown)

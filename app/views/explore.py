@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app import charts, explore_charts, formatting, widgets
 from app.explore_charts import Slider, Tuning
@@ -34,7 +35,7 @@ _STARTS = {
 }
 
 _CUTS = "cut"  # in the address
-_BLIND = "data are hidden"  # of the session: the switch goes where there is nothing to hide, what was chosen stays
+_ADDRESSED = "run whose cuts the address has"  # of the session
 _MOST_PLOTS = 24
 
 
@@ -110,30 +111,52 @@ def _loading(session: Exploring) -> None:
 
 
 def _tuning(session: Exploring) -> Tuning:
-    """Tell what this viewer has changed: at first what the address says."""
+    """Tell what this viewer has changed, and have the address say it.
+
+    At first it is what the address says, where that isn't of the run that was looked at before; and again where the
+    viewer goes back to an earlier address.
+    """
     key = f"tuning-{session.run_id}"
-    if key not in st.session_state:
-        bounds, wrong = [], []
-        for text in st.query_params.get_all(_CUTS)[:100]:
-            try:
-                bound = bound_of(text[:200])
-            except UsageError as error:
-                wrong.append(str(error))
-                continue
-            if bound.variable in session.sliders:
-                bounds.append(bound)
-            else:
-                wrong.append(f"there is no variable {bound.variable!r} to cut on")
-        widgets.wrong(wrong)
-        st.session_state[key] = Tuning(tuple({bound.variable: bound for bound in bounds}.values()))
-    found: Tuning = st.session_state[key]
-    return found
+    known: Tuning = st.session_state.get(key, Tuning())
+    is_first = key not in st.session_state and st.session_state.get(_ADDRESSED, session.run_id) == session.run_id
+    if is_first:
+        known = Tuning(_addressed(session))
+    elif _goes_back():
+        known = known.put(_addressed(session), time.monotonic())
+    _change(session, known)
+    return known
+
+
+def _goes_back() -> bool:
+    """Tell whether the page is shown as its viewer went back or forth in the browser's history."""
+    context = get_script_run_ctx()
+    return context is not None and context.is_history_navigation
+
+
+def _addressed(session: Exploring) -> tuple[Bound, ...]:
+    """Read the cuts of the address; says which make no sense."""
+    bounds, wrong = [], []
+    for text in st.query_params.get_all(_CUTS)[:100]:
+        try:
+            bound = bound_of(text[:200])
+        except UsageError as error:
+            wrong.append(str(error))
+            continue
+        if bound.variable in session.sliders:
+            bounds.append(bound)
+        else:
+            wrong.append(f"there is no variable {bound.variable!r} to cut on")
+    widgets.wrong(wrong)
+    return tuple({bound.variable: bound for bound in bounds}.values())
 
 
 def _change(session: Exploring, tuning: Tuning) -> None:
     """Keep what this viewer has changed, in the address too."""
     st.session_state[f"tuning-{session.run_id}"] = tuning
-    st.query_params[_CUTS] = [bound_text(bound) for bound in tuning.cuts]
+    st.session_state[_ADDRESSED] = session.run_id
+    texts = [bound_text(bound) for bound in tuning.cuts]
+    if st.query_params.get_all(_CUTS) != texts:
+        st.query_params[_CUTS] = texts
 
 
 def _own(session: Exploring) -> dict[str, Bound]:
@@ -180,7 +203,7 @@ def _undo(session: Exploring) -> None:
 
 def _reset(session: Exploring) -> None:
     st.session_state.pop(f"added-{session.run_id}", None)
-    _change(session, _tuning(session).reset(time.monotonic()))
+    _change(session, _tuning(session).put((), time.monotonic()))
 
 
 def _key(session: Exploring, slider: Slider) -> str:
@@ -290,13 +313,10 @@ def _hide(shown: str | None) -> bool:
     if shown is not None:
         st.toggle(label, value=False, key="blind-nothing", disabled=True, help=shown)
         return False
-    chosen = st.session_state.setdefault(_BLIND, True)
-    hide = st.toggle(
-        label, value=chosen, key="blind", bind="query-params",
+    return st.toggle(
+        label, value=True, key="blind", bind="query-params",
         help="While cuts are tuned that were never run, so that nobody tunes them to what the data happen to be.",
     )  # fmt: skip
-    st.session_state[_BLIND] = hide
-    return hide
 
 
 def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, str | None]:
@@ -314,11 +334,13 @@ def _binning(session: Exploring, about: About, shown: str) -> tuple[str | None, 
     counted = "" if spec.window is None else ":".join(f"{end:g}" for end in spec.window)
     with st.popover("Bins", icon=":material/tune:"):
         axis = st.text_input(
-            "Axis: from, to, bins", usual, key=f"axis-{session.run_id}-{shown}", live=True, max_chars=60
-        )
+            "Axis: from, to, bins", usual, key=f"axis-{session.run_id}-{shown}", live=True, max_chars=60,
+            bind="query-params",
+        )  # fmt: skip
         window = st.text_input(
             f"Window of the significance, in {formatting.plain(first.observable)}", counted,
-            key=f"window-{session.run_id}", live=True, max_chars=60, help="From a bin's edge to another's.",
+            key=f"window-{session.run_id}", live=True, max_chars=60, bind="query-params",
+            help="From a bin's edge to another's.",
         )  # fmt: skip
     axis, window = axis.replace(" ", ""), window.replace(" ", "")
     if shown == first.observable and axis == usual:
@@ -389,7 +411,7 @@ def _spectrum(
         chart = explore_charts.blinded(chart, result, result.significance.window)
     if overlay and name in own.results and result.spec.selection.cuts != own.cuts:
         chart = explore_charts.overlaid(chart, own.results[name], region)
-    widgets.draw_mass(chart)
+    widgets.draw_mass(chart, result.observable)
     about = (
         f"Luminosity: {result.luminosity}. Answered in {formatting.seconds(found.seconds)}, digest {found.digest[:16]}."
     )
@@ -665,7 +687,10 @@ def _event_table(found: Sequence[Candidate], session: Exploring) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.download_button("CSV", explore_charts.as_csv(found), f"{session.run_id}-candidates.csv", "text/csv",
                            on_click="ignore", icon=":material/download:", key="candidates csv")  # fmt: skip
-        st.caption(f"{formatting.number(len(found))} candidates. Choose one to see its leptons.")
+        leptons = explore_charts.draws_leptons(session.sliders)
+        st.caption(f"{formatting.number(len(found))} candidates.{' Choose one to see its leptons.' if leptons else ''}")
+    if not leptons:
+        return
     rows = picked.selection.rows
     one = found[rows[0] if rows and rows[0] < len(found) else 0]
     if not one.leptons:

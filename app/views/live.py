@@ -228,7 +228,7 @@ def _spectrum(view: View, first: Result) -> None:
             result, channel=None if channel == "all" else channel, hidden=hidden, log=log, span=span, scaled=scaled
         ),
     )
-    widgets.draw_mass(chart)
+    widgets.draw_mass(chart, result.observable)
     st.caption(_standing(result, scaled=scaled))
 
 
@@ -424,6 +424,5 @@ def _end(view: View, result: Result) -> None:
             st.page_link("views/failures.py", label="All of them", icon=":material/arrow_forward:")
 
 
-if services().client.run_ids():
-    guide()
+guide(runs=bool(services().client.run_ids()))
 widgets.live("Live", show, often=replay.is_playing())

@@ -149,7 +149,7 @@ def _plot(view: View, result: Result) -> None:
         with widgets.part("The run's picture"):
             st.image(view.once("plot", lambda: picture(plot)), width="stretch")
             return
-    widgets.draw_mass(view.once("plain mass", lambda: charts.mass(result)))
+    widgets.draw_mass(view.once("plain mass", lambda: charts.mass(result)), result.observable)
 
 
 def _downloads(view: View, result: Result) -> None:
