@@ -59,6 +59,12 @@ class Fitter:
             process = self._going.get((run_id, kind))
         return process is not None and process.poll() is None
 
+    def has_failed(self, run_id: str) -> bool:
+        """Tell whether the last fit of a run that was started here has failed."""
+        with self._lock:
+            process = self._going.get((run_id, "fit"))
+        return process is not None and bool(process.poll())
+
     def said(self, run_id: str) -> str:
         """Return the last line of what the last fit of a run said."""
         try:

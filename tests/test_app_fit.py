@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from PIL import Image
@@ -68,19 +69,26 @@ def runs(tmp_path, monkeypatch, finished):
     services.clear()
 
 
+class _Started(list[list[str]]):
+    child: type
+
+
 @pytest.fixture
 def started(monkeypatch):
     """Commands that would have been started, in place of the processes."""
-    commands: list[list[str]] = []
+    commands = _Started()
 
     class Child:
+        code: ClassVar[int | None] = None
+
         def poll(self):
-            return None
+            return self.code
 
     def popen(command, **_):
         commands.append(command)
         return Child()
 
+    commands.child = Child
     monkeypatch.setattr(module.subprocess, "Popen", popen)
     return commands
 
@@ -221,6 +229,21 @@ def test_the_live_page_of_a_run_that_has_ended_shows_its_fit(runs, started):
     fitted(runs / "one")
     assert figures(look())["Signal strength µ̂"] == ("0.91 ± 0.52", "fit of all regions")
     assert started == []
+
+
+def test_a_fit_that_fails_says_so_beside_an_older_one(runs, started):
+    fitted(runs / "one")
+    test = look("fit")
+    test.button(key="fit-one").click().run()
+    why = "hzzray: run one can't be fitted: not read: llll"
+    (runs / "one" / module.LOG).write_text(f"{why}\n")
+    assert why not in words(test.run()), "it goes on"
+    started.child.code = 1
+    shown = words(test.run())
+    assert "not read: llll" in shown
+    assert "0.91 ± 0.52" in figures(test)["Signal strength µ̂"]
+    started.child.code = 0
+    assert "not read: llll" not in words(test.run())
 
 
 def test_not_more_than_two_fits_go_on(runs, started):

@@ -351,6 +351,14 @@ def test_a_figure_that_is_withheld_gives_its_reason(run, finished):
     assert warning in words(test)
 
 
+def test_of_many_warnings_it_is_told_how_many_there_are(run):
+    run(warnings=tuple(f"Zee: warning number {i}" for i in range(23)))
+    shown = words(look())
+    assert "warning number 19" in shown
+    assert "warning number 20" not in shown
+    assert "3 more warnings: result.json has them all." in shown
+
+
 @pytest.mark.parametrize(
     ("state", "label"),
     [

@@ -44,7 +44,7 @@ def show(view: View) -> None:
         label = "Fit this run" if found is None else "Fit it again"
         if st.button(label, icon=":material/function:", key=f"fit-{view.run_id}"):
             widgets.attempt(lambda: _begin(view.run_id))
-        if found is None and (line := fitter.said(view.run_id)):
+        if (found is None or fitter.has_failed(view.run_id)) and (line := fitter.said(view.run_id)):
             st.caption(formatting.plain(line))
     if stale:
         st.warning("The run has other bins by now: fit it again.", icon=":material/update:")

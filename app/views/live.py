@@ -18,6 +18,9 @@ from hzzray.report import fit_text
 from hzzray.runs.result import Result, Significance, expected_in_full, moment, to_read
 from hzzray.runs.tables import HISTORY, SCALE, Rows
 
+# Of a run, so many of its warnings are shown.
+_MOST_WARNINGS = 20
+
 # The significance in front, expected and observed.
 _FRONT = {"asimov": "expected (Asimov)", "observed": "observed"}
 
@@ -412,8 +415,10 @@ def _end(view: View, result: Result) -> None:
             f"Complete: all {result.tasks.planned} tasks merged. Digest {formatting.plain(result.digest)}",
             icon=":material/verified:",
         )
-    for warning in result.warnings[:20]:
+    for warning in result.warnings[:_MOST_WARNINGS]:
         st.warning(formatting.plain(warning), icon=":material/warning:")
+    if (more := len(result.warnings) - _MOST_WARNINGS) > 0:
+        st.caption(f"{more} more warnings: result.json has them all.")
     if result.failures or result.missing:
         with st.expander(
             f"{len(result.failures)} failed tasks, {len(result.missing)} missing samples", icon=":material/report:"
