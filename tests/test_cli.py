@@ -626,6 +626,22 @@ def test_events_that_are_not_simulated_are_told(cli, toys, tmp_path, capsys):
     assert err.startswith("--events simulates into a folder of release toy alone")
 
 
+def test_brackets_in_names_are_no_markup(cli, tmp_path, monkeypatch):
+    """A closing tag was a traceback, an opening one was gone from the name; a pipe's lines were broken at 80."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("[/x] [red]" + "of a long name " * 10)
+    code, out, _ = cli("toy", folder, "--events", 20)
+    written = len(list(folder.rglob("*.root")))
+    assert (code, out) == (0, f"wrote {written} files to {folder}\n")
+    run = ("run", "--engine", "serial", "--source", folder, "--runs", folder, "--samples", "Zee,data_A", *FEW)
+    code, _, err = cli(*run, "--run-id", "a")
+    assert code == 0, err
+    (folder / "a").rename(folder / "[a]")
+    for command in (("report", "[a]"), ("status", "[a]"), ("cutflow", "[a]"), ("result", "[a]")):
+        code, out, err = cli(*command, "--runs", folder)
+        assert (code, "[a]" in out) == (0, True), (command, err)
+
+
 def test_a_dry_run_of_little_is_said_in_words(cli, toys, tmp_path):
     run = ("run", "--source", toys, "--samples", "data_A", "--fraction", "0.01", "--dry-run", "--runs", tmp_path)
     code, out, _ = cli(*run, "--engine", "serial")
