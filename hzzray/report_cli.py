@@ -116,7 +116,9 @@ def verify(
     elif found.equal:
         say(console, f"the same, to the last bit: {found.digest}")
     else:
-        say(errors, f"another result: recorded {found.digest[:16]}, computed {found.again[:16]}", "red")
+        digests = f"recorded {found.digest[:16]}, computed {found.again[:16]}"
+        what = "the digest is the same, other numbers aren't" if found.digest == found.again else digests
+        say(errors, f"another result: {what}", "red")
         for name, why in found.differing.items():
             say(errors, f"{name}: {why}")
         for row in found.result.failures:
