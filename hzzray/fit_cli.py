@@ -56,6 +56,8 @@ def fit(
     from hzzray.runs.fit_run import FIT, WORKSPACE, fit_run, has_full_fit, require_fit  # noqa: PLC0415
     from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
 
+    if watch and (toys or as_json or output is not None):
+        raise UsageError("--watch fits quickly, into the run's folder: it goes without --toys, --json and --output")
     require_fit()
     folder = find_run(run_name, runs).path
     if watch:

@@ -626,6 +626,14 @@ def test_events_that_are_not_simulated_are_told(cli, toys, tmp_path, capsys):
     assert err.startswith("--events simulates into a folder of release toy alone")
 
 
+@pytest.mark.parametrize("option", [("--json",), ("--toys", "5"), ("--output", "there")])
+def test_what_a_watched_fit_cannot_do_is_refused(cli, tmp_path, option):
+    """It was left out without a word, and --json had no JSON."""
+    code, out, err = cli("fit", "one", "--watch", *option, "--runs", tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("hzzray: --watch fits quickly, into the run's folder: it goes without --toys")
+
+
 def test_brackets_in_names_are_no_markup(cli, tmp_path, monkeypatch):
     """A closing tag was a traceback, an opening one was gone from the name; a pipe's lines were broken at 80."""
     monkeypatch.chdir(tmp_path)
