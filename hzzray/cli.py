@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import threading
@@ -81,6 +82,9 @@ console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
 PARTIAL, INTERRUPTED = 3, 130
+
+# What a write says where a disk, or what a user may have of it, is full.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Catalogue = Annotated[Path | None, option("catalogue")]
 OpenMagic = Annotated[bool, option("openmagic")]
@@ -737,6 +741,11 @@ def main() -> None:
         app()
     except HzzrayError as error:
         _end(str(error), 2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        sys.stdout = None  # type: ignore[assignment]  # Python would try to write the rest at its end
+        _end(f"the output can't be written: {error.strerror}", 1)
     except (KeyboardInterrupt, _InterruptError):
         _end("interrupted", INTERRUPTED)
 

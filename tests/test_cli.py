@@ -626,6 +626,17 @@ def test_events_that_are_not_simulated_are_told(cli, toys, tmp_path, capsys):
     assert err.startswith("--events simulates into a folder of release toy alone")
 
 
+@pytest.mark.parametrize("command", [("result", "done"), ("result", "done", "--json"), ("--version",), ("runs",)])
+def test_output_that_a_full_disk_cannot_take_is_one_line(finished, command):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hzzray", *command],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env={**os.environ, "HZZRAY_RUNS": str(finished)},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "hzzray: the output can't be written: No space left on device\n")
+
+
 @pytest.mark.parametrize("option", [("--json",), ("--toys", "5"), ("--output", "there")])
 def test_what_a_watched_fit_cannot_do_is_refused(cli, tmp_path, option):
     """It was left out without a word, and --json had no JSON."""
