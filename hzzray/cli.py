@@ -744,7 +744,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _NO_ROOM or error.filename is not None:
             raise
-        sys.stdout = None  # type: ignore[assignment]  # Python would try to write the rest at its end
+        sys.stdout = None  # Python would try to write the rest at its end
         _end(f"the output can't be written: {error.strerror}", 1)
     except (KeyboardInterrupt, _InterruptError):
         _end("interrupted", INTERRUPTED)
