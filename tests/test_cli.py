@@ -646,7 +646,7 @@ def test_what_a_watched_fit_cannot_do_is_refused(cli, tmp_path, option):
 
 
 def test_brackets_in_names_are_no_markup(cli, tmp_path, monkeypatch):
-    """A closing tag was a traceback, an opening one was gone from the name; a pipe's lines were broken at 80."""
+    """A closing tag was a traceback, an opening one was gone from the name, a long path was broken at 80."""
     monkeypatch.chdir(tmp_path)
     folder = Path("[/x] [red]" + "of a long name " * 10)
     code, out, _ = cli("toy", folder, "--events", 20)
