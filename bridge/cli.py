@@ -24,6 +24,7 @@ from bridge.settings import DEFAULT_PREFIX, BrokerSettings, password_from
 from bridge.topology import Topology
 from hzzray.errors import UsageError
 from hzzray.options import AsJson, option, print_json
+from hzzray.report.say import say
 from hzzray.runs.request import RunRequest
 from hzzray.urls import absolute
 
@@ -288,7 +289,7 @@ def _report(settings: BrokerSettings, found: Check, *, as_json: bool) -> None:
     if found.lacks:
         raise typer.Exit(1)
     all_of_it = "what could be checked" if found.unseen else "all that hzzray needs"
-    console.print(f"{settings} has {all_of_it}", highlight=False, soft_wrap=True)
+    say(console, f"{settings} has {all_of_it}")
 
 
 def _passwords(topology: Topology) -> dict[str, str]:

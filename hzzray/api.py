@@ -21,6 +21,7 @@ from rich.console import Console
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import Counts, RunSpec, Status
 from hzzray.report.console import RunProgress
+from hzzray.report.say import say
 from hzzray.runs.cutflow import By, cutflow, yields
 from hzzray.runs.explore import Session, explore
 from hzzray.runs.fit_run import drawn, fit_run
@@ -239,7 +240,7 @@ def run(release: str = "toy", *, runs: str | Path | None = None, progress: bool 
     folder = RunFolder(settings.folder)
     screen: _Screen = _Silence() if not progress else _Cell(folder) if _in_notebook() else _Lines()
     if progress and places.note:
-        Console(stderr=True, emoji=False).print(places.note, highlight=False, soft_wrap=True, markup=False)
+        say(Console(stderr=True, emoji=False), places.note)
     with screen:
         if places.to_simulate is not None:
             from hzzray.data.toy import write_toys  # noqa: PLC0415
@@ -366,7 +367,7 @@ class _Lines(_Silence):
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        say(self._console, text)
 
     def begin(self) -> None:
         self._progress.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import threading
@@ -30,6 +31,7 @@ from hzzray.errors import HzzrayError, UsageError
 from hzzray.explore_cli import app as explore_commands
 from hzzray.fit_cli import app as fit_commands
 from hzzray.options import AsJson, DryRun, Run, Runs, asks, option, output_folder, print_json, tell_files
+from hzzray.report.say import say
 from hzzray.report_cli import app as report_commands
 from hzzray.report_cli import tell_what_would_be_read
 from hzzray.runs.request import RunRequest, make_spec
@@ -81,6 +83,9 @@ errors = Console(stderr=True, emoji=False)
 
 PARTIAL, INTERRUPTED = 3, 130
 
+# What a write says where a disk, or what a user may have of it, is full.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 Catalogue = Annotated[Path | None, option("catalogue")]
 OpenMagic = Annotated[bool, option("openmagic")]
 OfBroker = Annotated[str | None, typer.Option("--broker", help="Of a run that bridges work on: their broker.")]
@@ -97,7 +102,7 @@ Reason = Annotated[str, typer.Option(help="Only failures whose reason has this i
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 (typer's callback)
     if wanted:
-        console.print(f"hzzray {__version__}", highlight=False)
+        say(console, f"hzzray {__version__}")
         raise typer.Exit
 
 
@@ -180,12 +185,12 @@ def publish(
     with published(errors if as_json else console) as progress:
         done = asyncio.run(load(where, Topology(prefix), spec, settings.run_id, plan, progress=progress))
     for failure in done.plan.failures:
-        errors.print(f"{failure.task.sample}: {failure.reason}", style="yellow", highlight=False, soft_wrap=True)
+        say(errors, f"{failure.task.sample}: {failure.reason}", "yellow")
     if as_json:
         failed = [{"sample": failure.task.sample, "reason": failure.reason} for failure in done.plan.failures]
         print_json({"run_id": done.run_id, "tasks": done.tasks, "failures": failed})
         return
-    console.print(f"published run {done.run_id}: {done.tasks} tasks", highlight=False)
+    say(console, f"published run {done.run_id}: {done.tasks} tasks")
 
 
 @app.command()
@@ -215,7 +220,7 @@ def replay(
         if as_json:
             print_json({"run_id": run_id, "published": number})
         else:
-            console.print(f"{run_id}: {number} tasks published again", highlight=False)
+            say(console, f"{run_id}: {number} tasks published again")
         return
     if reason:
         raise UsageError("--reason goes with --broker")
@@ -301,7 +306,7 @@ def _execute(
 
             result = execute(spec, settings, planned=lambda _: progress.start(), progress=told, transport=transport)
     except KeyboardInterrupt:
-        errors.print(f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on", highlight=False)
+        say(errors, f"interrupted; what is merged is kept: --run-id {settings.run_id} goes on")
         raise typer.Exit(INTERRUPTED) from None
     if not as_json:
         summary(result, console)
@@ -316,7 +321,7 @@ def _execute(
         about = {"run_id": result.run_id, "status": result.status, **result.tasks.model_dump()}
         print_json({**about, "digest": result.digest, "files": [str(path) for path in plots]})
     elif plots:
-        console.print(f"plot: {plots[0]}", highlight=False, soft_wrap=True)
+        say(console, f"plot: {plots[0]}")
     if result.status == "partial":
         raise typer.Exit(PARTIAL)
 
@@ -387,11 +392,10 @@ def status(run_name: Run, as_json: AsJson = False, runs: Runs = Path("runs")) ->
         print_json({"run_id": folder.run_id, **counts._asdict(), **numbers})
         return
     asked = f", asked to {wish}" if wish != "run" and counts.due else ""
-    console.print(
+    say(
+        console,
         f"{folder.run_id}: {counts.status}{asked}: {counts.planned} tasks planned, {counts.merged} merged, "
         f"{counts.failed} failed, {counts.due} due; {counts.events} events, {counts.duplicates} duplicates refused",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -400,7 +404,7 @@ def _tell_of_full_disk(runs: Path) -> None:
     from hzzray.disk import full_disk  # noqa: PLC0415
 
     if trouble := full_disk(runs):
-        errors.print(trouble, style="red", highlight=False, soft_wrap=True, markup=False)
+        say(errors, trouble, "red")
 
 
 @app.command()
@@ -510,7 +514,7 @@ def _wish(run_name: str, runs: Path, wish: Wish, broker: str | None, prefix: str
                 ledger.wish(wish)
             else:
                 asked = f"run {folder.run_id} is {status}: nothing to {verb}"
-    console.print(asked, highlight=False, soft_wrap=True, markup=False)
+    say(console, asked)
 
 
 @app.command()
@@ -534,11 +538,10 @@ def retract(
     if as_json:
         print_json({"run_id": left.run_id, "retracted": gone, "status": left.status, **tasks.model_dump()})
         return
-    console.print(
+    say(
+        console,
         f"{left.run_id}: {gone} merged tasks of {file or sample} retracted; {left.status}: "
         f"{tasks.planned} tasks planned, {tasks.merged} merged, {tasks.failed} failed",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -575,9 +578,9 @@ def list_runs(as_json: AsJson = False, runs: Runs = Path("runs")) -> None:
     if table.row_count:
         print_table(console, table, spare=("environment", "release", "selection"))
     elif not rows:
-        console.print(f"no runs in {runs}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"no runs in {runs}")
     for row in damaged:
-        console.print(f"{row['run']}: {row['error']}", style="red", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"{row['run']}: {row['error']}", "red")
 
 
 @app.command()
@@ -604,9 +607,9 @@ def compare(
         return
     print_table(console, table(summaries))
     for difference in differences(loaded):
-        console.print(difference, style="yellow", highlight=False, markup=False)
+        say(console, difference, "yellow", is_prose=True)
     for path in written:
-        console.print(path, highlight=False, soft_wrap=True)
+        say(console, path)
 
 
 @app.command()
@@ -642,7 +645,7 @@ def toy(
     if as_json:
         print_json({"folder": str(folder), "written": written})
     elif not if_absent:
-        console.print(f"wrote {written} files to {folder}", highlight=False)
+        say(console, f"wrote {written} files to {folder}")
 
 
 @app.command()
@@ -670,7 +673,7 @@ def fetch(
     if as_json:
         print_json({"fetched": report.fetched, "skipped": report.skipped, "failed": dict(report.failed)})
     for name, reason in report.failed.items():
-        errors.print(f"{name}: {reason}", style="red", highlight=False, soft_wrap=True, markup=False)
+        say(errors, f"{name}: {reason}", "red")
     if report.failed:
         raise typer.Exit(PARTIAL if report.fetched or report.skipped else 1)
 
@@ -701,7 +704,7 @@ def _write_toys_once(
     chosen: Release, folder: Path, events: int, seed: int | None = None, said: Console = console
 ) -> int:
     """Write toy files into a folder that isn't there; returns how many, none where another process was faster."""
-    said.print(f"simulating {events} events", highlight=False)
+    say(said, f"simulating {events} events")
     written = 0
 
     def write(part: Path) -> None:
@@ -716,7 +719,7 @@ def _sources(chosen: Release, request: RunRequest) -> tuple[str, ...]:
     """Where to read from, with toys written if there are to be some."""
     places = places_for(chosen, request)
     if places.note:
-        errors.print(places.note, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        say(errors, places.note, "yellow")
     if places.to_simulate is not None:
         _write_toys_once(chosen, Path(places.sources[0]), places.to_simulate)
     return places.sources
@@ -738,10 +741,15 @@ def main() -> None:
         app()
     except HzzrayError as error:
         _end(str(error), 2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        sys.stdout = None  # Python would try to write the rest at its end
+        _end(f"the output can't be written: {error.strerror}", 1)
     except (KeyboardInterrupt, _InterruptError):
         _end("interrupted", INTERRUPTED)
 
 
 def _end(why: str, code: int) -> NoReturn:
-    errors.print(f"hzzray: {why}", style="red", highlight=False, soft_wrap=True, markup=False)
+    say(errors, f"hzzray: {why}", "red")
     sys.exit(code)

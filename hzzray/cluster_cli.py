@@ -11,6 +11,7 @@ from rich.console import Console
 from hzzray.engine import standing_cluster
 from hzzray.errors import UsageError
 from hzzray.options import AsJson, print_json
+from hzzray.report.say import say
 
 app = typer.Typer(no_args_is_help=True, help="A local Ray cluster that stays: runs and app use it while it is there.")
 console = Console(emoji=False)
@@ -60,7 +61,7 @@ def status(as_json: AsJson = False) -> None:
         if not record.is_like_here:
             console.print("it was started with another environment or other programs: runs from here don't use it")
         for claim in users:
-            console.print(f"  {claim.slots} slots: {claim.what} (process {claim.process.pid})", highlight=False)
+            say(console, f"  {claim.slots} slots: {claim.what} (process {claim.process.pid})")
     if record is None:
         raise typer.Exit(1)
 
@@ -68,7 +69,7 @@ def status(as_json: AsJson = False) -> None:
 def _tell(record: standing_cluster.StandingCluster, how: str) -> None:
     minutes = f"{record.idle_s / 60:.3g} min"
     text = f"the local cluster {how}: {record.slots} slots at {record.address}; it ends when unused for {minutes}"
-    console.print(text, highlight=False, soft_wrap=True)
+    say(console, text)
 
 
 def _seconds(text: str) -> float:

@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hzzray.options import AsJson, Runs, print_json
+from hzzray.report.say import say
 from hzzray.urls import redact
 
 app = typer.Typer()
@@ -81,7 +82,7 @@ def doctor(
             words = escape(check.found) + (f"\n[bold]→[/] {escape(check.to_do)}" if check.to_do else "")
             table.add_row(check.name, f"[{_COLOURS.get(check.state, 'yellow')}]{check.state}[/]", words)
         console.print(table)
-        console.print("hzzray run can do its work" if ready else "hzzray run can't do its work yet", highlight=False)
+        say(console, "hzzray run can do its work" if ready else "hzzray run can't do its work yet")
     if not ready:
         raise typer.Exit(1)
 

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.options import AsJson, Run, Runs, option, print_json
+from hzzray.report.say import say
 from hzzray.runs.request import bound_of
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def skim(
     if as_json:
         print_json({"files": [str(out)], "candidates": written, "fraction": answer.fraction})
         return
-    console.print(f"{out}: {written} candidates", highlight=False, soft_wrap=True)
+    say(console, f"{out}: {written} candidates")
 
 
 def _bytes(text: str | None) -> int | None:
@@ -149,10 +150,11 @@ def _show(session: Session, answer: Answer, cut: list[str] | None, asked: Sequen
         print_table(console, _bins(answer, text.partition("=")[0]))
     _tell_part(answer)
     whose = "" if of_window is answer else f"{answer.spec.templates[0].observable} has "
-    console.print(
+    say(
+        console,
         f"answered in {1e3 * answer.seconds:.0f} ms of {100 * answer.fraction:.4g} % of the events; "
         f"{whose}digest {answer.digest[:16]}",
-        highlight=False,
+        is_prose=True,
     )
 
 
@@ -182,11 +184,10 @@ def _talk(session: Session) -> None:
     begun = time.monotonic()
     answer = session.recut()
     where = session.standing()
-    console.print(
+    say(
+        console,
         f"run {session.run_id}: {answer.result.cost.events} events hot in {time.monotonic() - begun:.1f} s: "
         f"{where.nbytes / 1e6:.1f} MB on {where.actors} actors\n{_HOW.format(run=session.run_id)}",
-        highlight=False,
-        markup=False,
     )
     for line in sys.stdin:
         words = line.split()
@@ -194,16 +195,16 @@ def _talk(session: Session) -> None:
             return
         try:
             if words[:1] == ["command"]:
-                console.print(session.command(answer), highlight=False, soft_wrap=True, markup=False)
+                say(console, session.command(answer))
             elif words[:1] == ["keep"]:
                 folder = session.keep(answer, words[1] if len(words) > 1 else None)
-                console.print(folder, highlight=False, soft_wrap=True)
+                say(console, folder)
             elif words:
                 asked = _options(line)
                 answer = _answer(session, **asked)
                 _show(session, answer, asked["cut"], asked["observable"])
         except HzzrayError as error:
-            errors.print(error, style="red", highlight=False, soft_wrap=True, markup=False)
+            say(errors, error, "red")
 
 
 def _options(line: str) -> dict[str, Any]:
@@ -228,4 +229,4 @@ def _options(line: str) -> dict[str, Any]:
 
 def _tell_part(answer: Answer) -> None:
     for reason in dict.fromkeys(answer.failed):
-        errors.print(reason, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        say(errors, reason, "yellow")

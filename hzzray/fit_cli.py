@@ -14,6 +14,7 @@ from rich.table import Table
 
 from hzzray.errors import UsageError
 from hzzray.options import AsJson, Run, Runs, output_folder, tell_files
+from hzzray.report.say import say
 
 if TYPE_CHECKING:
     from hzzray.statistics.fit_result import FitResult
@@ -55,6 +56,8 @@ def fit(
     from hzzray.runs.fit_run import FIT, WORKSPACE, fit_run, has_full_fit, require_fit  # noqa: PLC0415
     from hzzray.runs.folder import find_run, load_json  # noqa: PLC0415
 
+    if watch and (toys or as_json or output is not None):
+        raise UsageError("--watch fits quickly, into the run's folder: it goes without --toys, --json and --output")
     require_fit()
     folder = find_run(run_name, runs).path
     if watch:
@@ -68,12 +71,12 @@ def fit(
         return
     show(fitted, console)
     if quick and has_full_fit(into, fitted):
-        console.print(f"{into / FIT}: the full fit of the same bins stays", highlight=False, soft_wrap=True)
+        say(console, f"{into / FIT}: the full fit of the same bins stays")
         return
     from hzzray.report.fit_figures import save_all  # noqa: PLC0415
 
     for written in (into / WORKSPACE, into / FIT, *save_all(fitted, load_json(folder), into)):
-        console.print(written, highlight=False, soft_wrap=True)
+        say(console, written)
 
 
 def _watch(folder: Path, observable: str | None) -> None:
@@ -115,7 +118,7 @@ def _watch(folder: Path, observable: str | None) -> None:
             save_fit(fitted, folder, FIT_LIVE)
             said = lines(fitted)[:2] if fitted.figures else [fitted.no_data]
             read = f"{100 * fitted.fraction:.0f} % read"
-            console.print(f"{read}: {'; '.join(said)}", highlight=False, soft_wrap=True, markup=False)
+            say(console, f"{read}: {'; '.join(said)}")
         if result.status != "running":
             return
         time.sleep(LOOK_S)
@@ -151,9 +154,9 @@ def show(fitted: FitResult, into: Console) -> None:
     from hzzray.report import fit_text  # noqa: PLC0415
     from hzzray.report.console_table import print_table  # noqa: PLC0415
 
-    into.print(fit_text.title(fitted), highlight=False, soft_wrap=True, markup=False)
+    say(into, fit_text.title(fitted))
     for line in fit_text.lines(fitted):
-        into.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+        say(into, f"  {line}")
     columns, rows = fit_text.events(fitted)
     events = Table(columns[0], title="events")
     for title in columns[1:]:
@@ -162,4 +165,4 @@ def show(fitted: FitResult, into: Console) -> None:
         events.add_row(*map(escape, row))
     print_table(into, events)
     for note in fit_text.notes(fitted):
-        into.print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        say(into, note, "yellow")

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hzzray.errors import UsageError
+from hzzray.report.say import say
 from hzzray.runs.request import Asked, RunRequest, options, separated
 
 Command = Callable[..., None]
@@ -42,7 +43,7 @@ def tell_files(paths: Iterable[Path], console: Console, *, as_json: bool) -> Non
         print_json({"files": written})
         return
     for path in written:
-        console.print(path, highlight=False, soft_wrap=True, markup=False)
+        say(console, path)
 
 
 def output_folder(given: Path | None, usual: Path) -> Path:

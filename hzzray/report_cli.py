@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hzzray.errors import UsageError
 from hzzray.options import AsJson, Run, Runs, option, print_json
+from hzzray.report.say import say
 from hzzray.runs.request import Engine, RunRequest, make_spec
 from hzzray.runs.sources import places_for, release_for
 
@@ -51,10 +52,11 @@ def cutflow(
         return
     for name, rows in groups.items() if not sample else ((name, samples[name]) for name in sample):
         print_table(console, cutflow_table(name, rows), spare=("of before [%]", "of all [%]"))
-    console.print(
+    say(
+        console,
         f"run {result.run_id}, {result.status}, {result.spec.selection.name}, {result.luminosity}; "
         "events are raw, yields weighted",
-        highlight=False,
+        is_prose=True,
     )
 
 
@@ -75,7 +77,7 @@ def report(
     if as_json:
         print_json({"files": [str(path)], "bytes": path.stat().st_size})
         return
-    console.print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)", highlight=False, soft_wrap=True)
+    say(console, f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
 
 
 @app.command()
@@ -112,15 +114,15 @@ def verify(
             }
         )
     elif found.equal:
-        console.print(f"the same, to the last bit: {found.digest}", highlight=False, soft_wrap=True)
+        say(console, f"the same, to the last bit: {found.digest}")
     else:
-        errors.print(
-            f"another result: recorded {found.digest[:16]}, computed {found.again[:16]}", style="red", highlight=False
-        )
+        digests = f"recorded {found.digest[:16]}, computed {found.again[:16]}"
+        what = "the digest is the same, other numbers aren't" if found.digest == found.again else digests
+        say(errors, f"another result: {what}", "red")
         for name, why in found.differing.items():
-            errors.print(f"{name}: {why}", highlight=False, soft_wrap=True, markup=False)
+            say(errors, f"{name}: {why}")
         for row in found.result.failures:
-            errors.print(f"{row.sample}: {row.reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+            say(errors, f"{row.sample}: {row.reason}", "yellow")
     if not found.equal:
         raise typer.Exit(DIFFERENT)
 
@@ -137,13 +139,13 @@ def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = 
     chosen = release_for(request)
     spec, places = make_spec(chosen, request), places_for(chosen, request)
     if places.note:
-        errors.print(places.note, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        say(errors, places.note, "yellow")
     if places.to_simulate is not None:
         if as_json:
             print_json({"to_simulate": places.to_simulate, "sources": list(places.sources)})
         else:
             text = f"{places.to_simulate} events would be simulated into {places.sources[0]} first, and read from there"
-            console.print(text, highlight=False, soft_wrap=True)
+            say(console, text)
         return
     settings = settings_for(request, places.sources, runs)
     for place in settings.sources:
@@ -159,16 +161,18 @@ def tell_what_would_be_read(request: RunRequest, runs: Path, *, as_json: bool = 
         return
     print_table(console, preview_table(found))
     for reason in found.unread:
-        errors.print(f"not read: {reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+        say(errors, f"not read: {reason}", "yellow")
     workers = 1 if request.engine == "serial" else settings.limits.max_actors
-    console.print(
+    say(
+        console,
         f"{spec.release.title}, {spec.selection.name}: {100 * spec.fraction:.4g} % of each file, "
         f"{spec.luminosity:.4g} fb⁻¹; {counted(found.tasks, 'task')}, {len(found.branches)} branches, "
         f"{of_bytes(found.bytes)}",
-        highlight=False,
+        is_prose=True,
     )
-    console.print(
+    say(
+        console,
         f"{about(found.cpu_s)} of CPU, {about(found.cpu_s / workers)} on {counted(workers, 'worker')}, beside start-up "
         f"and waiting for input: {found.basis}",
-        highlight=False,
+        is_prose=True,
     )

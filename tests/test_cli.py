@@ -626,6 +626,41 @@ def test_events_that_are_not_simulated_are_told(cli, toys, tmp_path, capsys):
     assert err.startswith("--events simulates into a folder of release toy alone")
 
 
+@pytest.mark.parametrize("command", [("result", "done"), ("result", "done", "--json"), ("--version",), ("runs",)])
+def test_output_that_a_full_disk_cannot_take_is_one_line(finished, command):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hzzray", *command],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env={**os.environ, "HZZRAY_RUNS": str(finished)},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "hzzray: the output can't be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("option", [("--json",), ("--toys", "5"), ("--output", "there")])
+def test_what_a_watched_fit_cannot_do_is_refused(cli, tmp_path, option):
+    """It was left out without a word, and --json had no JSON."""
+    code, out, err = cli("fit", "one", "--watch", *option, "--runs", tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("hzzray: --watch fits quickly, into the run's folder: it goes without --toys")
+
+
+def test_brackets_in_names_are_no_markup(cli, tmp_path, monkeypatch):
+    """A closing tag was a traceback, an opening one was gone from the name, a long path was broken at 80."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("[/x] [red]" + "of a long name " * 10)
+    code, out, _ = cli("toy", folder, "--events", 20)
+    written = len(list(folder.rglob("*.root")))
+    assert (code, out) == (0, f"wrote {written} files to {folder}\n")
+    run = ("run", "--engine", "serial", "--source", folder, "--runs", folder, "--samples", "Zee,data_A", *FEW)
+    code, _, err = cli(*run, "--run-id", "a")
+    assert code == 0, err
+    (folder / "a").rename(folder / "[a]")
+    for command in (("report", "[a]"), ("status", "[a]"), ("cutflow", "[a]"), ("result", "[a]")):
+        code, out, err = cli(*command, "--runs", folder)
+        assert (code, "[a]" in out) == (0, True), (command, err)
+
+
 def test_a_dry_run_of_little_is_said_in_words(cli, toys, tmp_path):
     run = ("run", "--source", toys, "--samples", "data_A", "--fraction", "0.01", "--dry-run", "--runs", tmp_path)
     code, out, _ = cli(*run, "--engine", "serial")

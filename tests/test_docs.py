@@ -71,6 +71,14 @@ def test_each_page_is_in_the_navigation():
         assert f": {path.name}\n" in navigation, f"{path.name} has no place in mkdocs.yml"
 
 
+def test_all_commands_are_listed():
+    """As the README says of that page."""
+    listed = (ROOT / "docs" / "running.md").read_text(encoding="utf-8").partition("## Commands")[2].split("```")[1]
+    named = re.findall(r"hzzray ([\w, ]+?)(?:  |$)", listed, re.MULTILINE)
+    words = {word for names in named for word in re.split(r", ", names)}
+    assert set(typer.main.get_command(cli.app).commands) <= words
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")

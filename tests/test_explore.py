@@ -356,13 +356,14 @@ def test_the_command_line_answers_once(cli, runs):
 def test_the_command_line_answers_line_by_line(cli, runs, monkeypatch):
     lines = [
         "--cut m12=60:100 --cut pt1=25: --cut m34=12: --cut dr_same=: --observable m12 --observable pt4l=0:300:30",
-        "command", "keep by-hand", "--cut m5=1:2", "--what 3", "quit", "never",
+        "command", "keep ../up", "keep by-hand", "--cut m5=1:2", "--what 3", "quit", "never",
     ]  # fmt: skip
     monkeypatch.setattr("sys.stdin", lines)
     code, said, trouble = cli("explore", "base", "--engine", "serial", "--runs", runs)
     assert code == 0
     assert "hzzray run --release toy" in said
     assert load_json(runs / "by-hand").digest == load_json(runs / "other").digest
+    assert "run-id: must be of letters" in trouble
     assert "has no variable 'm5'" in trouble
     assert "--what: expected --cut" in trouble
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -67,3 +68,12 @@ def test_the_readmes_of_docs_name_modules_that_there_are():
         for path in re.findall(r"\b(\w+(?:/\w+)+\.py)\b", file.read_text(encoding="utf-8")):
             if path.split("/")[0] in known:
                 assert (ROOT / path).is_file(), f"{file.name}: {path}"
+
+
+def test_what_is_printed_of_names_is_printed_as_it_is():
+    """Rich takes brackets for markup: what is put together goes through ``say``, or says that it has none."""
+    for file in [path for folder in ("hzzray", "bridge", "kuberay") for path in (ROOT / folder).rglob("*.py")]:
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "print":
+                is_text = isinstance(call.args[0], ast.JoinedStr)
+                assert not is_text or "markup" in {given.arg for given in call.keywords}, f"{file}: {call.lineno}"

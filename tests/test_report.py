@@ -243,6 +243,35 @@ def test_verify_finds_a_changed_number(cli, folder, tmp_path):
     assert "llll: 1 bins differ, the first is number 3" in err
 
 
+def test_verify_compares_what_the_digest_is_not_of(cli, folder, tmp_path):
+    """Whoever changes a yield, a cutflow or a sample of a report leaves its digest as it is."""
+    result = json.loads((folder.path / "result.json").read_text())
+    source = read_record(folder.path).sources[0]
+    changed = json.loads(json.dumps(result))
+    changed["samples"]["llll"]["sumw"][3] += 1e-9
+    changed["samples"]["Zee"]["cutflow"].pop()
+    changed["samples"]["Zee"]["sumw"].pop()
+    changed["samples"]["mine"] = changed["samples"]["data_A"]
+    changed["variations_digest"] = "0" * 64
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    code, out, err = cli("verify", tmp_path / "changed.json", "--source", source)
+    assert (code, out) == (1, "")
+    first, *others = err.splitlines()
+    assert first == "another result: the digest is the same, other numbers aren't"
+    assert "Zee: other sums" in others
+    assert "mine: only one of both results has it" in others
+    assert f"variations: recorded {'0' * 16}, computed " in others
+    assert any(line.startswith("llll: 1 bins differ, the first is number 3: ") for line in others)
+
+
+def test_verify_follows_a_link_of_the_users_own(cli, folder, tmp_path):
+    (tmp_path / "sent.json").symlink_to(folder.path / "result.json")
+    code, _, err = cli("verify", tmp_path / "sent.json", "--source", read_record(folder.path).sources[0])
+    assert (code, err) == (0, "")
+    for what in ("/dev/null", tmp_path / "gone.html"):
+        assert cli("verify", what)[0] == 2, "1 would be another result"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [("<html></html>", "neither a report nor a result.json"), ("{}", "neither a report nor a result.json")],

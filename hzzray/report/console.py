@@ -22,6 +22,7 @@ from hzzray.messages import Counts
 from hzzray.physics.histogram import Axis
 from hzzray.report.console_table import print_table
 from hzzray.report.run_tables import cutflow_summary, failure_lines, of_count
+from hzzray.report.say import say
 from hzzray.runs.result import Result, Significance
 from hzzray.statistics.scaling import names
 
@@ -93,7 +94,7 @@ class RunProgress:
         if not merged + failed and planned:
             passed = f"{time.monotonic() - self._begun:.0f} s"
             said = f"{planned} tasks: {_STILL} {passed}" if again else f"{planned} tasks: {_STARTING}"
-        self._console.print(said, highlight=False, soft_wrap=True)
+        say(self._console, said)
 
 
 @contextmanager
@@ -122,9 +123,7 @@ def published(console: Console) -> Iterator[Callable[[int, int, str], None]]:
         def show(done: int, total: int, trouble: str) -> None:
             bar.update(row, completed=done, total=total, trouble=trouble)
             if not console.is_terminal:
-                console.print(
-                    f"{done} of {total} tasks published" + (f"; {trouble}" if trouble else ""), highlight=False
-                )
+                say(console, f"{done} of {total} tasks published" + (f"; {trouble}" if trouble else ""))
 
         yield show
 
@@ -165,18 +164,19 @@ def summary(result: Result, console: Console) -> None:
         table.add_row(escape(name), f"{group.n_out}", *cells)
     print_table(console, table, long={"group"})
     for line in (f"luminosity: {result.luminosity}", *_fraction(result), *_meaning(result)):
-        console.print(line, highlight=False, markup=False)
+        say(console, line, is_prose=True)
     if result.cost.events:
         print_table(console, cutflow_summary(result))
     for warning in [*failure_lines(result), *result.warnings]:
-        console.print(warning, style="yellow", highlight=False, markup=False)
+        say(console, warning, "yellow", is_prose=True)
     cost = result.cost
     tasks = result.tasks
-    console.print(
+    say(
+        console,
         f"{result.status}: {tasks.planned} tasks planned = {tasks.merged} merged + {tasks.failed} failed; "
         f"{of_count(cost.events).strip()} events in {cost.wall_s:.1f} s of wall clock and {cost.cpu_s:.1f} s of CPU; "
         f"digest {result.digest[:16]}",
-        highlight=False,
+        is_prose=True,
     )
 
 

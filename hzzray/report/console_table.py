@@ -11,6 +11,8 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from hzzray.report.say import say
+
 # Wider than any table [characters].
 _ANY = 100_000
 
@@ -33,10 +35,10 @@ def print_table(console: Console, table: Table, *, spare: Sequence[str] = (), lo
         if _fits(console, shown, long) or _fits(console, _bare(shown), long):
             console.print(shown)
             if left_out:
-                console.print(f"no room for {', '.join(left_out)}: --json tells", style="dim", highlight=False)
+                say(console, f"no room for {', '.join(left_out)}: --json tells", "dim")
             return
     for line in _lines(console, table):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from hzzray.data.fetch import FetchStep
 from hzzray.data.fetch import Progress as Report
+from hzzray.report.say import say
 
 
 @contextmanager
@@ -81,4 +82,4 @@ class _Transfers:
         if step.name in self._moving:
             self._bars.remove_task(self._moving.pop(step.name)[0])
         size = "" if step.outcome == "failed" else f"  {decimal(step.done)}"
-        self._bars.console.print(f"{step.outcome:8}{step.name}{size}", markup=False, highlight=False, soft_wrap=True)
+        say(self._bars.console, f"{step.outcome:8}{step.name}{size}")

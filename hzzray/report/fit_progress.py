@@ -10,6 +10,7 @@ from threading import Event, Thread
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hzzray.report.say import say
 from hzzray.statistics.progress import Progress as Report
 
 #: How often a plain line is printed [s]: most fits end before the first one.
@@ -50,7 +51,7 @@ def _plain(console: Console) -> Iterator[Report]:
         while not over.wait(EVERY_S):
             what, done, total = last
             count = f" {done} of {total}" if total > 1 else ""
-            console.print(f"{what}{count}, {time.monotonic() - begun:.0f} s", highlight=False, soft_wrap=True)
+            say(console, f"{what}{count}, {time.monotonic() - begun:.0f} s")
 
     telling = Thread(target=tell, daemon=True)
     telling.start()

@@ -31,7 +31,7 @@ from hzzray.runs.folder import RunFolder, find_run
 from hzzray.runs.plan import CHUNK, Plan, readable
 from hzzray.runs.request import bound_of, bound_text, change_spec, colons, cut_texts, make_spec, number_text
 from hzzray.runs.result import Result, environment, summarise
-from hzzray.runs.run import Settings, finish, keep_settings, new_run_id, settings_of
+from hzzray.runs.run import Settings, finish, keep_settings, make_settings, new_run_id, settings_of
 from hzzray.runs.templates import as_hist, scaled
 
 #: A session that nobody asks anything for so long ends by itself [s].
@@ -313,16 +313,17 @@ class Session:
     def keep(self, what: Answer | RunSpec | Mapping[str, Ends | None], run_id: str | None = None) -> Path:
         """Write a re-cut as a run of its own, whose digest is that of a run that reads everything; returns its folder.
 
-        Ranges that could not be read are its failures, as in a run. Raises UsageError where such a run exists.
+        Ranges that could not be read are its failures, as in a run. Raises UsageError for a name that is none, and for
+        that of a run.
         """
         spec = self._spec_of(what)
-        begun = time.perf_counter()
-        heard = self._ask(spec, viewer=f"keep-{secrets.token_hex(4)}", apart=True)
-        settings = self.settings.model_copy(update={"run_id": run_id or new_run_id(), "bridged": False})
-        settings = Settings.model_validate(settings.model_dump())
+        own = self.settings.model_dump()
+        settings = make_settings(**{**own, "run_id": run_id or new_run_id(), "bridged": False})
         kept = RunFolder(settings.folder.resolve())
         if kept.ledger_path.exists():
             raise UsageError(f"run {settings.run_id} exists in {settings.runs}: take another name")
+        begun = time.perf_counter()
+        heard = self._ask(spec, viewer=f"keep-{secrets.token_hex(4)}", apart=True)
         ids = {"run_id": settings.run_id, "spec": spec.digest}
         uuids = self._contents(spec)
         kept.create_ledger(spec)

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hzzray.errors import UsageError
-from hzzray.files import read_own
+from hzzray.files import OutputError, read_own
 from hzzray.runs.folder import RESULT, RESULT_BYTES, RunFolder, load_json
 from hzzray.runs.plan import CHUNK
 from hzzray.runs.result import Result
@@ -81,15 +81,17 @@ def embedded(record: Record) -> str:
 
 
 def read_record(path: Path) -> Record:
-    """Read a record from a run's folder, a report, or a ``result.json``; raises UsageError or OutputError naming it."""
+    """Read a record from a run's folder, a report, or a ``result.json``; raises UsageError naming it."""
     if path.is_dir():
         return record_of(RunFolder(path))
     if path.name == RESULT and RunFolder(path.parent).has_ledger:
         return record_of(RunFolder(path.parent))
     try:
-        text = read_own(path, RESULT_BYTES).decode("utf-8")
+        text = read_own(path.resolve(), RESULT_BYTES).decode("utf-8")  # the user names it: a link is his own
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such run, report or result") from error
+    except OutputError as error:
+        raise UsageError(str(error)) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: neither a report nor a result.json: {error.reason}") from error
     found = _RECORD.search(text)

@@ -28,7 +28,7 @@ class Verdict:
     digest, again
         SHA-256 of the bins, recorded and computed now.
     differing
-        By sample, what of it is another: numbers in words.
+        By sample, what of it is another: numbers in words. And of ``variations``, where their bins are.
     result
         The second computation's result.
     """
@@ -40,8 +40,8 @@ class Verdict:
 
     @property
     def equal(self) -> bool:
-        """Whether both are the same to the last bit."""
-        return self.digest == self.again
+        """Whether both are the same to the last bit: the bins, and what is told of each sample."""
+        return self.digest == self.again and not self.differing
 
 
 def verify(
@@ -73,20 +73,27 @@ def verify(
 
 
 def _differing(was: Result, now: Result) -> Iterable[tuple[str, str]]:
-    for name, sample in was.samples.items():
-        other = now.samples[name]
-        if any(getattr(sample, field) != getattr(other, field) for field in _COMPARED):
+    for name in dict.fromkeys((*was.samples, *now.samples)):
+        sample, other = was.samples.get(name), now.samples.get(name)
+        if sample is None or other is None:
+            yield name, "only one of both results has it"
+        elif any(getattr(sample, field) != getattr(other, field) for field in _COMPARED):
             yield name, _difference(sample, other)
+    if was.variations_digest != now.variations_digest:
+        yield "variations", f"recorded {was.variations_digest[:16]}, computed {now.variations_digest[:16]}"
 
 
 def _difference(was: SampleResult, now: SampleResult) -> str:
-    """Say the first thing that is another, in the order in which one causes the next."""
+    """Say the first thing that is another, in the order in which one causes the next.
+
+    Whatever somebody wrote into a record: it may have more or fewer cuts and bins.
+    """
     if was.entries != now.entries:
         return f"{was.entries} entries read, now {now.entries}"
-    for before, after in zip(was.cutflow, now.cutflow, strict=True):
+    for before, after in zip(was.cutflow, now.cutflow, strict=False):
         if before.n != after.n:
             return f"{before.n} events left after {before.cut!r}, now {after.n}"
-    bins = [i for i, pair in enumerate(zip(was.sumw, now.sumw, strict=True)) if pair[0] != pair[1]]
+    bins = [i for i, pair in enumerate(zip(was.sumw, now.sumw, strict=False)) if pair[0] != pair[1]]
     if bins:
         return (
             f"{len(bins)} bins differ, the first is number {bins[0]}: {was.sumw[bins[0]]!r}, now {now.sumw[bins[0]]!r}"
