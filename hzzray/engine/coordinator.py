@@ -218,15 +218,20 @@ class Coordinator:
             while whole and not self._is_whole and await self._moves():
                 self._used = time.monotonic()
             found: list[Candidate] = []
-            for member in self._members:
-                if pick.limit is not None and len(found) >= pick.limit:
-                    break
+            # At one moment, as a question is dealt out: ranges move from one worker to another.
+            parts = [(member, sorted(member.mine)) for member in self._members if member.mine]
+            lacking = len(self._session.tasks) - len(self._failed) - sum(len(numbers) for _, numbers in parts)
+            for member, numbers in parts:
+                lacking += len(numbers)
                 with self._fallible(member):
-                    picked: dict[int, Picked] = await member.handle.pick.remote(pick, sorted(member.mine))
+                    picked: dict[int, Picked] = await member.handle.pick.remote(pick, numbers)
                     for number, some in picked.items():
                         found += await member.handle.describe.remote(number, some)
-            if not whole or self._is_whole or len(found) == pick.limit:
-                break  # else a worker has taken its ranges along
+                    lacking -= len(numbers)
+                if pick.limit is not None and len(found) >= pick.limit:
+                    return found[: pick.limit]
+            if not whole or not lacking:
+                break
         return found[: pick.limit]
 
     async def picked(self, pick: Pick, number: int) -> Picked | None:
