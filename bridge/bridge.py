@@ -37,6 +37,7 @@ from hzzray.engine.monitor import Usage
 from hzzray.engine.service_usage import Services
 from hzzray.errors import HzzrayError, first_of
 from hzzray.messages import Counts
+from hzzray.parallel import aside
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.run import signals
 
@@ -317,7 +318,7 @@ class Bridge:
         most: float = self._terms.limits.max_actors
         if len(busy) > 1:
             with contextlib.suppress(*AWAY):
-                most = min(most, await asyncio.to_thread(room))
+                most = min(most, await aside(room))
         for session in busy:
             session.bound(max(1, int(most) // len(busy)))
 

@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from datetime import datetime
+from threading import Event
 from uuid import UUID
 
 import numpy as np
@@ -44,6 +46,29 @@ def run(folder, sources, spec, *, run_id="run", **settings):
         planned=lambda _: None,
         progress=lambda _: None,
     )
+
+
+def test_a_head_that_gives_no_answer_holds_up_no_task(ray_cluster, toys, toy_spec, serial, tmp_path, monkeypatch):
+    """A question to one that is gone blocked the loop for a minute, until Ray ended the process in its own words."""
+    import ray
+
+    over, asked, answered = Event(), [], []
+    nodes = ray.nodes
+
+    def ask():
+        asked.append(time.monotonic())
+        if len(asked) > 1:
+            answered.append(over.wait(60))
+        return nodes()
+
+    monkeypatch.setattr("ray.nodes", ask)
+    try:
+        result = run(tmp_path, [toys], toy_spec, engine="ray", chunk=100, pace_s=3.0)
+        assert len(asked) > 1
+        assert not answered, "the run has ended, and it still waits"
+    finally:
+        over.set()
+    assert result.digest == serial.digest
 
 
 @pytest.fixture(scope="module")

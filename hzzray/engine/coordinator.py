@@ -38,6 +38,7 @@ from hzzray.engine.hot import HotWorker
 from hzzray.engine.monitor import Usage
 from hzzray.errors import HzzrayError, MissingFileError, TransientError
 from hzzray.messages import Range, RunSpec, Task
+from hzzray.parallel import aside
 from hzzray.physics.analysis import Cut, Template
 from hzzray.physics.cached_filler import Picked
 from hzzray.retry import waits
@@ -468,7 +469,7 @@ class Coordinator:
         """Tell whether somebody has waited for a while for slots as the workers here have."""
         others: set[str] = set()
         with contextlib.suppress(*AWAY):
-            others = await asyncio.to_thread(waiting, [member.handle for member in self._members])
+            others = await aside(waiting, [member.handle for member in self._members])
         self._others = Counter({one: self._others[one] + 1 for one in others})
         return any(looks >= _LOOKS for looks in self._others.values()) and any(one.ready for one in self._members)
 

@@ -72,6 +72,7 @@ from hzzray.engine.reducer import WATCHING_S, Live
 from hzzray.engine.source import MemorySource, TaskSource
 from hzzray.errors import first_of
 from hzzray.messages import Counts, Partial, RunState
+from hzzray.parallel import aside
 
 Watcher = Callable[[Live], None]
 """Is told about every second how the run goes, all its pools together, the run's state where it changed."""
@@ -128,6 +129,8 @@ class Pool:
         self._event_log = EventLog()
         self._cpu_baseline = CpuBaseline()
         self._version = -1
+        self._names: dict[str, str] = {}
+        self._asked: asyncio.Task[list[dict[str, Any]]] | None = None
 
     @property
     def wish(self) -> Wish:
@@ -320,25 +323,25 @@ class Pool:
         await asyncio.sleep(look.after_s)
         if (worker := self._workers.get(look.worker)) is None:
             return
-        before = await asyncio.to_thread(restarts, worker)
+        before = await aside(restarts, worker)
         try:
             await _usage(worker, look.within_s)
         except (TimeoutError, RayError) as error:
-            now = await asyncio.to_thread(restarts, worker)
+            now = await aside(restarts, worker)
             self._tell(no_answer(look.worker, error, before, now))
         else:
-            self._tell(Came(look.worker, await asyncio.to_thread(node_of, worker)))
+            self._tell(Came(look.worker, await aside(node_of, worker)))
 
     async def _look_at_nodes(self) -> None:
         try:
-            nodes = tuple(await asyncio.to_thread(working_nodes))
+            nodes = tuple(await aside(working_nodes))
         except AWAY:
             nodes = None
         self._tell(NodesSeen(nodes))
 
     async def _look_for_room(self) -> None:
         try:
-            slots = await asyncio.to_thread(room)
+            slots = await aside(room)
         except AWAY:
             slots = None
         self._tell(RoomSeen(slots))
@@ -362,7 +365,7 @@ class Pool:
         usages |= {usage.actor: usage for usage in self._around()}
         rows.extend(self._cpu_baseline(usage) for usage in usages.values())
         ready = sum(one.is_ready for one in standings)
-        nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        nodes = await self._live_nodes()
         self._event_log.tell_of_nodes(nodes)
         scale = Scale(
             actors=ready + len(self._dispatch.lenders),
@@ -389,6 +392,19 @@ class Pool:
         self._metrics.level("actors", scale.actors)
         self._metrics.level("tasks_waiting", scale.waiting)
         self._metrics.level("tasks_in_flight", scale.in_flight)
+
+    async def _live_nodes(self) -> dict[str, str]:
+        """Tell the names of the nodes by their ids; as they were last seen where Ray's head gives no answer.
+
+        A question to one that is gone blocks for a minute: nothing is to wait with it.
+        """
+        if self._asked is None:
+            self._asked = asyncio.ensure_future(aside(ray.nodes))
+        await asyncio.wait([self._asked], timeout=_TICK_S)
+        if self._asked.done():
+            rows, self._asked = self._asked.result(), None
+            self._names = {node["NodeID"]: node["NodeManagerHostname"] for node in rows if node["Alive"]}
+        return self._names
 
     async def _usages(self) -> dict[str, Usage]:
         """Ask the workers what they have used, and what is used around them; by name."""

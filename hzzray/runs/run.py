@@ -33,6 +33,7 @@ from hzzray.engine.source import MemorySource
 from hzzray.engine.template_tables import tables
 from hzzray.errors import HzzrayError, UsageError
 from hzzray.messages import RUN_ID, Counts, PlannedFile, RunSpec, RunState, Task
+from hzzray.parallel import aside
 from hzzray.physics.histogram import digest, varied_digest
 from hzzray.runs.folder import RunFolder, named, save_json
 from hzzray.runs.plan import CHUNK, Plan, check_source, make_plan, readable
@@ -392,7 +393,7 @@ async def _with_ray(ledger: Ledger, settings: Settings, progress: Callable[[Coun
     find = partial(start_reducer, ledger)
     with Journal(ledger, clock) as journal:
         metrics, around = Metrics(ledger.run_id, "pool"), Services(settings.runs)
-        lent = await asyncio.to_thread(lenders, ledger.spec)
+        lent = await aside(lenders, ledger.spec)
         pool = Pool(
             start, find, settings.limits, journal.write, metrics, around=around, sources=settings.sources, lent=lent
         )
