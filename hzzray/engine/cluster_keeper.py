@@ -5,6 +5,7 @@ Started by ``hzzray.engine.standing_cluster``, which says what for.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -20,6 +21,7 @@ from hzzray.engine.cluster import cluster
 from hzzray.engine.local_cluster import await_dashboard
 from hzzray.errors import HzzrayError
 from hzzray.files import write_whole
+from hzzray.parallel import begun
 
 # It looks whether it is wanted, and once in so many looks whether our own files have changed.
 _LOOK_S, _SELDOM = 0.5, 10
@@ -29,6 +31,9 @@ _REST_S = 3.0
 
 # So often, at the most, what lacks is started between two runs; and for a cluster that is to stay so long at least.
 _TRIES, _WORTH_S = 3, 60.0
+
+# How long runs that use it are given word of its end, at the most.
+_WORD_S = 3.0
 
 # Without these there is no cluster any more.
 _PARTS = ("gcs_server", "raylet")
@@ -53,6 +58,8 @@ def main() -> None:
         try:
             write_whole(record, lambda path: path.write_text(_record(slots, idle_s, named), encoding="utf-8"), 0o600)
             _stay(place, slots, idle_s, over, ends_with_last=ends_with_last)
+            if over.is_set():
+                _tell_runs()
         finally:
             record.unlink(missing_ok=True)
 
@@ -69,6 +76,24 @@ def _record(slots: int, idle_s: float, named: str) -> str:
         idle_s=idle_s,
         environment=named,
     ).model_dump_json()
+
+
+def _tell_runs() -> None:
+    """End the named actors, runs' reducers among them: drivers hear of that, and of a cluster that is gone nothing.
+
+    They would go on asking it until Ray ends them in its own words, a minute later.
+    """
+    import ray  # noqa: PLC0415 (as above)
+
+    def end(_: None) -> None:
+        for one in ray.util.list_named_actors(all_namespaces=True):
+            with contextlib.suppress(ValueError):  # it has gone
+                ray.kill(ray.get_actor(one["name"], one["namespace"]))
+        while ray.util.list_named_actors(all_namespaces=True):
+            time.sleep(0.05)
+
+    with contextlib.suppress(TimeoutError, RuntimeError, ConnectionError, ray.exceptions.RayError):
+        begun(end, [None], 1)[0].result(_WORD_S)
 
 
 class _Spares:
