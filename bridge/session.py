@@ -43,6 +43,7 @@ from hzzray.engine.reducer import Live
 from hzzray.engine.sight import unreachable
 from hzzray.errors import HzzrayError
 from hzzray.messages import Counts, Task
+from hzzray.parallel import aside
 from hzzray.runs.folder import RunFolder
 from hzzray.runs.run import Clock, Journal, Settings, add_plan, finish, keep_settings
 from hzzray.urls import is_inside
@@ -352,7 +353,7 @@ class Session:
 
     async def _warn_of_unreachable(self, files: Sequence[str]) -> None:
         """Say so when no worker sees what the run reads: each of its tasks is about to fail."""
-        for source, nodes in (await asyncio.to_thread(unreachable, files, self._terms.sources)).items():
+        for source, nodes in (await aside(unreachable, files, self._terms.sources)).items():
             log.warning("run %s: no worker sees %s (on %s)", self.run_id, source, ", ".join(nodes))
 
     async def _end_soon(self, pool: Pool) -> None:

@@ -20,7 +20,7 @@ from hzzray.engine.ledger import Wish
 from hzzray.engine.monitor import Usage, service, service_of
 from hzzray.errors import UsageError
 from hzzray.messages import WIRE_VERSION, Message, RunId, Task
-from hzzray.runs.request import mistake
+from hzzray.runs.request import checked
 
 #: Bytes of a body at the most: of an announcement, which holds a whole plan, and of anything else.
 ANNOUNCEMENT_BYTES = 16_000_000
@@ -93,10 +93,7 @@ class Order(Message):
     @classmethod
     def of(cls, **wanted: object) -> Self:
         """Make an order; raises UsageError naming what is wrong."""
-        try:
-            return cls.model_validate(wanted)
-        except ValidationError as error:
-            raise UsageError(mistake(error)) from error
+        return checked(cls, wanted)
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:

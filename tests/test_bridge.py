@@ -594,20 +594,8 @@ def test_a_copy_of_a_run_is_a_run_of_its_own(cli, site, folder, digest, monkeypa
     """Its tasks were published, and its dead letters kept, as the original's: it never ended."""
     monkeypatch.setenv("HZZRAY_BROKER_MANAGEMENT", site.vhost.broker.management_url)
     monkeypatch.setenv("HZZRAY_BROKER", site.vhost.url)
-    command = (
-        "run",
-        "--source",
-        folder,
-        "--runs",
-        site.runs,
-        *FEW,
-        "--chunk",
-        1000,
-        "--actors",
-        2,
-        "--broker",
-        site.vhost.url,
-    )
+    options = (*FEW, "--chunk", 1000, "--actors", 2, "--broker", site.vhost.url)
+    command = ("run", "--source", folder, "--runs", site.runs, *options)
     repair = damage(folder / release("toy").sample("Zee").path)
     assert cli(*command, "--run-id", "r")[0] == 3
     shutil.copytree(site.runs / "r", site.runs / "copy")

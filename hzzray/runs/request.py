@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -22,6 +22,8 @@ from hzzray.messages import RUN_ID, RunSpec
 from hzzray.physics.analysis import Analysis, Bound, Template, Variable, Variation
 from hzzray.physics.histogram import Axis
 from hzzray.physics.selection import PRESETS, Selection, changed, preset, select
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 # What pydantic finds wrong, in our words.
 _RULES = {
@@ -238,10 +240,7 @@ class RunRequest(BaseModel):
     @classmethod
     def of(cls, **chosen: object) -> Self:
         """Make a request; raises UsageError naming what is wrong."""
-        try:
-            return cls.model_validate(chosen)
-        except ValidationError as error:
-            raise UsageError(mistake(error)) from error
+        return checked(cls, chosen)
 
     @property
     def analyses(self) -> tuple[str, ...]:
@@ -519,6 +518,14 @@ def _parameter(selection: Selection, text: str) -> tuple[str, bool | float]:
     if isinstance(selection.parameters.get(name), int) and number != int(number):
         raise UsageError(f"--parameter {text}: {name} must be a whole number")
     return name, number
+
+
+def checked(model: type[_Model], given: Mapping[str, object]) -> _Model:
+    """Make a model of what a user has given; raises UsageError naming what is wrong."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise UsageError(mistake(error)) from error
 
 
 def mistake(error: ValidationError) -> str:

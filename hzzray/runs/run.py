@@ -20,7 +20,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple, Protocol, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hzzray.cache import cache_folder
 from hzzray.engine.cluster import usable_cpus, write_dashboard_file
@@ -37,7 +37,7 @@ from hzzray.parallel import aside
 from hzzray.physics.histogram import digest, varied_digest
 from hzzray.runs.folder import RunFolder, named, save_json
 from hzzray.runs.plan import CHUNK, Plan, check_source, make_plan, readable
-from hzzray.runs.request import Engine, RunRequest, mistake
+from hzzray.runs.request import Engine, RunRequest, checked
 from hzzray.runs.result import Result, moment, summarise
 from hzzray.runs.tables import Recorder
 from hzzray.runs.templates import save_root, save_templates, scaled
@@ -84,10 +84,7 @@ class Settings(BaseModel):
 
 def make_settings(**chosen: object) -> Settings:
     """Put settings together; raises UsageError naming what is wrong."""
-    try:
-        return Settings.model_validate(chosen)
-    except ValidationError as error:
-        raise UsageError(mistake(error)) from error
+    return checked(Settings, chosen)
 
 
 def settings_for(request: RunRequest, sources: tuple[str, ...], runs: Path) -> Settings:
