@@ -105,7 +105,7 @@ def test_nodes_that_lack_files_do_those_that_they_have(toys, tmp_path):
     for case, run in zip(cases[:4], runs, strict=False):
         assert (run["digest"], run["counts"][2]) == (serial, 0), (case, run)
     for run in runs[:3]:
-        assert sum(run["vain"].values()) <= 2 * 2, "what was in flight when the first one failed"
+        assert sum(run["vain"].values()) <= 2 * 2, "calls that were in flight when the first one failed"
     planned, merged, failed = runs[4]["counts"]
     assert merged + failed == planned
     assert merged
