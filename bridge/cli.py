@@ -123,9 +123,9 @@ def definitions(
 @app.command("bridge")
 def serve(
     broker: Broker = None,
-    runs: Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs, shared by all bridges.")] = Path(
-        "runs"
-    ),
+    runs: Annotated[
+        Path, typer.Option(envvar="HZZRAY_RUNS", file_okay=False, help="Folder of runs, shared by all bridges.")
+    ] = Path("runs"),
     source: Annotated[
         list[str] | None,
         typer.Option(help="What tasks may read, several times; or HZZRAY_SOURCES. Default: the releases' addresses."),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from importlib import import_module
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
@@ -53,7 +54,15 @@ class _InterruptError(Exception):
 
 
 class _Commands(TyperGroup):
-    """Lets an interrupt come to ``main``: typer would end without a word."""
+    """Lets an interrupt come to ``main``, as typer would end without a word, and takes nothing that is empty."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 (typer's own)
+        """Take apart what was given; raises UsageError for what is empty: as a path it would be the current folder."""
+        for before, word in pairwise(["hzzray", *args]):
+            name, is_joined, value = word.partition("=")
+            if not word or (name.startswith("--") and is_joined and not value):
+                raise UsageError(f"{name or f'what follows {before}'} is empty: is a variable of the shell not set?")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 (typer's own)
         """Do a command."""

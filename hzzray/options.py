@@ -26,7 +26,7 @@ Command = Callable[..., None]
 _OF_FILES = (".png", ".pdf", ".csv", ".json", ".yaml")
 
 Run = Annotated[str, typer.Argument(help="A run's id, or its folder.")]
-Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", help="Folder of runs.")]
+Runs = Annotated[Path, typer.Option(envvar="HZZRAY_RUNS", file_okay=False, help="Folder of runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read, and about how long, and do nothing.")]
 

@@ -139,10 +139,9 @@ RUN = ("run", "--engine", "serial")
         (("--source", "{tmp}/nowhere"), "source {tmp}/nowhere: no such folder"),
         (("--source", "{tmp}/empty"), "source {tmp}/empty: the folder is empty"),
         (("--source", "{toys}/MC/mc_361106.Zee.4lep.root"), "is a file; give the folder"),
-        (("--source", ""), "no source is named: --source wants a folder or an address"),
-        (("--source", "{toys}", "--samples", ""), "no sample is named: --samples wants NAME,NAME"),
+        (("--source", " "), "no source is named: --source wants a folder or an address"),
         (("--source", "{toys}", "--samples", " ,"), "no sample is named"),
-        (("--source", "{toys}", "--variations", ""), "no variation is named: --variations wants NAME,NAME"),
+        (("--source", "{toys}", "--variations", " "), "no variation is named: --variations wants NAME,NAME"),
         (("--source", "{toys}", "--samples", "Zee,Zebra"), "release toy has no sample 'Zebra'; it has data_A"),
         (("--source", "{toys}", "--fraction", "0"), "fraction: must be greater than 0, not 0"),
         (("--source", "{toys}", "--fraction", "1.5"), "fraction: must be 1 or less, not 1.5"),
@@ -233,9 +232,37 @@ def test_no_such_run(cli, tmp_path, command):
     assert f"{tmp_path / 'absent'}: no such run" in err
 
 
+def test_a_file_is_no_run_and_no_folder_of_runs(cli, finished):
+    file = finished / "done" / "result.json"
+    code, _, err = cli("result", file, "--runs", finished)
+    assert (code, err) == (2, f"hzzray: {file} is a file: give a run's id, or its folder (hzzray runs lists them)\n")
+    code, said, err = cli("runs", "--runs", file)
+    assert (code, said) == (2, "")
+    assert "Invalid value for '--runs'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("plot", "some", "--output", ""), "what follows --output"),
+        (("plot", "some", "--output="), "--output"),
+        (("kube", "render", ""), "what follows render"),
+        (("", "plot"), "what follows hzzray"),
+        (("fetch", "", "--release", "toy"), "what follows fetch"),
+        (("fetch", "{tmp}/data", "--samples", ""), "what follows --samples"),
+    ],
+)
+def test_what_is_empty_is_nobodys_folder(cli, tmp_path, monkeypatch, words, what):
+    """A variable of the shell that isn't set; `fetch "$DATA"` wrote into the folder one was in."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli(*(word.format(tmp=tmp_path) for word in words))
+    assert (code, err) == (2, f"hzzray: {what} is empty: is a variable of the shell not set?\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(("--source", "{toys}", "--samples", ""), "no sample is named"), (("--source", ""), "no source is named")],
+    [(("--source", "{toys}", "--samples", ","), "no sample is named"), (("--source", " "), "no source is named")],
 )
 def test_nothing_is_fetched_that_is_not_named(cli, toys, tmp_path, options, said):
     filled = [option.format(toys=toys) for option in options]

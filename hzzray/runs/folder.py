@@ -79,12 +79,16 @@ class RunFolder:
 def find_run(name: str, runs: Path) -> RunFolder:
     """Find a run by its id in a folder of runs, or by its own folder; it may not be there.
 
-    Raises UsageError for no name at all.
+    Raises UsageError for no name at all, or for a file's.
     """
     if not name.strip():
         raise UsageError("no run is named: give a run's id, or its folder (hzzray runs lists them)")
     there = RunFolder(Path(name))
-    return there if there.has_ledger else RunFolder(runs / name)
+    if there.has_ledger:
+        return there
+    if there.path.is_file() and not (runs / name).is_dir():
+        raise UsageError(f"{name} is a file: give a run's id, or its folder (hzzray runs lists them)")
+    return RunFolder(runs / name)
 
 
 def all_runs(runs: Path) -> Iterator[RunFolder]:
