@@ -186,9 +186,12 @@ class Session:
             self._in_background(reload_reducer(self._ledger))
 
     def _plan(self, ledger: Ledger, announced: Announcement) -> None:
-        """Write into the ledger what was announced, where that is of its spec."""
+        """Write into the ledger what was announced, where that is of its spec.
+
+        What was retracted since stays out: it was announced before somebody knew, and is announced at each start.
+        """
         if announced.spec.digest == ledger.spec.digest:
-            add_plan(ledger, announced.plan())
+            add_plan(ledger, announced.plan().instead(ledger.retracted()))
         else:
             log.warning("run %s: its ledger is of another spec than its announcement", self.run_id)
 

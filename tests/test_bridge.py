@@ -23,7 +23,9 @@ from hzzray.data.toy import write_toys
 from hzzray.engine.monitor import service
 from hzzray.errors import UsageError
 from hzzray.messages import Task
+from hzzray.runs.folder import RunFolder
 from hzzray.runs.request import make_spec
+from hzzray.runs.run import execute, retract, settings_of
 from hzzray.runs.tables import read_usage
 from tests.support.bridges import PASSWORDS, TOPOLOGY, Bridging, Site
 from tests.support.chaos import FEW, check_ledger, oracle
@@ -293,6 +295,22 @@ def test_a_sample_that_was_missing_is_planned_by_a_later_publisher(site, spec, f
         site.publish(spec, "r", folder, 300)
         assert site.wait("r").digest == digest
         everything_is_settled(site)
+
+
+def test_what_was_retracted_stays_out_until_the_run_is_started_anew(site, spec, toys, digest):
+    """It was announced before it was known to be bad: the next start of a bridge read it again."""
+    folder = RunFolder(site.runs / "r")
+    site.publish(spec, "r", toys)
+    with Bridging(site, toys):
+        assert site.wait("r").digest == digest
+        everything_is_settled(site)
+    gone, left = retract(folder, "Zee")
+    with Bridging(site, toys):
+        site.publish(spec, "r", toys)
+        assert site.reasons(gone).total() == gone
+        everything_is_settled(site)
+    assert (site.counts("r").failed, site.wait("r", "partial").digest) == (1, left.digest)
+    assert execute(*settings_of(folder), planned=lambda _: None, progress=lambda _: None).digest == digest
 
 
 def test_a_file_that_a_pattern_finds_later_is_planned_by_a_later_publisher(site, folder, digest, in_parts):

@@ -84,6 +84,9 @@ CREATE TABLE failures (task INTEGER PRIMARY KEY REFERENCES tasks ON DELETE CASCA
 """
 
 
+#: What is said of a file whose numbers were taken out.
+_RETRACTED = "retracted"
+
 _NEW_TASK = "INTO tasks (task_id, sample, file, uuid, tree, start, stop) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _NEW_FILE = "INTO files (uuid, sample, path, planned, total) VALUES (?, ?, ?, ?, ?)"
 
@@ -291,7 +294,7 @@ class Ledger:
                 )
                 self._drop(file.uuid)
                 task = self._task(sample, place, unread_uuid(sample, file.path), tree, 0, 0)
-                self._set_unread(Failure(task=task, reason="retracted", permanent=False), file.path, None)
+                self._set_unread(Failure(task=task, reason=_RETRACTED, permanent=False), file.path, None)
                 gone += int(merged)
             database.execute("UPDATE run SET epoch = epoch + 1")
         return gone
@@ -517,6 +520,12 @@ class Ledger:
             elif uuid in failures:
                 unread.append(UnreadFile(path, failures[uuid], again=total == 0))
         return files, unread
+
+    def retracted(self) -> list[UnreadFile]:
+        """List the files that were retracted, and not planned anew since."""
+        query = "SELECT path, body FROM files JOIN tasks USING (uuid) JOIN failures ON task = number"
+        files = [UnreadFile(path, self._failure(body)) for path, body in self._all(query)]
+        return [file for file in files if file.failure.reason == _RETRACTED]
 
     def blocks(self, numbers: Sequence[int] | None = None, template: int | None = None) -> dict[str, Blocks]:
         """Sum up what was merged, of each of the spec's samples.

@@ -51,6 +51,13 @@ class Plan:
         """What is to be read, file by file."""
         return tuple(task for file in self.files for task in file.tasks)
 
+    def instead(self, unread: Sequence[UnreadFile]) -> Plan:
+        """Have some files for ones that could not be planned, whether they could or not."""
+        places = {(file.sample, file.path) for file in unread}
+        files = tuple(file for file in self.files if (file.sample, file.path) not in places)
+        others = tuple(file for file in self.unread if (file.sample, file.path) not in places)
+        return Plan(files, (*others, *unread))
+
     @property
     def failures(self) -> tuple[Failure, ...]:
         """What could not be planned."""
