@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -183,7 +184,8 @@ class Troubled(Worker):
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "hang":
-                    os.kill(os.getpid(), signal.SIGSTOP)
+                    # This thread itself is stopped; of a process' signal another one takes note, when it comes to it.
+                    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
                 case "slow":
                     time.sleep(3600)
                 case "corrupt":
