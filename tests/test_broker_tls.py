@@ -94,7 +94,7 @@ def test_tls_where_there_is_none_and_none_where_there_is(broker, vhost, settings
         ask(wrong)
     to_tls = vhost.tls_url.replace("amqps:", "amqp:")
     with pytest.raises(BrokerError, match="nobody speaks AMQP there"):
-        ask(settings(to_tls))
+        ask(settings(to_tls, HZZRAY_BROKER_WAIT="2"))
 
 
 def test_the_management_plugin_must_prove_itself_too(broker, settings, untrusted):

@@ -335,7 +335,7 @@ def describe(events, outcomes, fate, i, rows):
 @pytest.mark.parametrize("style", ["realistic", "forward", "unrealistic"])
 def test_generated_events_fare_as_the_oracle_says(style, selection):
     gev = 0.001 if style == "forward" else 1.0
-    events = generated(11, 1500, style, gev)
+    events = generated(11, 700, style, gev)
     fate, unsure = check(events, selection, gev, norm=0.37)
     if style == "realistic":
         assert unsure.mean() < 0.002
