@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import shutil
 import time
@@ -319,7 +318,7 @@ def test_a_file_that_a_pattern_finds_later_is_planned_by_a_later_publisher(site,
     site.publish(spec, "r", folder, 500)
     with Bridging(site, folder):
         first = site.wait("r")
-        bring()
+        bring(0, 2)
         assert site.publish(spec, "r", folder, 300).tasks > first.tasks.planned
         wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
         everything_is_settled(site)
@@ -339,30 +338,34 @@ def in_parts(folder):
     for i in (0, 2):
         (folder / f"Zee/{i}.root").rename(folder / f"{i}.away")
 
-    def bring():
-        for i in (0, 2):
+    def bring(*parts):
+        for i in parts:
             (folder / f"{i}.away").rename(folder / f"Zee/{i}.root")
 
     return make_spec(toy.model_copy(update={"samples": samples}), observables=("m4l",)), bring
 
 
-@pytest.mark.parametrize("restarts", [False, True])
-def test_a_run_that_is_complete_takes_in_what_is_announced_later(site, folder, digest, in_parts, restarts, monkeypatch):
+def test_a_run_that_is_complete_takes_in_what_is_announced_later(site, folder, digest, in_parts, monkeypatch):
     """Nobody works on it any more: the tasks of its new files became dead letters, as none of its plan."""
     monkeypatch.setattr("bridge.session._REST_S", 0.5)
     spec, bring = in_parts
-    site.publish(spec, "r", folder, 500)
+
+    def complete(tasks):
+        wait_for("all that is planned", lambda: site.wait("r").tasks.planned == tasks, 60)
+
+    first = site.publish(spec, "r", folder, 500).tasks
     with Bridging(site, folder) as bridging:
-        first = site.wait("r")
+        complete(first)
         wait_for("the session's end", lambda: not bridging.bridge._sessions, 20)
-        if restarts:
-            bridging.leave()
-            bridging.join()
-        bring()
-        assert site.publish(spec, "r", folder, 300).tasks > first.tasks.planned
-        with Bridging(site, folder) if restarts else contextlib.nullcontext():
-            wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
-            everything_is_settled(site)
+        bring(0)
+        second = site.publish(spec, "r", folder, 300).tasks
+        assert second > first
+        complete(second)
+    bring(2)
+    assert site.publish(spec, "r", folder, 300).tasks > second
+    with Bridging(site, folder):  # which knows it from the announcements alone
+        wait_for("the digest of all events", lambda: site.wait("r").digest == digest, 60)
+        everything_is_settled(site)
     assert not site.reasons()
 
 
@@ -381,7 +384,7 @@ def test_what_is_announced_while_a_ledger_is_opened_is_planned(site, folder, dig
     site.publish(spec, "r", folder, 500)
     with Bridging(site, folder) as bridging:
         wait_for("a session", lambda: "r" in bridging.bridge._sessions, 20)
-        bring()
+        bring(0, 2)
         site.publish(spec, "r", folder, 300)
         assert site.wait("r").digest == digest
         everything_is_settled(site)

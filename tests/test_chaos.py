@@ -404,7 +404,7 @@ def test_two_runs_at_once_on_one_cluster(address, toys, toys_digest, tmp_path):
     folders = tmp_path / "one", tmp_path / "two"
     for folder in folders:
         folder.mkdir()
-    one, two = (Driver(address, toys, folder, "same", *RUN, "--pace", 10) for folder in folders)
+    one, two = (Driver(address, toys, folder, "same", *RUN, "--pace", 5) for folder in folders)
     with one, two:
         assert [one.end(), two.end()] == [0, 0], one.said() + two.said()
     for driver in (one, two):
@@ -432,7 +432,7 @@ def test_a_second_driver_of_a_run_takes_it_over(address, toys, toys_digest, tmp_
 def test_a_live_run_is_taken_over(address, toys, toys_digest, tmp_path):
     with Driver(address, toys, tmp_path, "same", *UNENDING) as first:
         first.wait_until_merged(100)
-        with Driver(address, toys, tmp_path, "same", *LASTING) as second:
+        with Driver(address, toys, tmp_path, "same", *RUN) as second:
             assert first.end(60) == 1
             assert "another process has taken over" in first.said().strip().splitlines()[-1]
             assert second.end() == 0, second.said()
