@@ -138,7 +138,8 @@ def pytest_configure(config):
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["HZZRAY_DASHBOARD"] = "none"  # few tests look at one, which takes seconds of CPU
     os.environ["REPORTER_UPDATE_INTERVAL_MS"] = "60000"  # what dashboards' agents look at all processes for
-    os.environ["RAY_kill_worker_timeout_milliseconds"] = "1000"  # those that hang get five seconds to end by themselves
+    # What hangs gets five seconds to end by itself else; the name is Ray's.
+    os.environ["RAY_kill_worker_timeout_milliseconds"] = "1000"  # noqa: SIM112
 
 
 @pytest.fixture(scope="session")
