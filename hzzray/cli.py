@@ -53,6 +53,10 @@ class _InterruptError(Exception):
     """The user's Ctrl-C, where a command doesn't do anything about it itself."""
 
 
+#: Options of which nothing is a choice: no broker, whatever the environment says, and failures for whatever reason.
+_OR_NOTHING = frozenset({"--broker", "--reason"})
+
+
 class _Commands(TyperGroup):
     """Lets an interrupt come to ``main``, as typer would end without a word, and takes nothing that is empty."""
 
@@ -60,7 +64,8 @@ class _Commands(TyperGroup):
         """Take apart what was given; raises UsageError for what is empty: as a path it would be the current folder."""
         for before, word in pairwise(["hzzray", *args]):
             name, is_joined, value = word.partition("=")
-            if not word or (name.startswith("--") and is_joined and not value):
+            is_empty = not word or (name.startswith("--") and is_joined and not value)
+            if is_empty and _OR_NOTHING.isdisjoint({before, name}):
                 raise UsageError(f"{name or f'what follows {before}'} is empty: is a variable of the shell not set?")
         return super().parse_args(ctx, args)
 

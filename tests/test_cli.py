@@ -70,9 +70,8 @@ def test_looking_at_a_run(cli, finished):
 
 
 @pytest.mark.parametrize("command", ["result", "status", "plot", "failures", "fit", "report", "cutflow", "pause"])
-@pytest.mark.parametrize("name", ["", " "])
-def test_a_run_without_a_name(cli, tmp_path, command, name):
-    code, _, err = cli(command, name, "--runs", tmp_path)
+def test_a_run_without_a_name(cli, tmp_path, command):
+    code, _, err = cli(command, " ", "--runs", tmp_path)
     assert code == 2
     assert err.startswith("hzzray: no run is named: give a run's id, or its folder")
 
@@ -258,6 +257,14 @@ def test_what_is_empty_is_nobodys_folder(cli, tmp_path, monkeypatch, words, what
     code, _, err = cli(*(word.format(tmp=tmp_path) for word in words))
     assert (code, err) == (2, f"hzzray: {what} is empty: is a variable of the shell not set?\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("nothing", [("--broker", ""), ("--broker=",), ("--reason", "")])
+def test_no_broker_and_no_reason_are_choices(cli, tmp_path, nothing):
+    """The app's own commands say so, of runs that no bridge works on."""
+    code, _, err = cli("replay", "absent", *nothing, "--runs", tmp_path)
+    assert code == 2
+    assert "no such run" in err or "which broker?" in err
 
 
 @pytest.mark.parametrize(
