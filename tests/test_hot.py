@@ -121,7 +121,7 @@ def many(number):
 
 @pytest.mark.parametrize("lowest", [-140, -39, -38, -20, 0, 13, 14, 19, "spread", "same"])
 def test_sums_of_hot_candidates_are_exact_whatever_the_weights(lowest):
-    step = many(70_000 if lowest in (0, "spread", "same") else 20_000)  # of more than 2**16 sums are settled between
+    step = many(70_000)
     rng = np.random.default_rng(2)
     if lowest == "same":
         w = np.full(step.events, 0.1)
