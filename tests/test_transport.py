@@ -290,7 +290,7 @@ def test_a_bad_way_to_the_broker_loses_nothing(way, admin, settings, through, pr
     declare(admin, "q")
 
     async def trouble():
-        for _ in range({"reset": 6, "stall": 1, "delay": 1}[way]):
+        for _ in range({"reset": 6, "stall": 2, "delay": 1}[way]):
             await asyncio.sleep(0.3)
             if way == "reset":
                 proxy.reset()
