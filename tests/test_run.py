@@ -82,7 +82,8 @@ def serial(toys, toy_spec, tmp_path_factory):
 
 
 def test_no_dashboard_is_started_where_none_is_wanted(ray_cluster):
-    started = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    commands = [one.as_dict(["cmdline"], ad_value=[]) for one in psutil.Process().children(recursive=True)]
+    started = [" ".join(command["cmdline"]) for command in commands]  # of those that have just ended, nothing
     assert any("gcs_server" in command for command in started)
     assert not [command for command in started if "dashboard/dashboard.py" in command]
 
