@@ -226,12 +226,12 @@ def test_a_task_that_always_hangs_is_cut_down_and_set_aside(toys, spec, tmp_path
             pieces.append(piece.halves()[0])
     (tmp_path / "marks").mkdir()
     start = starter(Troubled, spec, str(toys), ..., poisoned, tmp_path / "marks")
-    state = pool_run(path, start, Limits(**TWO, timeout_s=6.0, crashes=2))  # others may be slow, but not so
+    state = pool_run(path, start, Limits(**TWO, timeout_s=6.0, crashes=3))  # others may be slow, but not so
     assert state.counts.status == "partial"
     assert state.counts.due == 0
     (failure,) = state.failures
     assert (failure.task.uuid, failure.task.start) == (task.uuid, 0)
-    assert failure.task.stop == task.entries // 2
+    assert failure.task.stop == task.entries // 4
     assert "no result within 6 s" in failure.reason
     # All others, which may have been cut too: on a busy machine they take as long.
     assert state.counts.events == sum(other.entries for other in others) + task.entries - failure.task.entries

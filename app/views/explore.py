@@ -611,6 +611,7 @@ def _keep(session: Exploring, question: Question, found: RecutResult) -> None:
     """Write these cuts as a run, and say how to make it from nothing."""
     asked = _to_keep(session, question)
     suggested = st.session_state.setdefault("suggested to keep", new_run_id())
+    wish = f"to keep-{session.run_id}"
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         run_id = st.text_input("Name of the run to keep", suggested, max_chars=64, width=320, live=True)
         # Told before the page is run: a run of it that comes to nothing, as questions may, loses no click.
@@ -619,10 +620,10 @@ def _keep(session: Exploring, question: Question, found: RecutResult) -> None:
             type="primary",
             icon=":material/save:",
             disabled=found.fraction < 1 and not found.failed,
-            on_click=_wish_to_keep,
-            args=(session, asked),
+            on_click=st.session_state.__setitem__,
+            args=(wish, asked),
         )
-    wished: Question | None = st.session_state.pop(_wish(session), None)
+    wished: Question | None = st.session_state.pop(wish, None)
     if wished is not None:
         try:
             done = session.keep(wished, run_id)
@@ -643,14 +644,6 @@ def _keep(session: Exploring, question: Question, found: RecutResult) -> None:
         st.code(session.command(asked), language="bash", wrap_lines=True)
     except HzzrayError as error:
         st.caption(formatting.plain(str(error)))
-
-
-def _wish(session: Exploring) -> str:
-    return f"to keep-{session.run_id}"
-
-
-def _wish_to_keep(session: Exploring, asked: Question) -> None:
-    st.session_state[_wish(session)] = asked
 
 
 def _to_keep(session: Exploring, question: Question) -> Question:

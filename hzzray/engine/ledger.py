@@ -523,8 +523,8 @@ class Ledger:
 
     def retracted(self) -> list[UnreadFile]:
         """List the files that were retracted, and not planned anew since."""
-        query = "SELECT path, body FROM files JOIN tasks USING (uuid) JOIN failures ON task = number"
-        files = [UnreadFile(path, self._failure(body)) for path, body in self._all(query)]
+        query = "SELECT path, body FROM files JOIN tasks USING (uuid) JOIN failures ON task = number WHERE uuid LIKE ?"
+        files = [UnreadFile(path, self._failure(body)) for path, body in self._all(query, f"{UNREAD}%")]
         return [file for file in files if file.failure.reason == _RETRACTED]
 
     def blocks(self, numbers: Sequence[int] | None = None, template: int | None = None) -> dict[str, Blocks]:
